@@ -1,0 +1,1 @@
+"""One file per method, readable alone, on shared pieces."""

@@ -1,0 +1,250 @@
+"""The configuration tree: frozen dataclasses, serialisable, one class per room.
+
+Fields annotated `float` are pytree leaves, so a sweep can `vmap` over them; every other field (shapes, counts, choices)
+is static metadata of the pytree. Each field's docstring is its help text on the command line, with its unit.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import jax
+
+T = TypeVar("T")
+
+
+def configuration(cls: type[T]) -> type[T]:
+    """Make a frozen dataclass whose float fields and nested configurations are pytree leaves, all others static."""
+    cls = dataclass(frozen=True)(cls)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    data = [f.name for f in fields if f.type is float or dataclasses.is_dataclass(f.type)]
+    meta = [f.name for f in fields if f.name not in data]
+    jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=meta)
+    return cls
+
+
+@configuration
+class DataConfig:
+    """Which log to read, and how it becomes clicks, a split and a catalogue."""
+
+    env: str = "kuairec"
+    """Data set: kuairec, kuairand, kuairec-signed, ml-100k, ml-1m, or log (any CSV or Parquet file)."""
+    path: str = ""
+    """Folder (or, for env=log, file) that holds the data set's files; empty: the default data folder, and the
+    embedded synthetic world where the files are absent (kuairec and kuairand)."""
+    seed: int = 0
+    """Seed of the synthetic world and of random splits."""
+    click: Literal["valid_play", "watch_ratio"] = "valid_play"
+    """KuaiRec's click: valid_play (watched to the end if at most 7 s long, else more than 7 s) or watch_ratio."""
+    click_threshold: float = 1.0
+    """Watch ratio (play time / duration) from which on a play is a click, where click=watch_ratio."""
+    like_threshold: float = 4.0
+    """Rating from which on a MovieLens rating is a click, in stars."""
+    between_value: float = 0.5
+    """Click probability of a pair in neither extreme of the signed KuaiRec sample, in [0, 1]."""
+    test_fraction: float = 0.2
+    """Share of each user's rows, the latest, held out where the source has no split of its own, in (0, 1)."""
+    k_core: int = 0
+    """Keep users and items with at least this many rows, repeatedly; 0: keep all."""
+    catalogue: Literal["test", "train"] = "test"
+    """Items recommended from: those of the test split (the paper's Table 1) or of the training log."""
+    user_column: str = "user_id"
+    """Column of user ids (env=log)."""
+    item_column: str = "item_id"
+    """Column of item ids (env=log)."""
+    click_column: str = "click"
+    """Column of 0/1 clicks or graded feedback (env=log)."""
+    time_column: str = ""
+    """Column of times, any sortable number (env=log); empty: file order."""
+    click_from: float = 1.0
+    """Feedback from which on a row is a click (env=log)."""
+    cache: bool = True
+    """Keep the parsed log in a columnar cache beside the data folder."""
+
+
+@configuration
+class SyntheticConfig:
+    """Contamination of the embedded worlds: how far feedback is bent away from preference."""
+
+    popularity_lift: float = -1.0
+    """Mean lift of the click logit per standard deviation of log-popularity; negative: the calibrated value."""
+    popularity_bend: float = -1.0
+    """Standard deviation over users of that lift (conformity), in logits: it makes popularity a direction of the learnt
+    embeddings; negative: the calibrated value."""
+    exposure_bias: float = -1.0
+    """Exponent on an item's popularity in the logging policy (1: fully popularity driven, 0: uniform exposure); negative: the calibrated value."""
+    history_scale: float = 1.0
+    """Multiplier of the number of logged rows per user (1: Table 1's)."""
+
+
+@configuration
+class EnvironmentConfig:
+    """The simulator of sessions (facts: KuaiSim with the fairness-aware leave rule)."""
+
+    slate_size: int = 6
+    """Items per slate, K."""
+    max_len: int = 30
+    """Initial temper T0, the paper's Max Len, in steps."""
+    history_length: int = 50
+    """Events that a user's history holds, H."""
+    ad_bound: float = 0.3
+    """A slate with abs(2s - 1) at or above this bound costs extra temper; s is its popular share."""
+    ad_penalty: int = 1
+    """Extra temper lost for such a slate, in steps; 0 turns the rule off."""
+    double_sigmoid: bool = False
+    """Apply the sigmoid twice, as KuaiSim does: click probabilities then lie in [.5, .731]."""
+    slate_correlation: float = 0.0
+    """Weight of KuaiSim's intra-slate correlation penalty on click probabilities."""
+    step_cap: int = 0
+    """Truncate sessions after this many steps; 0: max_len."""
+    response: Literal["auto", "synthetic", "fitted", "transformer", "matrix"] = "auto"
+    """Where the simulated users come from; auto: the truth of a synthetic world, else a fully observed matrix, else fitted."""
+    response_dim: int = 16
+    """Factors of a fitted response model."""
+    response_epochs: int = 4
+    """Passes over the log when a response model is fitted."""
+
+
+@configuration
+class EncoderConfig:
+    """Item embeddings and history encoder, pre-trained on the training log and frozen."""
+
+    dim: int = 16
+    """Item embedding dimensions; the observed state has one more, the user's bias."""
+    embedding_epochs: int = 3
+    """Passes over the training log for the item embeddings."""
+    iterations: int = 2000
+    """Gradient steps for the history encoder."""
+    batch_size: int = 512
+    """Histories per gradient step."""
+    learning_rate: float = 3e-3
+    """Adam step size."""
+    decay: float = 0.0
+    """Weight of an event falls by exp(-decay) per event of age."""
+    l2: float = 1e-4
+    """Weight decay on embeddings, per sample."""
+
+
+@configuration
+class PurifierConfig:
+    """The diffusion state module."""
+
+    kind: Literal["identity", "paper", "masked"] = "masked"
+    """identity: observed state as it is; paper: Eq. (7) as printed; masked: cleaner target, masked-view condition."""
+    diffusion_steps: int = 20
+    """Length S of the reverse scan."""
+    schedule: Literal["linear", "rescaled", "cosine"] = "rescaled"
+    """Variance schedule: linear 1e-4..2e-2 as in DDPM, the same rescaled by 1000/S, or cosine."""
+    start_fraction: float = 1.0
+    """Level k* that the reverse process starts from, as a share of S, in (0, 1]."""
+    noise_scale: float = 0.0
+    """Standard deviation multiplier of the noise in the starting state and the reverse steps; 0: deterministic."""
+    hidden: int = 128
+    """Width of the denoiser."""
+    iterations: int = 3000
+    """Gradient steps of Stage I."""
+    batch_size: int = 512
+    """States per gradient step."""
+    learning_rate: float = 1e-3
+    """Adam step size."""
+    mask_rate: float = 0.3
+    """Share of history events hidden from the condition in training, in [0, 1)."""
+    condition_dropout: float = 0.1
+    """Probability that the whole condition is dropped in training."""
+    ema: float = 0.999
+    """Decay of the exponential moving average of the denoiser's weights."""
+
+
+@configuration
+class AgentConfig:
+    """The policy and its optimiser."""
+
+    method: str = "dsrm_hrl"
+    """Method: dsrm_hrl, random, quota_random, quota_greedy or oracle."""
+    slate_mode: Literal["quota", "penalty"] = "quota"
+    """quota: the goal splits the slate between the groups exactly; penalty: Eq. (6)'s scores alone."""
+    fairness: Literal["balance", "gini"] = "balance"
+    """Fair in Eq. (4): balance is -abs(2s - 1), gini the marginal change of the negative item Gini."""
+    fairness_weight: float = 0.5
+    """lambda of Eq. (4)."""
+    manager_period: int = 1
+    """Steps for which one goal is kept."""
+    manager_discount: float = 0.9
+    """Manager's discount per step, in [0, 1)."""
+    worker_discount: float = 0.5
+    """Worker's discount per step, in [0, 1)."""
+    gae_lambda: float = 0.95
+    """Lambda of generalised advantage estimation, in [0, 1]."""
+    learning_rate: float = 3e-4
+    """Adam step size of both levels."""
+    clip: float = 0.2
+    """PPO ratio clip."""
+    entropy_weight: float = 1e-3
+    """Weight of the entropy bonus."""
+    value_weight: float = 0.5
+    """Weight of the value losses."""
+    max_grad_norm: float = 1.0
+    """Global gradient norm clip."""
+    epochs: int = 2
+    """Passes over each rollout."""
+    minibatches: int = 2
+    """Minibatches per pass."""
+    hidden: int = 64
+    """Width of the policy and value networks."""
+    inverse_temperature: float = 1.0
+    """Initial sharpness of the worker's slate distribution, relative to the encoder's click logits."""
+
+
+@configuration
+class TrainingConfig:
+    """The loop."""
+
+    steps: int = 3000
+    """Batched environment steps."""
+    num_users: int = 64
+    """Users in parallel, B."""
+    rollout_length: int = 16
+    """Steps between updates, T."""
+    seeds: tuple[int, ...] = (11, 15, 19)
+    """One policy per seed, all in one vmapped program."""
+    chunk_updates: int = 5
+    """Updates per host round trip (progress, logs)."""
+    checkpoint_minutes: float = 3.0
+    """Minutes between checkpoints."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints kept."""
+    tensorboard: bool = True
+    """Also write TensorBoard event files, where tensorboardX is installed."""
+
+
+@configuration
+class EvaluationConfig:
+    """Held-out sessions."""
+
+    num_sessions: int = 1000
+    """Complete sessions per seed in the test simulator."""
+    num_users: int = 250
+    """Sessions in parallel."""
+    greedy: bool = True
+    """Act by the mode of the policy; otherwise sample from it."""
+    confidence: float = 0.95
+    """Level of the intervals."""
+
+
+@configuration
+class Config:
+    """Everything that decides a run's numbers."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    purifier: PurifierConfig = field(default_factory=PurifierConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return the configuration as nested plain dictionaries, ready for JSON or TOML."""
+    return dataclasses.asdict(config)

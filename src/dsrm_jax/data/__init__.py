@@ -1,0 +1,1 @@
+"""Files in, arrays out: NumPy and Polars, never JAX. `InteractionLog` is what leaves the room."""

@@ -1,0 +1,122 @@
+"""What leaves the data room: an `InteractionLog`, keyed by raw ids throughout."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+POPULAR_SHARE = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Rows of a log, sorted by user, then time, then original order.
+
+    Attributes:
+        user: `(N,)` int32, index into `InteractionLog.user_ids`, non-decreasing.
+        item: `(N,)` int32, index into `InteractionLog.item_ids`.
+        click: `(N,)` bool, the response that counts as engagement.
+        time: `(N,)` int64, milliseconds since the epoch, or the row's rank where the source has no clock.
+        feedback: `(N,)` float32, the source's own graded signal (watch ratio, rating, or the click itself).
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    click: np.ndarray
+    time: np.ndarray
+    feedback: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def user_start(self, num_users: int) -> np.ndarray:
+        """Return `(num_users + 1,)` int64 offsets: rows of user u are `start[u]:start[u + 1]`."""
+        counts = np.bincount(self.user, minlength=num_users)
+        return np.concatenate([[0], np.cumsum(counts)])
+
+
+@dataclass(frozen=True, eq=False)
+class ObservedMatrix:
+    """A fully observed block of user-item responses (KuaiRec's small matrix).
+
+    Attributes:
+        user: `(M,)` int32, index into `InteractionLog.user_ids`.
+        value: `(M, J)` float32 in [0, 1], the click probability of each user for each catalogue item, in the
+            order of `InteractionLog.catalogue`.
+    """
+
+    user: np.ndarray
+    value: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class InteractionLog:
+    """A log split into training and held-out rows over one vocabulary of users and items.
+
+    Attributes:
+        name: short name, `"kuairec"`.
+        source: one phrase for tables and first lines, such as `"synthetic kuairec world, seed 0"`.
+        user_ids: `(U,)` raw user ids, sorted, unique.
+        item_ids: `(I,)` raw item ids, sorted, unique: the training vocabulary and the catalogue's items together.
+        train: rows that encoders, purifiers and training simulators may see.
+        test: held-out rows, for the test simulator alone.
+        catalogue: `(J,)` int32, sorted indices into `item_ids` of the items that a policy recommends from.
+        categories: `(I, C)` bool, multi-hot; C may be 0.
+        category_names: C names.
+        user_features: name to `(U,)` int32 codes, -1 where missing.
+        item_features: name to `(I,)` int32 codes, -1 where missing.
+        train_matrix: fully observed training users, where the source has them.
+        test_matrix: fully observed held-out users, where the source has them.
+        synthetic: the truth behind a synthetic log (`synthetic.Truth`), for simulators and evaluation only.
+    """
+
+    name: str
+    source: str
+    user_ids: np.ndarray
+    item_ids: np.ndarray
+    train: Interactions
+    test: Interactions
+    catalogue: np.ndarray
+    categories: np.ndarray
+    category_names: tuple[str, ...] = ()
+    user_features: dict[str, np.ndarray] = field(default_factory=dict)
+    item_features: dict[str, np.ndarray] = field(default_factory=dict)
+    train_matrix: ObservedMatrix | None = None
+    test_matrix: ObservedMatrix | None = None
+    synthetic: object | None = None
+
+    @property
+    def num_users(self) -> int:
+        """U, the users of both splits together."""
+        return len(self.user_ids)
+
+    @property
+    def num_items(self) -> int:
+        """I, the items of the whole vocabulary."""
+        return len(self.item_ids)
+
+    @cached_property
+    def exposure(self) -> np.ndarray:
+        """`(I,)` int64: how often the TRAINING log shows each item."""
+        return np.bincount(self.train.item, minlength=self.num_items)
+
+    @cached_property
+    def is_popular(self) -> np.ndarray:
+        """`(J,)` bool: the popular group of the catalogue (see `popular_group`)."""
+        return popular_group(self.exposure[self.catalogue])
+
+
+def popular_group(exposure: np.ndarray) -> np.ndarray:
+    """Mark the top 20 % of items by exposure, ties to the smaller index (raw ids are sorted, so to the smaller id).
+
+    Args:
+        exposure: `(J,)` counts in the training log.
+
+    Returns:
+        `(J,)` bool with `round(0.2 J)` (at least one) true entries.
+    """
+    num_popular = max(1, round(POPULAR_SHARE * len(exposure)))
+    order = np.argsort(-exposure, kind="stable")
+    mask = np.zeros(len(exposure), dtype=bool)
+    mask[order[:num_popular]] = True
+    return mask

@@ -1,0 +1,26 @@
+"""The one exception that means "the input is wrong, not the program"."""
+
+from difflib import get_close_matches
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """A user's input cannot be used.
+
+    The message is one sentence: what is wrong, where (file, line, field), what was expected and what to do.
+    The command line prints it and exits with status 2; nothing is left half-written.
+    """
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> InputError:
+    """Return the error for a misspelt name, with the nearest valid one.
+
+    Args:
+        kind: what the name should name, such as ``"environment"``.
+        name: what the user wrote.
+        valid: the names that would have been accepted.
+    """
+    choices = sorted(valid)
+    near = get_close_matches(name, choices, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return InputError(f"unknown {kind} {name!r}: {hint}valid names are {', '.join(choices)}")

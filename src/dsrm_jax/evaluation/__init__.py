@@ -1,0 +1,1 @@
+"""Held-out sessions, metrics, tables and figures."""

@@ -1,0 +1,1 @@
+"""Arrays in, users that react: pure JAX."""

@@ -1,0 +1,75 @@
+"""`World`: everything a simulated user needs, as one device pytree, whatever its source.
+
+Shapes: J catalogue items, U users of this world, N log rows, H history length, K slate size, F factors.
+Items are named in two ways. A *catalogue position* (0..J-1) is what a slate holds; a *vocabulary index* (an index into
+`InteractionLog.item_ids`) is what a history holds, since histories contain items outside the catalogue.
+"""
+
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from dsrm_jax.simulator.response import Response
+
+
+@struct.dataclass
+class History:
+    """What a user was shown and how they responded, oldest first, right-aligned.
+
+    Attributes:
+        item: `(..., H)` int32 vocabulary indices; 0 where there is no event.
+        click: `(..., H)` bool; False where there is no event.
+        length: `(...)` int32 in [0, H], events held; the last `length` entries are real.
+    """
+
+    item: Int[Array, "... H"]
+    click: Bool[Array, "... H"]
+    length: Int[Array, "..."]
+
+
+@struct.dataclass
+class SessionStarts:
+    """Log rows that new sessions start from: a row is drawn uniformly, its user arrives with the rows before it.
+
+    Attributes:
+        user: `(N,)` int32, user of this world (0..U-1), non-decreasing; rows of a user are in time order.
+        item: `(N,)` int32 vocabulary index.
+        click: `(N,)` bool.
+        first: `(U + 1,)` int32: rows of user u are `first[u]:first[u + 1]`.
+    """
+
+    user: Int[Array, "N"]
+    item: Int[Array, "N"]
+    click: Bool[Array, "N"]
+    first: Int[Array, "U+1"]
+
+
+@struct.dataclass
+class World:
+    """A population of users over one catalogue.
+
+    Attributes:
+        response: how users answer, one of the types in `response.py`.
+        starts: where sessions start from.
+        item: `(J,)` int32, vocabulary index of each catalogue position.
+        is_popular: `(J,)` bool, the popular group.
+        log_popularity: `(J,)` float32, log(1 + training exposure) standardised over the catalogue.
+        preference: `(U, J)`-factorised truth of a synthetic world, `(user (U, F), item (J, F), appeal (J,))`: the logit
+            without popularity; for evaluation only, None elsewhere.
+    """
+
+    response: Response
+    starts: SessionStarts
+    item: Int[Array, "J"]
+    is_popular: Bool[Array, "J"]
+    log_popularity: Float[Array, "J"]
+    preference: tuple[Float[Array, "U F"], Float[Array, "J F"], Float[Array, "J"]] | None = None
+
+    @property
+    def num_items(self) -> int:
+        """J, the size of the catalogue."""
+        return self.item.shape[0]
+
+    @property
+    def num_users(self) -> int:
+        """U, the users who may arrive."""
+        return self.starts.first.shape[0] - 1

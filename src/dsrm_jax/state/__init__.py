@@ -1,0 +1,1 @@
+"""History to observed state to purified state."""
