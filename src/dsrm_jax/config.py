@@ -109,20 +109,21 @@ class EnvironmentConfig:
 class EncoderConfig:
     """Item embeddings and history encoder, pre-trained on the training log and frozen."""
 
+    kind: Literal["clicked", "exposure"] = "clicked"
+    """clicked: a linear map of the clicked items' mean, the field's usual state; exposure: a network that also sees what was
+    shown and not clicked."""
     dim: int = 16
     """Item embedding dimensions; the observed state has one more, the user's bias."""
     embedding_epochs: int = 3
     """Passes over the training log for the item embeddings."""
-    iterations: int = 2000
+    iterations: int = 1500
     """Gradient steps for the history encoder."""
-    batch_size: int = 512
+    batch_size: int = 256
     """Histories per gradient step."""
     learning_rate: float = 3e-3
     """Adam step size."""
-    decay: float = 0.0
-    """Weight of an event falls by exp(-decay) per event of age."""
-    l2: float = 1e-4
-    """Weight decay on embeddings, per sample."""
+    hidden: int = 128
+    """Width of the network (kind=exposure)."""
 
 
 @configuration
@@ -167,8 +168,6 @@ class AgentConfig:
     """Fair in Eq. (4): balance is -abs(2s - 1), gini the marginal change of the negative item Gini."""
     fairness_weight: float = 0.5
     """lambda of Eq. (4)."""
-    manager_period: int = 1
-    """Steps for which one goal is kept."""
     manager_discount: float = 0.9
     """Manager's discount per step, in [0, 1)."""
     worker_discount: float = 0.5
@@ -191,8 +190,8 @@ class AgentConfig:
     """Minibatches per pass."""
     hidden: int = 64
     """Width of the policy and value networks."""
-    inverse_temperature: float = 1.0
-    """Initial sharpness of the worker's slate distribution, relative to the encoder's click logits."""
+    sharpness: float = 30.0
+    """Initial inverse temperature of the worker's slate distribution, per unit of cosine."""
 
 
 @configuration

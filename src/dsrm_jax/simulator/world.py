@@ -1,8 +1,9 @@
 """`World`: everything a simulated user needs, as one device pytree, whatever its source.
 
 Shapes: J catalogue items, U users of this world, N log rows, H history length, K slate size, F factors.
-Items are named in two ways. A *catalogue position* (0..J-1) is what a slate holds; a *vocabulary index* (an index into
-`InteractionLog.item_ids`) is what a history holds, since histories contain items outside the catalogue.
+Items are named in two ways. A *catalogue position* (0..J-1) is what a slate holds; a *vocabulary index* (an
+index into `InteractionLog.item_ids`) is what a history holds, since histories contain items outside the
+catalogue.
 """
 
 from flax import struct
@@ -28,7 +29,7 @@ class History:
 
 @struct.dataclass
 class SessionStarts:
-    """Log rows that new sessions start from: a row is drawn uniformly, its user arrives with the rows before it.
+    """Log rows that sessions start from: of a row drawn uniformly, the user arrives with the rows before it.
 
     Attributes:
         user: `(N,)` int32, user of this world (0..U-1), non-decreasing; rows of a user are in time order.
@@ -53,8 +54,9 @@ class World:
         item: `(J,)` int32, vocabulary index of each catalogue position.
         is_popular: `(J,)` bool, the popular group.
         log_popularity: `(J,)` float32, log(1 + training exposure) standardised over the catalogue.
-        preference: `(U, J)`-factorised truth of a synthetic world, `(user (U, F), item (J, F), appeal (J,))`: the logit
-            without popularity; for evaluation only, None elsewhere.
+        preference: `(U, J)`-factorised truth of a synthetic world, as the
+            arrays user `(U, F)`, item `(J, F)` and appeal `(J,)`: the logit without popularity; for evaluation
+            only, None elsewhere.
     """
 
     response: Response

@@ -1,0 +1,65 @@
+# `make train ENV=kuairec` and `make test` are all that a newcomer needs; both set themselves up the first time.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+ENV     ?= kuairec
+METHOD  ?= dsrm_hrl
+DATA    ?=
+MAX_LEN ?= 30
+SEEDS   ?=
+OUT     ?=
+BUDGET  ?= default
+PYTHON  ?= $(firstword $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do command -v $$p; done))
+
+BIN := .venv/bin
+# XLA on CPUs with few cores can deadlock in vmapped training programs without this flag.
+export XLA_FLAGS := --xla_cpu_enable_concurrency_optimized_scheduler=false $(XLA_FLAGS)
+
+FLAGS = --env $(ENV) --budget $(BUDGET) --method $(METHOD) --max-len $(MAX_LEN) \
+  $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out $(OUT))
+
+.PHONY: help setup train evaluate data bench test test-all lint clean
+
+help: ## list the targets and variables
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  ENV=$(ENV)        kuairec, kuairand, kuairec-signed, ml-100k, ml-1m, log (a CSV or Parquet file in DATA)"
+	@echo "  METHOD=$(METHOD)   dsrm_hrl, random, quota_random, quota_greedy, quota_greedy_purified"
+	@echo "  BUDGET=$(BUDGET)    tiny (seconds), quick (a tenth of the paper's), default (minutes), paper (20,000 steps)"
+	@echo "  DATA=folder or file of the real data (empty: ./data/ENV if it is there, else the embedded synthetic world)"
+	@echo "  MAX_LEN=$(MAX_LEN)  SEEDS=\"11 15 19\"  OUT=run directory"
+
+setup: .venv/.ready ## install everything into .venv from pinned versions
+
+.venv/.ready: pyproject.toml .constraints.txt
+	@test -n "$(PYTHON)" || { echo "no Python found: install Python 3.11 or newer, or run make PYTHON=/path/to/python" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11: install a newer one, or run make PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "installing into .venv (once, under four minutes)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .constraints.txt --editable '.[dev]'
+	@touch $@
+
+train: setup ## train a policy, compare it with the yardsticks, write a run directory
+	@$(BIN)/dsrm-jax train $(FLAGS)
+
+evaluate: setup ## evaluate a trained run again: make evaluate OUT=runs/...
+	@$(BIN)/dsrm-jax evaluate $(OUT)
+
+data: setup ## download, check and parse the official data of ENV
+	@$(BIN)/dsrm-jax data --env $(ENV) $(if $(DATA),--data $(DATA))
+
+bench: setup ## measure the paper's budget: speed, compile time, memory
+	@$(BIN)/dsrm-jax bench
+
+test: setup ## run the fast tests (under ten minutes on two cores)
+	@$(BIN)/python -m pytest -n 2
+
+test-all: setup ## run every test, the slow ones too
+	@$(BIN)/python -m pytest -n 2 -m 'slow or not slow'
+
+lint: setup ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+clean: ## remove .venv and caches
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

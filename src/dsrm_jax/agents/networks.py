@@ -1,0 +1,77 @@
+"""Networks of the hierarchy, and the item vectors that turn Eq. (6)'s cosine into the encoder's own ranking."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from dsrm_jax.state.view import Catalogue
+
+TIME_SCALE = 30.0
+
+
+def lifted_vectors(catalogue: Catalogue) -> Float[Array, "J E"]:
+    """Return unit item vectors (e_i, b_i, sqrt(M^2 - |e_i|^2 - b_i^2)) / M, with M the largest norm of (e_i, b_i).
+
+    All have one norm, so the cosine with a query (s, 1, 0) ranks items as the click logit <s, e_i> + b_i does: a cosine
+    alone would forget how appealing an item is. E = D + 2.
+    """
+    flat = jnp.concatenate([catalogue.vectors, catalogue.bias[:, None]], axis=1)
+    square = jnp.sum(jnp.square(flat), axis=1, keepdims=True)
+    largest = jnp.max(square)
+    rest = jnp.sqrt(jnp.maximum(largest - square, 0.0))
+    return jnp.concatenate([flat, rest], axis=1) / jnp.sqrt(largest)
+
+
+def _features(state: Float[Array, "... D"], time: Int[Array, "..."]) -> Float[Array, "... D+1"]:
+    return jnp.concatenate([state, (time / TIME_SCALE).astype(state.dtype)[..., None]], axis=-1)
+
+
+class _MLP(nn.Module):
+    """Two hidden tanh layers; the output layer starts at zero."""
+
+    hidden: int
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... N"]) -> Float[Array, "... M"]:
+        for _ in range(2):
+            x = nn.tanh(nn.Dense(self.hidden, kernel_init=nn.initializers.orthogonal(2**0.5))(x))
+        return nn.Dense(self.outputs, kernel_init=nn.initializers.zeros)(x)
+
+
+class Manager(nn.Module):
+    """Gaussian over goals and a value: `(state (..., D), time (...)) -> (mean (..., 2), log_std (2,), value (...))`.
+
+    The mean starts at zero, the half-and-half goal; the standard deviation starts at exp(-1.5). The value also sees the
+    session's clock, since patience runs out with it; the policy does not.
+    """
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, state: Float[Array, "... D"], time: Int[Array, "..."]):
+        mean = _MLP(self.hidden, 2)(state)
+        log_std = self.param("log_std", nn.initializers.constant(-1.5), (2,))
+        value = _MLP(self.hidden, 1)(_features(state, time))[..., 0]
+        return mean, log_std, value
+
+
+class Worker(nn.Module):
+    """What to look for: `(state, goal, time, sharpness) -> (query (..., D + 2), sharpness, value (...), click (...))`.
+
+    The query is (state, 1, 0) plus a correction that starts at zero, so an untrained worker ranks by the state's own predicted
+    clicks. `sharpness` scales a learnt positive factor that starts at 1; `click` is the logit of the slate's mean click.
+    """
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, state, goal, time, sharpness):
+        one = jnp.ones((*state.shape[:-1], 1), state.dtype)
+        anchor = jnp.concatenate([state, one, jnp.zeros_like(one)], axis=-1)
+        correction = _MLP(self.hidden, anchor.shape[-1])(jnp.concatenate([state, goal], axis=-1))
+        log_sharpness = self.param("log_sharpness", nn.initializers.zeros, ())
+        features = jnp.concatenate([_features(state, time), goal], axis=-1)
+        value = _MLP(self.hidden, 1)(features)[..., 0]
+        click = _MLP(self.hidden, 1)(features)[..., 0]
+        return anchor + correction, sharpness * jnp.exp(log_sharpness), value, click

@@ -1,0 +1,197 @@
+"""A parsed log on disk as plain columns: uncompressed `.npz`, checked by CRC on each read, no pickle."""
+
+import hashlib
+import json
+import os
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
+
+FORMAT = 1
+META = "meta"
+ROW_COLUMNS: dict[str, type] = {
+    "user": np.int32,
+    "item": np.int32,
+    "click": np.bool_,
+    "time": np.int64,
+    "feedback": np.float32,
+}
+
+
+def fingerprint(files: Iterable[Path], settings: Mapping[str, Any], code: Iterable[Path] = ()) -> str:
+    """Name everything that a parsed log depends on: source files, settings and the parser itself.
+
+    Args:
+        files: source files; path, size and modification time count, their bytes are not read.
+        settings: plain values that change what is parsed.
+        code: the parser's own files; their bytes count.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    states = []
+    for path in sorted(files):
+        state = path.stat()
+        states.append([str(path.resolve()), state.st_size, state.st_mtime_ns])
+    parsers = [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in sorted(code)]
+    text = json.dumps([FORMAT, states, dict(settings), parsers], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def through_cache(
+    path: Path,
+    files: Iterable[Path],
+    settings: Mapping[str, Any],
+    parse: Callable[[], InteractionLog],
+    *,
+    code: Iterable[Path] = (),
+) -> InteractionLog:
+    """Return the cached log where it is whole and current; else parse, and write the cache.
+
+    A cache that cannot be written (read-only or full disk) costs a warning, never the run.
+
+    Args:
+        path: the cache file, ending in `.npz`.
+        files: source files.
+        settings: plain values that change what is parsed.
+        parse: reads the sources.
+        code: the parser's own files: a cache that other code wrote is stale.
+
+    Returns:
+        The log.
+    """
+    key = fingerprint(files, settings, code)
+    log = read_log(path, key)
+    if log is None:
+        log = parse()
+        try:
+            write_log(path, log, key)
+        except OSError as error:
+            warnings.warn(
+                f"{path}: the cache cannot be written ({error}); set DSRM_CACHE to a folder that can, "
+                "or the sources are parsed again next time",
+                stacklevel=2,
+            )
+    return log
+
+
+def write_log(path: Path, log: InteractionLog, key: str) -> None:
+    """Write a log's columns, whole or not at all.
+
+    Args:
+        path: the file; its folder is created.
+        log: a log of real data; a synthetic world's truth cannot be stored.
+        key: its fingerprint.
+
+    Raises:
+        ValueError: the log is synthetic, or a column is of Python objects.
+        OSError: the file cannot be written.
+    """
+    if log.synthetic is not None:
+        raise ValueError("a synthetic world is generated again from its seed, never cached")
+    arrays = _columns(log)
+    meta = {"format": FORMAT, "key": key, "name": log.name, "source": log.source, "columns": sorted(arrays)}
+    arrays[META] = np.array(json.dumps(meta))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_log(path: Path, key: str) -> InteractionLog | None:
+    """Read a cached log.
+
+    Args:
+        path: the file.
+        key: the fingerprint that it must have.
+
+    Returns:
+        The log, or None where there is no file, or, with a warning, where it is stale or damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            meta = json.loads(str(archive[META]))
+            current = meta["format"] == FORMAT and meta["key"] == key
+            if current:
+                return _log(meta, {name: archive[name] for name in meta["columns"]})
+    except Exception as error:  # a damaged file can raise anything, and none of it should stop the run
+        warnings.warn(f"{path}: the cache is damaged ({error}); it is rebuilt", stacklevel=2)
+        return None
+    warnings.warn(f"{path}: the sources or the parser have changed; the cache is rebuilt", stacklevel=2)
+    return None
+
+
+def _columns(log: InteractionLog) -> dict[str, np.ndarray]:
+    arrays = {
+        "user_ids": _plain(log.user_ids),
+        "item_ids": _plain(log.item_ids),
+        "catalogue": log.catalogue,
+        "categories": log.categories,
+        "category_names": np.array(log.category_names, dtype=np.str_),
+    }
+    for split, rows in (("train", log.train), ("test", log.test)):
+        for column, kind in ROW_COLUMNS.items():
+            arrays[f"{split}/{column}"] = getattr(rows, column).astype(kind, copy=False)
+    for split, matrix in (("train", log.train_matrix), ("test", log.test_matrix)):
+        if matrix is not None:
+            arrays[f"{split}_matrix/user"] = matrix.user
+            arrays[f"{split}_matrix/value"] = matrix.value
+    for side, features in (("user", log.user_features), ("item", log.item_features)):
+        for name, codes in features.items():
+            arrays[f"{side}_features/{name}"] = codes
+    for key, values in arrays.items():
+        if values.dtype.hasobject:
+            raise ValueError(
+                f"column {key} holds Python objects; only numbers, booleans and text can be cached"
+            )
+    return arrays
+
+
+def _log(meta: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> InteractionLog:
+    def rows(split: str) -> Interactions:
+        columns = {column: arrays[f"{split}/{column}"] for column in ROW_COLUMNS}
+        if len({len(column) for column in columns.values()}) != 1:
+            raise ValueError(f"columns of {split} differ in length")
+        return Interactions(**columns)
+
+    def matrix(split: str) -> ObservedMatrix | None:
+        if f"{split}_matrix/value" not in arrays:
+            return None
+        return ObservedMatrix(arrays[f"{split}_matrix/user"], arrays[f"{split}_matrix/value"])
+
+    def features(side: str) -> dict[str, np.ndarray]:
+        prefix = f"{side}_features/"
+        return {name.removeprefix(prefix): codes for name, codes in arrays.items() if name.startswith(prefix)}
+
+    return InteractionLog(
+        name=meta["name"],
+        source=meta["source"],
+        user_ids=arrays["user_ids"],
+        item_ids=arrays["item_ids"],
+        train=rows("train"),
+        test=rows("test"),
+        catalogue=arrays["catalogue"],
+        categories=arrays["categories"],
+        category_names=tuple(arrays["category_names"].tolist()),
+        user_features=features("user"),
+        item_features=features("item"),
+        train_matrix=matrix("train"),
+        test_matrix=matrix("test"),
+    )
+
+
+def _plain(ids: np.ndarray) -> np.ndarray:
+    return ids.astype(np.str_) if ids.dtype.kind in "OT" else ids

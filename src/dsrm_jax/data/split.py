@@ -1,0 +1,242 @@
+"""Rows as read, and how they are cleaned, split and put in order."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dsrm_jax.data.log import Interactions
+from dsrm_jax.data.vocabulary import to_index, vocabulary
+from dsrm_jax.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class RawRows:
+    """Rows of a log as read: raw ids, any order.
+
+    Attributes:
+        user: `(N,)` raw user ids.
+        item: `(N,)` raw item ids.
+        click: `(N,)` bool.
+        time: `(N,)` int64, milliseconds since the epoch or any rank.
+        feedback: `(N,)` float32, the source's own graded signal.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    click: np.ndarray
+    time: np.ndarray
+    feedback: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def where(self, mask: np.ndarray) -> "RawRows":
+        """Return the rows of a `(N,)` bool mask (or integer index), in order."""
+        return RawRows(
+            self.user[mask], self.item[mask], self.click[mask], self.time[mask], self.feedback[mask]
+        )
+
+
+def index_rows(rows: RawRows, user_ids: np.ndarray, item_ids: np.ndarray) -> Interactions:
+    """Replace raw ids by indices and sort by user, then time, then original order.
+
+    Args:
+        rows: `N` raw rows.
+        user_ids: `(U,)` sorted raw ids.
+        item_ids: `(I,)` sorted raw ids.
+
+    Returns:
+        `Interactions` of N rows.
+
+    Raises:
+        InputError: a row has an id outside the vocabularies.
+    """
+    user = to_index(rows.user, user_ids, what="user id")
+    item = to_index(rows.item, item_ids, what="item id")
+    time = rows.time.astype(np.int64, copy=False)
+    order = time_order(user, time)
+    if order is None:
+        return Interactions(user, item, rows.click, time, rows.feedback)
+    return Interactions(user[order], item[order], rows.click[order], time[order], rows.feedback[order])
+
+
+def time_order(user: np.ndarray, time: np.ndarray) -> np.ndarray | None:
+    """Return the stable order by user and time, or None where the rows already have it.
+
+    Args:
+        user: `(N,)` integers.
+        time: `(N,)` int64.
+
+    Returns:
+        `(N,)` positions, or None.
+    """
+    step = np.diff(user)
+    if np.all((step > 0) | ((step == 0) & (time[1:] >= time[:-1]))):
+        return None
+    return np.lexsort((time, user))
+
+
+def k_core(user: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:
+    """Find the rows of the largest sub-log in which every user and every item has at least k rows.
+
+    Args:
+        user: `(N,)` int32 indices.
+        item: `(N,)` int32 indices.
+        k: least number of rows; 0 or 1 keeps all rows.
+
+    Returns:
+        `(N,)` bool; all false where there is no such sub-log.
+
+    Raises:
+        InputError: k is negative.
+    """
+    if k < 0:
+        raise InputError(f"k_core is {k}; expected 0 (keep all rows) or a positive number of rows")
+    keep = np.ones(len(user), dtype=bool)
+    while k > 1:
+        user_rows = np.bincount(user[keep], minlength=1)
+        item_rows = np.bincount(item[keep], minlength=1)
+        weak = (_lookup(user_rows, user) < k) | (_lookup(item_rows, item) < k)
+        if not (keep & weak).any():
+            break
+        keep &= ~weak
+    return keep
+
+
+def latest_fraction(user: np.ndarray, fraction: float) -> np.ndarray:
+    """Mark each user's latest rows, as the held-out split of a source that has none.
+
+    A user of n rows gives round(fraction n) of them, halves up, and always keeps at least one for training.
+
+    Args:
+        user: `(N,)` int32, non-decreasing, each user's rows in time order.
+        fraction: share to hold out, in (0, 1).
+
+    Returns:
+        `(N,)` bool, true for held-out rows.
+
+    Raises:
+        InputError: the fraction is not between 0 and 1, or holds no row out.
+    """
+    if not 0.0 < fraction < 1.0:
+        raise InputError(f"test_fraction is {fraction}; expected a number between 0 and 1, both excluded")
+    if len(user) == 0:
+        return np.zeros(0, dtype=bool)
+    counts = np.bincount(user)
+    held = np.minimum(np.floor(fraction * counts + 0.5).astype(np.int64), np.maximum(counts - 1, 0))
+    if held.sum() == 0:
+        raise InputError(
+            f"test_fraction={fraction} holds out no row: no user has enough of the {len(user)} rows; raise it"
+        )
+    end = np.cumsum(counts)
+    return np.arange(len(user)) >= (end - held)[user]
+
+
+def _lookup(counts: np.ndarray, index: np.ndarray) -> np.ndarray:
+    padded = np.zeros(int(index.max(initial=0)) + 1, dtype=counts.dtype)
+    padded[: len(counts)] = counts
+    return padded[index]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Training and held-out rows over one vocabulary: the core of an `InteractionLog`.
+
+    Attributes:
+        user_ids: `(U,)` sorted raw ids of both splits.
+        item_ids: `(I,)` sorted raw ids of both splits.
+        train: training rows.
+        test: held-out rows.
+        catalogue: `(J,)` int32, sorted indices into `item_ids`.
+    """
+
+    user_ids: np.ndarray
+    item_ids: np.ndarray
+    train: Interactions
+    test: Interactions
+    catalogue: np.ndarray
+
+
+def given_split(train: RawRows, test: RawRows, *, k: int = 0, catalogue: str = "test") -> Split:
+    """Put a source's own training and test rows over one vocabulary.
+
+    Args:
+        train: training rows.
+        test: held-out rows; those of users or items that the k-core drops are dropped too.
+        k: k-core of the training rows; 0: keep all.
+        catalogue: `"test"` or `"train"`: whose items are recommended from.
+
+    Returns:
+        The split.
+
+    Raises:
+        InputError: the k-core leaves no row in one of the splits.
+    """
+    if k > 1:
+        train = _core(train, k)
+        test = test.where(
+            np.isin(test.user, vocabulary(train.user)) & np.isin(test.item, vocabulary(train.item))
+        )
+        if len(test) == 0:
+            raise InputError(f"k_core={k} leaves no held-out row; lower it")
+    user_ids = vocabulary(train.user, test.user)
+    item_ids = vocabulary(train.item, test.item)
+    return _catalogued(
+        user_ids,
+        item_ids,
+        index_rows(train, user_ids, item_ids),
+        index_rows(test, user_ids, item_ids),
+        catalogue,
+    )
+
+
+def temporal_split(rows: RawRows, *, fraction: float, k: int = 0, catalogue: str = "test") -> Split:
+    """Hold out each user's latest rows, where a source has no split of its own (see `latest_fraction`).
+
+    Args:
+        rows: all rows, in any order.
+        fraction: share of each user's rows to hold out, in (0, 1).
+        k: k-core of all rows, taken before the split; 0: keep all.
+        catalogue: `"test"` or `"train"`: whose items are recommended from.
+
+    Returns:
+        The split.
+
+    Raises:
+        InputError: the k-core leaves no row, or the fraction is out of range or holds no row out.
+    """
+    rows = _core(rows, k)
+    user_ids, item_ids = vocabulary(rows.user), vocabulary(rows.item)
+    ordered = index_rows(rows, user_ids, item_ids)
+    held_out = latest_fraction(ordered.user, fraction)
+    return _catalogued(
+        user_ids, item_ids, select_rows(ordered, ~held_out), select_rows(ordered, held_out), catalogue
+    )
+
+
+def select_rows(rows: Interactions, mask: np.ndarray) -> Interactions:
+    """Return the rows of a `(N,)` bool mask, in order."""
+    return Interactions(
+        rows.user[mask], rows.item[mask], rows.click[mask], rows.time[mask], rows.feedback[mask]
+    )
+
+
+def _core(rows: RawRows, k: int) -> RawRows:
+    if k in (0, 1):
+        return rows
+    user = to_index(rows.user, vocabulary(rows.user))
+    item = to_index(rows.item, vocabulary(rows.item))
+    rows = rows.where(k_core(user, item, k))
+    if len(rows) == 0:
+        raise InputError(
+            f"k_core={k} leaves no row: no group of users and items has that many rows each; lower it"
+        )
+    return rows
+
+
+def _catalogued(
+    user_ids: np.ndarray, item_ids: np.ndarray, train: Interactions, test: Interactions, catalogue: str
+) -> Split:
+    shown = test.item if catalogue == "test" else train.item
+    items = np.flatnonzero(np.bincount(shown, minlength=len(item_ids))).astype(np.int32)
+    return Split(user_ids, item_ids, train, test, items)

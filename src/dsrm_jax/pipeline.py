@@ -1,0 +1,143 @@
+"""What the commands do, as functions: train a run to its end, evaluate it, describe a data set."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from dsrm_jax.agents.methods import LEARNERS, check_method
+from dsrm_jax.config import Config
+from dsrm_jax.data.sources import SOURCES, data_path, describe, load_log
+from dsrm_jax.errors import InputError, unknown_name
+from dsrm_jax.evaluation.evaluate import evaluate_all
+from dsrm_jax.evaluation.figures import learning_curves
+from dsrm_jax.evaluation.tables import data_table, results_table
+from dsrm_jax.simulator.build import Worlds
+from dsrm_jax.state.perception import Perception
+from dsrm_jax.training.logging import read_metrics
+from dsrm_jax.training.prepare import load_worlds, prepare
+from dsrm_jax.training.run import Saved, restore, start
+from dsrm_jax.training.run import train as train_loop
+from dsrm_jax.training.run_directory import RunDirectory, locked, read_summary, write_summary
+
+Say = Callable[[str], None]
+
+
+def train(run: RunDirectory, config: Config, *, console: Console | None = None) -> dict[str, Any]:
+    """Train a run from its newest checkpoint (or from nothing) to its end, evaluate it and write its files.
+
+    Args:
+        run: its folder, from `run_directory.create` or `open_run`.
+        config: its configuration.
+        console: where tables and phases are printed; standard output by default.
+
+    Returns:
+        The summary, as written to `summary.json`.
+
+    Raises:
+        InputError: data, settings or checkpoints that cannot be used.
+        SystemExit: after a signal, with everything reached saved.
+    """
+    check_method(config.agent.method)
+    console = console or Console()
+    say = _speaker(console)
+    with locked(run):
+        use_compilation_cache()
+        started = time.perf_counter()
+        saved, worlds, facts = _stage_one(run, config, say)
+        say(f"Stage II: {config.agent.method}, {config.training.steps:,} steps, seeds {list(config.training.seeds)}")
+        state, training = train_loop(run, config, saved, worlds.train)
+        if training:
+            say(
+                f"trained in {training['train_seconds']:.0f} s after {training['compile_seconds']:.0f} s of compiling: "
+                f"{training['user_steps_per_second']:,.0f} user-steps/s"
+            )
+        summary = _measure(run, config, state.agent, worlds, saved.perception, facts | {"training": training}, console)
+        summary["seconds"] = time.perf_counter() - started
+        write_summary(run, summary)
+        rows = read_metrics(run.metrics)
+        if rows and config.agent.method in LEARNERS:
+            learning_curves(run.curves, rows, title=f"{config.agent.method} on {facts['source']}")
+    say(f"everything is in {run.path} ({summary['seconds']:.0f} s)")
+    return summary
+
+
+def evaluate(run: RunDirectory, config: Config, *, console: Console | None = None) -> dict[str, Any]:
+    """Evaluate the newest good checkpoint of a run and rewrite its summary.
+
+    Raises:
+        InputError: the run has no usable checkpoint.
+    """
+    console = console or Console()
+    use_compilation_cache()
+    log, worlds, facts = load_worlds(config, _speaker(console))
+    found = restore(run, config, worlds.train, log.num_items)
+    if found is None:
+        raise InputError(f"{run.path} has no checkpoint yet: train it first (dsrm-jax resume {run.path})")
+    step, saved = found
+    earlier = read_summary(run) if run.summary.exists() else {}
+    summary = earlier | _measure(run, config, saved.train.agent, worlds, saved.perception, facts, console)
+    write_summary(run, summary | {"step": step})
+    return summary
+
+
+def describe_data(config: Config, *, console: Console | None = None) -> dict[str, Any]:
+    """Make a data set's log available (downloading it where it is public and absent), parse it and print its statistics."""
+    console = console or Console()
+    if config.data.env not in SOURCES:
+        raise unknown_name("environment (env)", config.data.env, SOURCES)
+    if not config.data.path and config.data.env != "log":
+        from dsrm_jax.data.download import download
+
+        download(config.data.env, data_path(config.data), console=console)
+    facts = describe(load_log(config.data, config.synthetic))
+    console.print(data_table(facts))
+    return facts
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs between processes, in the folder that JAX_COMPILATION_CACHE_DIR names or the user's cache folder."""
+    if jax.config.jax_compilation_cache_dir is None:
+        import platformdirs
+
+        jax.config.update("jax_compilation_cache_dir", platformdirs.user_cache_dir("dsrm_jax"))
+
+
+def _speaker(console: Console) -> Say:
+    return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _stage_one(run: RunDirectory, config: Config, say: Say) -> tuple[Saved, Worlds, dict[str, Any]]:
+    """Restore what was saved, or train everything that Stage II takes as given."""
+    if run.checkpoints.exists():
+        log, worlds, facts = load_worlds(config, say)
+        found = restore(run, config, worlds.train, log.num_items)
+        if found is not None:
+            say(f"continuing from step {found[0]:,}")
+            return found[1], worlds, facts
+    prepared = prepare(config, say)
+    state = start(config, prepared.worlds.train, prepared.perception)
+    return Saved(state, prepared.perception), prepared.worlds, prepared.facts
+
+
+def _measure(
+    run: RunDirectory,
+    config: Config,
+    agent_state: Any,
+    worlds: Worlds,
+    perception: Perception,
+    facts: dict[str, Any],
+    console: Console,
+) -> dict[str, Any]:
+    results = evaluate_all(config, agent_state, worlds, perception, _speaker(console))
+    table = results_table(
+        results,
+        source=facts["source"],
+        env=config.data.env,
+        max_len=config.environment.max_len,
+        num_seeds=len(config.training.seeds),
+    )
+    console.print(table)
+    return {"method": config.agent.method, "results": results, **facts}

@@ -1,0 +1,295 @@
+"""Sessions: users who arrive with a history, click on slates, lose their temper and leave.
+
+`make_environment` builds pure functions for ONE user; `jax.vmap` them over users. The contract is Gymnax's:
+`reset`, `step` and a `step_auto_reset` that starts the next session when one ends; parameters (here the
+`World`) come last.
+
+Shapes: J catalogue items, U users of the world, N log rows, H history length, K slate size.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from dsrm_jax.config import EnvironmentConfig
+from dsrm_jax.errors import InputError
+from dsrm_jax.simulator.leave import has_left, initial_temper, temper_loss, unbalanced_slates
+from dsrm_jax.simulator.response import slate_probability
+from dsrm_jax.simulator.spaces import Box, Product, Slates
+from dsrm_jax.simulator.world import History, SessionStarts, World
+
+
+@struct.dataclass
+class Observation:
+    """What a policy may see of a user.
+
+    Attributes:
+        history: the user's last H events, those of this session included.
+        time: `(...)` int32 in [0, max_len], steps already taken in the session.
+    """
+
+    history: History
+    time: Int[Array, "..."]
+
+
+@struct.dataclass
+class EnvState:
+    """One session under way; sums are exact integers over the session so far.
+
+    Attributes:
+        user: `(...)` int32, user of the world, 0..U-1.
+        history: the user's last H events.
+        temper: `(...)` int32, patience left in units of 1/K of a step.
+        time: `(...)` int32, steps taken.
+        clicks: `(...)` int32, items clicked.
+        popular: `(...)` int32, popular items shown.
+        broken: `(...)` int32, slates that broke the bound on abs(2s - 1).
+    """
+
+    user: Int[Array, "..."]
+    history: History
+    temper: Int[Array, "..."]
+    time: Int[Array, "..."]
+    clicks: Int[Array, "..."]
+    popular: Int[Array, "..."]
+    broken: Int[Array, "..."]
+
+
+Info = dict[str, Any]
+StepResult = tuple[Observation, EnvState, Float[Array, ""], Bool[Array, ""], Bool[Array, ""], Info]
+
+
+class Environment(NamedTuple):
+    """Pure functions of one user, to be mapped with `jax.vmap`, and the static facts that a loop plans by.
+
+    Attributes:
+        reset: `(key, world) -> (observation, state)`. The key is consumed.
+        step: `(key, state, slate, world) -> (observation, state, reward, terminated, truncated, info)`; see
+            `make_environment`. The key is consumed.
+        step_auto_reset: same signature; where the session ended, observation and state begin the next one and
+            `info["final_observation"]` keeps the leaver's last. The key is consumed.
+        action_space: `(world) -> Slates`.
+        observation_space: `(world) -> Product` of spaces, in the shape of an `Observation`.
+        slate_size: K.
+        max_steps: no session is longer.
+        can_truncate: whether `truncated` can ever be true; if not, a loop need not keep final observations.
+    """
+
+    reset: Callable[[jax.Array, World], tuple[Observation, EnvState]]
+    step: Callable[[jax.Array, EnvState, Int[Array, "K"], World], StepResult]
+    step_auto_reset: Callable[[jax.Array, EnvState, Int[Array, "K"], World], StepResult]
+    action_space: Callable[[World], Slates]
+    observation_space: Callable[[World], Product]
+    slate_size: int
+    max_steps: int
+    can_truncate: bool
+
+
+def check_config(config: EnvironmentConfig) -> None:
+    """Check the ranges of an environment's settings; traced numbers pass unchecked.
+
+    Raises:
+        InputError: naming the field, its value and the range.
+    """
+    least = {"slate_size": 1, "max_len": 1, "history_length": 1, "ad_penalty": 0, "step_cap": 0}
+    for name, low in least.items():
+        if getattr(config, name) < low:
+            raise InputError(
+                f"environment.{name} is {getattr(config, name)}: give a whole number of at least {low}"
+            )
+    for name, high in {"ad_bound": 1.0, "slate_correlation": float("inf")}.items():
+        value = getattr(config, name)
+        if not isinstance(value, jax.core.Tracer) and not 0 <= value <= high:
+            raise InputError(f"environment.{name} is {value}: give a number in [0, {high}]")
+
+
+def check_world(world: World, config: EnvironmentConfig) -> None:
+    """Check that a world can serve an environment; looks at shapes only, so it costs nothing under `jit`.
+
+    Raises:
+        InputError: if the catalogue holds fewer items than a slate, or no log row is there to start
+            sessions from.
+    """
+    if config.slate_size > world.num_items:
+        raise InputError(
+            f"environment.slate_size is {config.slate_size} but the catalogue holds {world.num_items} items: "
+            f"give a slate_size of at most {world.num_items} or a larger catalogue"
+        )
+    if world.starts.user.shape[0] == 0:
+        raise InputError("the world has no log rows to start sessions from: give a log with at least one row")
+
+
+def history_before(starts: SessionStarts, row: Int[Array, ""], *, length: int) -> History:
+    """Return the events before a log row of the same user, newest last.
+
+    Args:
+        starts: the world's log rows.
+        row: `()` int32, 0..N-1; the row itself is not part of the history.
+        length: H, the events to keep.
+
+    Returns:
+        A right-aligned `History` of H slots; its length is below H where the user has fewer earlier rows.
+    """
+    index = row - length + jnp.arange(length, dtype=jnp.int32)
+    first = starts.first[starts.user[row]]
+    is_event = index >= first
+    index = jnp.maximum(index, 0)
+    return History(
+        item=jnp.where(is_event, starts.item[index], 0),
+        click=is_event & starts.click[index],
+        length=jnp.minimum(row - first, length),
+    )
+
+
+def append(history: History, item: Int[Array, "K"], click: Bool[Array, "K"]) -> History:
+    """Return the history with K events added in order, newest last, and the oldest dropped.
+
+    Args:
+        history: of one user, H slots.
+        item: `(K,)` int32 vocabulary indices.
+        click: `(K,)` bool.
+    """
+    num_events, length = item.shape[0], history.item.shape[0]
+    return History(
+        item=jnp.concatenate([history.item, item])[num_events:],
+        click=jnp.concatenate([history.click, click])[num_events:],
+        length=jnp.minimum(history.length + num_events, length),
+    )
+
+
+def make_environment(config: EnvironmentConfig) -> Environment:
+    """Build the simulator of sessions (facts/simulators.md 1.3, 2.1, 10).
+
+    A session starts from a uniformly drawn row of `world.starts`: its user, with the rows before it as
+    history. A step draws one click per shown item, takes 2 - reward (plus `ad_penalty` where abs(2s - 1)
+    reaches `ad_bound`) from the temper, and appends all K shown items, in slate order and clicked or not,
+    to the history.
+
+    `step` takes a `(K,)` int32 slate of catalogue positions (positions outside the catalogue are not
+    detected; see `Slates.contains`). It returns the reward, `()` float32, the slate's mean click in [0, 1];
+    `terminated`, `()` bool, the user left; `truncated`, `()` bool, `step_cap` cut the session of a user who
+    would have stayed; and `info`:
+
+    * `clicks` `(K,)` bool, `popular_share` float32 in [0, 1] and `broken` bool, all of this slate;
+    * `ended` bool, whether the session is over, and, over the session so far, `session_length` int32,
+      `session_return` float32 (sum of rewards), `session_popular_share` and `session_broken_share` float32;
+    * `final_observation` (from `step_auto_reset` only): the observation before any reset.
+
+    Args:
+        config: the environment's settings; only its floats may be traced.
+
+    Returns:
+        An `Environment` of pure functions of one user.
+
+    Raises:
+        InputError: if a setting is out of range; the functions raise it where the world does not fit them
+            (`check_world`).
+    """
+    check_config(config)
+    slate_size = config.slate_size
+    can_truncate = 0 < config.step_cap < config.max_len
+
+    def reset(key: jax.Array, world: World) -> tuple[Observation, EnvState]:
+        check_world(world, config)
+        row = jax.random.randint(key, (), 0, world.starts.user.shape[0])
+        zero = jnp.zeros((), jnp.int32)
+        state = EnvState(
+            user=world.starts.user[row],
+            history=history_before(world.starts, row, length=config.history_length),
+            temper=jnp.asarray(initial_temper(slate_size, config.max_len), jnp.int32),
+            time=zero,
+            clicks=zero,
+            popular=zero,
+            broken=zero,
+        )
+        return observe(state), state
+
+    def step(key: jax.Array, state: EnvState, slate: Int[Array, "K"], world: World) -> StepResult:
+        check_world(world, config)
+        chex.assert_shape(slate, (slate_size,))
+        probability = slate_probability(
+            world.response,
+            state.user,
+            slate,
+            state.history,
+            correlation_weight=config.slate_correlation,
+            double_sigmoid=config.double_sigmoid,
+        )
+        clicks = jax.random.uniform(key, (slate_size,)) < probability
+        num_clicks = jnp.sum(clicks, dtype=jnp.int32)
+        num_popular = jnp.sum(world.is_popular[slate], dtype=jnp.int32)
+        broken = unbalanced_slates(slate_size, config.ad_bound)[num_popular]
+        loss = temper_loss(num_clicks, broken, slate_size=slate_size, ad_penalty=config.ad_penalty)
+        state = EnvState(
+            user=state.user,
+            history=append(state.history, world.item[slate], clicks),
+            temper=state.temper - loss,
+            time=state.time + 1,
+            clicks=state.clicks + num_clicks,
+            popular=state.popular + num_popular,
+            broken=state.broken + broken.astype(jnp.int32),
+        )
+        terminated = has_left(state.temper, slate_size=slate_size)
+        truncated = ~terminated & (state.time >= config.step_cap) if can_truncate else jnp.zeros((), bool)
+        info = {"clicks": clicks, "popular_share": num_popular / slate_size, "broken": broken}
+        info |= session_sums(state, slate_size=slate_size) | {"ended": terminated | truncated}
+        return observe(state), state, num_clicks / slate_size, terminated, truncated, info
+
+    def step_auto_reset(key: jax.Array, state: EnvState, slate: Int[Array, "K"], world: World) -> StepResult:
+        step_key, reset_key = jax.random.split(key)
+        final, state, reward, terminated, truncated, info = step(step_key, state, slate, world)
+        begun = reset(reset_key, world)
+        observation, state = jax.tree.map(
+            lambda new, old: jnp.where(info["ended"], new, old), begun, (final, state)
+        )
+        return observation, state, reward, terminated, truncated, info | {"final_observation": final}
+
+    return Environment(
+        reset=reset,
+        step=step,
+        step_auto_reset=step_auto_reset,
+        action_space=lambda world: Slates(world.num_items, slate_size),
+        observation_space=lambda world: observation_space(config),
+        slate_size=slate_size,
+        max_steps=config.step_cap if can_truncate else config.max_len,
+        can_truncate=can_truncate,
+    )
+
+
+def observe(state: EnvState) -> Observation:
+    """Return what a policy may see of a session: the history and the time, never the user or the temper."""
+    return Observation(history=state.history, time=state.time)
+
+
+def session_sums(state: EnvState, *, slate_size: int) -> Info:
+    """Return the length, return, popular share and share of broken slates of a session so far.
+
+    Args:
+        state: after at least one step.
+        slate_size: K.
+
+    Returns:
+        `session_length` int32, the others float32: `session_return` in [0, length], shares in [0, 1].
+    """
+    return {
+        "session_length": state.time,
+        "session_return": state.clicks / slate_size,
+        "session_popular_share": state.popular / (slate_size * state.time),
+        "session_broken_share": state.broken / state.time,
+    }
+
+
+def observation_space(config: EnvironmentConfig) -> Product:
+    """Return the space of observations; vocabulary indices are bounded by their data type alone."""
+    length = config.history_length
+    history = History(
+        item=Box(0, int(jnp.iinfo(jnp.int32).max), (length,)),  # type: ignore[arg-type]
+        click=Box(0, 1, (length,), jnp.bool_),  # type: ignore[arg-type]
+        length=Box(0, length),  # type: ignore[arg-type]
+    )
+    return Product(Observation(history=history, time=Box(0, config.max_len)))  # type: ignore[arg-type]

@@ -1,0 +1,204 @@
+"""Fit of the transformer user response model to a log."""
+
+from functools import partial
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from dsrm_jax.errors import InputError
+from dsrm_jax.simulator.calibration import auc
+from dsrm_jax.simulator.transformer import Features, TransformerResponse, UserResponseModel, click_logit
+
+PREDICT_BATCH = 256
+
+
+class Rows(NamedTuple):
+    """Rows of one log, sorted by user and then time, that histories are read from.
+
+    Attributes:
+        user: `(N,)` int32, non-decreasing.
+        item: `(N,)` int32 vocabulary indices.
+        click: `(N,)` bool.
+        first: `(U + 1,)` int32: rows of user u are `first[u]:first[u + 1]`.
+    """
+
+    user: Int[Array, "N"]
+    item: Int[Array, "N"]
+    click: Bool[Array, "N"]
+    first: Int[Array, "U+1"]
+
+
+def row_histories(
+    rows: Rows, index: Int[Array, "B"], *, length: int, padding: int
+) -> tuple[Int[Array, "B H"], Float[Array, "B H 1"]]:
+    """Return what the users of some rows saw before them: items (`padding` before the first) and click bits.
+
+    Args:
+        rows: the log.
+        index: `(B,)` row numbers.
+        length: H.
+        padding: item index of empty slots.
+
+    Returns:
+        `(B, H)` int32 items, oldest first, right-aligned, and `(B, H, 1)` float32 clicks.
+    """
+    source = index[:, None] + jnp.arange(-length, 0)
+    is_event = source >= rows.first[rows.user[index]][:, None]
+    source = jnp.maximum(source, 0)
+    item = jnp.where(is_event, rows.item[source], padding)
+    return item, jnp.where(is_event, rows.click[source], False)[..., None].astype(jnp.float32)
+
+
+def fit_transformer(
+    key: Key[Array, ""],
+    rows: Rows,
+    fit_rows: Int[np.ndarray, "n"],
+    *,
+    features: Features,
+    num_items: int,
+    catalogue: Int[np.ndarray, "J"],
+    history_length: int = 100,
+    epochs: int = 10,
+    batch_size: int = 128,
+    learning_rate: float = 1e-4,
+    negative_weight: float = 1.0,
+    rows_per_epoch: int | None = None,
+    validation_share: float = 0.05,
+    patience: int = 3,
+) -> TransformerResponse:
+    """Fit the user response model to the clicks of some rows of a log, stopping early on validation AUC.
+
+    Histories are the H rows of the same user before a row, in `rows`. Adam, cross-entropy on logits. The
+    parameters with the best AUC on a random share of `fit_rows`, which no gradient step sees, are kept.
+
+    Args:
+        key: typed PRNG key; consumed.
+        rows: the log, on host or device.
+        fit_rows: `(n,)` row numbers that may be fitted.
+        features: of users and items.
+        num_items: I, size of the vocabulary.
+        catalogue: `(J,)` vocabulary index of each catalogue position.
+        history_length: H.
+        epochs: passes over `fit_rows` at most.
+        batch_size: rows per gradient step, at most.
+        learning_rate: Adam's step size.
+        negative_weight: weight of rows without a click. 1 keeps probabilities calibrated; KuaiSim uses the
+            number of clicks over the number of other rows.
+        rows_per_epoch: rows that one epoch visits, drawn at random; None: all.
+        validation_share: share of `fit_rows` kept for early stopping, in (0, 1).
+        patience: epochs without a better AUC after which the fit stops.
+
+    Raises:
+        InputError: if there are fewer than two rows to fit.
+    """
+    if len(fit_rows) < 2:
+        raise InputError(f"the transformer response model got {len(fit_rows)} rows to fit: give at least two")
+    rows = Rows(*(jnp.asarray(x) for x in rows))
+    model = UserResponseModel(
+        num_users=len(rows.first) - 1, num_items=num_items, history_length=history_length
+    )
+    shuffle_key, init_key, dropout_key = jax.random.split(key, 3)
+    shuffle = np.random.default_rng(np.asarray(jax.random.bits(shuffle_key, (4,))))
+    shuffled = shuffle.permutation(np.asarray(fit_rows, dtype=np.int32))
+    num_valid = max(1, int(validation_share * len(shuffled)))
+    valid, train = shuffled[:num_valid], shuffled[num_valid:]
+    batch_size = min(batch_size, len(train))
+    steps = max(1, min(len(train), rows_per_epoch or len(train)) // batch_size)
+
+    params = _init(model, init_key, rows, features)
+    carry = (params, optax.scale_by_adam().init(params))
+    fit_epoch = jax.jit(
+        partial(_fit_epoch, model, learning_rate=learning_rate, negative_weight=negative_weight)
+    )
+    freeze = jax.jit(partial(_freeze, model))
+    best_auc, best, stale = -np.inf, params, 0
+    for epoch in range(epochs):
+        batches = shuffle.permutation(train)[: steps * batch_size].reshape(steps, batch_size)
+        carry = fit_epoch(jax.random.fold_in(dropout_key, epoch), carry, batches, rows, features)
+        response = freeze(carry[0], features, catalogue)
+        score = auc(row_click_logit(response, rows, valid), np.asarray(rows.click)[valid])
+        if not score <= best_auc:  # also where the AUC is NaN because all validation clicks are equal
+            best_auc, best, stale = score, carry[0], 0
+        else:
+            stale += 1
+        if stale >= patience:
+            break
+    return freeze(best, features, catalogue)
+
+
+def row_click_logit(
+    response: TransformerResponse, rows: Rows, index: Int[np.ndarray, "n"]
+) -> Float[np.ndarray, "n"]:
+    """Return the `(n,)` float32 click logits of some rows of a log, each given its user's earlier rows."""
+    rows = Rows(*(jnp.asarray(x) for x in rows))
+    padded = np.resize(np.asarray(index, dtype=np.int32), (-(-len(index) // PREDICT_BATCH), PREDICT_BATCH))
+    return np.asarray(_row_click_logit(response, rows, padded)).reshape(-1)[: len(index)]
+
+
+@jax.jit
+def _row_click_logit(response: TransformerResponse, rows: Rows, batches):
+    def logit(index):
+        history, feedback = row_histories(
+            rows, index, length=response.model.history_length, padding=response.model.num_items
+        )
+        user, item = response.user[rows.user[index]], response.token[rows.item[index]]
+        return click_logit(response, user, history, feedback, item[:, None])[:, 0]
+
+    return jax.lax.map(logit, batches)
+
+
+def _init(model: UserResponseModel, key: Key[Array, ""], rows: Rows, features: Features):
+    index = jnp.zeros((1,), jnp.int32)
+    history, feedback = row_histories(rows, index, length=model.history_length, padding=model.num_items)
+    return jax.jit(model.init)(key, index, history, feedback, index, features)["params"]
+
+
+def _freeze(
+    model: UserResponseModel, params, features: Features, catalogue: Int[Array, "J"]
+) -> TransformerResponse:
+    apply = partial(model.apply, {"params": params})
+    token = cast(Array, apply(jnp.arange(model.num_items + 1), features.item, method="encode_items"))
+    user = cast(Array, apply(jnp.arange(model.num_users), features.user, method="encode_users"))
+    return TransformerResponse(params=params, user=user, item=token[catalogue], token=token, model=model)
+
+
+def _fit_epoch(
+    model,
+    key,
+    carry,
+    batches,
+    rows: Rows,
+    features: Features,
+    *,
+    learning_rate: float,
+    negative_weight: float,
+):
+    optimiser = optax.scale_by_adam()
+
+    def loss(params, key, index):
+        history, feedback = row_histories(rows, index, length=model.history_length, padding=model.num_items)
+        logit = model.apply(
+            {"params": params},
+            rows.user[index],
+            history,
+            feedback,
+            rows.item[index],
+            features,
+            deterministic=False,
+            rngs={"dropout": key},
+        )[:, 0]
+        label = rows.click[index]
+        weight = jnp.where(label, 1.0, negative_weight)
+        return jnp.mean(weight * (jax.nn.softplus(logit) - jnp.where(label, logit, 0.0)))
+
+    def step(carry, batch):
+        params, state = carry
+        key, index = batch
+        update, state = optimiser.update(jax.grad(loss)(params, key, index), state)
+        return (jax.tree.map(lambda p, change: p - learning_rate * change, params, update), state), None
+
+    return jax.lax.scan(step, carry, (jax.random.split(key, len(batches)), batches))[0]

@@ -1,0 +1,274 @@
+"""KuaiSim's transformer user response model (facts/simulators.md 1.2), and the frozen `TransformerResponse`.
+
+Kept as there: post-norm ReLU layers, a causal mask and NO padding mask (empty slots of a short history are
+attended as a padding item without clicks), only the last position is read, the logit is the mean over the
+encoding's dimensions of attention times item encoding. Changed as the sister repositories do: cross-entropy
+on logits and a single sigmoid.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from dsrm_jax.simulator.response import click_probability, item_vectors
+from dsrm_jax.simulator.world import History
+
+MAX_LEVELS = 64  # features with more levels (authors, music) are left to the id embedding
+_NORM_EPSILON = 1e-5
+
+
+class Features(NamedTuple):
+    """One-hot and multi-hot features.
+
+    Attributes:
+        user: one `(U, L)` float32 array per feature.
+        item: one `(I + 1, L)` float32 array per feature; the last row is the padding item's, all zero.
+    """
+
+    user: tuple[Float[Array, "U L"], ...] = ()
+    item: tuple[Float[Array, "I+1 L"], ...] = ()
+
+
+class EncoderLayer(nn.Module):
+    """One post-norm transformer layer with ReLU; `last_only` returns the last position alone, `(B, 1, D)`."""
+
+    num_heads: int
+    hidden: int
+    dropout: float
+    last_only: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H D"], *, deterministic: bool) -> Float[Array, "B H D"]:
+        """Return the layer's output for `(B, H, D)` tokens."""
+        length, dim = x.shape[-2:]
+        query = x[..., -1:, :] if self.last_only else x
+        causal = jnp.tril(jnp.ones((length, length), dtype=bool))[-query.shape[-2] :]
+        drop = partial(nn.Dropout(self.dropout), deterministic=deterministic)
+        attended = nn.MultiHeadDotProductAttention(
+            num_heads=self.num_heads, dropout_rate=self.dropout, deterministic=deterministic, name="attention"
+        )(query, x, x, mask=causal[None, None])
+        x = nn.LayerNorm(epsilon=_NORM_EPSILON, name="attention_norm")(query + drop(attended))
+        hidden = drop(nn.relu(nn.Dense(self.hidden, name="feed_in")(x)))
+        forward = nn.Dense(dim, name="feed_out")(hidden)
+        return nn.LayerNorm(epsilon=_NORM_EPSILON, name="feed_norm")(x + drop(forward))
+
+
+class EntityEncoder(nn.Module):
+    """Sum over a thing's id and features of one shared linear map of their layer-normalised latents."""
+
+    size: int
+    latent: int
+    dim: int
+
+    @nn.compact
+    def __call__(
+        self, index: Int[Array, "n"], features: tuple[Float[Array, "n L"], ...]
+    ) -> Float[Array, "n E"]:
+        """Return the `(n, E)` encodings of ids `(n,)` with one `(n, L)` array per feature."""
+        latents = [nn.Embed(self.size, self.latent, name="id")(index)]
+        latents += [nn.Dense(self.latent, name=f"feature_{n}")(x) for n, x in enumerate(features)]
+        normed = [
+            nn.LayerNorm(epsilon=_NORM_EPSILON, name=f"norm_{n}")(latent) for n, latent in enumerate(latents)
+        ]
+        return jnp.sum(nn.Dense(self.dim, name="shared")(jnp.stack(normed)), axis=0)
+
+
+class UserResponseModel(nn.Module):
+    """The user response model: encoders of users and items, a causal transformer over the history, a scorer.
+
+    Attributes:
+        num_users: U.
+        num_items: I; index I is the padding item.
+        history_length: H, positions that have an embedding.
+        num_feedback: F, kinds of feedback read from the history and predicted; the click is the first.
+        latent: width of id and feature latents.
+        dim: E, width of encodings; the transformer is 2E wide, the state 3E.
+        num_layers: transformer layers.
+        num_heads: attention heads.
+        hidden: width of the feed-forward layers.
+        scorer_hidden: width of the scorer's hidden layer.
+        dropout: rate while training.
+    """
+
+    num_users: int
+    num_items: int
+    history_length: int = 100
+    num_feedback: int = 1
+    latent: int = 32
+    dim: int = 64
+    num_layers: int = 2
+    num_heads: int = 4
+    hidden: int = 64
+    scorer_hidden: int = 128
+    dropout: float = 0.1
+
+    def setup(self):
+        """Declare the parts; flax calls this."""
+        norm = partial(nn.LayerNorm, epsilon=_NORM_EPSILON)
+        self.user_encoder = EntityEncoder(self.num_users, self.latent, self.dim)
+        self.item_encoder = EntityEncoder(self.num_items + 1, self.latent, self.dim)
+        self.item_norm = norm()
+        self.position = nn.Embed(self.history_length, self.dim)
+        self.token_norm = norm()
+        self.feedback = nn.Dense(self.dim)
+        self.layers = [
+            EncoderLayer(self.num_heads, self.hidden, self.dropout, last_only=n == self.num_layers - 1)
+            for n in range(self.num_layers)
+        ]
+        self.user_norm = norm()
+        self.scorer_in = nn.Dense(self.scorer_hidden)
+        self.scorer_norm = norm()
+        self.scorer_out = nn.Dense(self.num_feedback * self.dim)
+        self.attention_norm = norm()
+        self.drop = nn.Dropout(self.dropout)
+
+    def encode_users(self, index: Int[Array, "n"], features) -> Float[Array, "n E"]:
+        """Return the encodings of users, `(n, E)` float32."""
+        return self.user_encoder(index, features)
+
+    def encode_items(self, index: Int[Array, "n"], features) -> Float[Array, "n E"]:
+        """Return the encodings of items, `(n, E)` float32, layer-normalised; index I is the padding item."""
+        return self.item_norm(self.item_encoder(index, features))
+
+    def user_state(
+        self,
+        tokens: Float[Array, "B H E"],
+        feedback: Float[Array, "B H F"],
+        user: Float[Array, "B E"],
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "B 3E"]:
+        """Return users' states from their history's item encodings and feedback bits and their own encodings.
+
+        Args:
+            tokens: `(B, H, E)`, oldest first, right-aligned, padding items before the first event.
+            feedback: `(B, H, F)` 0/1, zero where there is no event.
+            user: `(B, E)`.
+            deterministic: False drops units at random, with the `dropout` stream.
+        """
+        chex.assert_shape(tokens, (*user.shape[:-1], self.history_length, self.dim))
+        chex.assert_shape(feedback, (*tokens.shape[:-1], self.num_feedback))
+        placed = tokens + self.position(jnp.arange(self.history_length))
+        placed = self.token_norm(self.drop(placed, deterministic=deterministic))
+        x = jnp.concatenate([placed, self.feedback(feedback)], axis=-1)
+        for layer in self.layers:
+            x = layer(x, deterministic=deterministic)
+        return jnp.concatenate([x[..., -1, :], self.user_norm(user)], axis=-1)
+
+    def attention(self, state: Float[Array, "B 3E"], *, deterministic: bool = True) -> Float[Array, "B F E"]:
+        """Return per kind of feedback the weights `(B, F, E)` that an item's encoding is averaged with."""
+        hidden = self.drop(nn.relu(self.scorer_in(state)), deterministic=deterministic)
+        weights = self.scorer_out(self.scorer_norm(hidden))
+        return self.attention_norm(weights.reshape(*state.shape[:-1], self.num_feedback, self.dim))
+
+    def __call__(
+        self,
+        user: Int[Array, "B"],
+        history: Int[Array, "B H"],
+        feedback: Float[Array, "B H F"],
+        item: Int[Array, "B"],
+        features: Features,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "B F"]:
+        """Return the logits `(B, F)` of responses to one item each; `history` is I where it is empty."""
+        user_features = tuple(x[user] for x in features.user)
+        # Encoding the whole vocabulary once is cheaper than encoding each of the B * H history slots.
+        items = self.encode_items(jnp.arange(self.num_items + 1), features.item)
+        encoding = self.encode_users(user, user_features)
+        state = self.user_state(items[history], feedback, encoding, deterministic=deterministic)
+        weights = self.attention(state, deterministic=deterministic)
+        return jnp.mean(weights * items[item][..., None, :], axis=-1)
+
+
+@struct.dataclass
+class TransformerResponse:
+    """A fitted, frozen user response model with the encodings that do not change precomputed.
+
+    Attributes:
+        params: parameters of `model`.
+        user: `(U, E)` float32 encodings of the world's users.
+        item: `(J, E)` float32 encodings of the catalogue.
+        token: `(I + 1, E)` float32 encodings of the vocabulary, the padding item last.
+        model: the module (static).
+    """
+
+    params: Mapping[str, Any]
+    user: Float[Array, "U E"]
+    item: Float[Array, "J E"]
+    token: Float[Array, "I+1 E"]
+    model: UserResponseModel = struct.field(pytree_node=False)
+
+
+@click_probability.register(TransformerResponse)
+def _transformer_probability(
+    response: TransformerResponse, user: Int[Array, ""], slate: Int[Array, "K"], history: History
+) -> Float[Array, "K"]:
+    length = history.item.shape[-1]
+    is_event = jnp.arange(length) >= length - history.length
+    index = jnp.where(is_event, history.item, response.model.num_items)
+    bits = jnp.zeros((1, length, response.model.num_feedback))
+    bits = bits.at[0, :, 0].set((history.click & is_event).astype(jnp.float32))
+    return jax.nn.sigmoid(
+        click_logit(response, response.user[user][None], index[None], bits, response.item[slate][None])[0]
+    )
+
+
+@item_vectors.register(TransformerResponse)
+def _transformer_vectors(response: TransformerResponse) -> Float[Array, "J E"]:
+    return response.item
+
+
+def click_logit(
+    response: TransformerResponse,
+    user: Float[Array, "B E"],
+    history: Int[Array, "B H"],
+    feedback: Float[Array, "B H F"],
+    items: Float[Array, "B K E"],
+) -> Float[Array, "B K"]:
+    """Return the click logits `(B, K)` of K items each, given encodings of users and items, and histories.
+
+    Args:
+        response: the fitted model.
+        user: `(B, E)` user encodings.
+        history: `(B, H)` int32 vocabulary indices, I where there is no event.
+        feedback: `(B, H, F)` 0/1, zero where there is no event.
+        items: `(B, K, E)` item encodings.
+    """
+    apply = partial(response.model.apply, {"params": response.params})
+    state = apply(response.token[history], feedback, user, method="user_state")
+    weights = cast(Array, apply(state, method="attention"))[:, 0]
+    return jnp.mean(weights[:, None, :] * items, axis=-1)
+
+
+def one_hot_features(
+    user_codes: Mapping[str, np.ndarray],
+    item_codes: Mapping[str, np.ndarray],
+    categories: Bool[np.ndarray, "I C"],
+) -> Features:
+    """Turn integer codes into the model's features; missing (-1) is a level of its own, as in KuaiSim.
+
+    Args:
+        user_codes: name to `(U,)` int32 codes, -1 where missing; features of more than 64 levels are left
+            out.
+        item_codes: name to `(I,)` int32 codes, likewise.
+        categories: `(I, C)` bool multi-hot; C may be 0.
+    """
+
+    def one_hot(codes: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        small = [codes[name] for name in sorted(codes) if codes[name].max(initial=-1) < MAX_LEVELS]
+        return [np.eye(code.max(initial=-1) + 2, dtype=np.float32)[code + 1] for code in small]
+
+    item = one_hot(item_codes) + ([categories.astype(np.float32)] if categories.shape[1] else [])
+    return Features(
+        user=tuple(jnp.asarray(x) for x in one_hot(user_codes)),
+        item=tuple(jnp.asarray(np.pad(x, ((0, 1), (0, 0)))) for x in item),
+    )

@@ -1,0 +1,116 @@
+"""The forward process, the reverse step and the reverse scan, on plain arrays.
+
+One reading of the paper's alphas throughout (facts 5.1): Eq. (2) and the root in Eq. (3) use the cumulative
+alpha_bar_k, the factor and the numerator in Eq. (3) the per-step alpha_k. With per-step alphas everywhere the
+correction overshoots by sqrt((1 - alpha_bar_k) / beta_k); with cumulative ones everywhere Eq. (3) jumps to
+level 0 in one step.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from dsrm_jax.state.schedule import Schedule
+
+Predict = Callable[[Float[Array, "... D"], Any], Float[Array, "... D"]]
+"""`(noised state, features of the level) -> predicted eps`."""
+
+
+def add_noise(
+    step: Schedule, clean: Float[Array, "... D"], noise: Float[Array, "... D"] | float
+) -> Float[Array, "... D"]:
+    """Noise clean states (Eq. 2): s^(k) = sqrt(alpha_bar_k) s^(0) + sqrt(1 - alpha_bar_k) eps.
+
+    Args:
+        step: coefficients of each state's level, leaves `(...)` (`at_level`).
+        clean: `(..., D)` float32, s^(0).
+        noise: `(..., D)` float32 standard normal, eps; 0 gives the mean.
+    """
+    return step.signal[..., None] * clean + step.noise[..., None] * noise
+
+
+def x0_from_eps(
+    step: Schedule, noised: Float[Array, "... D"], eps: Float[Array, "... D"]
+) -> Float[Array, "... D"]:
+    """Solve Eq. (2) for s^(0): (s^(k) - sqrt(1 - alpha_bar_k) eps) / sqrt(alpha_bar_k).
+
+    Ill-conditioned where alpha_bar_k is small: an error in eps is multiplied by sqrt(1 / alpha_bar_k - 1).
+    """
+    return (noised - step.noise[..., None] * eps) / step.signal[..., None]
+
+
+def velocity(
+    step: Schedule, clean: Float[Array, "... D"], noise: Float[Array, "... D"]
+) -> Float[Array, "... D"]:
+    """Return v = sqrt(alpha_bar_k) eps - sqrt(1 - alpha_bar_k) s^(0), well-scaled at every level.
+
+    With s^(k) it is a rotation of (s^(0), eps): eps where the signal is intact, -s^(0) where it is drowned.
+    Source: Salimans and Ho 2022, progressive distillation.
+    """
+    return step.signal[..., None] * noise - step.noise[..., None] * clean
+
+
+def eps_from_velocity(
+    step: Schedule, noised: Float[Array, "... D"], v: Float[Array, "... D"]
+) -> Float[Array, "... D"]:
+    """Return eps = sqrt(1 - alpha_bar_k) s^(k) + sqrt(alpha_bar_k) v, which puts v into Eq. (3)."""
+    return step.noise[..., None] * noised + step.signal[..., None] * v
+
+
+def reverse_step(
+    step: Schedule,
+    noised: Float[Array, "... D"],
+    eps: Float[Array, "... D"],
+    noise: Float[Array, "... D"] | None = None,
+) -> Float[Array, "... D"]:
+    """Go to level k - 1 (Eq. 3): (s^(k) - beta_k / sqrt(1 - alpha_bar_k) eps) / sqrt(alpha_k) + sigma_k z.
+
+    Args:
+        step: coefficients of level k, leaves `(...)`.
+        noised: `(..., D)` float32, s^(k).
+        eps: `(..., D)` float32, eps_theta(s^(k), k, condition).
+        noise: `(..., D)` float32, z; None for the mean. sigma_k is the posterior's, 0 at k = 1.
+    """
+    correction = (step.beta / step.noise)[..., None] * eps
+    mean = (noised - correction) * jax.lax.rsqrt(step.alpha)[..., None]
+    return mean if noise is None else mean + step.posterior_std[..., None] * noise
+
+
+def reverse(
+    predict: Predict,
+    schedule: Schedule,
+    noised: Float[Array, "... D"],
+    features: Any,
+    *,
+    start: int | Int[Array, ""] | None = None,
+    noise: Float[Array, "S ... D"] | None = None,
+) -> Float[Array, "... D"]:
+    """Run Eq. (3) from level k* down to 1 as one `lax.scan`; deterministic unless noise is given.
+
+    Args:
+        predict: `(s^(k), features of level k) -> eps`, called once per level.
+        schedule: leaves `(S,)`.
+        noised: `(..., D)` float32, s^(k*).
+        features: pytree with leading axis S, entry k - 1 handed to `predict` at level k: what depends on the
+            level alone is computed once instead of in the scan.
+        start: k* in 1..S; None: S. A Python int scans k* levels; a traced one scans S and skips those above.
+        noise: `(S or k*, ..., D)` float32, entry k - 1 is the z of level k; None: no noise.
+
+    Returns:
+        `(..., D)` float32, s^(0).
+    """
+    static = start is None or isinstance(start, int)
+    levels = jnp.arange(1, schedule.beta.shape[0] + 1)
+    inputs = (levels, schedule, features, noise)
+    if static:
+        inputs = jax.tree.map(lambda leaf: leaf[:start], inputs)
+
+    def body(state: Array, level_inputs: tuple[Any, ...]) -> tuple[Array, None]:
+        level, step, level_features, z = level_inputs
+        moved = reverse_step(step, state, predict(state, level_features), z)
+        return (moved if static else jnp.where(level <= start, moved, state)), None
+
+    return jax.lax.scan(body, noised, inputs, reverse=True)[0]

@@ -1,0 +1,239 @@
+"""History to observed state: item embeddings from the training log, a pooled encoder of what a user was shown.
+
+The state lives in the item embeddings' space: `<state, vector_i> + bias_i` is the predicted click logit of item i. Its last
+coordinate, against which every item vector holds a 1, is the user's own click rate. Shapes: V vocabulary items, H history
+length, D = dim + 1 state dimensions, C = 4 D + 2 summary features.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Float, Key
+
+from dsrm_jax.config import EncoderConfig
+from dsrm_jax.errors import unknown_name
+from dsrm_jax.simulator.environment import history_before
+from dsrm_jax.simulator.response import FactorResponse
+from dsrm_jax.simulator.world import History, SessionStarts, World
+from dsrm_jax.state.view import Catalogue
+
+NUM_LABELS = 20  # events after each history whose clicks the encoder predicts
+
+
+@struct.dataclass
+class Embeddings:
+    """Frozen item side of the state space.
+
+    Attributes:
+        vectors: `(V, D)` float32, a fitted factor per item and a final 1.
+        bias: `(V,)` float32, the click logit that an average user gives the item.
+    """
+
+    vectors: Float[Array, "V D"]
+    bias: Float[Array, "V"]
+
+
+@struct.dataclass
+class EncoderParams:
+    """A trained encoder: frozen `embeddings` and the variables of its `network`."""
+
+    embeddings: Embeddings
+    network: Any
+
+
+class Encoder(NamedTuple):
+    """A map from histories to observed states, as pure functions.
+
+    Attributes:
+        init: `(key, embeddings) -> params`. The key is consumed.
+        encode: `(params, summary (..., C)) -> state (..., D)`, from the features of `summarise`.
+    """
+
+    init: Callable[[jax.Array, Embeddings], EncoderParams]
+    encode: Callable[[EncoderParams, jax.Array], jax.Array]
+
+
+def embeddings_from(factors: FactorResponse) -> Embeddings:
+    """Return the item side of a factorisation of the training log, with the user-bias coordinate appended."""
+    ones = jnp.ones((factors.item.shape[0], 1), jnp.float32)
+    return Embeddings(vectors=jnp.concatenate([factors.item, ones], axis=1), bias=factors.item_bias)
+
+
+def user_states(factors: FactorResponse) -> Float[Array, "U D"]:
+    """Return each training user's full-log embedding, the cleanest state that the training log holds of them."""
+    return jnp.concatenate([factors.user, factors.user_bias[:, None]], axis=1)
+
+
+def make_catalogue(embeddings: Embeddings, world: World) -> Catalogue:
+    """Return what a policy knows of a world's items."""
+    return Catalogue(
+        vectors=embeddings.vectors[world.item],
+        bias=embeddings.bias[world.item],
+        log_popularity=world.log_popularity,
+        is_popular=world.is_popular,
+    )
+
+
+def summarise(
+    embeddings: Embeddings, history: History, visible: jax.Array | None = None
+) -> Float[Array, "... C"]:
+    """Pool a history into features of fixed size.
+
+    Args:
+        embeddings: the frozen item side.
+        history: of any leading shape, H slots.
+        visible: `(..., H)` bool, events that may be looked at; None: all of them.
+
+    Returns:
+        `(..., C)` float32: mean vector of the clicked items; mean vector of the skipped ones; the sum over events of
+        (click - expected click) vector, which is the gradient of the user's log-likelihood at the average user, and the
+        diagonal of its curvature, both divided by 10; log(1 + clicks) and log(1 + events).
+    """
+    slots = history.item.shape[-1]
+    present = jnp.arange(slots) >= slots - history.length[..., None]
+    if visible is not None:
+        present = present & visible
+    vectors = embeddings.vectors[history.item]
+    expected = jax.nn.sigmoid(embeddings.bias[history.item])
+    clicked = (present & history.click).astype(jnp.float32)
+    skipped = (present & ~history.click).astype(jnp.float32)
+    shown = present.astype(jnp.float32)
+    weights = jnp.stack([clicked, skipped, clicked - expected * shown], axis=-2)
+    pooled = jnp.einsum("...wh,...hd->...wd", weights, vectors)
+    curvature = jnp.einsum("...h,...hd->...d", expected * (1 - expected) * shown, jnp.square(vectors))
+    num_clicked = jnp.sum(clicked, axis=-1, keepdims=True)
+    num_skipped = jnp.sum(skipped, axis=-1, keepdims=True)
+    return jnp.concatenate(
+        [
+            pooled[..., 0, :] / (1.0 + num_clicked),
+            pooled[..., 1, :] / (1.0 + num_skipped),
+            pooled[..., 2, :] / 10.0,
+            curvature / 10.0,
+            jnp.log1p(num_clicked),
+            jnp.log1p(num_clicked + num_skipped),
+        ],
+        axis=-1,
+    )
+
+
+def summary_dim(state_dim: int) -> int:
+    """Return C, the number of features that `summarise` gives for states of `state_dim` dimensions."""
+    return 4 * state_dim + 2
+
+
+class _Network(nn.Module):
+    """A linear map of the clicked mean (hidden 0), or two hidden layers over the whole summary."""
+
+    state_dim: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self, summary: Float[Array, "... C"]) -> Float[Array, "... D"]:
+        if not self.hidden:
+            return nn.Dense(self.state_dim, kernel_init=nn.initializers.zeros)(summary[..., : self.state_dim])
+        x = nn.silu(nn.Dense(self.hidden)(summary))
+        x = nn.silu(nn.Dense(self.hidden)(x))
+        linear = nn.Dense(self.state_dim, kernel_init=nn.initializers.zeros)(summary)
+        return linear + nn.Dense(self.state_dim, kernel_init=nn.initializers.zeros)(x)
+
+
+def make_encoder(config: EncoderConfig) -> Encoder:
+    """Build the history encoder.
+
+    Args:
+        config: `kind` decides what the state is made of: `clicked` maps the mean vector of the clicked items linearly (what
+            was skipped leaves no trace, as in most interactive recommenders), `exposure` uses the whole summary.
+
+    Raises:
+        InputError: on an unknown kind.
+    """
+    if config.kind not in ("clicked", "exposure"):
+        raise unknown_name("encoder", config.kind, ("clicked", "exposure"))
+    state_dim = config.dim + 1
+    network = _Network(state_dim, hidden=config.hidden if config.kind == "exposure" else 0)
+
+    def init(key: jax.Array, embeddings: Embeddings) -> EncoderParams:
+        return EncoderParams(embeddings, network.init(key, jnp.zeros((1, summary_dim(state_dim)))))
+
+    def encode(params: EncoderParams, summary: jax.Array) -> jax.Array:
+        return network.apply(params.network, summary)
+
+    return Encoder(init, encode)
+
+
+def fit_encoder(
+    key: Key[Array, ""],
+    encoder: Encoder,
+    embeddings: Embeddings,
+    starts: SessionStarts,
+    *,
+    history_length: int,
+    iterations: int,
+    batch_size: int,
+    learning_rate: float,
+) -> tuple[EncoderParams, Float[Array, "iterations"]]:
+    """Train the encoder to predict the clicks that follow a history; only the network moves.
+
+    Args:
+        key: typed PRNG key; consumed.
+        encoder: from `make_encoder`.
+        embeddings: frozen item side.
+        starts: training rows, on the device.
+        history_length: H.
+        iterations: Adam steps, with a cosine decay to zero.
+        batch_size: histories per step.
+        learning_rate: initial step size.
+
+    Returns:
+        `(params, losses)`: losses are the batches' mean binary cross-entropy in nats.
+    """
+    init_key, scan_key = jax.random.split(key)
+    params = encoder.init(init_key, embeddings)
+    optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, iterations))
+
+    def loss(network: Any, history: History, label: Labels, embeddings: Embeddings) -> jax.Array:
+        summary = summarise(embeddings, history)
+        state = encoder.encode(EncoderParams(embeddings, network), summary)
+        logit = jnp.einsum("nd,nmd->nm", state, embeddings.vectors[label.item]) + embeddings.bias[label.item]
+        entropy = optax.sigmoid_binary_cross_entropy(logit, label.click.astype(jnp.float32))
+        weight = label.present.astype(jnp.float32)
+        return jnp.sum(entropy * weight) / jnp.maximum(jnp.sum(weight), 1.0)
+
+    @jax.jit
+    def run(network: Any, keys: jax.Array, embeddings: Embeddings, starts: SessionStarts) -> Any:
+        def body(carry: Any, key: jax.Array) -> Any:
+            network, opt_state = carry
+            rows = jax.random.randint(key, (batch_size,), 0, starts.user.shape[0])
+            history = jax.vmap(lambda row: history_before(starts, row, length=history_length))(rows)
+            value, grads = jax.value_and_grad(loss)(network, history, labels_from(starts, rows), embeddings)
+            updates, opt_state = optimiser.update(grads, opt_state)
+            return (optax.apply_updates(network, updates), opt_state), value
+
+        return jax.lax.scan(body, (network, optimiser.init(network)), keys)
+
+    (network, _), losses = run(params.network, jax.random.split(scan_key, iterations), embeddings, starts)
+    return params.replace(network=network), losses
+
+
+@struct.dataclass
+class Labels:
+    """Events that follow a history: `item`, `click` and whether each exists (`present`), all `(N, M)`."""
+
+    item: jax.Array
+    click: jax.Array
+    present: jax.Array
+
+
+def labels_from(starts: SessionStarts, rows: jax.Array) -> Labels:
+    """Return the events at and after `(N,)` log rows, of the same user."""
+    index = rows[:, None] + jnp.arange(NUM_LABELS)
+    user = starts.user[rows][:, None]
+    last = starts.first[user + 1] - 1
+    present = index <= last
+    index = jnp.minimum(index, last)
+    return Labels(item=starts.item[index], click=starts.click[index], present=present)

@@ -1,0 +1,146 @@
+"""From an observation to the `View` that agents act on: summarise, encode, purify; and Stage I training of it all."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Key
+
+from dsrm_jax.config import Config
+from dsrm_jax.simulator.environment import Observation, history_before
+from dsrm_jax.simulator.world import SessionStarts
+from dsrm_jax.state.encoder import (
+    Encoder,
+    EncoderParams,
+    make_encoder,
+    summarise,
+    summary_dim,
+)
+from dsrm_jax.state.purifier import Purifier, PurifierBatch, fit_purifier, make_purifier
+from dsrm_jax.state.view import View
+
+
+@struct.dataclass
+class Perception:
+    """Everything frozen before Stage II.
+
+    Attributes:
+        encoder: shared by all seeds, it is a product of the log.
+        purifier: parameters of the purifier; with a leading seed axis where several seeds are trained together.
+    """
+
+    encoder: EncoderParams
+    purifier: Any
+
+
+Perceive = Callable[[Perception, jax.Array, Observation], View]
+
+
+def perception_modules(config: Config) -> tuple[Encoder, Purifier]:
+    """Build the encoder and the purifier that a configuration asks for."""
+    state_dim = config.encoder.dim + 1
+    purifier = make_purifier(config.purifier, state_dim=state_dim, condition_dim=summary_dim(state_dim))
+    return make_encoder(config.encoder), purifier
+
+
+def make_perceive(config: Config) -> Perceive:
+    """Build `(perception, key, observation) -> View`, batched over leading dimensions of the observation.
+
+    The key is consumed; it is used by purifiers that draw noise (`noise_scale` above 0).
+    """
+    encoder, purifier = perception_modules(config)
+
+    def perceive(perception: Perception, key: jax.Array, observation: Observation) -> View:
+        summary = summarise(perception.encoder.embeddings, observation.history)
+        observed = encoder.encode(perception.encoder, summary)
+        state = purifier.purify(perception.purifier, key, observed, summary)
+        return View(state=state, observed=observed, time=observation.time)
+
+    return perceive
+
+
+def sample_states(
+    key: Key[Array, ""],
+    encoder: Encoder,
+    params: EncoderParams,
+    starts: SessionStarts,
+    target: Float[Array, "U D"],
+    *,
+    history_length: int,
+    mask_rate: float | jax.Array,
+    batch_size: int,
+) -> PurifierBatch:
+    """Draw observed states, masked views of the same histories and their users' cleaner states.
+
+    Each view hides its own share of the events, uniform in [0, 2 mask_rate], so that the whole history is within what the
+    denoiser has seen.
+
+    Args:
+        key: typed PRNG key; consumed.
+        encoder: module of `params`.
+        params: trained encoder.
+        starts: training rows.
+        target: `(U, D)` float32, full-log embedding of each user of `starts` (`encoder.user_states`).
+        history_length: H.
+        mask_rate: mean share of hidden events, in [0, .5].
+        batch_size: N.
+    """
+    row_key, rate_key, mask_key = jax.random.split(key, 3)
+    rows = jax.random.randint(row_key, (batch_size,), 0, starts.user.shape[0])
+    history = jax.vmap(lambda row: history_before(starts, row, length=history_length))(rows)
+    hidden = 2 * mask_rate * jax.random.uniform(rate_key, (batch_size, 1))
+    visible = jax.random.uniform(mask_key, history.item.shape) >= hidden
+    return PurifierBatch(
+        state=encoder.encode(params, summarise(params.embeddings, history)),
+        condition=summarise(params.embeddings, history, visible),
+        target=target[starts.user[rows]],
+    )
+
+
+def fit_perception_purifier(
+    keys: Key[Array, "N"],
+    config: Config,
+    params: EncoderParams,
+    starts: SessionStarts,
+    target: Float[Array, "U D"],
+) -> tuple[Any, Float[Array, "N iterations"]]:
+    """Stage I: train one purifier per key, all in one program.
+
+    Args:
+        keys: `(N,)` typed PRNG keys, one per seed; consumed.
+        config: the purifier, encoder and history settings.
+        params: trained encoder.
+        starts: training rows.
+        target: `(U, D)` cleaner states.
+
+    Returns:
+        `(purifier params, losses)`, each with a leading axis N.
+    """
+    encoder, purifier = perception_modules(config)
+    settings = config.purifier
+
+    def fit(key: jax.Array, params: EncoderParams, starts: SessionStarts, target: jax.Array) -> Any:
+        def sample_batch(key: jax.Array) -> PurifierBatch:
+            return sample_states(
+                key,
+                encoder,
+                params,
+                starts,
+                target,
+                history_length=config.environment.history_length,
+                mask_rate=settings.mask_rate,
+                batch_size=settings.batch_size,
+            )
+
+        return fit_purifier(
+            key,
+            purifier,
+            sample_batch,
+            iterations=settings.iterations if settings.kind != "identity" else 1,
+            learning_rate=settings.learning_rate,
+            ema=settings.ema,
+        )
+
+    return jax.jit(jax.vmap(fit, in_axes=(0, None, None, None)))(keys, params, starts, jnp.asarray(target))

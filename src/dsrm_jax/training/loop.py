@@ -1,0 +1,168 @@
+"""Rollout and update as one pure program: jit it, vmap it over seeds, scan it in chunks.
+
+Shapes: B users in parallel, T rollout steps, K slate size.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Int, Key
+
+from dsrm_jax.agents.agent import Agent, Rollout
+from dsrm_jax.agents.methods import make_agent
+from dsrm_jax.config import Config
+from dsrm_jax.simulator.environment import Environment, EnvState, Observation, make_environment
+from dsrm_jax.simulator.world import World
+from dsrm_jax.state.encoder import make_catalogue
+from dsrm_jax.state.perception import Perceive, Perception, make_perceive
+from dsrm_jax.state.view import Catalogue, View
+
+Metrics = dict[str, jax.Array]
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a resumed run needs, arrays only.
+
+    Attributes:
+        agent: the agent's own state.
+        env: `(B,)` sessions under way.
+        view: `(B,)` what the agent will act on next.
+        key: typed PRNG key of this seed.
+        step: int32, batched environment steps taken.
+    """
+
+    agent: Any
+    env: EnvState
+    view: View
+    key: Key[Array, ""]
+    step: Int[Array, ""]
+
+
+class Trainer(NamedTuple):
+    """Pure functions of one seed.
+
+    Attributes:
+        init: `(key, world, perception) -> TrainState`. The key is consumed.
+        iterate: `(state, world, perception) -> (state, metrics)`: T steps of B users and one update.
+        train: `(state, world, perception, num_updates) -> (state, metrics)`: a scan of `iterate`, metrics stacked.
+    """
+
+    init: Callable[[jax.Array, World, Perception], TrainState]
+    iterate: Callable[[TrainState, World, Perception], tuple[TrainState, Metrics]]
+    train: Callable[[TrainState, World, Perception, int], tuple[TrainState, Metrics]]
+
+
+def make_trainer(config: Config) -> Trainer:
+    """Build the training program of a configuration.
+
+    Args:
+        config: its floats may be traced, so that a sweep can vmap over them.
+
+    Returns:
+        A `Trainer`; nothing in it calls back to the host, and nothing is jitted.
+    """
+    environment = make_environment(config.environment)
+    perceive = make_perceive(config)
+    agent = make_agent(config.agent, slate_size=config.environment.slate_size)
+    num_users, length = config.training.num_users, config.training.rollout_length
+
+    def init(key: jax.Array, world: World, perception: Perception) -> TrainState:
+        key, reset_key, view_key, agent_key = jax.random.split(key, 4)
+        observation, env = reset_users(reset_key, environment, world, num_users=num_users)
+        catalogue = make_catalogue(perception.encoder.embeddings, world)
+        return TrainState(
+            agent=agent.init(agent_key, catalogue),
+            env=env,
+            view=perceive(perception, view_key, observation),
+            key=key,
+            step=jnp.zeros((), jnp.int32),
+        )
+
+    def iterate(state: TrainState, world: World, perception: Perception) -> tuple[TrainState, Metrics]:
+        catalogue = make_catalogue(perception.encoder.embeddings, world)
+        key, rollout_key, update_key = jax.random.split(state.key, 3)
+        step = make_step(environment, perceive, agent, state.agent, world, perception, catalogue)
+        (env, view), (rollout, infos) = jax.lax.scan(
+            step, (state.env, state.view), jax.random.split(rollout_key, length)
+        )
+        rollout = rollout.replace(last_view=view)
+        learnt, metrics = agent.update(state.agent, update_key, rollout, catalogue)
+        metrics |= rollout_metrics(rollout, infos)
+        return TrainState(learnt, env, view, key, state.step + length), metrics
+
+    def train(
+        state: TrainState, world: World, perception: Perception, num_updates: int
+    ) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(lambda s, _: iterate(s, world, perception), state, length=num_updates)
+
+    return Trainer(init, iterate, train)
+
+
+def reset_users(
+    key: jax.Array, environment: Environment, world: World, *, num_users: int
+) -> tuple[Observation, EnvState]:
+    """Let `num_users` users arrive; the key is consumed. Observation and state have a leading axis."""
+    return jax.vmap(environment.reset, in_axes=(0, None))(jax.random.split(key, num_users), world)
+
+
+def make_step(
+    environment: Environment,
+    perceive: Perceive,
+    agent: Agent,
+    agent_state: Any,
+    world: World,
+    perception: Perception,
+    catalogue: Catalogue,
+) -> Callable[[tuple[EnvState, View], jax.Array], tuple[tuple[EnvState, View], tuple[Rollout, Metrics]]]:
+    """Build the body of the rollout's scan: act, respond, perceive; `last_view` is left None."""
+
+    def step(carry: tuple[EnvState, View], key: jax.Array) -> Any:
+        env, view = carry
+        act_key, env_key, view_key, final_key = jax.random.split(key, 4)
+        slate, record = agent.act(agent_state, act_key, view, catalogue)
+        env_keys = jax.random.split(env_key, slate.shape[0])
+        observation, env, reward, terminated, truncated, info = jax.vmap(
+            environment.step_auto_reset, in_axes=(0, 0, 0, None)
+        )(env_keys, env, slate, world)
+        final = info.pop("final_observation")
+        rollout = Rollout(
+            view=view,
+            slate=slate,
+            record=record,
+            clicks=info.pop("clicks"),
+            reward=reward,
+            popular_share=info.pop("popular_share"),
+            terminated=terminated,
+            truncated=truncated,
+            final_view=perceive(perception, final_key, final) if environment.can_truncate else None,
+            last_view=None,
+        )
+        return (env, perceive(perception, view_key, observation)), (rollout, info)
+
+    return step
+
+
+def rollout_metrics(rollout: Rollout, info: Metrics) -> Metrics:
+    """Summarise a rollout in the click reward alone, never a shaped one.
+
+    Returns:
+        Scalars: `reward` (R_each), `ad` (batch AD averaged over steps), `slate_ad`, `broken` (share of slates at or above the
+        bound), `sessions` ended, and the means over those sessions of `length` and `return` (NaN-free: 0 where none ended).
+    """
+    ended = info["ended"]
+    sessions = jnp.sum(ended)
+    per_session = 1.0 / jnp.maximum(sessions, 1)
+    batch_share = jnp.mean(rollout.popular_share, axis=1)
+    return {
+        "reward": jnp.mean(rollout.reward),
+        "ad": jnp.mean(jnp.abs(2 * batch_share - 1)),
+        "slate_ad": jnp.mean(jnp.abs(2 * rollout.popular_share - 1)),
+        "broken": jnp.mean(info["broken"].astype(jnp.float32)),
+        "sessions": sessions,
+        "length": jnp.sum(jnp.where(ended, info["session_length"], 0)) * per_session,
+        "return": jnp.sum(jnp.where(ended, info["session_return"], 0.0)) * per_session,
+    }

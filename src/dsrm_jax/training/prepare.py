@@ -1,0 +1,146 @@
+"""From a configuration to everything that Stage II trains on: log, worlds, item embeddings, encoder, purifiers (Stage I)."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Key
+
+from dsrm_jax.config import Config
+from dsrm_jax.data.log import InteractionLog
+from dsrm_jax.data.sources import describe, load_log
+from dsrm_jax.simulator.build import Worlds, build_worlds
+from dsrm_jax.simulator.fit import fit_factors
+from dsrm_jax.state.encoder import Embeddings, embeddings_from, fit_encoder, summary_dim, user_states
+from dsrm_jax.state.perception import Perception, fit_perception_purifier, perception_modules
+from dsrm_jax.state.purifier import PurifierBatch
+
+Say = Callable[[str], None]
+
+
+@struct.dataclass
+class Prepared:
+    """What Stage II and the evaluation need.
+
+    Attributes:
+        worlds: the training simulator and the held-out one.
+        perception: frozen encoder, and one purifier per seed (leading axis).
+        facts: plain numbers for the summary: the data's statistics, how the worlds were made, Stage I's losses and times.
+    """
+
+    worlds: Worlds
+    perception: Perception
+    facts: dict[str, Any] = struct.field(pytree_node=False)
+
+
+def seed_keys(config: Config, stage: int) -> Key[Array, "N"]:
+    """Return one key per seed for a stage (0 environment and agent, 1 purifier, 2 evaluation), all different."""
+    seeds = jnp.array(config.training.seeds, jnp.uint32)
+    return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), stage))(seeds)
+
+
+def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, dict[str, Any]]:
+    """Read the log and build both worlds; all a run needs besides its checkpoint.
+
+    Args:
+        config: a validated configuration.
+        say: told in one line what was read.
+
+    Returns:
+        `(log, worlds, facts)`.
+
+    Raises:
+        InputError: data or settings that cannot be used.
+    """
+    started = time.perf_counter()
+    log = load_log(config.data, config.synthetic)
+    say(f"data: {log.source}")
+    worlds = build_worlds(jax.random.fold_in(jax.random.key(config.data.seed), 0), log, config)
+    say(f"users: {worlds.report['users']}")
+    facts = {
+        "source": log.source,
+        "data": describe(log),
+        "worlds": worlds.report,
+        "data_seconds": time.perf_counter() - started,
+    }
+    return log, worlds, facts
+
+
+def prepare(config: Config, say: Say) -> Prepared:
+    """Load the data, build the worlds and train everything that is frozen in Stage II.
+
+    Item embeddings and encoder depend on the data's seed alone and are shared; each seed of the run trains its own purifier.
+
+    Args:
+        config: a validated configuration.
+        say: told what is being done, a line each.
+
+    Raises:
+        InputError: data or settings that cannot be used.
+    """
+    log, worlds, facts = load_worlds(config, say)
+    started = time.perf_counter()
+    key = jax.random.key(config.data.seed)
+    factors = fit_factors(
+        jax.random.fold_in(key, 1),
+        log.train.user,
+        log.train.item,
+        log.train.click,
+        num_users=log.num_users,
+        num_items=log.num_items,
+        dim=config.encoder.dim,
+        epochs=config.encoder.embedding_epochs,
+    )
+    embeddings = jax.block_until_ready(embeddings_from(factors))
+    facts["embedding_seconds"] = time.perf_counter() - started
+    say(f"item embeddings: {facts['embedding_seconds']:.0f} s")
+
+    started = time.perf_counter()
+    encoder, _ = perception_modules(config)
+    params, losses = fit_encoder(
+        jax.random.fold_in(key, 2),
+        encoder,
+        embeddings,
+        worlds.train.starts,
+        history_length=config.environment.history_length,
+        iterations=config.encoder.iterations,
+        batch_size=config.encoder.batch_size,
+        learning_rate=config.encoder.learning_rate,
+    )
+    tail = max(1, len(losses) // 20)
+    facts["encoder_loss"] = float(jnp.mean(losses[-tail:]))
+    facts["encoder_seconds"] = time.perf_counter() - started
+    say(f"history encoder: {facts['encoder_seconds']:.0f} s, next-click loss {facts['encoder_loss']:.3f} nats")
+
+    started = time.perf_counter()
+    purifier, losses = fit_perception_purifier(
+        seed_keys(config, 1), config, params, worlds.train.starts, user_states(factors)[worlds.train_users]
+    )
+    facts["purifier_loss"] = np.asarray(jnp.mean(losses[:, -tail:], axis=1)).tolist()
+    facts["purifier_seconds"] = time.perf_counter() - started
+    say(f"Stage I, {config.purifier.kind} purifier: {facts['purifier_seconds']:.0f} s")
+    return Prepared(worlds, Perception(params, purifier), facts)
+
+
+def perception_like(config: Config, num_items: int) -> Perception:
+    """Return the shapes of the perception that `prepare` makes, to restore a checkpoint into.
+
+    Args:
+        config: of the run.
+        num_items: V, the vocabulary.
+    """
+    encoder, purifier = perception_modules(config)
+    dim = config.encoder.dim + 1
+
+    def build() -> Perception:
+        embeddings = Embeddings(vectors=jnp.zeros((num_items, dim)), bias=jnp.zeros(num_items))
+        state = jnp.zeros((2, dim))
+        batch = PurifierBatch(state=state, condition=jnp.zeros((2, summary_dim(dim))), target=state)
+        params = jax.vmap(lambda key: purifier.init(key, batch))(seed_keys(config, 1))
+        return Perception(encoder.init(jax.random.key(0), embeddings), params)
+
+    return jax.eval_shape(build)

@@ -1,0 +1,150 @@
+"""Click probabilities against float64 NumPy, written as loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+
+from dsrm_jax.simulator import response as response_module
+from dsrm_jax.simulator.response import (
+    FactorResponse,
+    TableResponse,
+    click_probability,
+    item_vectors,
+    slate_correlation,
+    slate_probability,
+)
+from dsrm_jax.simulator.world import History
+
+NO_HISTORY = History(item=jnp.zeros(4, jnp.int32), click=jnp.zeros(4, bool), length=jnp.zeros((), jnp.int32))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-np.asarray(x, np.float64)))
+
+
+@pytest.fixture(scope="module")
+def factors():
+    rng = np.random.default_rng(0)
+    shapes = {"user": (7, 5), "item": (11, 5), "user_bias": (7,), "item_bias": (11,)}
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def response(factors):
+    return FactorResponse(**jax.tree.map(jnp.asarray, factors))
+
+
+def reference_correlation(vectors):
+    vectors = np.asarray(vectors, np.float64)
+    num_items, dim = vectors.shape
+    unit = [v / np.linalg.norm(v) if np.linalg.norm(v) > 0 else v for v in vectors]
+    result = []
+    for i in range(num_items):
+        products = [unit[i][d] * unit[j][d] for j in range(num_items) for d in range(dim)]
+        result.append(sum(products) / len(products))
+    return np.asarray(result)
+
+
+def test_factor_model_is_the_sigmoid_of_dot_product_and_both_biases(factors, response):
+    slate = np.array([3, 0, 10, 4])
+    for user in range(7):
+        logit = [
+            sum(float(a) * float(b) for a, b in zip(factors["user"][user], factors["item"][j], strict=True))
+            + float(factors["user_bias"][user])
+            + float(factors["item_bias"][j])
+            for j in slate
+        ]
+        actual = click_probability(response, jnp.int32(user), jnp.asarray(slate), NO_HISTORY)
+        np.testing.assert_allclose(actual, sigmoid(logit), rtol=2e-6)
+
+
+def test_table_model_looks_up_the_users_row():
+    table = np.random.default_rng(1).random((3, 6)).astype(np.float32)
+    actual = click_probability(TableResponse(jnp.asarray(table)), 2, jnp.array([5, 1, 1]), NO_HISTORY)
+    np.testing.assert_array_equal(actual, table[2, [5, 1, 1]])
+
+
+def test_batching_over_users_equals_a_loop(response):
+    users, slates = jnp.array([4, 0, 6]), jnp.array([[1, 2], [3, 4], [10, 0]])
+    batched = jax.vmap(click_probability, (None, 0, 0, None))(response, users, slates, NO_HISTORY)
+    for user, slate, row in zip(users, slates, batched, strict=True):
+        np.testing.assert_allclose(click_probability(response, user, slate, NO_HISTORY), row, rtol=1e-6)
+
+
+def test_slate_correlation_is_the_mean_product_of_unit_vectors_over_slate_and_dimensions(factors):
+    vectors = factors["item"][[0, 3, 5, 7, 8, 9]]
+    np.testing.assert_allclose(slate_correlation(vectors), reference_correlation(vectors), atol=1e-7)
+    same = np.tile(vectors[:1], (4, 1))
+    np.testing.assert_allclose(slate_correlation(same), np.full(4, 1 / vectors.shape[1]), rtol=1e-6)
+
+
+def test_a_zero_vector_is_similar_to_nothing():
+    vectors = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+    np.testing.assert_allclose(slate_correlation(vectors), reference_correlation(vectors), atol=1e-7)
+
+
+def test_correlation_penalty_is_subtracted_and_floored_at_zero(factors, response):
+    slate = jnp.array([2, 9, 4, 1])
+    single = np.asarray(click_probability(response, 3, slate, NO_HISTORY), np.float64)
+    correlation = reference_correlation(factors["item"][np.asarray(slate)])
+    for weight in (0.2, 5.0, 40.0):
+        expected = np.clip(single - weight * correlation, 0, 1)
+        actual = slate_probability(response, 3, slate, NO_HISTORY, correlation_weight=weight)
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
+    assert np.min(expected) == 0, "the largest weight should have reached the floor"
+
+
+def test_weight_zero_changes_no_bit_and_a_traced_weight_equals_a_static_one(response):
+    slate = jnp.array([2, 9, 4, 1])
+    plain = click_probability(response, 3, slate, NO_HISTORY)
+    np.testing.assert_array_equal(slate_probability(response, 3, slate, NO_HISTORY), plain)
+    weights = jnp.array([0.0, 0.2, 5.0])
+    swept = jax.vmap(
+        lambda weight: slate_probability(response, 3, slate, NO_HISTORY, correlation_weight=weight)
+    )(weights)
+    for weight, row in zip([0.0, 0.2, 5.0], swept, strict=True):
+        fixed = slate_probability(response, 3, slate, NO_HISTORY, correlation_weight=weight)
+        np.testing.assert_allclose(row, fixed, rtol=1e-6)
+
+
+def test_double_sigmoid_confines_probabilities_to_half_and_sigmoid_of_one():
+    table = TableResponse(jnp.array([[0.0, 0.25, 1.0]]))
+    slate = jnp.arange(3)
+    actual = slate_probability(table, 0, slate, NO_HISTORY, double_sigmoid=True)
+    np.testing.assert_allclose(actual, [0.5, sigmoid(0.25), 0.7310585786300049], rtol=1e-6)
+
+
+def test_double_sigmoid_comes_before_the_correlation_penalty(factors, response):
+    slate = jnp.array([2, 9, 4])
+    single = np.asarray(click_probability(response, 1, slate, NO_HISTORY), np.float64)
+    expected = sigmoid(single) - 0.2 * reference_correlation(factors["item"][np.asarray(slate)])
+    actual = slate_probability(response, 1, slate, NO_HISTORY, correlation_weight=0.2, double_sigmoid=True)
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_a_table_has_no_correlation(response):
+    table = TableResponse(jnp.full((2, 5), 0.4))
+    actual = slate_probability(table, 1, jnp.arange(3), NO_HISTORY, correlation_weight=10.0)
+    np.testing.assert_array_equal(actual, np.full(3, 0.4, np.float32))
+    assert item_vectors(response) is response.item
+
+
+def test_a_new_model_registers_itself_and_an_unknown_one_is_refused():
+    @struct.dataclass
+    class Fatigue:
+        base: jax.Array
+
+    with pytest.raises(TypeError, match="Fatigue"):
+        click_probability(Fatigue(jnp.zeros(3)), 0, jnp.arange(3), NO_HISTORY)
+    with pytest.raises(TypeError, match="Fatigue"):
+        item_vectors(Fatigue(jnp.zeros(3)))
+
+    @response_module.click_probability.register(Fatigue)
+    def _(response, user, slate, history):
+        return response.base[slate] / (1 + history.length)
+
+    tired = NO_HISTORY.replace(length=jnp.int32(3))
+    actual = jax.jit(slate_probability)(Fatigue(jnp.array([0.4, 0.8, 1.0])), 0, jnp.array([2, 0]), tired)
+    np.testing.assert_allclose(actual, [0.25, 0.1], rtol=1e-6)

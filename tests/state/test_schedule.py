@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from dsrm_jax.errors import InputError
+from dsrm_jax.state.schedule import at_level, make_schedule
+
+
+@pytest.mark.parametrize(
+    ("steps", "kept"),
+    [
+        (5, 0.951),
+        (10, 0.904),
+        (20, 0.817),
+        (30, 0.738),
+        (50, 0.603),
+        (100, 0.364),
+        (200, 0.132),
+        (500, 0.006),
+    ],
+)
+def test_linear_schedule_keeps_the_published_share_of_the_signal(steps, kept):
+    schedule = make_schedule("linear", steps)
+    assert round(float(schedule.alpha_bar[-1]), 3) == kept
+
+
+@pytest.mark.parametrize("name", ["rescaled", "cosine"])
+@pytest.mark.parametrize("steps", [5, 10, 20, 50, 200])
+def test_rescaled_and_cosine_drown_the_signal_for_every_length(name, steps):
+    assert float(make_schedule(name, steps).alpha_bar[-1]) < 1e-4
+
+
+def test_rescaled_is_ddpm_at_a_thousand_levels():
+    rescaled, linear = make_schedule("rescaled", 1000), make_schedule("linear", 1000)
+    np.testing.assert_array_equal(rescaled.beta, linear.beta)
+
+
+def test_cosine_follows_its_closed_form_where_it_is_not_clipped():
+    kept = np.cos((np.arange(41) / 40 + 0.008) / 1.008 * np.pi / 2) ** 2
+    np.testing.assert_allclose(make_schedule("cosine", 40).alpha_bar[:-1], (kept / kept[0])[1:-1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["linear", "rescaled", "cosine"])
+@pytest.mark.parametrize("steps", [1, 2, 20])
+def test_coefficients_agree_with_a_float64_loop(name, steps):
+    schedule = make_schedule(name, steps)
+    kept = 1.0
+    for k in range(1, steps + 1):
+        level = at_level(schedule, k)
+        beta, before = float(level.beta), kept
+        kept *= 1 - beta
+        assert 0 < beta < 1
+        np.testing.assert_allclose(level.alpha, 1 - beta, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(level.noise, np.sqrt(1 - kept), rtol=1e-5)
+        np.testing.assert_allclose(level.signal**2, level.alpha_bar, rtol=1e-5)
+        np.testing.assert_allclose(
+            level.posterior_std, np.sqrt(beta * (1 - before) / (1 - kept)), rtol=1e-4, atol=1e-7
+        )
+    assert float(schedule.posterior_std[0]) == 0
+
+
+def test_level_one_noise_is_exactly_its_beta():
+    schedule = make_schedule("linear", 1000)
+    np.testing.assert_allclose(schedule.noise[0] ** 2, 1e-4, rtol=1e-6)
+
+
+def test_bad_schedules_are_named():
+    with pytest.raises(InputError, match="did you mean 'cosine'"):
+        make_schedule("cosin", 20)
+    with pytest.raises(InputError, match="diffusion_steps is 0"):
+        make_schedule("linear", 0)
