@@ -1,3 +1,53 @@
-"""DSRM-HRL in JAX: purify a recommender's view of its user with a diffusion model, then act on it fairly."""
+"""DSRM-HRL in JAX: purify a recommender's view of its user with a diffusion model, then act on it fairly.
+
+The names below are the library's front door; every piece can also be imported from its room on its own. Importing the package
+imports no JAX and sets nothing: a name is loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_EXPORTS = {
+    "Config": "config",
+    "budget": "budgets",
+    "InputError": "errors",
+    "InteractionLog": "data.log",
+    "load_log": "data.sources",
+    "World": "simulator.world",
+    "build_worlds": "simulator.build",
+    "make_environment": "simulator.environment",
+    "PRESETS": "simulator.presets",
+    "Purifier": "state.purifier",
+    "make_purifier": "state.purifier",
+    "make_encoder": "state.encoder",
+    "make_perceive": "state.perception",
+    "Perception": "state.perception",
+    "make_catalogue": "state.encoder",
+    "View": "state.view",
+    "Catalogue": "state.view",
+    "Agent": "agents.agent",
+    "make_agent": "agents.methods",
+    "sample_slate": "agents.slates",
+    "slate_log_prob": "agents.slates",
+    "greedy_slate": "agents.slates",
+    "generalised_advantage": "agents.returns",
+    "make_trainer": "training.loop",
+    "prepare": "training.prepare",
+    "seed_keys": "training.prepare",
+    "run_sessions": "evaluation.sessions",
+    "session_metrics": "evaluation.metrics",
+}
+
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'dsrm_jax' has no attribute {name!r}")
+    return getattr(import_module(f"dsrm_jax.{_EXPORTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

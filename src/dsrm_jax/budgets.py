@@ -1,6 +1,10 @@
 """Named budgets: how much of everything a run spends. A budget is a partial configuration; files and flags override it."""
 
+from dataclasses import replace
 from typing import Any
+
+from dsrm_jax.config import Config
+from dsrm_jax.errors import unknown_name
 
 BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
@@ -14,3 +18,18 @@ BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {"training": {"steps": 2000}},
     "paper": {"training": {"steps": 20000}},
 }
+
+
+def budget(name: str) -> Config:
+    """Return the default configuration with a named budget.
+
+    Raises:
+        InputError: on an unknown name.
+    """
+    if name not in BUDGETS:
+        raise unknown_name("budget", name, BUDGETS)
+    config = Config()
+    sections = {
+        section: replace(getattr(config, section), **values) for section, values in BUDGETS[name].items()
+    }
+    return replace(config, **sections)

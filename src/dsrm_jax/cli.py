@@ -6,6 +6,7 @@ JAX is imported inside the commands, after XLA's flags are set: on CPUs with few
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,15 +92,15 @@ def _command(argv: list[str]) -> tuple[str, list[str]]:
 
 def _parse(argv: list[str], command: str) -> tuple[Output, "Config"]:
     """Parse all fields as flags over TOML file over budget, in rising order of precedence."""
-    from dsrm_jax.budgets import BUDGETS
+    from dsrm_jax.budgets import budget
     from dsrm_jax.config import Config
     from dsrm_jax.training.serialise import load_toml, merge, validate
 
-    argv = [SHORT.get(word.split("=")[0], word.split("=")[0]) + "".join(word.partition("=")[1:]) for word in argv]
+    argv = [
+        SHORT.get(word.split("=")[0], word.split("=")[0]) + "".join(word.partition("=")[1:]) for word in argv
+    ]
     output = _early(argv)
-    if output.budget not in BUDGETS:
-        raise unknown_name("budget", output.budget, BUDGETS)
-    default = merge(Config(), BUDGETS[output.budget], f"budget {output.budget}")
+    default = budget(output.budget)
     if output.config:
         default = merge(default, load_toml(output.config), output.config)
 
@@ -147,8 +148,16 @@ def _train(argv: list[str]) -> None:
     from dsrm_jax.training.run_directory import create, default_path
 
     output, config = _parse(argv, "train")
-    run = create(output.out or default_path(config), config)
-    _write_json(output.json, pipeline.train(run, config))
+    folder = Path(output.out or default_path(config))
+    is_new = not folder.exists() or not any(folder.iterdir())
+    run = create(folder, config)
+    try:
+        summary = pipeline.train(run, config)
+    except InputError:
+        if is_new and not run.checkpoints.exists():  # nothing was learnt: leave nothing behind
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    _write_json(output.json, summary)
 
 
 def _resume(argv: list[str]) -> None:
@@ -179,7 +188,9 @@ def _run_arguments(argv: list[str], command: str) -> tuple[str, str]:
         """
         return run, json
 
-    return tyro.cli(arguments, args=argv, prog=f"dsrm-jax {command}", description=COMMANDS[command].capitalize())
+    return tyro.cli(
+        arguments, args=argv, prog=f"dsrm-jax {command}", description=COMMANDS[command].capitalize()
+    )
 
 
 def _data(argv: list[str]) -> None:

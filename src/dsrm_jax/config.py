@@ -6,13 +6,14 @@ is static metadata of the pytree. Each field's docstring is its help text on the
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 import jax
 
 T = TypeVar("T")
 
 
+@dataclass_transform(frozen_default=True)
 def configuration(cls: type[T]) -> type[T]:
     """Make a frozen dataclass whose float fields and nested configurations are pytree leaves, all others static."""
     cls = dataclass(frozen=True)(cls)
@@ -170,15 +171,15 @@ class AgentConfig:
     """lambda of Eq. (4)."""
     manager_discount: float = 0.9
     """Manager's discount per step, in [0, 1)."""
-    worker_discount: float = 0.5
-    """Worker's discount per step, in [0, 1)."""
+    worker_discount: float = 0.0
+    """Worker's discount per step, in [0, 1); 0: the paper's immediate engagement."""
     gae_lambda: float = 0.95
     """Lambda of generalised advantage estimation, in [0, 1]."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     """Adam step size of both levels."""
     clip: float = 0.2
     """PPO ratio clip."""
-    entropy_weight: float = 1e-3
+    entropy_weight: float = 0.0
     """Weight of the entropy bonus."""
     value_weight: float = 0.5
     """Weight of the value losses."""

@@ -1,7 +1,7 @@
 """The one exception that means "the input is wrong, not the program"."""
 
-from difflib import get_close_matches
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class InputError(Exception):

@@ -47,14 +47,18 @@ def train(run: RunDirectory, config: Config, *, console: Console | None = None) 
         use_compilation_cache()
         started = time.perf_counter()
         saved, worlds, facts = _stage_one(run, config, say)
-        say(f"Stage II: {config.agent.method}, {config.training.steps:,} steps, seeds {list(config.training.seeds)}")
-        state, training = train_loop(run, config, saved, worlds.train)
+        say(
+            f"Stage II: {config.agent.method}, {config.training.steps:,} steps, seeds {list(config.training.seeds)}"
+        )
+        state, training = train_loop(run, config, saved, worlds.train, facts["data_digest"])
         if training:
             say(
                 f"trained in {training['train_seconds']:.0f} s after {training['compile_seconds']:.0f} s of compiling: "
                 f"{training['user_steps_per_second']:,.0f} user-steps/s"
             )
-        summary = _measure(run, config, state.agent, worlds, saved.perception, facts | {"training": training}, console)
+        summary = _measure(
+            run, config, state.agent, worlds, saved.perception, facts | {"training": training}, console
+        )
         summary["seconds"] = time.perf_counter() - started
         write_summary(run, summary)
         rows = read_metrics(run.metrics)
@@ -73,7 +77,7 @@ def evaluate(run: RunDirectory, config: Config, *, console: Console | None = Non
     console = console or Console()
     use_compilation_cache()
     log, worlds, facts = load_worlds(config, _speaker(console))
-    found = restore(run, config, worlds.train, log.num_items)
+    found = restore(run, config, worlds.train, log.num_items, log.digest)
     if found is None:
         raise InputError(f"{run.path} has no checkpoint yet: train it first (dsrm-jax resume {run.path})")
     step, saved = found
@@ -99,7 +103,7 @@ def describe_data(config: Config, *, console: Console | None = None) -> dict[str
 
 def use_compilation_cache() -> None:
     """Keep compiled programs between processes, in the folder that JAX_COMPILATION_CACHE_DIR names or the user's cache folder."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         import platformdirs
 
         jax.config.update("jax_compilation_cache_dir", platformdirs.user_cache_dir("dsrm_jax"))
@@ -113,7 +117,7 @@ def _stage_one(run: RunDirectory, config: Config, say: Say) -> tuple[Saved, Worl
     """Restore what was saved, or train everything that Stage II takes as given."""
     if run.checkpoints.exists():
         log, worlds, facts = load_worlds(config, say)
-        found = restore(run, config, worlds.train, log.num_items)
+        found = restore(run, config, worlds.train, log.num_items, log.digest)
         if found is not None:
             say(f"continuing from step {found[0]:,}")
             return found[1], worlds, facts

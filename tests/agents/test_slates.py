@@ -113,6 +113,29 @@ def test_samples_follow_the_exact_distribution(num_popular):
     assert stats.chisquare(observed, draws * expected[expected > 0] / expected.sum()).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("num_popular", [None, 2])
+def test_items_that_share_a_block_are_drawn_without_replacement(num_popular):
+    """Five items among 330 barred ones, the first four a multiple of the block count apart: one block."""
+    draws = 40_000
+    position = np.array([0, 64, 128, 192, 1])
+    scores, is_popular = np.full(330, -np.inf, np.float32), np.zeros(330, bool)
+    scores[position], is_popular[position] = SCORES, POPULAR
+    slate, log_prob = sample_slate(
+        jax.random.key(6), jnp.tile(scores, (draws, 1)), is_popular, quotas(num_popular, draws), slate_size=3
+    )
+    orders = list(permutations(range(5), 3))
+    reference = np.array([plackett_luce(SCORES, s, POPULAR, num_popular) for s in orders])
+    expected = np.exp(reference.sum(1))
+    inverse = np.full(330, -1)
+    inverse[position] = np.arange(5)
+    drawn = [tuple(row) for row in inverse[np.asarray(slate)].tolist()]
+    assert set(drawn) <= {order for order, p in zip(orders, expected, strict=True) if p > 0}
+    lookup = dict(zip(orders, reference, strict=True))
+    np.testing.assert_allclose(log_prob, [lookup[order] for order in drawn], atol=2e-6)
+    counts = slate_counts(drawn)[expected > 0]
+    assert stats.chisquare(counts, draws * expected[expected > 0] / expected.sum()).pvalue > 1e-3
+
+
 def test_samples_agree_with_gumbel_top_k():
     draws = 40_000
     slate, _ = sample_slate(jax.random.key(1), jnp.tile(SCORES, (draws, 1)), POPULAR, None, slate_size=3)

@@ -267,3 +267,20 @@ def test_fitted_factors_of_real_clicks_rank_held_out_rows():
         assert report[name]["auc"] > 0.65
         assert report[name]["calibration_error"] < 0.06
     assert "of them also among" in report["users"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_transformer_worlds_hold_each_splits_users_and_are_held_out():
+    small = make_log(num_rows=600)
+    poisoned = dataclasses.replace(small, test=dataclasses.replace(small.test, click=~small.test.click))
+    config = configure(response="transformer", response_epochs=1, history_length=3)
+    worlds, again = (build_worlds(jax.random.key(0), each, config) for each in (small, poisoned))
+    assert same_bits(worlds.train, again.train)
+    assert not same_bits(worlds.test.response, again.test.response)
+    assert worlds.report["test"]["response"] == "transformer"
+    for world in (worlds.train, worlds.test):
+        table = probabilities(world)
+        assert table.shape == (world.num_users, len(CATALOGUE))
+        assert np.all((table > 0) & (table < 1))
+        assert len(np.unique(np.round(table, 6))) > table.size / 2  # users and items differ

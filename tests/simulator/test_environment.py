@@ -15,7 +15,6 @@ from scipy import stats
 from dsrm_jax.config import EnvironmentConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.environment import check_world, history_before, make_environment
-from dsrm_jax.simulator.presets import PRESETS
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 
@@ -413,15 +412,3 @@ def test_a_slate_of_the_wrong_size_is_refused(world):
     state = first_user(arrivals(world))
     with pytest.raises(AssertionError):
         make_environment(CONFIG).step(jax.random.key(0), state, jnp.arange(5), world)
-
-
-def test_presets_are_the_published_settings():
-    fields = ("slate_size", "max_len", "ad_bound", "ad_penalty", "double_sigmoid", "slate_correlation")
-    settings = {name: tuple(getattr(config, field) for field in fields) for name, config in PRESETS.items()}
-    assert settings == {
-        "paper": (6, 30, 0.3, 1, False, 0.0),
-        "kuaisim": (6, 20, 0.3, 0, True, 0.2),
-        "her4if": (10, 20, 0.3, 1, False, 0.2),
-    }
-    for config in PRESETS.values():
-        assert not make_environment(config).can_truncate

@@ -33,23 +33,16 @@ def test_forward_pass_agrees_with_float64_formula(network):
     scale1, scale2, shift1, shift2 = (film[:, 8 * i : 8 * (i + 1)] for i in range(4))
     projected = dense("condition_layer", np.asarray(condition, np.float64))
     state = np.asarray(noised, np.float64)
-    hidden = silu((1 + scale1) * (dense("state_layer", state) + projected[:, :8]) + shift1)
+    hidden = silu((1 + scale1) * (dense("state_layer", state) + projected) + shift1)
     hidden = silu((1 + scale2) * dense("hidden_layer", hidden) + shift2)
-    gate_state, gate_condition = 1 + film[:, 32:35], 1 + film[:, 35:]
-    expected = (
-        dense("output_layer", hidden)
-        + gate_state * dense("linear", state)
-        + gate_condition * projected[:, 8:]
-    )
+    expected = dense("output_layer", hidden)
     got = denoiser.apply(params, noised, jnp.float32(fraction), condition)
     np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4)
 
 
-def test_fresh_network_does_not_look_at_the_state(network):
+def test_fresh_network_predicts_zero(network):
     denoiser, params, _, noised, condition = network
-    output = denoiser.apply(params, noised, jnp.full(5, 0.5), condition)
-    other = denoiser.apply(params, noised + 1, jnp.full(5, 0.5), condition)
-    np.testing.assert_array_equal(output, other)
+    assert not np.any(denoiser.apply(params, noised, jnp.full(5, 0.5), condition))
 
 
 def test_precomputed_levels_and_projection_equal_the_full_call(network):

@@ -84,7 +84,7 @@ def test_chain_with_true_eps_recovers_the_clean_state(name, steps, pair):
 
 
 def test_wrong_readings_of_the_alphas_differ(pair):
-    """Per-step alphas correct by sqrt(beta) eps, 3.6 times too much at S = 30; cumulative ones jump to level 0."""
+    """Per-step alphas correct by sqrt(beta) eps, 3.6 times too much; cumulative ones jump to level 0."""
     clean, eps = pair
     beta, alpha, kept = float64_levels("linear", 30)
     noised = np.sqrt(kept[30]) * clean + np.sqrt(1 - kept[30]) * eps

@@ -1,6 +1,7 @@
-"""The toy of facts 5.2: 4 interest directions and 1 popularity direction in 16 dimensions, linear and Gaussian."""
+"""The toy of facts 5.2: 4 interest axes and 1 popularity axis in 16 dimensions, linear and Gaussian."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,21 +21,22 @@ from dsrm_jax.state.purifier import (
 from dsrm_jax.state.schedule import make_schedule
 
 D = 16
-MASKED = PurifierConfig(diffusion_steps=10, hidden=64, condition_dropout=0.1)
+MASKED = PurifierConfig(diffusion_steps=10, schedule="cosine", hidden=64)
 PAPER = dataclasses.replace(MASKED, kind="paper")
 AXES = np.linalg.qr(np.random.default_rng(0).normal(size=(D, D)))[0]
 INTERESTS = np.float32(AXES[:4] * [[1.5], [1.2], [1.0], [0.8]])
 POPULARITY = np.float32(0.6 * AXES[0] + 0.8 * AXES[4])
 
 
+@partial(jax.jit, static_argnames="rows")
 def toy(key, rows=256):
     """Return a batch and the clean states behind it."""
-    keys = jax.random.split(key, 5)
-    clean = jax.random.normal(keys[0], (rows, 4)) @ INTERESTS
-    conformity = 1 + 1.5 * jax.random.normal(keys[1], (rows, 1))
-    state = clean + conformity * POPULARITY + 0.4 * jax.random.normal(keys[2], (rows, D))
-    target = clean + 0.5 * jax.random.normal(keys[3], (rows, D))
-    condition = state + 0.3 * jax.random.normal(keys[4], (rows, D))
+    draws = jax.random.normal(key, (rows, 5 + 3 * D))
+    interest, conformity, *noise = jnp.split(draws, [4, 5, 5 + D, 5 + 2 * D], axis=-1)
+    clean = interest @ INTERESTS
+    state = clean + (1 + 1.5 * conformity) * POPULARITY + 0.4 * noise[0]
+    target = clean + 0.5 * noise[1]
+    condition = state + 0.3 * noise[2]
     return PurifierBatch(state, condition, target), clean
 
 
@@ -42,7 +44,7 @@ def sample_batch(key):
     return toy(key)[0]
 
 
-def fit(key, config, iterations=400, learning_rate=3e-3):
+def fit(key, config, iterations=600, learning_rate=5e-3):
     purifier = make_purifier(config, state_dim=D, condition_dim=D)
     return fit_purifier(
         key, purifier, sample_batch, iterations=iterations, learning_rate=learning_rate, ema=0.99
@@ -55,15 +57,21 @@ def purify(config, params, batch, key=None):
 
 
 def leak(config, params, batch):
-    losses = level_losses(params, jax.random.key(5), batch, config=config)
+    losses = jax.jit(partial(level_losses, config=config))(params, jax.random.key(5), batch)
     target = batch.state if config.kind == "paper" else batch.target
     schedule = make_schedule(config.schedule, config.diffusion_steps)
     return leak_ratio(losses, gaussian_floor(params.target.apply(target), schedule))
 
 
 @pytest.fixture(scope="module")
-def masked():
-    return fit(jax.random.key(1), MASKED)[0]
+def masked_fit():
+    """One compilation for every separate `masked` run."""
+    return jax.jit(lambda key: fit(key, MASKED))
+
+
+@pytest.fixture(scope="module")
+def masked(masked_fit):
+    return masked_fit(jax.random.key(1))[0]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +85,7 @@ def held_out():
 
 
 def regression_error(held_out):
-    """Float64 least squares of target on condition, fitted on other rows: the optimum E[target | condition]."""
+    """Float64 least squares of target on condition on other rows: the optimum E[target | condition]."""
     train = jax.tree.map(lambda x: np.asarray(x, np.float64), toy(jax.random.key(3), 20000)[0])
     design = np.c_[train.condition, np.ones(len(train.condition))]
     weights = np.linalg.lstsq(design, train.target, rcond=None)[0]
@@ -89,7 +97,7 @@ def test_masked_purifier_comes_close_to_the_regression_optimum(masked, held_out)
     batch, clean = held_out
     purified = purify(MASKED, masked, batch)
     optimum = regression_error(held_out)
-    assert np.mean((purified - clean) ** 2) < 1.15 * optimum
+    assert np.mean((purified - clean) ** 2) < 1.06 * optimum
     assert oracle_recovery(batch.state, purified, clean) > 0.75
     assert change(batch.state, purified).relative > 0.2
 
@@ -99,12 +107,12 @@ def test_masked_condition_does_not_leak_the_target(masked, held_out):
 
 
 def test_paper_form_falls_into_the_identity_trap(paper, held_out):
-    """Condition = target = observed state: Eq. (7) is far below the floor, and nothing is purified."""
+    """Condition = target = observed state: Eq. (7) falls far below the floor, nothing is purified."""
     batch, clean = held_out
     assert leak(PAPER, paper, batch)[0] < 0.2
     purified = purify(PAPER, paper, batch)
-    assert change(batch.state, purified).relative < 0.05
-    assert abs(oracle_recovery(batch.state, purified, clean)) < 0.1
+    assert change(batch.state, purified).relative < 0.02
+    assert abs(oracle_recovery(batch.state, purified, clean)) < 0.02
 
 
 def test_identity_hands_the_state_on(held_out):
@@ -118,13 +126,12 @@ def test_identity_hands_the_state_on(held_out):
 
 def test_lower_start_keeps_more_of_the_observed_state(masked, held_out):
     batch, _ = held_out
-    moved = [
-        change(
-            batch.state, purify(dataclasses.replace(MASKED, start_fraction=fraction), masked, batch)
-        ).relative
-        for fraction in (0.1, 0.3, 1.0)
-    ]
-    assert moved[0] < moved[1] < moved[2]
+
+    def moved(fraction):
+        purified = purify(dataclasses.replace(MASKED, start_fraction=fraction), masked, batch)
+        return change(batch.state, purified).relative
+
+    assert np.all(np.diff(jax.vmap(moved)(jnp.array([0.1, 0.3, 1.0]))) > 0)
 
 
 def test_traced_start_and_noise_equal_static_ones(masked, held_out):
@@ -161,61 +168,51 @@ def test_leading_dimensions_are_batch_dimensions(masked, held_out):
 
 
 def test_loss_is_eq_7_for_paper_and_its_velocity_form_for_masked(held_out):
-    """A fresh network outputs a linear map of its condition alone, so both losses have a float64 formula."""
+    """A fresh network says v = 0, so both losses have a closed form."""
     batch = held_out[0]
     for config in (PAPER, MASKED):
-        config = dataclasses.replace(config, diffusion_steps=1, condition_dropout=0.0)
+        config = dataclasses.replace(config, schedule="rescaled", diffusion_steps=1)
         purifier = make_purifier(config, state_dim=D, condition_dim=D)
-        params = purifier.init(jax.random.key(0), batch)
-        silent = params.replace(network=jax.tree.map(jnp.zeros_like, params.network))
-        # v = 0 predicts eps = sqrt(1 - abar) s^(1), off by sqrt(abar) v; |v|^2 is 1 per normalised coordinate.
-        kept = 0.9
-        expected = kept if config.kind == "paper" else 1.0
-        losses = [purifier.loss(silent, key, batch) for key in jax.random.split(jax.random.key(1), 4)]
+        params = jax.jit(purifier.init)(jax.random.key(0), batch)
+        # v = 0 predicts eps = sqrt(1 - abar) s^(1), off by sqrt(abar) v; v has variance 1 per coordinate.
+        expected = 0.9 if config.kind == "paper" else 1.0
+        loss = jax.jit(purifier.loss)
+        losses = [loss(params, key, batch) for key in jax.random.split(jax.random.key(1), 4)]
         np.testing.assert_allclose(np.mean(losses), expected, rtol=0.02)
 
 
-def test_training_moves_the_network_only_and_is_deterministic(held_out):
-    runs = [fit(jax.random.key(4), MASKED, iterations=20) for _ in range(2)]
-    for a, b in zip(jax.tree.leaves(runs[0]), jax.tree.leaves(runs[1]), strict=True):
+def test_training_is_deterministic_and_leaves_the_normalisation_alone(masked_fit):
+    key = jax.random.key(4)
+    params, losses = masked_fit(key)
+    again, other = masked_fit(key), masked_fit(jax.random.key(5))
+    for a, b in zip(jax.tree.leaves((params, losses)), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
-    params, losses = runs[0]
     assert np.isfinite(losses).all()
-    _, other = fit(jax.random.key(5), MASKED, iterations=20)
-    assert np.abs(losses - other).max() > 0
-    np.testing.assert_allclose(params.state.mean, 1.0 * POPULARITY, atol=0.15)
-    untrained = fit(jax.random.key(4), MASKED, iterations=0)[0]
-    for name in ("state", "condition", "target"):
-        kept, start = getattr(params, name), getattr(untrained, name)
-        np.testing.assert_array_equal(kept.mean, start.mean)
-        np.testing.assert_array_equal(kept.std, start.std)
+    assert np.abs(losses - other[1]).max() > 0
+    np.testing.assert_allclose(params.state.mean, POPULARITY, atol=0.15)
+    variance = np.sum(INTERESTS**2, 0) + 2.25 * POPULARITY**2 + 0.16
+    np.testing.assert_allclose(params.state.std, np.sqrt(variance), rtol=0.1)
     assert np.abs(params.network["params"]["output_layer"]["kernel"]).max() > 0
 
 
-def test_two_seeds_in_one_program_equal_separate_runs():
+@pytest.mark.slow
+def test_two_seeds_in_one_program_equal_separate_runs(masked_fit):
     keys = jax.random.split(jax.random.key(6))
-    together, _ = jax.jit(jax.vmap(lambda key: fit(key, MASKED, iterations=20)))(keys)
+    together, _ = jax.jit(jax.vmap(masked_fit))(keys)
     for seed in range(2):
-        alone, _ = fit(keys[seed], MASKED, iterations=20)
+        alone, _ = masked_fit(keys[seed])
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
-            np.testing.assert_allclose(a[seed], b, rtol=1e-2, atol=1e-3)
+            np.testing.assert_allclose(a[seed], b, rtol=0.05, atol=0.01)
 
 
-def test_constant_coordinates_survive():
-    """A coordinate that never varies, such as an unused bias, gives neither NaN nor a wrong value."""
-
-    def constant(key):
-        batch = sample_batch(key)
-        return jax.tree.map(lambda x: x.at[:, 0].set(2.0), batch)
-
+def test_constant_coordinates_survive(held_out):
+    """A coordinate that never varies, such as an unused bias, is handed back as it is."""
+    batch = jax.tree.map(lambda x: x[:50].at[:, 0].set(2.0), held_out[0])
     purifier = make_purifier(MASKED, state_dim=D, condition_dim=D)
-    params, losses = fit_purifier(
-        jax.random.key(0), purifier, constant, iterations=20, learning_rate=1e-3, ema=0.9
-    )
-    batch = constant(jax.random.key(1))
-    purified = purifier.purify(params, None, batch.state, batch.condition)
-    assert np.isfinite(losses).all()
-    assert np.isfinite(purified).all()
+    params = jax.jit(purifier.init)(jax.random.key(0), batch)
+    assert np.isfinite(purifier.loss(params, jax.random.key(0), batch))
+    np.testing.assert_array_equal(params.target.std[0], 1.0)
+    np.testing.assert_allclose(purify(MASKED, params, batch)[:, 0], 2.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

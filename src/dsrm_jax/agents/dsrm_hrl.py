@@ -1,10 +1,13 @@
-"""DSRM-HRL: a manager that asks for fairness and a worker that fills the slate, on purified states (paper, section 4.3).
+"""DSRM-HRL (section 4.3): a manager that asks for fairness, a worker that fills the slate, on purified states.
 
-The manager draws a goal z = (w_acc, w_fair) from a Gaussian; the worker scores every item by Eq. (6) and draws a slate whose
-log-probability is Plackett-Luce; both learn by PPO. Shapes: B users, T steps, K slate size, J items, D state dimensions.
+The manager draws a goal z = (w_acc, w_fair) from a Gaussian; the worker scores every item by Eq. (6) and draws
+a slate whose log-probability is Plackett-Luce; both learn by PPO.
+
+Shapes: B users, T steps, N = T B samples, K slate size, J items, D state dimensions, E = D + 2.
 """
 
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +40,7 @@ FAIR_SCALE = 0.25  # one unit of the manager's output moves w_fair by this much:
 
 @struct.dataclass
 class HierarchyState:
-    """Arrays of the agent: parameters of both levels, the optimiser's state and the exposure counts of Eq. (4)."""
+    """Arrays of the agent: parameters of both levels, the optimiser's state, exposure counts for Eq. (4)."""
 
     params: dict[str, Any]
     opt_state: Any
@@ -63,18 +66,19 @@ class Decision:
 
 
 def goal_from(output: Float[Array, "... 2"]) -> Float[Array, "... 2"]:
-    """Map the manager's raw output to z = (w_acc, w_fair): w_acc above 0 and 1 at output 0, w_fair of either sign."""
+    """Map the manager's output to z = (w_acc, w_fair): w_acc positive, 1 at output 0; w_fair of either sign."""
     w_acc = jax.nn.softplus(output[..., 0]) / jnp.log(2.0)
     return jnp.stack([w_acc, FAIR_SCALE * output[..., 1]], axis=-1)
 
 
 def popular_slots(goal: Float[Array, "... 2"], *, slate_size: int) -> Int[Array, "..."]:
-    """Return how many slots the goal grants the popular group, Eq. (5) read as a quota: half of them at w_fair = 0.
+    """Return how many slots the goal grants the popular group, Eq. (5) read as a quota.
 
-    The share is sigmoid(-w_fair / 0.25), rounded to whole slots: the more fairness is asked for, the fewer popular items.
+    The share is sigmoid(-w_fair / 0.25), half at w_fair = 0: the more fairness is asked for, the fewer
+    popular items. It is rounded to whole slots, half a slot to the long tail.
     """
     share = jax.nn.sigmoid(-goal[..., 1] / FAIR_SCALE)
-    return jnp.round(slate_size * share).astype(jnp.int32)
+    return jnp.ceil(slate_size * share - 0.5).astype(jnp.int32)
 
 
 def item_scores(
@@ -125,7 +129,7 @@ def worker_loss(
     *,
     config: AgentConfig,
 ) -> Float[Array, ""]:
-    """PPO loss of the worker, slot by slot: a slate is a sequence of K draws, each with its own ratio and advantage."""
+    """PPO loss of the worker, slot by slot: a slate is K draws, each with its own ratio and advantage."""
     surrogate = jnp.mean(jnp.sum(clipped_surrogate(log_prob, old_log_prob, advantage, config.clip), axis=-1))
     entropy = jnp.mean(jnp.sum(sampled_entropy(log_prob, old_log_prob), axis=-1))
     error = jnp.mean(value_loss(value, target))
@@ -133,23 +137,35 @@ def worker_loss(
 
 
 def slot_advantage(
-    advantage: Float[Array, "..."], clicks: Float[Array, "... K"], expected_click: Float[Array, "..."]
+    advantage: Float[Array, "..."], clicks: Float[Array, "... K"], expected_click: Float[Array, "... #K"]
 ) -> Float[Array, "... K"]:
-    """Credit each slot with its own click and none of its neighbours': (advantage - sum over other slots of surprise) / K scale.
+    """Return the slate's advantage with every click but the slot's own replaced by its expectation.
 
-    Clicks of a slate are independent given its items, so the other slots' clicks are noise to a slot's choice; what is
-    taken away has mean zero wherever `expected_click` is right. Returns the slate's advantage with every click but the slot's
-    own replaced by its expectation.
+    Slot k gets `advantage - sum over j != k of (clicks_j - expected_j) / K`: given the items, the other slots'
+    clicks are noise to the slot's choice. With each item's own click probability as `expected_click` the mean
+    policy gradient is the same. With one number for the whole slate what is taken from a slot for the slots
+    after it still depends on its choice, through what it leaves them: the gradient then credits every slot as
+    if its item were lost to no later slot. It agrees where slots do not compete for items, and where
+    all items of a group are alike.
 
     Args:
-        advantage: of the slate.
+        advantage: of the slate, whose reward is the mean click.
         clicks: 0 or 1.
-        expected_click: mean click rate that the state promises, in [0, 1].
+        expected_click: in [0, 1], per slot `(..., K)` or one for the slate `(..., 1)`.
     """
-    slate_size = clicks.shape[-1]
-    surprise = clicks - expected_click[..., None]
-    others = (jnp.sum(surprise, axis=-1, keepdims=True) - surprise) / slate_size
+    surprise = clicks - expected_click
+    others = (jnp.sum(surprise, axis=-1, keepdims=True) - surprise) / clicks.shape[-1]
     return advantage[..., None] - others
+
+
+class _Parts(NamedTuple):
+    """What the three functions of the agent are closed over: static, but for the floats of `config`."""
+
+    config: AgentConfig
+    slate_size: int
+    manager: Manager
+    worker: Worker
+    optimiser: optax.GradientTransformation
 
 
 def make_dsrm_hrl(config: AgentConfig, *, slate_size: int) -> Agent:
@@ -160,151 +176,196 @@ def make_dsrm_hrl(config: AgentConfig, *, slate_size: int) -> Agent:
         slate_size: K.
 
     Returns:
-        The `Agent`. With `slate_mode="quota"` the goal also fixes how many slots are popular (`popular_slots`).
+        The `Agent`. With `slate_mode="quota"` the goal also fixes how many slots are popular
+        (`popular_slots`).
     """
-    manager, worker = Manager(config.hidden), Worker(config.hidden)
     optimiser = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=1e-5)
     )
-    quota = config.slate_mode == "quota"
+    parts = _Parts(config, slate_size, Manager(config.hidden), Worker(config.hidden), optimiser)
+    return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
-    def init(key: jax.Array, catalogue: Catalogue) -> HierarchyState:
-        manager_key, worker_key = jax.random.split(key)
-        state = jnp.zeros((1, catalogue.vectors.shape[1]))
-        time = jnp.zeros((1,), jnp.int32)
-        params = {
-            "manager": manager.init(manager_key, state, time),
-            "worker": worker.init(worker_key, state, jnp.zeros((1, 2)), time, config.sharpness),
-        }
-        return HierarchyState(params, optimiser.init(params), start_exposure(catalogue.is_popular.shape[0]))
 
-    def slate_scores(params: Any, view: View, output: jax.Array, catalogue: Catalogue) -> tuple[Any, ...]:
-        goal = goal_from(output)
-        query, sharpness, value, click = worker.apply(
-            params["worker"], view.state, goal, view.time, config.sharpness
+def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue) -> HierarchyState:
+    """`Agent.init`."""
+    manager_key, worker_key = jax.random.split(key)
+    state = jnp.zeros((1, catalogue.vectors.shape[1]))
+    time = jnp.zeros((1,), jnp.int32)
+    goal = jnp.zeros((1, 2))
+    params = {
+        "manager": parts.manager.init(manager_key, state, time),
+        "worker": parts.worker.init(worker_key, state, goal, time, parts.config.sharpness),
+    }
+    return HierarchyState(params, parts.optimiser.init(params), start_exposure(catalogue.is_popular.shape[0]))
+
+
+def _act(
+    parts: _Parts,
+    agent: HierarchyState,
+    key: jax.Array,
+    view: View,
+    catalogue: Catalogue,
+    greedy: bool = False,
+) -> tuple[Int[Array, "B K"], Decision]:
+    """`Agent.act`."""
+    goal_key, slate_key = jax.random.split(key)
+    mean, log_std, manager_value = _manage(parts, agent.params, view)
+    output = mean if greedy else gaussian_sample(goal_key, mean, log_std)
+    scores, worker_value, _ = _score_items(parts, agent.params, view, output, catalogue)
+    slots = None
+    if parts.config.slate_mode == "quota":
+        slots = popular_slots(goal_from(output), slate_size=parts.slate_size)
+    if greedy:
+        slate = greedy_slate(scores, catalogue.is_popular, slots, slate_size=parts.slate_size)
+        log_prob = jnp.zeros(slate.shape, scores.dtype)
+    else:
+        slate, log_prob = sample_slate(
+            slate_key, scores, catalogue.is_popular, slots, slate_size=parts.slate_size
         )
-        scores = item_scores(query, goal, sharpness, lifted_vectors(catalogue), catalogue)
-        slots = popular_slots(goal, slate_size=slate_size) if quota else None
-        return scores, slots, value, click
+    return slate, Decision(
+        output=output,
+        manager_log_prob=gaussian_log_prob(output, mean, log_std),
+        manager_value=manager_value,
+        worker_log_prob=log_prob,
+        worker_value=worker_value,
+    )
 
-    def act(
-        agent: HierarchyState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
-    ) -> tuple[jax.Array, Decision]:
-        goal_key, slate_key = jax.random.split(key)
-        mean, log_std, manager_value = manager.apply(agent.params["manager"], view.state, view.time)
-        output = mean if greedy else gaussian_sample(goal_key, mean, log_std)
-        scores, slots, worker_value, _ = slate_scores(agent.params, view, output, catalogue)
-        if greedy:
-            slate = greedy_slate(scores, catalogue.is_popular, slots, slate_size=slate_size)
-            log_prob = jnp.zeros(slate.shape, scores.dtype)
-        else:
-            slate, log_prob = sample_slate(
-                slate_key, scores, catalogue.is_popular, slots, slate_size=slate_size
-            )
-        return slate, Decision(
-            output=output,
-            manager_log_prob=gaussian_log_prob(output, mean, log_std),
-            manager_value=manager_value,
-            worker_log_prob=log_prob,
-            worker_value=worker_value,
+
+def _update(
+    parts: _Parts, agent: HierarchyState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+) -> tuple[HierarchyState, dict[str, jax.Array]]:
+    """`Agent.update`: PPO on both levels, `epochs` passes over the rollout in minibatches."""
+    config = parts.config
+    fairness = slate_fairness(agent.exposure, rollout, kind=config.fairness)
+    advantage, target = _level_advantages(parts, agent.params, rollout, fairness)
+    clicks = rollout.clicks.astype(jnp.float32)
+    batch = (rollout.view, rollout.record, rollout.slate, clicks, advantage, target)
+    num_samples = rollout.reward.size
+    batch = jax.tree.map(lambda x: x.reshape(num_samples, *x.shape[2:]), batch)
+
+    def minibatch(carry: Any, index: jax.Array) -> Any:
+        params, opt_state = carry
+        sample = jax.tree.map(lambda x: x[index], batch)
+        (_, metrics), grads = jax.value_and_grad(_losses, argnums=1, has_aux=True)(
+            parts, params, sample, catalogue
         )
+        updates, opt_state = parts.optimiser.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), metrics
 
-    def losses(params: Any, batch: Any, catalogue: Catalogue) -> tuple[jax.Array, dict[str, jax.Array]]:
-        view, decision, slate, clicks, advantage, target = batch
-        mean, log_std, manager_value = manager.apply(params["manager"], view.state, view.time)
-        manager_log_prob = gaussian_log_prob(decision.output, mean, log_std)
-        scores, slots, worker_value, click = slate_scores(params, view, decision.output, catalogue)
-        log_prob = slate_log_prob(scores, slate, catalogue.is_popular, slots)
-        expected = jax.lax.stop_gradient(jax.nn.sigmoid(click))
-        slot = normalise(slot_advantage(advantage["worker"], clicks, expected))
-        manager_part = manager_loss(
-            manager_log_prob,
-            decision.manager_log_prob,
-            normalise(advantage["manager"]),
-            manager_value,
-            target["manager"],
-            log_std,
-            config=config,
+    index = jnp.concatenate(
+        [
+            minibatch_indices(epoch_key, num_samples, config.minibatches)
+            for epoch_key in jax.random.split(key, config.epochs)
+        ]
+    )
+    (params, opt_state), metrics = jax.lax.scan(minibatch, (agent.params, agent.opt_state), index)
+    metrics = jax.tree.map(jnp.mean, metrics)
+    metrics["manager_explained"] = explained_variance(rollout.record.manager_value, target["manager"])
+    metrics["worker_explained"] = explained_variance(rollout.record.worker_value, target["worker"])
+    metrics["fairness"] = jnp.mean(fairness)
+    return HierarchyState(params, opt_state, observe_slates(agent.exposure, rollout.slate)), metrics
+
+
+def _manage(parts: _Parts, params: Any, view: View) -> Any:
+    """Return `(mean, log_std, value)` of `networks.Manager`."""
+    return parts.manager.apply(params["manager"], view.state, view.time)
+
+
+def _work(parts: _Parts, params: Any, view: View, goal: Float[Array, "... 2"]) -> Any:
+    """Return `(query, sharpness, value, click)` of `networks.Worker`."""
+    return parts.worker.apply(params["worker"], view.state, goal, view.time, parts.config.sharpness)
+
+
+def _score_items(
+    parts: _Parts, params: Any, view: View, output: Float[Array, "B 2"], catalogue: Catalogue
+) -> tuple[Float[Array, "B J"], Float[Array, "B"], Float[Array, "B"]]:
+    """Return the worker's logits of all items, its value and its logit of the slate's mean click."""
+    goal = goal_from(output)
+    query, sharpness, value, click = _work(parts, params, view, goal)
+    return item_scores(query, goal, sharpness, lifted_vectors(catalogue), catalogue), value, click
+
+
+def _losses(
+    parts: _Parts, params: Any, batch: Any, catalogue: Catalogue
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Return the sum of both levels' losses and the click head's on N samples, and diagnostics."""
+    view, decision, slate, clicks, advantage, target = batch
+    config = parts.config
+    mean, log_std, manager_value = _manage(parts, params, view)
+    manager_log_prob = gaussian_log_prob(decision.output, mean, log_std)
+    scores, worker_value, click = _score_items(parts, params, view, decision.output, catalogue)
+    slots = None
+    if config.slate_mode == "quota":
+        # Counted on the slate: to round the goal's share again may differ by a slot in another compilation,
+        # and the slate would have probability zero.
+        slots = jnp.sum(catalogue.is_popular[slate], axis=-1, dtype=jnp.int32)
+    log_prob = slate_log_prob(scores, slate, catalogue.is_popular, slots)
+    expected = jax.lax.stop_gradient(jax.nn.sigmoid(click))
+    manager_part = manager_loss(
+        manager_log_prob,
+        decision.manager_log_prob,
+        normalise(advantage["manager"]),
+        manager_value,
+        target["manager"],
+        log_std,
+        config=config,
+    )
+    worker_part = worker_loss(
+        log_prob,
+        decision.worker_log_prob,
+        normalise(slot_advantage(advantage["worker"], clicks, expected[:, None])),
+        worker_value,
+        target["worker"],
+        config=config,
+    )
+    click_part = jnp.mean(optax.sigmoid_binary_cross_entropy(click[:, None], clicks))
+    goal = goal_from(decision.output)
+    metrics = {
+        "manager_loss": manager_part,
+        "worker_loss": worker_part,
+        "click_loss": click_part,
+        "worker_kl": approx_kl(log_prob, decision.worker_log_prob),
+        "manager_kl": approx_kl(manager_log_prob, decision.manager_log_prob),
+        "worker_entropy": -jnp.mean(jnp.sum(log_prob, axis=-1)),
+        "manager_std": jnp.mean(jnp.exp(log_std)),
+        "goal_accuracy": jnp.mean(goal[:, 0]),
+        "goal_fairness": jnp.mean(goal[:, 1]),
+    }
+    return manager_part + worker_part + click_part, metrics
+
+
+def _values(parts: _Parts, params: Any, view: View) -> dict[str, Float[Array, "..."]]:
+    """Return the values of both levels where the manager acts by its mean."""
+    mean, _, manager_value = _manage(parts, params, view)
+    _, _, worker_value, _ = _work(parts, params, view, goal_from(mean))
+    return {"manager": manager_value, "worker": worker_value}
+
+
+def _level_advantages(
+    parts: _Parts, params: Any, rollout: Rollout, fairness: Float[Array, "T B"]
+) -> tuple[dict[str, Float[Array, "T B"]], dict[str, Float[Array, "T B"]]]:
+    """Return advantages and value targets of each level, on its own reward and discount."""
+    config, record = parts.config, rollout.record
+    shaped = rollout.reward + config.fairness_weight * fairness  # Eq. (4)
+    reward = {"manager": shaped, "worker": rollout.reward}
+    value = {"manager": record.manager_value, "worker": record.worker_value}
+    discount = {"manager": config.manager_discount, "worker": config.worker_discount}
+    last = _values(parts, params, rollout.last_view)
+    final = None if rollout.final_view is None else _values(parts, params, rollout.final_view)
+    advantage, target = {}, {}
+    for level in ("manager", "worker"):
+        following = bootstrap_values(
+            jnp.concatenate([value[level], last[level][None]]),
+            None if final is None else final[level],
+            rollout.truncated,
         )
-        worker_part = worker_loss(
-            log_prob, decision.worker_log_prob, slot, worker_value, target["worker"], config=config
+        advantage[level], target[level] = generalised_advantage(
+            reward[level],
+            value[level],
+            following,
+            rollout.terminated,
+            rollout.truncated,
+            discount=discount[level],
+            lam=config.gae_lambda,
         )
-        click_part = jnp.mean(optax.sigmoid_binary_cross_entropy(click[:, None], clicks))
-        metrics = {
-            "manager_loss": manager_part,
-            "worker_loss": worker_part,
-            "click_loss": click_part,
-            "worker_kl": approx_kl(log_prob, decision.worker_log_prob),
-            "manager_kl": approx_kl(manager_log_prob, decision.manager_log_prob),
-            "worker_entropy": -jnp.mean(jnp.sum(log_prob, axis=-1)),
-            "manager_std": jnp.mean(jnp.exp(log_std)),
-            "goal_accuracy": jnp.mean(goal_from(decision.output)[:, 0]),
-            "goal_fairness": jnp.mean(goal_from(decision.output)[:, 1]),
-        }
-        return manager_part + worker_part + click_part, metrics
-
-    def update(
-        agent: HierarchyState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
-    ) -> tuple[HierarchyState, dict[str, jax.Array]]:
-        fairness = slate_fairness(agent.exposure, rollout, kind=config.fairness)
-        advantage, target = level_advantages(agent.params, rollout, fairness)
-        batch = (rollout.view, rollout.record, rollout.slate, rollout.clicks.astype(jnp.float32), advantage, target)
-        num_samples = rollout.reward.size
-        batch = jax.tree.map(lambda x: x.reshape(num_samples, *x.shape[2:]), batch)
-
-        def minibatch(carry: Any, index: jax.Array) -> Any:
-            params, opt_state = carry
-            sample = jax.tree.map(lambda x: x[index], batch)
-            (_, metrics), grads = jax.value_and_grad(losses, has_aux=True)(params, sample, catalogue)
-            updates, opt_state = optimiser.update(grads, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), metrics
-
-        index = jnp.concatenate(
-            [
-                minibatch_indices(epoch_key, num_samples, config.minibatches)
-                for epoch_key in jax.random.split(key, config.epochs)
-            ]
-        )
-        (params, opt_state), metrics = jax.lax.scan(minibatch, (agent.params, agent.opt_state), index)
-        metrics = jax.tree.map(jnp.mean, metrics)
-        metrics["manager_explained"] = explained_variance(rollout.record.manager_value, target["manager"])
-        metrics["worker_explained"] = explained_variance(rollout.record.worker_value, target["worker"])
-        metrics["fairness"] = jnp.mean(fairness)
-        return HierarchyState(params, opt_state, observe_slates(agent.exposure, rollout.slate)), metrics
-
-    def values(params: Any, view: View, output: jax.Array) -> tuple[jax.Array, jax.Array]:
-        _, _, manager_value = manager.apply(params["manager"], view.state, view.time)
-        _, _, worker_value, _ = worker.apply(
-            params["worker"], view.state, goal_from(output), view.time, config.sharpness
-        )
-        return manager_value, worker_value
-
-    def level_advantages(params: Any, rollout: Rollout, fairness: jax.Array) -> tuple[Any, Any]:
-        record = rollout.record
-        mean, _, _ = manager.apply(params["manager"], rollout.last_view.state, rollout.last_view.time)
-        last = values(params, rollout.last_view, mean)
-        final = (None, None)
-        if rollout.final_view is not None:
-            mean, _, _ = manager.apply(params["manager"], rollout.final_view.state, rollout.final_view.time)
-            final = values(params, rollout.final_view, mean)
-        reward = {"manager": rollout.reward + config.fairness_weight * fairness, "worker": rollout.reward}  # Eq. (4)
-        value = {"manager": record.manager_value, "worker": record.worker_value}
-        discount = {"manager": config.manager_discount, "worker": config.worker_discount}
-        advantage, target = {}, {}
-        for level, (last_value, final_value) in enumerate(zip(last, final, strict=True)):
-            name = ("manager", "worker")[level]
-            following = bootstrap_values(
-                jnp.concatenate([value[name], last_value[None]]), final_value, rollout.truncated
-            )
-            advantage[name], target[name] = generalised_advantage(
-                reward[name],
-                value[name],
-                following,
-                rollout.terminated,
-                rollout.truncated,
-                discount=discount[name],
-                lam=config.gae_lambda,
-            )
-        return advantage, target
-
-    return Agent(init, act, update)
+    return advantage, target

@@ -52,9 +52,9 @@ def load_kuairec(
     file) get their item's mean over the other users; it is absent with `config.catalogue="train"`, whose
     items the small matrix does not cover.
 
-    Exact duplicate rows (965,819 of big_matrix's 12,530,806) are kept by default: the paper's Table 1 and
-    every published pipeline on it count them, so that popularity and click rates stay comparable. User and
-    item features are read where their files exist.
+    Exact duplicate rows (965,819 of big_matrix's 12,530,806) are kept by default: the paper's Table 1
+    counts them, so that row counts, popularity and click rates stay comparable with it. User and item
+    features are read where their files exist.
 
     Args:
         folder: folder of the CSV files, or one above it (an unpacked archive, with or without `data/`).

@@ -1,5 +1,6 @@
 """What leaves the data room: an `InteractionLog`, keyed by raw ids throughout."""
 
+import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -99,6 +100,15 @@ class InteractionLog:
     def exposure(self) -> np.ndarray:
         """`(I,)` int64: how often the TRAINING log shows each item."""
         return np.bincount(self.train.item, minlength=self.num_items)
+
+    @cached_property
+    def digest(self) -> str:
+        """Eight hexadecimal digits of both splits' rows: what a checkpoint was trained on, wherever the files lie."""
+        checksum = 0
+        for rows in (self.train, self.test):
+            for column in (rows.user, rows.item, rows.click):
+                checksum = zlib.crc32(np.ascontiguousarray(column).data.cast("B"), checksum)
+        return f"{checksum:08x}"
 
     @cached_property
     def is_popular(self) -> np.ndarray:

@@ -262,7 +262,7 @@ def _describe_rows(rows: Interactions, num_items: int) -> dict[str, Any]:
 
 
 def _num_pairs(rows: Interactions, num_items: int) -> int:
-    """Count distinct (user, item) pairs, a block of users at a time: far faster than sorting millions of pairs."""
+    """Count distinct (user, item) pairs by marking them, a block of users at a time."""
     num_users = int(rows.user[-1]) + 1
     start = rows.user_start(num_users)
     block = max(1, BLOCK_PAIRS // num_items)

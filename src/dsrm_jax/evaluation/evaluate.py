@@ -1,20 +1,29 @@
-"""Evaluate a trained method and the yardsticks in the held-out simulator, all on the same sessions' keys."""
+"""Evaluate a trained method and the yardsticks in the held-out simulator, all on the same users."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
-from dsrm_jax.agents.methods import make_agent
+from dsrm_jax.agents.methods import check_method, make_agent
 from dsrm_jax.agents.yardsticks import YARDSTICKS
 from dsrm_jax.config import Config
-from dsrm_jax.evaluation.metrics import summarise_seeds
-from dsrm_jax.evaluation.sessions import Decide, Sessions, agent_decisions, oracle_decisions, run_sessions
+from dsrm_jax.errors import InputError
+from dsrm_jax.evaluation.metrics import difference, summarise_seeds
+from dsrm_jax.evaluation.sessions import (
+    Decide,
+    Sessions,
+    agent_decisions,
+    any_of,
+    oracle_decisions,
+    run_sessions,
+)
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.environment import make_environment
+from dsrm_jax.simulator.world import World
 from dsrm_jax.state.perception import Perception, make_perceive
 from dsrm_jax.training.prepare import seed_keys
 
@@ -22,40 +31,68 @@ Say = Callable[[str], None]
 SEED_AXES = Perception(None, 0)  # type: ignore[arg-type]
 
 
-def compared_methods(worlds: Worlds, trained: str) -> list[str]:
+def compared_methods(world: World, trained: str) -> list[str]:
     """Return the methods of the closing table: the trained one, the yardsticks and, where the truth is known, the oracle."""
-    oracle = ["oracle"] if worlds.test.preference is not None else []
-    return [trained, *(m for m in YARDSTICKS if m != trained), *oracle]
+    oracle = ["oracle"] if world.preference is not None else []
+    return [trained, *(m for m in (*YARDSTICKS, *oracle) if m != trained)]
 
 
-def evaluate_method(
-    config: Config, method: str, agent_state: Any, worlds: Worlds, perception: Perception
-) -> dict[str, Any]:
-    """Run complete held-out sessions of one method for every seed and summarise them.
+def make_decide(config: Config, method: str, world: World) -> Decide:
+    """Return the rule by which a method fills slates.
 
     Args:
-        config: of the run; `evaluation` says how many sessions.
+        config: of the run.
         method: a name of `agents.methods.METHODS`.
-        agent_state: trained state with a leading seed axis; None for methods that learn nothing.
-        worlds: only the test world is used.
+        world: where it is to act.
+
+    Raises:
+        InputError: an unknown method, or the oracle in a world whose truth nobody knows.
+    """
+    check_method(method)
+    slate_size = config.environment.slate_size
+    if method != "oracle":
+        agent = make_agent(replace(config.agent, method=method), slate_size=slate_size)
+        return agent_decisions(agent, make_perceive(config), greedy=config.evaluation.greedy)
+    if world.preference is None:
+        raise InputError(
+            "method oracle needs users whose true preference is known, which only the embedded synthetic worlds "
+            f"have, and data.env={config.data.env!r} was read from files: evaluate one of "
+            f"{', '.join(compared_methods(world, config.agent.method))} instead, or leave data.path empty and "
+            "the default data folder without files"
+        )
+    return oracle_decisions(slate_size=slate_size)
+
+
+def evaluate_methods(
+    config: Config, methods: Sequence[str], agent_state: Any, world: World, perception: Perception, say: Say
+) -> dict[str, list[Sessions]]:
+    """Run complete held-out sessions of several methods for every seed, as one compiled program.
+
+    Args:
+        config: of the run; `evaluation` says how many sessions, `training.seeds` which seeds.
+        methods: names of `agents.methods.METHODS`.
+        agent_state: trained state of `config.agent.method` with a leading seed axis; None where that method
+            learns nothing or is not among `methods`. The yardsticks have no state.
+        world: the held-out world.
         perception: as trained, one purifier per seed.
+        say: told how long compiling and each method took.
 
     Returns:
-        What `metrics.summarise_seeds` gives, and `seconds`.
+        Method to one `Sessions` of host arrays per seed; all methods meet the same users.
+
+    Raises:
+        InputError: as `make_decide`.
     """
     environment = make_environment(config.environment)
-    decide: Decide
-    if method == "oracle":
-        decide = oracle_decisions(slate_size=config.environment.slate_size)
-    else:
-        agent = make_agent(replace(config.agent, method=method), slate_size=config.environment.slate_size)
-        decide = agent_decisions(agent, make_perceive(config), greedy=config.evaluation.greedy)
+    decide = any_of([make_decide(config, method, world) for method in methods])
+    trained = () if agent_state is None else agent_state
+    states = tuple(trained if method == config.agent.method else () for method in methods)
 
-    def run(key: jax.Array, state: Any, world: Any, perception: Perception) -> Sessions:
+    def run(key: jax.Array, choice: Any, world: World, perception: Perception) -> Sessions:
         return run_sessions(
             key,
             decide,
-            state,
+            choice,
             environment,
             world,
             perception,
@@ -63,18 +100,18 @@ def evaluate_method(
             num_users=min(config.evaluation.num_users, config.evaluation.num_sessions),
         )
 
+    mapped = jax.jit(jax.vmap(run, in_axes=(0, (None, 0), None, SEED_AXES)))
+    keys = seed_keys(config, 2)
     started = time.perf_counter()
-    mapped = jax.jit(jax.vmap(run, in_axes=(0, 0, None, SEED_AXES)))
-    state = () if agent_state is None else agent_state
-    sessions = jax.tree.map(np.asarray, mapped(seed_keys(config, 2), state, worlds.test, perception))
-    per_seed = [jax.tree.map(lambda x, i=i: x[i], sessions) for i in range(len(config.training.seeds))]
-    result = summarise_seeds(
-        per_seed,
-        slate_size=config.environment.slate_size,
-        max_len=config.environment.max_len,
-        confidence=config.evaluation.confidence,
-    )
-    return result | {"seconds": time.perf_counter() - started}
+    program = mapped.lower(keys, (jnp.int32(0), states), world, perception).compile()
+    say(f"evaluation compiled: {time.perf_counter() - started:.0f} s")
+    results = {}
+    for i, method in enumerate(methods):
+        started = time.perf_counter()
+        sessions = jax.device_get(program(keys, (jnp.int32(i), states), world, perception))
+        results[method] = [jax.tree.map(lambda x, s=s: x[s], sessions) for s in range(len(keys))]
+        say(f"evaluated {method}: {time.perf_counter() - started:.1f} s")
+    return results
 
 
 def evaluate_all(
@@ -82,12 +119,39 @@ def evaluate_all(
 ) -> dict[str, dict[str, Any]]:
     """Evaluate the trained method beside every yardstick.
 
+    Args:
+        config: of the run.
+        agent_state: trained state with a leading seed axis.
+        worlds: only the test world is used.
+        perception: as trained, one purifier per seed.
+        say: told what is being done, a line each.
+
     Returns:
-        Method name to `evaluate_method`'s result, the trained method first.
+        Method name to what `metrics.summarise_seeds` gives, the trained method first. Its result also holds
+        `difference`: of each other method, the intervals of `metrics.difference`.
     """
-    results = {}
-    for method in compared_methods(worlds, config.agent.method):
-        state = agent_state if method == config.agent.method else None
-        results[method] = evaluate_method(config, method, state, worlds, perception)
-        say(f"evaluated {method}: {results[method]['seconds']:.0f} s")
+    methods = compared_methods(worlds.test, config.agent.method)
+    sessions = evaluate_methods(config, methods, agent_state, worlds.test, perception, say)
+    settings = config.environment
+    results = {
+        method: summarise_seeds(
+            sessions[method],
+            slate_size=settings.slate_size,
+            max_len=settings.max_len,
+            confidence=config.evaluation.confidence,
+            ad_penalty=settings.ad_penalty,
+            step_cap=settings.step_cap,
+        )
+        for method in methods
+    }
+    trained, *others = methods
+    results[trained]["difference"] = {
+        other: difference(
+            sessions[trained],
+            sessions[other],
+            slate_size=settings.slate_size,
+            confidence=config.evaluation.confidence,
+        )
+        for other in others
+    }
     return results

@@ -1,130 +1,204 @@
 """The paper's metrics from complete sessions, with confidence intervals over seeds and sessions."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from scipy import stats
 
 from dsrm_jax.data.sources import gini
 from dsrm_jax.evaluation.sessions import Sessions
 from dsrm_jax.simulator.leave import expected_length
 
-METRICS = ("length", "reward", "return", "ad", "slate_ad", "broken", "gini", "coverage")
+RATES = ("reward", "slate_ad", "broken")  # per slate: a session's sum over its length
+PER_SESSION = ("length", "return", *RATES)
+METRICS = (*PER_SESSION, "ad", "gini", "coverage")
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its confidence interval: `low` and `high` bound it at the level asked for."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def session_metrics(sessions: Sessions, *, slate_size: int, max_len: int) -> dict[str, float]:
+def session_metrics(
+    sessions: Sessions, *, slate_size: int, max_len: int, ad_penalty: int = 1, step_cap: int = 0
+) -> dict[str, float]:
     """Return the metrics of one seed's sessions.
 
     Args:
         sessions: of one seed, as host arrays.
         slate_size: K.
         max_len: T0, for the closed form.
+        ad_penalty: extra temper lost for a slate at or above the bound, in steps, for the closed form.
+        step_cap: sessions were cut after this many steps; 0: never.
 
     Returns:
-        `length` (Len), `reward` (R_each: clicks per shown item over all slates), `return` (R_cum: mean over sessions of their
-        summed rewards), `ad` (Absolute Difference of what a batch shows in one step, abs(2p - 1), averaged over steps with the
-        slates shown as weights), `slate_ad` (mean over slates of abs(2s - 1)), `broken` (p: share of slates at or above the
-        bound), `gini` (of item exposure over the catalogue, unshown items included), `coverage` (share of the catalogue
-        shown at least once) and `closed_form` (the length that reward and broken predict).
+        * `length` (Len): mean steps of a session;
+        * `reward` (R_each): clicks per shown item, over all slates;
+        * `return` (R_cum): mean over sessions of their summed rewards;
+        * `ad` (Absolute Difference): abs(2p - 1) of the share p of popular items in all that a batch shows in
+          one step, averaged over steps with the slates shown as weights. Where slates are balanced only on
+          average it falls with the batch as 1 / sqrt(num_users);
+        * `slate_ad`: mean over slates of abs(2s - 1);
+        * `broken` (p): share of slates at or above the bound;
+        * `gini`: of item exposure over the catalogue, unshown items included;
+        * `coverage`: share of the catalogue shown at least once;
+        * `closed_form`: the length that reward and p predict (`leave.expected_length`), at most `step_cap`.
     """
-    slates = np.sum(sessions.length)
-    reward = np.sum(sessions.clicks) / (slates * slate_size)
-    broken = np.sum(sessions.broken) / slates
     shown = np.asarray(sessions.step_slates, np.float64)
     share = np.asarray(sessions.step_popular) / np.maximum(shown * slate_size, 1)
     counts = np.asarray(sessions.item_count)
+    means = _means(_session_sums(sessions, slate_size))
+    expected = expected_length(max_len, means["reward"], ad_penalty * means["broken"])
     return {
-        "length": float(np.mean(sessions.length)),
-        "reward": float(reward),
-        "return": float(np.mean(sessions.clicks) / slate_size),
+        **means,
         "ad": float(np.sum(shown * np.abs(2 * share - 1)) / np.sum(shown)),
-        "slate_ad": float(np.sum(sessions.imbalance) / slates),
-        "broken": float(broken),
-        "gini": float(gini(counts)),
+        "gini": gini(counts),
         "coverage": float(np.mean(counts > 0)),
-        "closed_form": float(expected_length(max_len, reward, broken)),
+        "closed_form": float(min(expected, step_cap or np.inf)),
     }
 
 
-def interval(per_seed: Sequence[float], session_error: float, *, confidence: float) -> Interval:
-    """Return the mean over seeds and an interval that neither seeds nor sessions make too narrow.
+def interval(per_seed: Sequence[float], session_error: float, *, confidence: float) -> dict[str, float]:
+    """Return the mean over seeds with an interval that neither seeds nor sessions make too narrow.
 
-    The half-width is the larger of Student's t interval over the seeds' means (they vary with the seed and with their
-    sessions) and the normal interval of the sessions pooled over seeds; with one seed only the second is there.
+    The half-width is the larger of Student's t interval over the seeds' means (they vary with the seed and with
+    their sessions) and the normal interval of the sessions pooled over seeds; with one seed only the second is
+    there, and says nothing about other seeds.
 
     Args:
         per_seed: the metric of each seed.
-        session_error: standard error of one seed's metric from its sessions alone; 0 where it is not known.
+        session_error: root mean square over seeds of the standard error that sessions alone give a seed's
+            metric; NaN where it is not known.
         confidence: level, in (0, 1).
+
+    Returns:
+        `mean`, `low` and `high`; the bounds are NaN where neither kind of spread is known.
     """
     values = np.asarray(per_seed, np.float64)
-    num_seeds = len(values)
-    half = float(stats.norm.ppf((1 + confidence) / 2)) * session_error / np.sqrt(num_seeds)
-    if num_seeds > 1:
-        t = float(stats.t.ppf((1 + confidence) / 2, num_seeds - 1))
-        half = max(half, t * float(np.std(values, ddof=1)) / np.sqrt(num_seeds))
-    mean = float(np.mean(values))
-    return Interval(mean, mean - half, mean + half)
+    upper = (1 + confidence) / 2
+    half = stats.norm.ppf(upper) * session_error
+    if len(values) > 1:
+        half = np.fmax(half, stats.t.ppf(upper, len(values) - 1) * np.std(values, ddof=1))
+    mean, half = float(np.mean(values)), float(half / np.sqrt(len(values)))
+    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
-def session_errors(sessions: Sessions, *, slate_size: int) -> dict[str, float]:
-    """Return each metric's standard error from the spread of one seed's sessions.
+def influences(sessions: Sessions, *, slate_size: int) -> dict[str, Float[np.ndarray, "N"]]:
+    """Return by how much each session moves a seed's metrics, to first order and times N.
 
-    Per-session sums give those of `length` and `return`, and by the delta method of the ratios `reward`, `broken` and
-    `slate_ad`; `ad`, `gini` and `coverage` belong to the whole set of sessions and get 0: their spread over seeds counts.
+    For a mean it is the session's distance from it; for a ratio of sums, rate = sum(x) / sum(length), it is
+    (x - rate * length) / mean(length), the delta method. Their standard deviation over sqrt(N) is the metric's
+    standard error.
+
+    Args:
+        sessions: of one seed, host arrays.
+        slate_size: K.
+
+    Returns:
+        Of each metric of `PER_SESSION`, `(N,)` float64 with mean 0. The others belong to the whole set of
+        sessions: only their spread over seeds is known.
     """
-    length = np.asarray(sessions.length, np.float64)
-    root = np.sqrt(len(length))
-
-    def ratio(total: np.ndarray, scale: float = 1.0) -> float:
-        value = np.sum(total) / np.sum(length)
-        return float(np.std(total - value * length) / (root * np.mean(length) * scale))
-
-    return {
-        "length": float(np.std(length) / root),
-        "return": float(np.std(sessions.clicks) / (slate_size * root)),
-        "reward": ratio(np.asarray(sessions.clicks, np.float64), slate_size),
-        "broken": ratio(np.asarray(sessions.broken, np.float64)),
-        "slate_ad": ratio(np.asarray(sessions.imbalance, np.float64)),
-        "ad": 0.0,
-        "gini": 0.0,
-        "coverage": 0.0,
-    }
+    sums = _session_sums(sessions, slate_size)
+    means, length = _means(sums), sums["length"]
+    result = {"length": length - means["length"], "return": sums["reward"] - means["return"]}
+    for name in RATES:
+        result[name] = (sums[name] - means[name] * length) / means["length"]
+    return result
 
 
 def summarise_seeds(
-    per_seed: Sequence[Sessions], *, slate_size: int, max_len: int, confidence: float
-) -> dict[str, object]:
+    per_seed: Sequence[Sessions],
+    *,
+    slate_size: int,
+    max_len: int,
+    confidence: float,
+    ad_penalty: int = 1,
+    step_cap: int = 0,
+) -> dict[str, Any]:
     """Return a method's result: intervals per metric, the closed form of Len, and each seed's own numbers.
 
     Args:
         per_seed: one `Sessions` per seed, host arrays.
         slate_size: K.
         max_len: T0.
-        confidence: level of the intervals.
+        confidence: level of the intervals, in (0, 1).
+        ad_penalty: as in `session_metrics`.
+        step_cap: as in `session_metrics`.
 
     Returns:
-        Metric name to `{"mean", "low", "high"}`; `closed_form` to a number; `seeds` to a list of `session_metrics`; and
-        `sessions`, how many there were in all.
+        Metric name to `{"mean", "low", "high"}` (`interval`); `closed_form` to a number; `seeds` to a list of
+        `session_metrics`; `sessions`, how many there were in all; and `confidence`.
     """
-    seeds = [session_metrics(s, slate_size=slate_size, max_len=max_len) for s in per_seed]
-    errors = [session_errors(s, slate_size=slate_size) for s in per_seed]
-    result: dict[str, object] = {}
-    for name in METRICS:
-        error = float(np.sqrt(np.mean([e[name] ** 2 for e in errors])))
-        found = interval([s[name] for s in seeds], error, confidence=confidence)
-        result[name] = {"mean": found.mean, "low": found.low, "high": found.high}
+    seeds = [
+        session_metrics(s, slate_size=slate_size, max_len=max_len, ad_penalty=ad_penalty, step_cap=step_cap)
+        for s in per_seed
+    ]
+    errors = _session_errors([influences(s, slate_size=slate_size) for s in per_seed])
+    result: dict[str, Any] = {
+        name: interval([s[name] for s in seeds], errors.get(name, np.nan), confidence=confidence)
+        for name in METRICS
+    }
     result["closed_form"] = float(np.mean([s["closed_form"] for s in seeds]))
     result["seeds"] = seeds
-    result["sessions"] = int(sum(len(s.length) for s in per_seed))
+    result["sessions"] = sum(len(s.length) for s in per_seed)
+    result["confidence"] = confidence
     return result
+
+
+def difference(
+    method: Sequence[Sessions], other: Sequence[Sessions], *, slate_size: int, confidence: float
+) -> dict[str, dict[str, float]]:
+    """Return the paired difference of two methods, `method` minus `other`, over the same seeds and users.
+
+    Seeds are paired, and so are sessions: run under the same key, the n-th session of both is the same user
+    with the same history, so what the users differ by cancels.
+
+    Args:
+        method: one `Sessions` per seed, host arrays.
+        other: of the other method, same seeds, keys and number of sessions.
+        slate_size: K.
+        confidence: level of the intervals, in (0, 1).
+
+    Returns:
+        Of each metric of `PER_SESSION`, `{"mean", "low", "high"}` as `interval` gives it.
+
+    Raises:
+        ValueError: if the two do not have the same number of seeds, or of sessions.
+    """
+    pairs = list(zip(method, other, strict=True))
+    gaps = []
+    for a, b in pairs:
+        first, second = influences(a, slate_size=slate_size), influences(b, slate_size=slate_size)
+        if len(a.length) != len(b.length):
+            raise ValueError(f"{len(a.length)} sessions cannot be paired with {len(b.length)}")
+        gaps.append({name: first[name] - second[name] for name in PER_SESSION})
+    errors = _session_errors(gaps)
+    means = [[_means(_session_sums(s, slate_size)) for s in pair] for pair in pairs]
+    return {
+        name: interval([a[name] - b[name] for a, b in means], errors[name], confidence=confidence)
+        for name in PER_SESSION
+    }
+
+
+def _session_sums(sessions: Sessions, slate_size: int) -> dict[str, Float[np.ndarray, "N"]]:
+    """Return each session's length, and its sums of rewards, of abs(2s - 1) and of slates off balance."""
+    return {
+        "length": np.asarray(sessions.length, np.float64),
+        "reward": np.asarray(sessions.clicks) / slate_size,
+        "slate_ad": np.asarray(sessions.imbalance) / slate_size,
+        "broken": np.asarray(sessions.broken, np.float64),
+    }
+
+
+def _means(sums: Mapping[str, Float[np.ndarray, "N"]]) -> dict[str, float]:
+    """Return the metrics of `PER_SESSION`."""
+    length = float(np.mean(sums["length"]))
+    rates = {name: float(np.mean(sums[name])) / length for name in RATES}
+    return {"length": length, "return": float(np.mean(sums["reward"])), **rates}
+
+
+def _session_errors(per_seed: Sequence[Mapping[str, Float[np.ndarray, "N"]]]) -> dict[str, float]:
+    """Return, of each metric's influences, the root mean square over seeds of their standard errors."""
+
+    def squared(influence: Float[np.ndarray, "N"]) -> float:
+        num_sessions = len(influence)
+        return float(np.var(influence, ddof=1) / num_sessions) if num_sessions > 1 else np.nan
+
+    return {name: float(np.sqrt(np.mean([squared(s[name]) for s in per_seed]))) for name in per_seed[0]}

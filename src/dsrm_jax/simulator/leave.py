@@ -71,8 +71,9 @@ def has_left(temper: Int[Array, "..."], *, slate_size: int) -> Bool[Array, "..."
 def expected_length(max_len: float, reward: float, penalty_rate: float) -> float:
     """Return the mean session length, in steps, to be expected from a policy's averages.
 
-    E[Len] is close to (T0 - 1) / (2 - reward + penalty) + 1/2 (facts/methods.md 1.2): for independent clicks and
-    K of 6 or 10 it is 0.06 steps too short on average and never 0.3 off. A constant reward has `constant_length`.
+    E[Len] is close to (T0 - 1) / (2 - reward + penalty) + 1/2 (facts/methods.md 1.2): for independent clicks
+    and K of 6 or 10 it is 0.06 steps too short on average and never 0.3 off. `constant_length` is exact for
+    a constant reward.
 
     Args:
         max_len: T0, initial temper in steps.

@@ -54,9 +54,8 @@ class World:
         item: `(J,)` int32, vocabulary index of each catalogue position.
         is_popular: `(J,)` bool, the popular group.
         log_popularity: `(J,)` float32, log(1 + training exposure) standardised over the catalogue.
-        preference: `(U, J)`-factorised truth of a synthetic world, as the
-            arrays user `(U, F)`, item `(J, F)` and appeal `(J,)`: the logit without popularity; for evaluation
-            only, None elsewhere.
+        preference: `(U, J)`-factorised truth of a synthetic world, as the arrays user `(U, F)`, item
+            `(J, F)` and appeal `(J,)`: the logit without popularity; for evaluation only, None elsewhere.
     """
 
     response: Response

@@ -14,12 +14,10 @@ class LevelFeatures:
     Attributes:
         scale: `(..., 2, F)` float32, multiplies each layer's pre-activation.
         shift: `(..., 2, F)` float32, added to it.
-        gate: `(..., 2, D)` float32, weights of the linear paths from the state and from the condition.
     """
 
     scale: Float[Array, "... 2 F"]
     shift: Float[Array, "... 2 F"]
-    gate: Float[Array, "... 2 D"]
 
 
 def time_embedding(fraction: Float[Array, "..."], num_frequencies: int = 16) -> Float[Array, "... E"]:
@@ -40,9 +38,7 @@ def time_embedding(fraction: Float[Array, "..."], num_frequencies: int = 16) -> 
 class Denoiser(nn.Module):
     """MLP [state, condition, level] -> hidden -> hidden -> state, FiLM level features, zero last layer.
 
-    Three methods instead of one call: `levels` and `project` are run once, `denoise` once per level. Linear
-    paths from the state and the condition, gated by the level, run beside the MLP: on a linear-Gaussian
-    problem they are the whole answer.
+    Three methods instead of one call: `levels` and `project` are run once, `denoise` once per level.
 
     Attributes:
         dim: state dimensions D.
@@ -54,35 +50,30 @@ class Denoiser(nn.Module):
 
     def setup(self) -> None:
         """Declare the layers."""
-        self.film = nn.Dense(4 * self.hidden + 2 * self.dim)
+        self.film = nn.Dense(4 * self.hidden)
         self.state_layer = nn.Dense(self.hidden, use_bias=False)
-        self.condition_layer = nn.Dense(self.hidden + self.dim)
+        self.condition_layer = nn.Dense(self.hidden)
         self.hidden_layer = nn.Dense(self.hidden, use_bias=False)
         self.output_layer = nn.Dense(self.dim, kernel_init=nn.initializers.zeros)
-        self.linear = nn.Dense(self.dim, use_bias=False, kernel_init=nn.initializers.zeros)
 
     def levels(self, fraction: Float[Array, "..."]) -> LevelFeatures:
         """Return the features of levels `(...)` float32, k / S in (0, 1]."""
-        film = self.film(time_embedding(fraction))
-        scale, shift, gate = jnp.split(film, [2 * self.hidden, 4 * self.hidden], axis=-1)
-        split = (*fraction.shape, 2, -1)
-        return LevelFeatures(1 + scale.reshape(split), shift.reshape(split), 1 + gate.reshape(split))
+        film = self.film(time_embedding(fraction)).reshape(*fraction.shape, 2, 2, self.hidden)
+        return LevelFeatures(scale=1 + film[..., 0, :, :], shift=film[..., 1, :, :])
 
-    def project(self, condition: Float[Array, "... C"]) -> Float[Array, "... P"]:
-        """Project conditions into the first layer, P = F + D; a zero projection stands for no condition."""
+    def project(self, condition: Float[Array, "... C"]) -> Float[Array, "... F"]:
+        """Project conditions into the first layer; a zero projection stands for no condition."""
         return self.condition_layer(condition)
 
     def denoise(
-        self, noised: Float[Array, "... D"], features: LevelFeatures, projected: Float[Array, "... P"]
+        self, noised: Float[Array, "... D"], features: LevelFeatures, projected: Float[Array, "... F"]
     ) -> Float[Array, "... D"]:
         """Return the prediction `(..., D)` for noised states at the level of `features`."""
-        from_condition, skip = jnp.split(projected, [self.hidden], axis=-1)
         scale, shift = features.scale, features.shift
-        hidden = self.state_layer(noised) + from_condition
+        hidden = self.state_layer(noised) + projected
         hidden = nn.silu(scale[..., 0, :] * hidden + shift[..., 0, :])
         hidden = nn.silu(scale[..., 1, :] * self.hidden_layer(hidden) + shift[..., 1, :])
-        linear = features.gate[..., 0, :] * self.linear(noised) + features.gate[..., 1, :] * skip
-        return self.output_layer(hidden) + linear
+        return self.output_layer(hidden)
 
     def __call__(
         self, noised: Float[Array, "... D"], fraction: Float[Array, "..."], condition: Float[Array, "... C"]

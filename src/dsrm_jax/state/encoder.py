@@ -161,7 +161,7 @@ def make_encoder(config: EncoderConfig) -> Encoder:
         return EncoderParams(embeddings, network.init(key, jnp.zeros((1, summary_dim(state_dim)))))
 
     def encode(params: EncoderParams, summary: jax.Array) -> jax.Array:
-        return network.apply(params.network, summary)
+        return network.apply(params.network, summary)  # type: ignore[return-value]
 
     return Encoder(init, encode)
 
@@ -197,12 +197,7 @@ def fit_encoder(
     optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, iterations))
 
     def loss(network: Any, history: History, label: Labels, embeddings: Embeddings) -> jax.Array:
-        summary = summarise(embeddings, history)
-        state = encoder.encode(EncoderParams(embeddings, network), summary)
-        logit = jnp.einsum("nd,nmd->nm", state, embeddings.vectors[label.item]) + embeddings.bias[label.item]
-        entropy = optax.sigmoid_binary_cross_entropy(logit, label.click.astype(jnp.float32))
-        weight = label.present.astype(jnp.float32)
-        return jnp.sum(entropy * weight) / jnp.maximum(jnp.sum(weight), 1.0)
+        return next_click_loss(encoder, EncoderParams(embeddings, network), history, label)
 
     @jax.jit
     def run(network: Any, keys: jax.Array, embeddings: Embeddings, starts: SessionStarts) -> Any:
@@ -217,7 +212,19 @@ def fit_encoder(
         return jax.lax.scan(body, (network, optimiser.init(network)), keys)
 
     (network, _), losses = run(params.network, jax.random.split(scan_key, iterations), embeddings, starts)
-    return params.replace(network=network), losses
+    return EncoderParams(embeddings, network), losses
+
+
+def next_click_loss(
+    encoder: Encoder, params: EncoderParams, history: History, label: "Labels"
+) -> Float[Array, ""]:
+    """Return the mean binary cross-entropy, in nats, of the N M clicks that follow N histories."""
+    state = encoder.encode(params, summarise(params.embeddings, history))
+    vectors, bias = params.embeddings.vectors[label.item], params.embeddings.bias[label.item]
+    logit = jnp.einsum("nd,nmd->nm", state, vectors) + bias
+    entropy = optax.sigmoid_binary_cross_entropy(logit, label.click.astype(jnp.float32))
+    weight = label.present.astype(jnp.float32)
+    return jnp.sum(entropy * weight) / jnp.maximum(jnp.sum(weight), 1.0)
 
 
 @struct.dataclass

@@ -4,6 +4,7 @@ Shapes: B users in parallel, T rollout steps, K slate size.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -89,7 +90,7 @@ def make_trainer(config: Config) -> Trainer:
         (env, view), (rollout, infos) = jax.lax.scan(
             step, (state.env, state.view), jax.random.split(rollout_key, length)
         )
-        rollout = rollout.replace(last_view=view)
+        rollout = replace(rollout, last_view=view)
         learnt, metrics = agent.update(state.agent, update_key, rollout, catalogue)
         metrics |= rollout_metrics(rollout, infos)
         return TrainState(learnt, env, view, key, state.step + length), metrics
@@ -139,7 +140,7 @@ def make_step(
             terminated=terminated,
             truncated=truncated,
             final_view=perceive(perception, final_key, final) if environment.can_truncate else None,
-            last_view=None,
+            last_view=None,  # type: ignore[arg-type]  # set once, after the scan
         )
         return (env, perceive(perception, view_key, observation)), (rollout, info)
 

@@ -63,6 +63,7 @@ def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, dict[
     say(f"users: {worlds.report['users']}")
     facts = {
         "source": log.source,
+        "data_digest": log.digest,
         "data": describe(log),
         "worlds": worlds.report,
         "data_seconds": time.perf_counter() - started,
@@ -70,7 +71,7 @@ def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, dict[
     return log, worlds, facts
 
 
-def prepare(config: Config, say: Say) -> Prepared:
+def prepare(config: Config, say: Say = print) -> Prepared:
     """Load the data, build the worlds and train everything that is frozen in Stage II.
 
     Item embeddings and encoder depend on the data's seed alone and are shared; each seed of the run trains its own purifier.
@@ -114,7 +115,9 @@ def prepare(config: Config, say: Say) -> Prepared:
     tail = max(1, len(losses) // 20)
     facts["encoder_loss"] = float(jnp.mean(losses[-tail:]))
     facts["encoder_seconds"] = time.perf_counter() - started
-    say(f"history encoder: {facts['encoder_seconds']:.0f} s, next-click loss {facts['encoder_loss']:.3f} nats")
+    say(
+        f"history encoder: {facts['encoder_seconds']:.0f} s, next-click loss {facts['encoder_loss']:.3f} nats"
+    )
 
     started = time.perf_counter()
     purifier, losses = fit_perception_purifier(

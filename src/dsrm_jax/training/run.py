@@ -62,7 +62,9 @@ def start(config: Config, world: World, perception: Perception) -> TrainState:
     return jax.jit(init)(seed_keys(config, 0), world, perception)
 
 
-def restore(run: RunDirectory, config: Config, world: World, num_items: int) -> tuple[int, Saved] | None:
+def restore(
+    run: RunDirectory, config: Config, world: World, num_items: int, data: str
+) -> tuple[int, Saved] | None:
     """Return the newest good checkpoint of a run and its step, or None where none was saved.
 
     Args:
@@ -70,18 +72,21 @@ def restore(run: RunDirectory, config: Config, world: World, num_items: int) -> 
         config: its configuration.
         world: the training world.
         num_items: V, the vocabulary.
+        data: digest of the log, `InteractionLog.digest`.
 
     Raises:
-        InputError: the checkpoints belong to another configuration, or all of them are damaged.
+        InputError: the checkpoints belong to another configuration or other data, or all of them are damaged.
     """
     like = perception_like(config, num_items)
     init = jax.vmap(make_trainer(config).init, in_axes=(0, None, SEED_AXES))
     keys = jax.eval_shape(lambda: seed_keys(config, 0))
     train = jax.eval_shape(init, keys, jax.eval_shape(lambda: world), like)
-    return checkpoint.restore(run.checkpoints, Saved(train, like), config_fingerprint(config))
+    return checkpoint.restore(run.checkpoints, Saved(train, like), config_fingerprint(config, data=data))
 
 
-def compile_chunk(config: Config, state: TrainState, world: World, perception: Perception) -> Callable[..., Any]:
+def compile_chunk(
+    config: Config, state: TrainState, world: World, perception: Perception
+) -> Callable[..., Any]:
     """Compile `chunk_size` updates of all seeds as one program that reuses the state's memory.
 
     Returns:
@@ -96,7 +101,9 @@ def compile_chunk(config: Config, state: TrainState, world: World, perception: P
     return jax.jit(mapped, donate_argnums=0).lower(state, world, perception).compile()
 
 
-def train(run: RunDirectory, config: Config, saved: Saved, world: World) -> tuple[TrainState, dict[str, Any]]:
+def train(
+    run: RunDirectory, config: Config, saved: Saved, world: World, data: str
+) -> tuple[TrainState, dict[str, Any]]:
     """Train all seeds to the end from a saved state, with logs, checkpoints and a progress line.
 
     Metrics are appended before the checkpoint that covers them; rows beyond the state's step are cut first, so the file of a
@@ -107,6 +114,7 @@ def train(run: RunDirectory, config: Config, saved: Saved, world: World) -> tupl
         config: what to train.
         saved: where to start.
         world: the training world.
+        data: digest of the log.
 
     Returns:
         `(state, facts)`: facts has `compile_seconds`, `train_seconds`, `user_steps_per_second`.
@@ -133,7 +141,7 @@ def train(run: RunDirectory, config: Config, saved: Saved, world: World) -> tupl
             run.checkpoints,
             step,
             Saved(state, saved.perception),
-            config_fingerprint(config),
+            config_fingerprint(config, data=data),
             keep=config.training.keep_checkpoints,
         )
 
@@ -151,9 +159,16 @@ def train(run: RunDirectory, config: Config, saved: Saved, world: World) -> tupl
             append_metrics(run.metrics, rows)
             write_tensorboard(writer, rows[-1])
             step += chunk * per_update
-            report(step, f"reward {np.mean(rows[-1]['reward']):.3f}, slates off balance {np.mean(rows[-1]['broken']):.2f}")
+            report(
+                step,
+                f"reward {np.mean(rows[-1]['reward']):.3f}, slates off balance {np.mean(rows[-1]['broken']):.2f}",
+            )
             finished = step >= updates * per_update
-            if stop() or finished or time.perf_counter() - last_save > 60 * config.training.checkpoint_minutes:
+            if (
+                stop()
+                or finished
+                or time.perf_counter() - last_save > 60 * config.training.checkpoint_minutes
+            ):
                 save()
                 last_save = time.perf_counter()
             if stop() and not finished:

@@ -1,0 +1,16 @@
+"""Presets against the settings that facts/simulators.md reports."""
+
+from dsrm_jax.simulator.environment import make_environment
+from dsrm_jax.simulator.presets import PRESETS
+
+
+def test_presets_are_the_published_settings():
+    fields = ("slate_size", "max_len", "ad_bound", "ad_penalty", "double_sigmoid", "slate_correlation")
+    settings = {name: tuple(getattr(config, field) for field in fields) for name, config in PRESETS.items()}
+    assert settings == {
+        "paper": (6, 30, 0.3, 1, False, 0.0),
+        "kuaisim": (6, 20, 0.3, 0, True, 0.2),
+        "her4if": (10, 20, 0.3, 1, False, 0.2),
+    }
+    for config in PRESETS.values():
+        assert not make_environment(config).can_truncate

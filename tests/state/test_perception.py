@@ -1,0 +1,162 @@
+"""From observations to views, and what Stage I learns from, in a world where an item gives its user away."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierConfig
+from dsrm_jax.simulator.environment import Observation
+from dsrm_jax.simulator.world import History, SessionStarts
+from dsrm_jax.state.encoder import Embeddings, EncoderParams, make_encoder, summarise
+from dsrm_jax.state.perception import (
+    Perception,
+    fit_perception_purifier,
+    make_perceive,
+    perception_modules,
+    sample_states,
+)
+from dsrm_jax.state.purifier import PurifierBatch
+
+NUM_USERS, ROWS, H, DIM = 6, 9, 8, 2
+D = DIM + 1
+CONFIG = Config(
+    environment=EnvironmentConfig(history_length=H),
+    encoder=EncoderConfig(dim=DIM),
+    purifier=PurifierConfig(kind="masked", diffusion_steps=2, hidden=8, iterations=30, batch_size=32),
+)
+CODE = np.random.default_rng(0).normal(size=(NUM_USERS, D)).astype(np.float32)
+CODE[:, -1] = 1.0
+
+
+@pytest.fixture(scope="module")
+def starts():
+    """User u is only ever shown item u, and clicks it."""
+    user = np.repeat(np.arange(NUM_USERS), ROWS).astype(np.int32)
+    return SessionStarts(
+        jnp.asarray(user),
+        jnp.asarray(user),
+        jnp.ones(len(user), bool),
+        jnp.arange(0, len(user) + 1, ROWS, dtype=jnp.int32),
+    )
+
+
+@pytest.fixture(scope="module")
+def encoder_params():
+    """Item vectors are their user's code, and the network hands on the clicked mean."""
+    embeddings = Embeddings(jnp.asarray(CODE), jnp.zeros(NUM_USERS))
+    shapes = jax.eval_shape(make_encoder(CONFIG.encoder).init, jax.random.key(0), embeddings)
+    network = jax.tree.map(
+        lambda x: jnp.eye(*x.shape) if len(x.shape) == 2 else jnp.zeros(x.shape), shapes.network
+    )
+    return EncoderParams(embeddings, network)
+
+
+@pytest.fixture(scope="module")
+def observation():
+    rng = np.random.default_rng(1)
+    history = History(
+        jnp.asarray(rng.integers(0, NUM_USERS, (2, 3, H)), jnp.int32),
+        jnp.asarray(rng.random((2, 3, H)) < 0.5),
+        jnp.asarray(rng.integers(0, H + 1, (2, 3)), jnp.int32),
+    )
+    return Observation(history, jnp.arange(6, dtype=jnp.int32).reshape(2, 3))
+
+
+def draw(key, encoder_params, starts, mask_rate, rows=2000):
+    encoder = make_encoder(CONFIG.encoder)
+    sample = jax.jit(
+        lambda key, mask_rate: sample_states(
+            key,
+            encoder,
+            encoder_params,
+            starts,
+            jnp.asarray(CODE),
+            history_length=H,
+            mask_rate=mask_rate,
+            batch_size=rows,
+        )
+    )
+    return jax.tree.map(np.asarray, sample(key, mask_rate))
+
+
+def num_events(condition):
+    return np.rint(np.expm1(condition[:, -1].astype(np.float64))).astype(int)
+
+
+def test_states_and_targets_are_of_one_user(encoder_params, starts):
+    batch = draw(jax.random.key(0), encoder_params, starts, 0.3)
+    user = np.argmin(np.abs(batch.target[:, None] - CODE).sum(-1), axis=1)
+    np.testing.assert_array_equal(batch.target, CODE[user])
+    # n clicks on the user's own item have the mean n / (n + 1) of its code, n = 0..8 earlier rows
+    share = batch.state[:, -1:]
+    np.testing.assert_allclose(batch.state, share * CODE[user], atol=1e-6)
+    clicks = np.rint(share[:, 0] / (1 - share[:, 0])).astype(int)
+    assert stats.chisquare(np.bincount(clicks, minlength=ROWS)).pvalue > 1e-3
+    assert stats.chisquare(np.bincount(user, minlength=NUM_USERS)).pvalue > 1e-3
+
+
+def test_a_view_hides_a_share_of_events_that_is_uniform_up_to_twice_the_rate(encoder_params, starts):
+    rate = 0.3
+    batch = draw(jax.random.key(1), encoder_params, starts, rate)
+    whole = np.rint(batch.state[:, -1] / (1 - batch.state[:, -1])).astype(int)
+    seen = num_events(batch.condition)
+    full = whole == H
+    # P(n of 8 seen) = mean over u in [0, .6] of Binomial(8, 1 - u), by quadrature
+    share = 1 - 2 * rate * (np.arange(2000) + 0.5) / 2000
+    expected = stats.binom.pmf(np.arange(H + 1)[:, None], H, share).mean(1) * full.sum()
+    observed = np.bincount(seen[full], minlength=H + 1)
+    few = expected < 5
+    observed, expected = (np.append(x[~few], x[few].sum()) for x in (observed, expected))
+    assert np.all(seen <= whole)
+    assert stats.chisquare(observed, expected).pvalue > 1e-3
+
+
+def test_nothing_is_hidden_at_rate_zero_and_all_of_a_view_is_its_users(encoder_params, starts):
+    batch = draw(jax.random.key(2), encoder_params, starts, 0.0)
+    np.testing.assert_allclose(batch.condition[:, :D], batch.state, atol=1e-6)
+    masked = draw(jax.random.key(2), encoder_params, starts, 0.5)
+    np.testing.assert_array_equal(masked.state, batch.state)  # the state itself is never masked
+    share = masked.condition[:, D - 1 : D]
+    np.testing.assert_allclose(masked.condition[:, :D], share * masked.target, atol=1e-6)
+
+
+def test_a_view_is_the_purified_encoding_of_the_history(encoder_params, observation):
+    encoder, purifier = perception_modules(CONFIG)
+    summary = jax.jit(summarise)(encoder_params.embeddings, observation.history)
+    rows = summary.reshape(-1, summary.shape[-1])
+    states = jnp.asarray(np.random.default_rng(2).normal(size=(6, D)), jnp.float32)
+    params = jax.jit(purifier.init)(jax.random.key(3), PurifierBatch(states, rows, 2 * states))
+    perception = Perception(encoder_params, params)
+    view = jax.jit(make_perceive(CONFIG))(perception, jax.random.key(4), observation)
+    observed = encoder.encode(encoder_params, summary)
+    np.testing.assert_allclose(view.observed, observed, atol=1e-6)
+    # purified one user at a time, as no batch can mix users
+    purify = jax.jit(purifier.purify)
+    for index in np.ndindex(2, 3):
+        expected = purify(params, None, observed[index], summary[index])
+        np.testing.assert_allclose(view.state[index], expected, atol=1e-5)
+    assert np.max(np.abs(view.state - view.observed)) > 0.1
+    np.testing.assert_array_equal(view.time, observation.time)
+
+
+def test_the_identity_purifier_hands_the_observed_state_on(encoder_params, starts, observation):
+    config = dataclasses.replace(CONFIG, purifier=dataclasses.replace(CONFIG.purifier, kind="identity"))
+    keys = jax.random.split(jax.random.key(0), 3)
+    params, _ = fit_perception_purifier(keys, config, encoder_params, starts, jnp.asarray(CODE))
+    view = jax.jit(make_perceive(config))(Perception(encoder_params, params), keys[0], observation)
+    np.testing.assert_array_equal(view.state, view.observed)
+
+
+@pytest.mark.slow
+def test_seeds_trained_together_learn_what_each_learns_alone(encoder_params, starts):
+    keys = jax.random.split(jax.random.key(5), 2)
+    target = jnp.asarray(CODE)
+    together, losses = fit_perception_purifier(keys, CONFIG, encoder_params, starts, target)
+    alone, loss = fit_perception_purifier(keys[1:], CONFIG, encoder_params, starts, target)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b[0], rtol=1e-4, atol=1e-5), together, alone)
+    np.testing.assert_allclose(losses[1], loss[0], rtol=1e-4)
+    assert np.all(np.abs(np.asarray(losses[0]) - np.asarray(losses[1])) > 1e-6)  # two seeds, two purifiers
