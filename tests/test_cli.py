@@ -25,13 +25,17 @@ def parse(*argv: str):
     return cli._parse(list(argv), "train")[1]
 
 
-SMALL_CATALOGUE = "user_id,item_id,click\n" + "".join(f"{u},{i},{(u + i) % 2}\n" for u in range(8) for i in range(4))
+SMALL_CATALOGUE = "user_id,item_id,click\n" + "".join(
+    f"{u},{i},{(u + i) % 2}\n" for u in range(8) for i in range(4)
+)
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_budget(tmp_path: Path):
     file = tmp_path / "a.toml"
     file.write_text("[training]\nsteps = 123\nnum_users = 7\n[agent]\nclip = 0.3\n")
-    config = parse("--budget", "quick", "--config", str(file), "--training.num-users", "9", "--seeds", "4", "5")
+    config = parse(
+        "--budget", "quick", "--config", str(file), "--training.num-users", "9", "--seeds", "4", "5"
+    )
     assert (config.training.steps, config.training.num_users) == (123, 9)
     assert config.agent.clip == 0.3
     assert config.training.seeds == (4, 5)
@@ -49,7 +53,13 @@ def test_help_lists_every_field_with_its_text(capsys):
     status, out, _ = run(capsys, "train", "--help")
     assert status == 0
     flat = " ".join(out.replace("│", " ").split())
-    for flag in ("--environment.ad-bound", "--purifier.diffusion-steps", "--agent.fairness-weight", "--budget", "--json"):
+    for flag in (
+        "--environment.ad-bound",
+        "--purifier.diffusion-steps",
+        "--agent.fairness-weight",
+        "--budget",
+        "--json",
+    ):
         assert flag in flat
     assert "Length S of the reverse scan" in flat
 
@@ -126,14 +136,18 @@ def test_an_unknown_flag_exits_with_status_2_and_names_the_nearest(capsys, tmp_p
 def test_a_bad_log_names_the_file_and_what_is_wrong(capsys, tmp_path: Path, monkeypatch, text, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "log.csv").write_text(text)
-    status, _, err = run(capsys, "train", "--env", "log", "--data", "log.csv", "--out", "run", "--budget", "tiny")
+    status, _, err = run(
+        capsys, "train", "--env", "log", "--data", "log.csv", "--out", "run", "--budget", "tiny"
+    )
     assert status == 2
     assert len(err.strip().splitlines()) == 1
     for word in words:
         assert word in err
 
 
-def test_a_folder_with_other_files_or_another_configuration_is_not_overwritten(capsys, tmp_path: Path, monkeypatch):
+def test_a_folder_with_other_files_or_another_configuration_is_not_overwritten(
+    capsys, tmp_path: Path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
@@ -149,7 +163,9 @@ def test_importing_the_package_neither_loads_jax_nor_sets_flags():
         "assert 'XLA_FLAGS' not in os.environ; print(dsrm_jax.__version__)"
     )
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(cli.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60
+    )
     assert done.returncode == 0, done.stderr
 
 

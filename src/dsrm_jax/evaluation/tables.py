@@ -1,9 +1,15 @@
-"""Tables for people: methods against metrics, the paper's numbers beside ours."""
+"""Tables for people: methods against metrics, the paper's numbers beside ours, legible from 80 columns on."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
+from rich.columns import Columns
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 # (env, max_len) -> Len, R_each, R_cum, AD of the row "Ours" of the paper's Table 2, mean and deviation over its seeds
 PAPER = {
@@ -12,75 +18,146 @@ PAPER = {
     ("kuairand", 30): ("24.07±1.40", "0.849±0.007", "19.75±1.39", "0.011±0.003"),
     ("kuairand", 50): ("35.13±0.86", "0.848±0.001", "29.09±0.51", "0.024±0.009"),
 }
+PAPER_METHOD = "dsrm_hrl"
+FREE_LUNCH = "quota_greedy"  # what any learner has to beat: exact balance and the encoder's ranking, unlearnt
 
 # metric, heading, digits
-COLUMNS = (
+PAPER_COLUMNS = (
     ("length", "Len", 2),
     ("reward", "R_each", 3),
     ("return", "R_cum", 2),
     ("ad", "AD", 3),
-    ("slate_ad", "AD per slate", 3),
+)
+OTHER_COLUMNS = (
+    ("slate_ad", "AD of slates", 3),
     ("broken", "p", 3),
     ("gini", "item Gini", 3),
     ("coverage", "coverage", 3),
 )
+SPREAD = {
+    "mean": "mean",
+    "q05": "5 %",
+    "q25": "25 %",
+    "q50": "50 %",
+    "q75": "75 %",
+    "q95": "95 %",
+    "max": "max",
+}
+
+LABELS = {"rows_per_user": "rows", "user_click_rate": "click rate", "catalogue": "recommended items"}
 
 
 def results_table(
     results: Mapping[str, Mapping[str, Any]], *, source: str, env: str, max_len: int, num_seeds: int
-) -> Table:
+) -> RenderableType:
     """Lay out methods against metrics, each cell the mean and the half-width of its confidence interval.
 
     Args:
-        results: method to `metrics.summarise_seeds`'s result, in the order of the rows.
-        source: what the data are; stands in the title, so that no table can be mistaken for one of real data.
+        results: method to `metrics.summarise_seeds`'s result, in the order of the rows. The first may hold
+            `difference` (`metrics.difference` by method); that to `quota_greedy` stands below the table.
+        source: what the data are; stands in the first line, so that no table can be mistaken for one of real
+            data.
         env: data set, for the paper's row.
         max_len: T0, for the paper's row.
         num_seeds: seeds behind each row.
 
     Returns:
-        A Rich table; `closed form` is (T0 - 1) / (2 - R_each + p) + 1/2, which the measured Len should be near.
+        What `rich.console.Console.print` takes: two tables side by side, or one above the other where the
+        console is too narrow.
     """
-    sessions = next(iter(results.values()))["sessions"]
-    table = Table(
-        title=f"{source}; max_len {max_len}; {num_seeds} seed(s), {sessions:,} held-out sessions in all",
-        title_justify="left",
+    first, *_ = results.values()
+    title = (
+        f"{source}; max_len {max_len}; {_count(num_seeds, 'seed')}, {first['sessions']:,} held-out sessions"
     )
-    table.add_column("method", no_wrap=True)
-    for _, heading, _ in COLUMNS:
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("closed form", justify="right", no_wrap=True)
-    for method, result in results.items():
-        cells = [cell(result[name], digits) for name, _, digits in COLUMNS]
-        table.add_row(method, *cells, f"{result['closed_form']:.2f}")
     paper = PAPER.get((env, max_len))
-    if paper:
-        table.add_section()
-        empty = [""] * (len(COLUMNS) - 4)
-        table.add_row("paper, real data", *paper, *empty, "")
-    return table
+    main = _table("method", *(heading for _, heading, _ in PAPER_COLUMNS), "E[Len]")
+    other = _table("method", *(heading for _, heading, _ in OTHER_COLUMNS))
+    for method, result in results.items():
+        main.add_row(method, *_cells(result, PAPER_COLUMNS), f"{result['closed_form']:.2f}")
+        other.add_row(method, *_cells(result, OTHER_COLUMNS))
+        if paper and method == PAPER_METHOD:
+            main.add_row("  paper's", *paper, "", style="dim")
+    lines = [Text(title, style="bold"), _side_by_side(main, other)]
+    return Group(*lines, *(Text(line) for line in _notes(results, num_seeds=num_seeds, paper=bool(paper))))
 
 
 def cell(value: Mapping[str, float], digits: int) -> str:
-    """Return `mean±half-width` with so many digits after the point."""
+    """Return `mean±half-width` with so many digits after the point; the mean alone where its spread is not known."""
     half = (value["high"] - value["low"]) / 2
-    return f"{value['mean']:.{digits}f}±{half:.{digits}f}"
+    return f"{value['mean']:.{digits}f}" + ("" if math.isnan(half) else f"±{half:.{digits}f}")
 
 
-def data_table(facts: Mapping[str, Any]) -> Table:
-    """Lay out the statistics of a log (`data.sources.describe`) as the paper's Table 1, and more."""
-    table = Table(title=str(facts["source"]), title_justify="left")
-    table.add_column("statistic")
-    for split in ("train", "test"):
-        table.add_column(split, justify="right")
-    for name in facts["train"]:
-        table.add_row(name.replace("_", " "), *(_show(facts[split].get(name)) for split in ("train", "test")))
+def data_table(facts: Mapping[str, Any]) -> RenderableType:
+    """Lay out the statistics of a log (`data.sources.describe`): the paper's Table 1, and more.
+
+    Args:
+        facts: what `describe` gives.
+
+    Returns:
+        What `rich.console.Console.print` takes.
+    """
+    counts = _table("statistic", "train", "test")
+    spreads = _table("per user", "split", *SPREAD.values())
+    for name, train in facts["train"].items():
+        label, test = LABELS.get(name, name.replace("_", " ")), facts["test"].get(name)
+        if not isinstance(train, Mapping):
+            counts.add_row(label, _number(train), _number(test))
+            continue
+        for split, spread in (("train", train), ("test", test)):
+            if spread is not None:
+                digits = 3 if spread["max"] <= 1 else 0
+                spreads.add_row(label, split, *(f"{spread[key]:,.{digits}f}" for key in SPREAD))
+    whole = _table("whole log", "")
+    for name in ("users", "items", "categories", "catalogue"):
+        whole.add_row(LABELS.get(name, name), _number(facts[name]))
+    for scope, prefix in (("all items", ""), ("recommended", "catalogue_")):
+        whole.add_row(f"exposure Gini, {scope}", _number(facts["popularity"][f"{prefix}gini"]))
+        whole.add_row(f"share of the top 20 %, {scope}", _number(facts["popularity"][f"{prefix}top_share"]))
+    return Group(Text(str(facts["source"]), style="bold"), _side_by_side(counts, whole), spreads)
+
+
+def _notes(results: Mapping[str, Mapping[str, Any]], *, num_seeds: int, paper: bool) -> list[str]:
+    method, first = next(iter(results.items()))
+    notes = []
+    gap = first.get("difference", {}).get(FREE_LUNCH)
+    if gap:
+        length = gap["length"]
+        notes.append(
+            f"{method} - {FREE_LUNCH}: Len {length['mean']:+.2f} [{length['low']:.2f}, {length['high']:.2f}], "
+            "the same users under both"
+        )
+    over = "seeds and sessions" if num_seeds > 1 else "sessions; one seed says nothing about others"
+    notes.append("E[Len]: the length to be expected of R_each and p alone, in closed form")
+    notes.append(f"± and [ ]: {100 * first['confidence']:g} % confidence over {over}")
+    if paper and PAPER_METHOD in results:
+        notes.append("paper's: real data, ± its standard deviation over 3 seeds")
+    return notes
+
+
+def _table(*headings: str) -> Table:
+    """Return an empty table, its first column left-aligned and the others right; nothing in it is ever cut."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if i else "left", overflow="fold")
     return table
 
 
-def _show(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_show(v)}" for k, v in value.items())
-    if isinstance(value, float):
-        return f"{value:,.3f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def _side_by_side(*tables: Table) -> Columns:
+    """Lay tables out beside each other, or below where the console is too narrow, a blank line after each."""
+    return Columns([Padding(table, (0, 0, 1, 0), expand=False) for table in tables], padding=(0, 4, 0, 0))
+
+
+def _cells(result: Mapping[str, Any], columns: Sequence[tuple[str, str, int]]) -> list[str]:
+    return [cell(result[name], digits) for name, _, digits in columns]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.3f}"

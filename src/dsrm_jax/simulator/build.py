@@ -33,6 +33,7 @@ class Worlds:
         train: the world that policies learn in.
         test: the world that they are measured in.
         train_users: `(U,)` vocabulary index of each user of the training world.
+        test_users: `(V,)` the same of the test world.
         report: plain numbers and phrases (static, not a pytree leaf): `users` says how the two populations
             relate; `train` and `test` each hold `response`, `num_users`, `start_rows` and, for fitted models,
             the quality on the rows kept out of the fit (`auc`, `log_loss`, `calibration_error`, `click_rate`,
@@ -42,6 +43,7 @@ class Worlds:
     train: World
     test: World
     train_users: Int[np.ndarray, "U"]
+    test_users: Int[np.ndarray, "V"]
     report: dict[str, Any] = struct.field(pytree_node=False)
 
 
@@ -109,7 +111,7 @@ def build_worlds(key: Key[Array, ""], log: InteractionLog, config: Config) -> Wo
         starts = _session_starts(log, split.users)
         worlds[name] = _world(log, response, starts, split.users)
         report[name] = {"num_users": len(split.users), "start_rows": len(starts.user), **quality}
-    return Worlds(train=worlds["train"], test=worlds["test"], train_users=train_users, report=report)
+    return Worlds(train=worlds["train"], test=worlds["test"], train_users=train_users, test_users=test_users, report=report)
 
 
 def _check(log: InteractionLog, environment: EnvironmentConfig) -> None:

@@ -18,7 +18,9 @@ from dsrm_jax.state.encoder import (
     summarise,
     summary_dim,
 )
-from dsrm_jax.state.purifier import Purifier, PurifierBatch, fit_purifier, make_purifier
+from dsrm_jax.state.probes import change, gaussian_floor, leak_ratio, oracle_recovery
+from dsrm_jax.state.purifier import Purifier, PurifierBatch, fit_purifier, level_losses, make_purifier
+from dsrm_jax.state.schedule import make_schedule
 from dsrm_jax.state.view import View
 
 
@@ -144,3 +146,60 @@ def fit_perception_purifier(
         )
 
     return jax.jit(jax.vmap(fit, in_axes=(0, None, None, None)))(keys, params, starts, jnp.asarray(target))
+
+
+def probe_perception(
+    key: Key[Array, ""],
+    config: Config,
+    perception: Perception,
+    starts: SessionStarts,
+    clean: Float[Array, "U D"],
+    *,
+    num_states: int = 2000,
+) -> dict[str, Float[Array, "N"]]:
+    """Measure P1, P2 and P6 of trained purifiers on histories of users they need not have seen.
+
+    Args:
+        key: consumed; draws the histories and P2's noise.
+        config: of the run.
+        perception: purifier parameters with a leading axis N, one per seed.
+        starts: log rows of the users to probe.
+        clean: `(U, D)` their full-log embeddings, what stands for the clean state.
+        num_states: histories drawn.
+
+    Returns:
+        `change` (P1, relative), `cosine`, `cka`, `recovery` (P6) and, for diffusion purifiers, `leak` (P2: error at k = 1 over
+        the unconditional floor; below .2 the condition contains the target), each `(N,)`.
+    """
+    encoder, purifier = perception_modules(config)
+    batch_key, noise_key = jax.random.split(key)
+
+    def probe(params: Any, encoder_params: EncoderParams, starts: SessionStarts, clean: jax.Array) -> Any:
+        batch = sample_states(
+            batch_key,
+            encoder,
+            encoder_params,
+            starts,
+            clean,
+            history_length=config.environment.history_length,
+            mask_rate=0.0,
+            batch_size=num_states,
+        )
+        purified = purifier.purify(params, noise_key, batch.state, batch.condition)
+        moved = change(batch.state, purified)
+        found = {
+            "change": moved.relative,
+            "cosine": moved.cosine,
+            "cka": moved.cka,
+            "recovery": oracle_recovery(batch.state, purified, batch.target),
+        }
+        if config.purifier.kind != "identity":
+            target = batch.state if config.purifier.kind == "paper" else batch.target
+            schedule = make_schedule(config.purifier.schedule, config.purifier.diffusion_steps)
+            floor = gaussian_floor(params.target.apply(target), schedule)
+            losses = level_losses(params, noise_key, batch, config=config.purifier)
+            found["leak"] = leak_ratio(losses, floor)[0]
+        return found
+
+    mapped = jax.vmap(probe, in_axes=(0, None, None, None))
+    return jax.jit(mapped)(perception.purifier, perception.encoder, starts, clean)

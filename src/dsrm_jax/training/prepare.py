@@ -16,7 +16,12 @@ from dsrm_jax.data.sources import describe, load_log
 from dsrm_jax.simulator.build import Worlds, build_worlds
 from dsrm_jax.simulator.fit import fit_factors
 from dsrm_jax.state.encoder import Embeddings, embeddings_from, fit_encoder, summary_dim, user_states
-from dsrm_jax.state.perception import Perception, fit_perception_purifier, perception_modules
+from dsrm_jax.state.perception import (
+    Perception,
+    fit_perception_purifier,
+    perception_modules,
+    probe_perception,
+)
 from dsrm_jax.state.purifier import PurifierBatch
 
 Say = Callable[[str], None]
@@ -126,7 +131,15 @@ def prepare(config: Config, say: Say = print) -> Prepared:
     facts["purifier_loss"] = np.asarray(jnp.mean(losses[:, -tail:], axis=1)).tolist()
     facts["purifier_seconds"] = time.perf_counter() - started
     say(f"Stage I, {config.purifier.kind} purifier: {facts['purifier_seconds']:.0f} s")
-    return Prepared(worlds, Perception(params, purifier), facts)
+    perception = Perception(params, purifier)
+    clean = user_states(factors)[worlds.test_users]
+    probes = probe_perception(jax.random.fold_in(key, 3), config, perception, worlds.test.starts, clean)
+    facts["probes"] = {name: np.asarray(values).tolist() for name, values in probes.items()}
+    say(
+        f"on held-out users it moves the state by {np.mean(probes['change']):.0%} and takes away "
+        f"{np.mean(probes['recovery']):.0%} of its squared distance to the full-log embedding"
+    )
+    return Prepared(worlds, perception, facts)
 
 
 def perception_like(config: Config, num_items: int) -> Perception:
