@@ -12,8 +12,6 @@ BUDGET  ?= default
 PYTHON  ?= $(firstword $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do command -v $$p; done))
 
 BIN := .venv/bin
-# XLA on CPUs with few cores can deadlock in vmapped training programs without this flag.
-export XLA_FLAGS := --xla_cpu_enable_concurrency_optimized_scheduler=false $(XLA_FLAGS)
 
 FLAGS = --env $(ENV) --budget $(BUDGET) --method $(METHOD) --max-len $(MAX_LEN) \
   $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out $(OUT))

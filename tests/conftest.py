@@ -2,7 +2,7 @@
 
 import os
 
-FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
-if FLAG not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}".strip()
+from dsrm_jax.xla import set_flags
+
+set_flags(os.environ)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

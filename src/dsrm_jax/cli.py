@@ -1,6 +1,6 @@
 """`dsrm-jax train | evaluate | resume | data | bench`: parse, call, print.
 
-JAX is imported inside the commands, after XLA's flags are set: on CPUs with few cores XLA can deadlock without the first one.
+JAX is imported inside the commands, after XLA's flags are set (see `xla.py`).
 """
 
 import json
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from dsrm_jax.errors import InputError, unknown_name
+from dsrm_jax.xla import set_flags
 
 if TYPE_CHECKING:
     from dsrm_jax.config import Config
 
-XLA_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 SHORT = {
     "--env": "--data.env",
     "--data": "--data.path",
@@ -68,9 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def prepare_process() -> None:
     """Set XLA's flags (appended, never overwritten) and send the library's warnings to standard error."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    if XLA_FLAG.split("=")[0] not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {XLA_FLAG}".strip()
+    set_flags(os.environ)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
 

@@ -143,11 +143,11 @@ class PurifierConfig:
     """Standard deviation multiplier of the noise in the starting state and the reverse steps; 0: deterministic."""
     hidden: int = 128
     """Width of the denoiser."""
-    iterations: int = 3000
+    iterations: int = 1500
     """Gradient steps of Stage I."""
     batch_size: int = 512
     """States per gradient step."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-3
     """Adam step size."""
     mask_rate: float = 0.3
     """Share of history events hidden from the condition in training, in [0, 1)."""

@@ -72,7 +72,8 @@ def random_view(rng, *shape):
 def make_rollout(config, catalogue, truncates=True):
     """An agent with random parameters and what it did, in an environment that answers at random."""
     rng = np.random.default_rng(1)
-    agent = jax.jit(make_dsrm_hrl(config, slate_size=K).init)(jax.random.key(0), catalogue)
+    shapes = jax.eval_shape(make_dsrm_hrl(config, slate_size=K).init, jax.random.key(0), catalogue)
+    agent = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     params = jax.tree.map(lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), jnp.float32), agent.params)
     agent = dataclasses.replace(agent, params=params)
     view = random_view(rng, T, B)

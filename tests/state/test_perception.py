@@ -17,6 +17,7 @@ from dsrm_jax.state.perception import (
     fit_perception_purifier,
     make_perceive,
     perception_modules,
+    probe_perception,
     sample_states,
 )
 from dsrm_jax.state.purifier import PurifierBatch
@@ -147,8 +148,12 @@ def test_the_identity_purifier_hands_the_observed_state_on(encoder_params, start
     config = dataclasses.replace(CONFIG, purifier=dataclasses.replace(CONFIG.purifier, kind="identity"))
     keys = jax.random.split(jax.random.key(0), 3)
     params, _ = fit_perception_purifier(keys, config, encoder_params, starts, jnp.asarray(CODE))
-    view = jax.jit(make_perceive(config))(Perception(encoder_params, params), keys[0], observation)
+    perception = Perception(encoder_params, params)
+    view = jax.jit(make_perceive(config))(perception, keys[0], observation)
     np.testing.assert_array_equal(view.state, view.observed)
+    probes = probe_perception(keys[1], config, perception, starts, jnp.asarray(CODE), num_states=50)
+    for name, value in {"change": 0.0, "cka": 1.0, "recovery": 0.0}.items():
+        np.testing.assert_allclose(probes[name], [value] * 3, atol=1e-5)
 
 
 @pytest.mark.slow

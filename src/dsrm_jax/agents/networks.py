@@ -49,7 +49,10 @@ class Manager(nn.Module):
     hidden: int
 
     @nn.compact
-    def __call__(self, state: Float[Array, "... D"], time: Int[Array, "..."]):
+    def __call__(
+        self, state: Float[Array, "... D"], time: Int[Array, "..."]
+    ) -> tuple[Float[Array, "... 2"], Float[Array, "2"], Float[Array, "..."]]:
+        """Return mean and log-deviation of the goal's distribution, and the value."""
         mean = _MLP(self.hidden, 2)(state)
         log_std = self.param("log_std", nn.initializers.constant(-1.5), (2,))
         value = _MLP(self.hidden, 1)(_features(state, time))[..., 0]
@@ -66,7 +69,14 @@ class Worker(nn.Module):
     hidden: int
 
     @nn.compact
-    def __call__(self, state, goal, time, sharpness):
+    def __call__(
+        self,
+        state: Float[Array, "... D"],
+        goal: Float[Array, "... 2"],
+        time: Int[Array, "..."],
+        sharpness: float | Float[Array, ""],
+    ) -> tuple[Float[Array, "... E"], Float[Array, ""], Float[Array, "..."], Float[Array, "..."]]:
+        """Return query, sharpness, value and the logit of the slate's mean click."""
         one = jnp.ones((*state.shape[:-1], 1), state.dtype)
         anchor = jnp.concatenate([state, one, jnp.zeros_like(one)], axis=-1)
         correction = _MLP(self.hidden, anchor.shape[-1])(jnp.concatenate([state, goal], axis=-1))

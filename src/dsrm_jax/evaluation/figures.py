@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 SIZE = (10.0, 6.5)  # inches
 DPI = 110
 
-# metric, title, unit, limits of the axis
+# metric, title, unit, lowest value of the axis where it is fixed
 PANELS = (
-    ("reward", "R_each: reward per step", "mean click of a slate, 0 to 1", (0.0, 1.0)),
-    ("length", "Len: length of the sessions that ended", "steps", (0.0, None)),
-    ("slate_ad", "AD of slates: imbalance of popular and long-tail items", "mean |2s - 1|, 0 to 1", (0.0, 1.0)),
-    ("broken", "p: slates off balance, which cost extra temper", "share of slates, 0 to 1", (0.0, 1.0)),
+    ("reward", "R_each: reward per step", "mean click of a slate, 0 to 1", None),
+    ("length", "Len: length of the sessions that ended", "steps", None),
+    ("slate_ad", "AD of slates: popular against long tail", "mean |2s - 1|, 0 to 1", 0.0),
+    ("broken", "p: slates off balance, which cost extra temper", "share of slates, 0 to 1", 0.0),
 )
 
 
@@ -55,11 +55,12 @@ def draw_learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str, smoot
     figure = Figure(figsize=SIZE, layout="constrained")
     steps = np.array([row["step"] for row in rows])
     sessions = np.array([row["sessions"] for row in rows], np.float64)
-    for axes, (name, heading, unit, limits) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+    for axes, (name, heading, unit, lowest) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         values = np.array([row[name] for row in rows], np.float64)
         weight = sessions if name == "length" else np.ones_like(values)
         _draw_seeds(axes, steps, running_mean(values, weight, smooth))
-        axes.set(title=heading, ylabel=unit, xlabel="batched environment steps", ylim=limits)
+        axes.set(title=heading, ylabel=unit, xlabel="batched environment steps")
+        axes.set_ylim(bottom=lowest)
         axes.set_xlim(0, steps[-1])
         axes.grid(alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
@@ -95,7 +96,9 @@ def _draw_seeds(axes: "Axes", steps: np.ndarray, curves: Float[np.ndarray, "N S"
     num_seeds = curves.shape[1]
     mean, low, high = (reduce(curves, axis=1) for reduce in (np.mean, np.min, np.max))
     if num_seeds > 1:
-        axes.fill_between(steps, low, high, color="tab:blue", alpha=0.15, linewidth=0, label="range of the seeds")
+        axes.fill_between(
+            steps, low, high, color="tab:blue", alpha=0.15, linewidth=0, label="range of the seeds"
+        )
         for i, curve in enumerate(curves.T):
             label = "one seed" if i == 0 else None
             axes.plot(steps, curve, color="tab:blue", alpha=0.5, linewidth=0.8, label=label)

@@ -43,7 +43,6 @@ SPREAD = {
     "q95": "95 %",
     "max": "max",
 }
-
 LABELS = {"rows_per_user": "rows", "user_click_rate": "click rate", "catalogue": "recommended items"}
 
 
@@ -77,8 +76,8 @@ def results_table(
         other.add_row(method, *_cells(result, OTHER_COLUMNS))
         if paper and method == PAPER_METHOD:
             main.add_row("  paper's", *paper, "", style="dim")
-    lines = [Text(title, style="bold"), _side_by_side(main, other)]
-    return Group(*lines, *(Text(line) for line in _notes(results, num_seeds=num_seeds, paper=bool(paper))))
+    notes = _notes(results, num_seeds=num_seeds, paper=bool(paper))
+    return Group(Text(title, style="bold"), _side_by_side(main, other), *(Text(note) for note in notes))
 
 
 def cell(value: Mapping[str, float], digits: int) -> str:

@@ -160,7 +160,7 @@ def probe_perception(
     """Measure P1, P2 and P6 of trained purifiers on histories of users they need not have seen.
 
     Args:
-        key: consumed; draws the histories and P2's noise.
+        key: consumed; draws the histories, the purifier's noise and P2's.
         config: of the run.
         perception: purifier parameters with a leading axis N, one per seed.
         starts: log rows of the users to probe.
@@ -172,7 +172,7 @@ def probe_perception(
         the unconditional floor; below .2 the condition contains the target), each `(N,)`.
     """
     encoder, purifier = perception_modules(config)
-    batch_key, noise_key = jax.random.split(key)
+    batch_key, purify_key, loss_key = jax.random.split(key, 3)
 
     def probe(params: Any, encoder_params: EncoderParams, starts: SessionStarts, clean: jax.Array) -> Any:
         batch = sample_states(
@@ -185,7 +185,7 @@ def probe_perception(
             mask_rate=0.0,
             batch_size=num_states,
         )
-        purified = purifier.purify(params, noise_key, batch.state, batch.condition)
+        purified = purifier.purify(params, purify_key, batch.state, batch.condition)
         moved = change(batch.state, purified)
         found = {
             "change": moved.relative,
@@ -197,9 +197,10 @@ def probe_perception(
             target = batch.state if config.purifier.kind == "paper" else batch.target
             schedule = make_schedule(config.purifier.schedule, config.purifier.diffusion_steps)
             floor = gaussian_floor(params.target.apply(target), schedule)
-            losses = level_losses(params, noise_key, batch, config=config.purifier)
+            losses = level_losses(params, loss_key, batch, config=config.purifier)
             found["leak"] = leak_ratio(losses, floor)[0]
         return found
 
-    mapped = jax.vmap(probe, in_axes=(0, None, None, None))
+    # the identity has no parameters that could tell the number of seeds
+    mapped = jax.vmap(probe, in_axes=(0, None, None, None), axis_size=len(config.training.seeds))
     return jax.jit(mapped)(perception.purifier, perception.encoder, starts, clean)

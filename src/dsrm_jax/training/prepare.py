@@ -8,14 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from dsrm_jax.config import Config
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.sources import describe, load_log
 from dsrm_jax.simulator.build import Worlds, build_worlds
 from dsrm_jax.simulator.fit import fit_factors
-from dsrm_jax.state.encoder import Embeddings, embeddings_from, fit_encoder, summary_dim, user_states
+from dsrm_jax.simulator.response import FactorResponse
+from dsrm_jax.state.encoder import (
+    Embeddings,
+    EncoderParams,
+    embeddings_from,
+    fit_encoder,
+    summary_dim,
+    user_states,
+)
 from dsrm_jax.state.perception import (
     Perception,
     fit_perception_purifier,
@@ -89,48 +97,11 @@ def prepare(config: Config, say: Say = print) -> Prepared:
         InputError: data or settings that cannot be used.
     """
     log, worlds, facts = load_worlds(config, say)
-    started = time.perf_counter()
     key = jax.random.key(config.data.seed)
-    factors = fit_factors(
-        jax.random.fold_in(key, 1),
-        log.train.user,
-        log.train.item,
-        log.train.click,
-        num_users=log.num_users,
-        num_items=log.num_items,
-        dim=config.encoder.dim,
-        epochs=config.encoder.embedding_epochs,
-    )
-    embeddings = jax.block_until_ready(embeddings_from(factors))
-    facts["embedding_seconds"] = time.perf_counter() - started
-    say(f"item embeddings: {facts['embedding_seconds']:.0f} s")
-
-    started = time.perf_counter()
-    encoder, _ = perception_modules(config)
-    params, losses = fit_encoder(
-        jax.random.fold_in(key, 2),
-        encoder,
-        embeddings,
-        worlds.train.starts,
-        history_length=config.environment.history_length,
-        iterations=config.encoder.iterations,
-        batch_size=config.encoder.batch_size,
-        learning_rate=config.encoder.learning_rate,
-    )
-    tail = max(1, len(losses) // 20)
-    facts["encoder_loss"] = float(jnp.mean(losses[-tail:]))
-    facts["encoder_seconds"] = time.perf_counter() - started
-    say(
-        f"history encoder: {facts['encoder_seconds']:.0f} s, next-click loss {facts['encoder_loss']:.3f} nats"
-    )
-
-    started = time.perf_counter()
-    purifier, losses = fit_perception_purifier(
-        seed_keys(config, 1), config, params, worlds.train.starts, user_states(factors)[worlds.train_users]
-    )
-    facts["purifier_loss"] = np.asarray(jnp.mean(losses[:, -tail:], axis=1)).tolist()
-    facts["purifier_seconds"] = time.perf_counter() - started
-    say(f"Stage I, {config.purifier.kind} purifier: {facts['purifier_seconds']:.0f} s")
+    factors, fit_facts = _fit_factors(jax.random.fold_in(key, 1), config, log, say)
+    params, encoder_facts = _fit_encoder(jax.random.fold_in(key, 2), config, factors, worlds, say)
+    purifier, purifier_facts = _fit_purifiers(config, params, factors, worlds, say)
+    facts |= fit_facts | encoder_facts | purifier_facts
     perception = Perception(params, purifier)
     clean = user_states(factors)[worlds.test_users]
     probes = probe_perception(jax.random.fold_in(key, 3), config, perception, worlds.test.starts, clean)
@@ -140,6 +111,69 @@ def prepare(config: Config, say: Say = print) -> Prepared:
         f"{np.mean(probes['recovery']):.0%} of its squared distance to the full-log embedding"
     )
     return Prepared(worlds, perception, facts)
+
+
+def _fit_factors(
+    key: jax.Array, config: Config, log: InteractionLog, say: Say
+) -> tuple[FactorResponse, dict[str, Any]]:
+    """Factorise the training log: item embeddings and full-log embeddings of its users."""
+    started = time.perf_counter()
+    factors = fit_factors(
+        key,
+        log.train.user,
+        log.train.item,
+        log.train.click,
+        num_users=log.num_users,
+        num_items=log.num_items,
+        dim=config.encoder.dim,
+        epochs=config.encoder.embedding_epochs,
+    )
+    jax.block_until_ready(factors)
+    seconds = time.perf_counter() - started
+    say(f"item embeddings: {seconds:.0f} s")
+    return factors, {"embedding_seconds": seconds}
+
+
+def _fit_encoder(
+    key: jax.Array, config: Config, factors: FactorResponse, worlds: Worlds, say: Say
+) -> tuple[EncoderParams, dict[str, Any]]:
+    """Train the history encoder on the training world's rows."""
+    started = time.perf_counter()
+    encoder, _ = perception_modules(config)
+    params, losses = fit_encoder(
+        key,
+        encoder,
+        embeddings_from(factors),
+        worlds.train.starts,
+        history_length=config.environment.history_length,
+        iterations=config.encoder.iterations,
+        batch_size=config.encoder.batch_size,
+        learning_rate=config.encoder.learning_rate,
+    )
+    loss = float(_tail_mean(losses))
+    seconds = time.perf_counter() - started
+    say(f"history encoder: {seconds:.0f} s, next-click loss {loss:.3f} nats")
+    return params, {"encoder_loss": loss, "encoder_seconds": seconds}
+
+
+def _fit_purifiers(
+    config: Config, params: EncoderParams, factors: FactorResponse, worlds: Worlds, say: Say
+) -> tuple[Any, dict[str, Any]]:
+    """Train each seed's purifier (Stage I)."""
+    started = time.perf_counter()
+    target = user_states(factors)[worlds.train_users]
+    purifier, losses = fit_perception_purifier(
+        seed_keys(config, 1), config, params, worlds.train.starts, target
+    )
+    loss = np.asarray(_tail_mean(losses)).tolist()
+    seconds = time.perf_counter() - started
+    say(f"Stage I, {config.purifier.kind} purifier: {seconds:.0f} s")
+    return purifier, {"purifier_loss": loss, "purifier_seconds": seconds}
+
+
+def _tail_mean(losses: Float[Array, "... iterations"]) -> Float[Array, "..."]:
+    """Return the mean of the last twentieth of the losses."""
+    return jnp.mean(losses[..., -max(1, losses.shape[-1] // 20) :], axis=-1)
 
 
 def perception_like(config: Config, num_items: int) -> Perception:

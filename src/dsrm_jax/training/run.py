@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -50,10 +51,22 @@ def num_updates(config: Config) -> int:
     return math.ceil(config.training.steps / config.training.rollout_length)
 
 
-def chunk_size(config: Config) -> int:
-    """Return the largest divisor of the number of updates that `training.chunk_updates` allows: one shape, one compilation."""
+def chunk_size(config: Config, done: int = 0) -> int:
+    """Return how many updates one compiled chunk makes; `chunk_updates` at most, and the chunks end at the last update exactly.
+
+    It is the largest such divisor of the run's updates, whatever was done before, so that a resumed run has the chunks of an
+    uninterrupted one. Where it does not divide what is left, since the run goes on with other `training.steps`, it is the
+    largest divisor of that.
+
+    Args:
+        config: of the run.
+        done: updates already made, fewer than `num_updates`.
+    """
     updates = num_updates(config)
-    return next(c for c in range(min(config.training.chunk_updates, updates), 0, -1) if updates % c == 0)
+    sizes = range(min(config.training.chunk_updates, updates), 0, -1)
+    size = next(c for c in sizes if updates % c == 0)
+    left = updates - done
+    return size if left % size == 0 else next(c for c in sizes if left % c == 0)
 
 
 def start(config: Config, world: World, perception: Perception) -> TrainState:
@@ -85,14 +98,14 @@ def restore(
 
 
 def compile_chunk(
-    config: Config, state: TrainState, world: World, perception: Perception
+    config: Config, state: TrainState, world: World, perception: Perception, *, length: int
 ) -> Callable[..., Any]:
-    """Compile `chunk_size` updates of all seeds as one program that reuses the state's memory.
+    """Compile `length` updates of all seeds as one program that reuses the state's memory.
 
     Returns:
         `(state, world, perception) -> (state, metrics)`; metrics have axes (seed, update).
     """
-    trainer, length = make_trainer(config), chunk_size(config)
+    trainer = make_trainer(config)
 
     def chunk(state: TrainState, world: World, perception: Perception) -> Any:
         return trainer.train(state, world, perception, length)
@@ -112,7 +125,7 @@ def train(
     Args:
         run: where to write.
         config: what to train.
-        saved: where to start.
+        saved: where to start; its training state is given up to the program and cannot be used again.
         world: the training world.
         data: digest of the log.
 
@@ -120,63 +133,71 @@ def train(
         `(state, facts)`: facts has `compile_seconds`, `train_seconds`, `user_steps_per_second`.
 
     Raises:
-        NonFiniteError: a metric became NaN or infinite; nothing of that chunk was saved.
+        NonFiniteError: a metric or the state became NaN or infinite; nothing of that chunk was saved.
         SystemExit: 130 or 143 after a signal, once everything reached has been saved.
     """
-    updates, chunk = num_updates(config), chunk_size(config)
     per_update = config.training.rollout_length
-    done = int(np.asarray(saved.train.step)[0])
+    done, last = int(np.asarray(saved.train.step)[0]), num_updates(config) * per_update
     truncate_metrics(run.metrics, done)
-    if done >= updates * per_update:
+    if done >= last:
         return saved.train, {}
     started = time.perf_counter()
-    program = compile_chunk(config, saved.train, world, saved.perception)
-    facts: dict[str, Any] = {"compile_seconds": time.perf_counter() - started}
-    writer = open_tensorboard(run.tensorboard, done) if config.training.tensorboard else None
-    state, step, started = saved.train, done, time.perf_counter()
-    last_save = started
+    length = chunk_size(config, done // per_update)
+    program = compile_chunk(config, saved.train, world, saved.perception, length=length)
+    compiled = time.perf_counter()
+    state = _run_chunks(run, config, saved, world, program, config_fingerprint(config, data=data))
+    seconds = time.perf_counter() - compiled
+    return state, {
+        "compile_seconds": compiled - started,
+        "train_seconds": seconds,
+        "user_steps_per_second": (last - done) * _num_users(config) / seconds,
+    }
 
-    def save() -> None:
-        checkpoint.save(
-            run.checkpoints,
-            step,
-            Saved(state, saved.perception),
-            config_fingerprint(config, data=data),
-            keep=config.training.keep_checkpoints,
-        )
 
-    users = config.training.num_users * len(config.training.seeds)
+def _run_chunks(
+    run: RunDirectory,
+    config: Config,
+    saved: Saved,
+    world: World,
+    program: Callable[..., Any],
+    fingerprint: str,
+) -> TrainState:
+    """Call a compiled chunk until the last step; log every chunk, save now and then, at the end and on a signal."""
+    per_update = config.training.rollout_length
+    state, step = saved.train, int(np.asarray(saved.train.step)[0])
+    last, started = num_updates(config) * per_update, time.perf_counter()
+    writer = open_tensorboard(run.tensorboard, step) if config.training.tensorboard else None
+
+    def save() -> float:
+        whole = Saved(state, saved.perception)
+        checkpoint.save(run.checkpoints, step, whole, fingerprint, keep=config.training.keep_checkpoints)
+        return time.perf_counter()
+
     with (
         interruptible() as stop,
-        progress(updates * per_update, users=users, start=done, label="training") as report,
+        progress(last, users=_num_users(config), start=step, label="training") as report,
     ):
-        if not done:
-            save()
-        while step < updates * per_update:
+        last_save = save() if step == 0 else started
+        while step < last:
             state, metrics = program(state, world, saved.perception)
             rows = metric_rows(metrics, step, per_update, time.perf_counter() - started)
-            check_finite(rows, config, last_good=checkpoint.steps(run.checkpoints)[-1])
+            check_finite(rows, state, config, last_good=checkpoint.steps(run.checkpoints)[-1])
             append_metrics(run.metrics, rows)
             write_tensorboard(writer, rows[-1])
-            step += chunk * per_update
-            report(
-                step,
-                f"reward {np.mean(rows[-1]['reward']):.3f}, slates off balance {np.mean(rows[-1]['broken']):.2f}",
-            )
-            finished = step >= updates * per_update
-            if (
-                stop()
-                or finished
-                or time.perf_counter() - last_save > 60 * config.training.checkpoint_minutes
-            ):
-                save()
-                last_save = time.perf_counter()
-            if stop() and not finished:
+            step = rows[-1]["step"]
+            reward, broken = (np.mean(rows[-1][name]) for name in ("reward", "broken"))
+            report(step, f"reward {reward:.3f}, slates off balance {broken:.2f}")
+            minutes = (time.perf_counter() - last_save) / 60
+            if stop() or step == last or minutes > config.training.checkpoint_minutes:
+                last_save = save()
+            if stop() and step < last:
                 _log.warning("stopped at step %d, saved; continue with: dsrm-jax resume %s", step, run.path)
                 raise SystemExit(stop())
-    facts["train_seconds"] = time.perf_counter() - started
-    facts["user_steps_per_second"] = (step - done) * users / facts["train_seconds"]
-    return state, facts
+    return state
+
+
+def _num_users(config: Config) -> int:
+    return config.training.num_users * len(config.training.seeds)
 
 
 def metric_rows(metrics: dict[str, Any], step: int, per_update: int, seconds: float) -> list[dict[str, Any]]:
@@ -190,12 +211,23 @@ def metric_rows(metrics: dict[str, Any], step: int, per_update: int, seconds: fl
     ]
 
 
-def check_finite(rows: list[dict[str, Any]], config: Config, *, last_good: int) -> None:
-    """Raise `NonFiniteError` where a row holds NaN or infinity, naming metric, seed, step and the checkpoint to go back to."""
+def check_finite(rows: list[dict[str, Any]], state: TrainState, config: Config, *, last_good: int) -> None:
+    """Raise `NonFiniteError` where a chunk's rows, or the state it ended in, hold NaN or infinity.
+
+    The error names what broke, the seeds, the step and the checkpoint to go back to. The state counts as well: the last
+    update of a chunk can ruin the parameters without any metric having seen them.
+    """
     for row in rows:
-        bad = nonfinite(row)
-        if bad:
-            raise NonFiniteError(
-                f"training broke at step {row['step']}: {', '.join(bad[:3])} (seeds {list(config.training.seeds)}) is not "
-                f"finite; the checkpoint of step {last_good} is good: lower agent.learning_rate, or agent.max_grad_norm"
-            )
+        if bad := nonfinite(row):
+            raise _nonfinite_error(row["step"], bad, config, last_good)
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    floats = [(path, leaf) for path, leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    if bad := [jax.tree_util.keystr(path) for path, leaf in floats if not np.all(np.isfinite(leaf))]:
+        raise _nonfinite_error(rows[-1]["step"], bad, config, last_good)
+
+
+def _nonfinite_error(step: int, bad: list[str], config: Config, last_good: int) -> NonFiniteError:
+    return NonFiniteError(
+        f"training broke at step {step}: {', '.join(bad[:3])} (seeds {list(config.training.seeds)}) is not finite; "
+        f"the checkpoint of step {last_good} is good: lower agent.learning_rate, or agent.max_grad_norm"
+    )

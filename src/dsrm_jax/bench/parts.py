@@ -1,0 +1,87 @@
+"""The training program taken apart: environment, acting, perceiving, update, and the whole loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dsrm_jax.agents.methods import make_agent
+from dsrm_jax.config import Config
+from dsrm_jax.simulator.environment import make_environment
+from dsrm_jax.simulator.world import World
+from dsrm_jax.state.encoder import make_catalogue
+from dsrm_jax.state.perception import Perception, make_perceive
+from dsrm_jax.training.loop import make_step, make_trainer, reset_users
+
+
+@dataclass(frozen=True)
+class Part:
+    """A pure function and what to call it with; one call serves T steps of B users."""
+
+    name: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+def make_parts(config: Config, world: World, perception: Perception) -> list[Part]:
+    """Take the training program of one seed apart.
+
+    Args:
+        config: of the program.
+        world: the training world.
+        perception: of one seed, without a seed axis.
+
+    Returns:
+        `environment` (respond and auto-reset, fixed slates), `act` (goal, scores, slate), `perceive` (summarise, encode,
+        purify), `update` and `loop` (all of them, as training runs it). What is acted on, perceived and learnt from is one
+        real rollout, so that nothing is constant over its steps.
+    """
+    environment = make_environment(config.environment)
+    perceive = make_perceive(config)
+    agent = make_agent(config.agent, slate_size=config.environment.slate_size)
+    trainer = make_trainer(config)
+    num_users, length = config.training.num_users, config.training.rollout_length
+    catalogue = make_catalogue(perception.encoder.embeddings, world)
+    key, env_key, update_key = jax.random.split(jax.random.key(config.training.seeds[0]), 3)
+    keys = jax.random.split(key, length)
+    state = jax.jit(trainer.init)(env_key, world, perception)
+
+    def rollout(state: Any) -> Any:
+        step = make_step(environment, perceive, agent, state.agent, world, perception, catalogue)
+        (_, view), (rollout, _) = jax.lax.scan(step, (state.env, state.view), keys)
+        return rollout.replace(last_view=view)
+
+    def respond(keys: jax.Array, env: Any, slates: jax.Array, world: World) -> Any:
+        def step(env: Any, inputs: Any) -> Any:
+            key, slate = inputs
+            result = jax.vmap(environment.step_auto_reset, in_axes=(0, 0, 0, None))(
+                jax.random.split(key, num_users), env, slate, world
+            )
+            observation, env, reward, terminated, _, info = result
+            return env, (observation, reward, terminated, info["session_return"])
+
+        return jax.lax.scan(step, env, (keys, slates))
+
+    def act(keys: jax.Array, agent_state: Any, views: Any, catalogue: Any) -> Any:
+        return _over_steps(lambda key, view: agent.act(agent_state, key, view, catalogue), keys, views)
+
+    def purify(keys: jax.Array, perception: Perception, observations: Any) -> Any:
+        return _over_steps(lambda key, seen: perceive(perception, key, seen), keys, observations)
+
+    seen = jax.jit(rollout)(state)
+    _, env = jax.jit(lambda key: reset_users(key, environment, world, num_users=num_users))(env_key)
+    observations = jax.jit(respond)(keys, env, seen.slate, world)[1][0]
+    slates = jnp.broadcast_to(seen.slate[0], seen.slate.shape)
+    return [
+        Part("environment", respond, (keys, env, slates, world)),
+        Part("act", act, (keys, state.agent, seen.view, catalogue)),
+        Part("perceive", purify, (keys, perception, observations)),
+        Part("update", agent.update, (state.agent, update_key, seen, catalogue)),
+        Part("loop", trainer.iterate, (state, world, perception)),
+    ]
+
+
+def _over_steps(function: Callable[..., Any], keys: jax.Array, inputs: Any) -> Any:
+    return jax.lax.scan(lambda _, xs: ((), function(*xs)), (), (keys, inputs))[1]

@@ -1,0 +1,162 @@
+"""Tables as their reader sees them: nothing cut at any width, the data named first."""
+
+import re
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from dsrm_jax.evaluation.tables import cell, data_table, results_table
+
+METRICS = ("length", "reward", "return", "ad", "slate_ad", "broken", "gini", "coverage")
+METHODS = ("dsrm_hrl", "random", "quota_greedy", "quota_greedy_purified", "oracle")
+SOURCE = "synthetic kuairec world (seed 0)"
+
+
+def result(offset):
+    """Numbers that all differ once rounded, so that each can be found in the text."""
+    scale = {"length": 20.0, "return": 10.0}
+    return {
+        name: {"mean": mean, "low": mean - half, "high": mean + half}
+        for i, name in enumerate(METRICS)
+        for mean, half in [(scale.get(name, 0.1) + 0.01 * (10 * offset + i), 0.001 * (10 * offset + i))]
+    } | {"closed_form": 25.0 + offset, "sessions": 3000, "confidence": 0.95, "seeds": []}
+
+
+@pytest.fixture
+def results():
+    found = {method: result(i) for i, method in enumerate(METHODS)}
+    gap = {"length": {"mean": 1.19, "low": 1.05, "high": 1.33}}
+    found["dsrm_hrl"]["difference"] = {"quota_greedy": gap}
+    return found
+
+
+def printed(renderable, width):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(renderable)
+    return console.export_text()
+
+
+def print_results(results, width, env="kuairec", max_len=30, num_seeds=3):
+    return printed(
+        results_table(results, source=SOURCE, env=env, max_len=max_len, num_seeds=num_seeds), width
+    )
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_every_number_and_name_stands_uncut_on_its_line(results, width):
+    text = print_results(results, width)
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= width
+    lines = text.splitlines()
+    for method, found in results.items():
+        own = " ".join(line for line in lines if re.search(rf"(^| ){method} ", line))
+        for name in METRICS:
+            assert cell(found[name], 2 if name in ("length", "return") else 3) in own.split()
+        assert f"{found['closed_form']:.2f}" in own.split()
+
+
+def test_narrow_consoles_get_two_tables_and_wide_ones_a_single_row_of_them(results):
+    for width, blocks in [(80, 2), (200, 1)]:
+        heads = [line for line in print_results(results, width).splitlines() if line.startswith("method")]
+        assert len(heads) == blocks
+        assert " ".join(heads).split()[:6] == ["method", "Len", "R_each", "R_cum", "AD", "E[Len]"]
+
+
+def test_below_eighty_columns_numbers_wrap_but_nothing_is_lost(results):
+    text = print_results(results, 60)
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= 60
+    digits = re.sub(r"\D", "", print_results(results, 80))
+    assert sorted(re.sub(r"\D", "", text)) == sorted(digits)
+
+
+def test_the_first_line_says_what_the_numbers_are_of(results):
+    first = print_results(results, 80).splitlines()[0]
+    for part in (SOURCE, "max_len 30", "3 seeds", "3,000 held-out sessions"):
+        assert part in first
+    assert "1 seed," in print_results(results, 80, num_seeds=1).splitlines()[0]
+
+
+def test_the_papers_numbers_stand_below_ours_and_nowhere_else(results):
+    lines = print_results(results, 80).splitlines()
+    ours = next(i for i, line in enumerate(lines) if line.startswith("dsrm_hrl "))
+    paper = lines[ours + 1].split()
+    assert paper == ["paper's", "26.60±0.82", "0.917±0.010", "23.75±1.04", "0.008±0.003"]
+    assert "35.13±0.86" in print_results(results, 80, env="kuairand", max_len=50)
+    for env, max_len in [("ml-1m", 30), ("kuairec", 20)]:
+        assert "paper" not in print_results(results, 80, env=env, max_len=max_len)
+    del results["dsrm_hrl"]
+    assert "paper" not in print_results(results, 80)
+
+
+def test_the_difference_to_the_free_lunch_has_a_line(results):
+    assert "dsrm_hrl - quota_greedy: Len +1.19 [1.05, 1.33]" in print_results(results, 80)
+    del results["dsrm_hrl"]["difference"]
+    assert "dsrm_hrl -" not in print_results(results, 80)
+
+
+def test_notes_say_what_the_interval_is_of(results):
+    assert "95 % confidence over seeds and sessions" in print_results(results, 80)
+    assert "one seed says nothing about others" in print_results(results, 80, num_seeds=1)
+
+
+def test_a_cell_is_mean_and_half_width_or_the_mean_alone():
+    assert cell({"mean": 24.126, "low": 23.986, "high": 24.266}, 2) == "24.13±0.14"
+    assert cell({"mean": 0.5, "low": float("nan"), "high": float("nan")}, 3) == "0.500"
+
+
+@pytest.fixture
+def facts():
+    def split(rows, users):
+        spread = dict(zip(("mean", "q05", "q25", "q50", "q75", "q95", "max"), range(11, 18), strict=True))
+        rates = {name: value / 20 for name, value in spread.items()}
+        return {"rows": rows, "users": users, "items": 3327, "click_rate": 0.505} | {
+            "rows_per_user": {name: 1000 * value for name, value in spread.items()},
+            "user_click_rate": rates,
+        }
+
+    return {
+        "name": "kuairec",
+        "source": SOURCE,
+        "users": 7176,
+        "items": 10728,
+        "categories": 31,
+        "catalogue": 3327,
+        "train": split(12_530_806, 7176),
+        "test": split(4_676_570, 1411),
+        "popularity": {
+            "gini": 0.623,
+            "top_share": 0.659,
+            "catalogue_gini": 0.596,
+            "catalogue_top_share": 0.627,
+        },
+    }
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_data_statistics_are_all_there_and_uncut(facts, width):
+    text = printed(data_table(facts), width)
+    assert text.splitlines()[0].strip() == SOURCE
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= width
+    lines = [re.sub(r"\s+", " ", line) for line in text.splitlines()]
+    spread = " ".join(f"{1000 * n:,}" for n in range(11, 18))
+    rates = " ".join(f"{n / 20:.3f}" for n in range(11, 18))
+    rows = ["rows 12,530,806 4,676,570", "users 7,176 1,411", "click rate 0.505 0.505", "users 7,176"]
+    rows += ["recommended items 3,327", "exposure Gini, recommended 0.596", "categories 31"]
+    rows += [f"rows train {spread}", f"rows test {spread}", f"click rate test {rates}"]
+    for row in rows:
+        assert any(row in line for line in lines), row
+
+
+def test_an_empty_split_leaves_blanks(facts):
+    facts["test"] = {"rows": 0, "users": 0, "items": 0}
+    text = printed(data_table(facts), 80)
+    assert re.search(r"click rate +0\.505 *\n", text) or re.search(r"click rate +0\.505 {3}", text)
+    assert not re.search(r"rows +test", text)
+
+
+def test_numbers_from_numpy_are_printed_like_plain_ones(facts):
+    facts["train"]["rows"] = np.int64(12_530_806)
+    assert "12,530,806" in printed(data_table(facts), 80)
