@@ -6,7 +6,6 @@ JAX is imported inside the commands, after XLA's flags are set (see `xla.py`).
 import json
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,6 +115,8 @@ def _parse(argv: list[str], command: str) -> tuple[Output, "Config"]:
         description=f"{COMMANDS[command].capitalize()}. Short forms: {shortcuts}.",
     )
     validate(config, "command line")
+    if output.json and not Path(output.json).absolute().parent.is_dir():
+        raise InputError(f"--json {output.json}: there is no folder {Path(output.json).absolute().parent}; make it first")
     _check_names(config)
     return output, config
 
@@ -146,16 +147,8 @@ def _train(argv: list[str]) -> None:
     from dsrm_jax.training.run_directory import create, default_path
 
     output, config = _parse(argv, "train")
-    folder = Path(output.out or default_path(config))
-    is_new = not folder.exists() or not any(folder.iterdir())
-    run = create(folder, config)
-    try:
-        summary = pipeline.train(run, config)
-    except InputError:
-        if is_new and not run.checkpoints.exists():  # nothing was learnt: leave nothing behind
-            shutil.rmtree(run.path, ignore_errors=True)
-        raise
-    _write_json(output.json, summary)
+    run = create(output.out or default_path(config), config)
+    _write_json(output.json, pipeline.train(run, config))
 
 
 def _resume(argv: list[str]) -> None:

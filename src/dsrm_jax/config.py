@@ -73,7 +73,8 @@ class SyntheticConfig:
     """Standard deviation over users of that lift (conformity), in logits: it makes popularity a direction of the learnt
     embeddings; negative: the calibrated value."""
     exposure_bias: float = -1.0
-    """Exponent on an item's popularity in the logging policy (1: fully popularity driven, 0: uniform exposure); negative: the calibrated value."""
+    """Exponent on an item's popularity in the logging policy (1: popularity driven, 0: uniform exposure); negative:
+    the calibrated value."""
     history_scale: float = 1.0
     """Multiplier of the number of logged rows per user (1: Table 1's)."""
 
@@ -150,7 +151,7 @@ class PurifierConfig:
     learning_rate: float = 5e-3
     """Adam step size."""
     mask_rate: float = 0.3
-    """Share of history events hidden from the condition in training, in [0, 1)."""
+    """Mean share of history events hidden from the condition in training, in [0, .5]; each view draws its own, up to twice this."""
     condition_dropout: float = 0.1
     """Probability that the whole condition is dropped in training."""
     ema: float = 0.999
@@ -162,7 +163,7 @@ class AgentConfig:
     """The policy and its optimiser."""
 
     method: str = "dsrm_hrl"
-    """Method: dsrm_hrl, random, quota_random, quota_greedy or oracle."""
+    """Method: dsrm_hrl, or a yardstick: random, quota_random, quota_greedy, quota_greedy_purified."""
     slate_mode: Literal["quota", "penalty"] = "quota"
     """quota: the goal splits the slate between the groups exactly; penalty: Eq. (6)'s scores alone."""
     fairness: Literal["balance", "gini"] = "balance"
@@ -199,7 +200,7 @@ class AgentConfig:
 class TrainingConfig:
     """The loop."""
 
-    steps: int = 3000
+    steps: int = 3200
     """Batched environment steps."""
     num_users: int = 64
     """Users in parallel, B."""

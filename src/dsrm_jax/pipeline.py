@@ -1,13 +1,15 @@
 """What the commands do, as functions: train a run to its end, evaluate it, describe a data set."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 from rich.console import Console
 
 from dsrm_jax.agents.methods import LEARNERS, check_method
+from dsrm_jax.agents.yardsticks import YARDSTICKS
 from dsrm_jax.config import Config
 from dsrm_jax.data.sources import SOURCES, data_path, describe, load_log
 from dsrm_jax.errors import InputError, unknown_name
@@ -18,7 +20,7 @@ from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.state.perception import Perception
 from dsrm_jax.training.logging import read_metrics
 from dsrm_jax.training.prepare import load_worlds, prepare
-from dsrm_jax.training.run import Saved, restore, start
+from dsrm_jax.training.run import Saved, num_updates, restore, start
 from dsrm_jax.training.run import train as train_loop
 from dsrm_jax.training.run_directory import RunDirectory, locked, read_summary, write_summary
 
@@ -40,10 +42,10 @@ def train(run: RunDirectory, config: Config, *, console: Console | None = None) 
         InputError: data, settings or checkpoints that cannot be used.
         SystemExit: after a signal, with everything reached saved.
     """
-    check_method(config.agent.method)
+    check_trainable(config)
     console = console or Console()
     say = _speaker(console)
-    with locked(run):
+    with locked(run), abandoned_if_nothing_was_learnt(run):
         use_compilation_cache()
         started = time.perf_counter()
         saved, worlds, facts = _stage_one(run, config, say)
@@ -56,14 +58,17 @@ def train(run: RunDirectory, config: Config, *, console: Console | None = None) 
                 f"trained in {training['train_seconds']:.0f} s after {training['compile_seconds']:.0f} s of compiling: "
                 f"{training['user_steps_per_second']:,.0f} user-steps/s"
             )
-        summary = _measure(
-            run, config, state.agent, worlds, saved.perception, facts | {"training": training}, console
-        )
+        earlier = read_summary(run) if run.summary.exists() else {}  # Stage I's facts, where this process skipped it
+        facts = earlier | facts | ({"training": training} if training else {})
+        summary = facts | _measure(config, state.agent, worlds, saved.perception, facts, console)
         summary["seconds"] = time.perf_counter() - started
         write_summary(run, summary)
         rows = read_metrics(run.metrics)
         if rows and config.agent.method in LEARNERS:
-            learning_curves(run.curves, rows, title=f"{config.agent.method} on {facts['source']}")
+            try:
+                learning_curves(run.curves, rows, title=f"{config.agent.method} on {facts['source']}")
+            except ImportError:
+                say("no curves.png: matplotlib is not installed (pip install 'dsrm-jax[plot]')")
     say(f"everything is in {run.path} ({summary['seconds']:.0f} s)")
     return summary
 
@@ -81,9 +86,15 @@ def evaluate(run: RunDirectory, config: Config, *, console: Console | None = Non
     if found is None:
         raise InputError(f"{run.path} has no checkpoint yet: train it first (dsrm-jax resume {run.path})")
     step, saved = found
-    earlier = read_summary(run) if run.summary.exists() else {}
-    summary = earlier | _measure(run, config, saved.train.agent, worlds, saved.perception, facts, console)
-    write_summary(run, summary | {"step": step})
+    last = num_updates(config) * config.training.rollout_length
+    if step < last:
+        facts["source"] += f"; UNFINISHED, step {step:,} of {last:,}"
+    _speaker(console)(f"checkpoint of step {step:,} of {last:,}")
+    with locked(run):
+        earlier = read_summary(run) if run.summary.exists() else {}
+        measured = _measure(config, saved.train.agent, worlds, saved.perception, facts, console)
+        summary = earlier | measured | {"step": step}
+        write_summary(run, summary)
     return summary
 
 
@@ -99,6 +110,40 @@ def describe_data(config: Config, *, console: Console | None = None) -> dict[str
     facts = describe(load_log(config.data, config.synthetic))
     console.print(data_table(facts))
     return facts
+
+
+def check_trainable(config: Config) -> None:
+    """Refuse at once what could only fail after minutes of Stage I.
+
+    Raises:
+        InputError: a method that cannot be trained, or minibatches that do not divide a rollout.
+    """
+    check_method(config.agent.method)
+    if config.agent.method == "oracle":
+        raise InputError(
+            "method oracle learns nothing and is not a policy that could be used: it stands in the table of every run on a "
+            f"synthetic world; methods to train or compare are {', '.join((*LEARNERS, *YARDSTICKS))}"
+        )
+    samples = config.training.num_users * config.training.rollout_length
+    if samples % config.agent.minibatches:
+        raise InputError(
+            f"agent.minibatches is {config.agent.minibatches} and does not divide the {samples} samples of a rollout "
+            "(training.num_users x training.rollout_length): choose a divisor"
+        )
+
+
+@contextlib.contextmanager
+def abandoned_if_nothing_was_learnt(run: RunDirectory) -> Iterator[None]:
+    """Leave no run behind where bad input stops it before its first checkpoint; hold the run's lock around it."""
+    try:
+        yield
+    except InputError:
+        if not run.checkpoints.exists():
+            for path in (run.config, run.lock):
+                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                run.path.rmdir()
+        raise
 
 
 def use_compilation_cache() -> None:
@@ -122,12 +167,12 @@ def _stage_one(run: RunDirectory, config: Config, say: Say) -> tuple[Saved, Worl
             say(f"continuing from step {found[0]:,}")
             return found[1], worlds, facts
     prepared = prepare(config, say)
+    write_summary(run, {"method": config.agent.method, **prepared.facts})
     state = start(config, prepared.worlds.train, prepared.perception)
     return Saved(state, prepared.perception), prepared.worlds, prepared.facts
 
 
 def _measure(
-    run: RunDirectory,
     config: Config,
     agent_state: Any,
     worlds: Worlds,

@@ -131,6 +131,9 @@ def test_a_view_is_the_purified_encoding_of_the_history(encoder_params, observat
     rows = summary.reshape(-1, summary.shape[-1])
     states = jnp.asarray(np.random.default_rng(2).normal(size=(6, D)), jnp.float32)
     params = jax.jit(purifier.init)(jax.random.key(3), PurifierBatch(states, rows, 2 * states))
+    # an untrained denoiser looks at nothing
+    shaken = jax.tree.map(lambda x: x + 0.3 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), params.network)
+    params = dataclasses.replace(params, network=shaken)
     perception = Perception(encoder_params, params)
     view = jax.jit(make_perceive(CONFIG))(perception, jax.random.key(4), observation)
     observed = encoder.encode(encoder_params, summary)

@@ -215,12 +215,11 @@ print("finished", metrics["reward"].shape)
 
 @pytest.mark.slow
 def test_vmapped_training_does_not_hang():
-    """XLA may deadlock in jit(vmap(train)) on few cores, without the flag that the command line sets."""
-    flags = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+    """XLA may deadlock in jit(vmap(train)) on few cores, without the flags that conftest and command line set."""
     path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     result = subprocess.run(
         [sys.executable, "-c", SCRIPT],
-        env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=110,

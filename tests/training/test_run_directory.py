@@ -55,7 +55,8 @@ def test_default_path_is_one_per_meaning():
     assert path.parts[0] == "runs"
     assert path.name.startswith(f"kuairec-{Config().agent.method}-")
     assert len(path.name.rsplit("-", 1)[1]) == 8
-    assert run_directory.default_path(with_("training", steps=9), "elsewhere").name == path.name
+    assert run_directory.default_path(with_("evaluation", num_sessions=9), "elsewhere").name == path.name
+    assert run_directory.default_path(with_("training", steps=9)).name.startswith("kuairec-dsrm_hrl-9-")
     assert run_directory.default_path(with_("agent", clip=0.3)) != path
     strange = run_directory.default_path(with_("data", env="../a b/c"))
     assert strange.parent == path.parent

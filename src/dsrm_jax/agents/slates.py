@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 _NUM_BLOCKS = 64  # near the square root of a catalogue of thousands, and a multiple of every vector width
+_LARGEST_TRIANGLE = 512  # beyond it the quadratic work of summing by a matrix product shows
 _FLOOR = -8e37  # stands for -inf: far below any score, yet barred items keep finite differences
 
 
@@ -56,27 +57,26 @@ def sample_slate(
     blocked, member = _blocks(scores, is_popular, num_popular)
     depth, num_blocks = blocked.shape[1:]
     slot_group = _slot_groups(is_popular, num_popular, batch, slate_size)
-    uniform = jax.random.uniform(key, (slate_size, 2, batch))
+    # One flat draw: the bits of a (K, 2, B) draw, at a quarter of its compile time.
+    uniform = jax.random.uniform(key, (slate_size * 2 * batch,)).reshape(slate_size, 2, batch)
 
     def fill(carry, inputs):
-        mass, picks = carry  # log-mass left in each block, (G, B, C); -1 where a slot is still empty, (B, K)
-        slot, group, (block_uniform, row_uniform) = inputs
+        mass, left = carry  # log-mass left in each block, (G, B, C); scores left, (B, L, C)
+        group, (block_uniform, row_uniform) = inputs
         block_mass = mass[group, rows]
         peak = jnp.max(block_mass, axis=1, keepdims=True)
         weight = jnp.exp(block_mass - peak)
         block = _inverse_cdf(weight, block_uniform)
-        index = jnp.arange(depth) * num_blocks + block[:, None]
-        taken = jnp.any(index[:, :, None] == picks[:, None, :], axis=2)
-        column = jnp.where(member[group, :, block] & ~taken, blocked[rows, :, block], -jnp.inf)
+        column = jnp.where(member[group, :, block], left[rows, :, block], -jnp.inf)
         row = _inverse_cdf(jnp.exp(column - jnp.max(column, axis=1, keepdims=True)), row_uniform)
         log_total = peak[:, 0] + jnp.log(jnp.sum(weight, axis=1))
         log_prob = column[rows, row] - log_total
-        item = row * num_blocks + block
-        left = _logsumexp(jnp.where(jnp.arange(depth) == row[:, None], -jnp.inf, column), axis=1)
-        return (mass.at[group, rows, block].set(left), picks.at[:, slot].set(item)), (item, log_prob)
+        rest = _logsumexp(jnp.where(jnp.arange(depth) == row[:, None], -jnp.inf, column), axis=1)
+        carry = mass.at[group, rows, block].set(rest), left.at[rows, row, block].set(-jnp.inf)
+        return carry, (row * num_blocks + block, log_prob)
 
-    carry = _block_logsumexp(blocked, member), jnp.full((batch, slate_size), -1)
-    _, (slate, log_prob) = jax.lax.scan(fill, carry, (jnp.arange(slate_size), slot_group.T, uniform))
+    carry = _block_logsumexp(blocked, member), blocked
+    _, (slate, log_prob) = jax.lax.scan(fill, carry, (slot_group.T, uniform))
     return slate.T.astype(jnp.int32), log_prob.T
 
 
@@ -281,7 +281,16 @@ def _logsumexp(x, axis: int):
 
 
 def _inverse_cdf(weight: Float[Array, "B N"], uniform: Float[Array, "B"]) -> Int[Array, "B"]:
-    """Draw one index per row in proportion to non-negative weights; a zero weight is never drawn."""
-    cumulative = jnp.where(weight > 0, jnp.cumsum(weight, axis=1), -jnp.inf)
+    """Draw one index per row in proportion to non-negative weights; a zero weight is never drawn.
+
+    On a CPU a product with a triangular matrix is faster than `cumsum`, and `min` than `argmax`.
+    """
+    size = weight.shape[1]
+    if size <= _LARGEST_TRIANGLE:
+        upto = jnp.triu(jnp.ones((size, size), weight.dtype))
+        cumulative = jnp.dot(weight, upto, precision=jax.lax.Precision.HIGHEST)
+    else:
+        cumulative = jnp.cumsum(weight, axis=1)
+    cumulative = jnp.where(weight > 0, cumulative, -jnp.inf)
     threshold = uniform * jnp.max(cumulative, axis=1)
-    return jnp.argmax(cumulative > threshold[:, None], axis=1)
+    return jnp.min(jnp.where(cumulative > threshold[:, None], jnp.arange(size), size - 1), axis=1)

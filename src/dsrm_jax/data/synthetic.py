@@ -100,6 +100,13 @@ def preference_factors(
     return truth.user_factors[users], truth.item_factors[items], truth.appeal[items]
 
 
+def _source(env: str, config: SyntheticConfig, seed: int) -> str:
+    """Name the world and every setting that is not its calibrated default, so that no table can hide one."""
+    default = asdict(SyntheticConfig())
+    changed = [f", {name} {value:g}" for name, value in asdict(config).items() if value != default[name]]
+    return f"synthetic {env} world (seed {seed}{''.join(changed)})"
+
+
 def generate(env: str, config: SyntheticConfig, seed: int) -> InteractionLog:
     """Draw a synthetic world and its logs.
 
@@ -155,7 +162,7 @@ def generate(env: str, config: SyntheticConfig, seed: int) -> InteractionLog:
     test = _interactions(held_out, truth, *block, test_time, target.test_days)
     return InteractionLog(
         name=env,
-        source=f"synthetic {env} world (seed {seed})",
+        source=_source(env, config, seed),
         user_ids=np.arange(target.num_users),
         item_ids=np.arange(target.num_items),
         train=train,

@@ -118,13 +118,14 @@ def data_table(facts: Mapping[str, Any]) -> RenderableType:
 def _notes(results: Mapping[str, Mapping[str, Any]], *, num_seeds: int, paper: bool) -> list[str]:
     method, first = next(iter(results.items()))
     notes = []
-    gap = first.get("difference", {}).get(FREE_LUNCH)
-    if gap:
-        length = gap["length"]
-        notes.append(
-            f"{method} - {FREE_LUNCH}: Len {length['mean']:+.2f} [{length['low']:.2f}, {length['high']:.2f}], "
-            "the same users under both"
-        )
+    for other in (FREE_LUNCH, f"{FREE_LUNCH}_purified"):
+        gap = first.get("difference", {}).get(other)
+        if gap:
+            length = gap["length"]
+            notes.append(
+                f"{method} - {other}: Len {length['mean']:+.2f} [{length['low']:.2f}, {length['high']:.2f}], "
+                "the same users under both"
+            )
     over = "seeds and sessions" if num_seeds > 1 else "sessions; one seed says nothing about others"
     notes.append("E[Len]: the length to be expected of R_each and p alone, in closed form")
     notes.append(f"± and [ ]: {100 * first['confidence']:g} % confidence over {over}")

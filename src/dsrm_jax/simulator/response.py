@@ -73,7 +73,7 @@ def click_probability(
 def _factor_probability(
     response: FactorResponse, user: Int[Array, ""], slate: Int[Array, "K"], history: "History"
 ) -> Float[Array, "K"]:
-    logit = jnp.sum(response.item[slate] * response.user[user], axis=-1)
+    logit = response.item[slate] @ response.user[user]
     return jax.nn.sigmoid(logit + response.user_bias[user] + response.item_bias[slate])
 
 

@@ -33,6 +33,7 @@ from dsrm_jax.state.perception import (
 from dsrm_jax.state.purifier import PurifierBatch
 
 Say = Callable[[str], None]
+DATA_STAGE = 1000  # beyond the stages of `seed_keys`
 
 
 @struct.dataclass
@@ -56,6 +57,11 @@ def seed_keys(config: Config, stage: int) -> Key[Array, "N"]:
     return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), stage))(seeds)
 
 
+def data_key(config: Config) -> Key[Array, ""]:
+    """Return the key of everything that depends on the data alone; no seed of a run shares it."""
+    return jax.random.fold_in(jax.random.key(config.data.seed), DATA_STAGE)
+
+
 def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, dict[str, Any]]:
     """Read the log and build both worlds; all a run needs besides its checkpoint.
 
@@ -72,7 +78,7 @@ def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, dict[
     started = time.perf_counter()
     log = load_log(config.data, config.synthetic)
     say(f"data: {log.source}")
-    worlds = build_worlds(jax.random.fold_in(jax.random.key(config.data.seed), 0), log, config)
+    worlds = build_worlds(jax.random.fold_in(data_key(config), 0), log, config)
     say(f"users: {worlds.report['users']}")
     facts = {
         "source": log.source,
@@ -97,7 +103,7 @@ def prepare(config: Config, say: Say = print) -> Prepared:
         InputError: data or settings that cannot be used.
     """
     log, worlds, facts = load_worlds(config, say)
-    key = jax.random.key(config.data.seed)
+    key = data_key(config)
     factors, fit_facts = _fit_factors(jax.random.fold_in(key, 1), config, log, say)
     params, encoder_facts = _fit_encoder(jax.random.fold_in(key, 2), config, factors, worlds, say)
     purifier, purifier_facts = _fit_purifiers(config, params, factors, worlds, say)

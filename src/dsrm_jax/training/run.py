@@ -134,18 +134,27 @@ def train(
 
     Raises:
         NonFiniteError: a metric or the state became NaN or infinite; nothing of that chunk was saved.
+        InputError: the state is beyond `training.steps` already.
         SystemExit: 130 or 143 after a signal, once everything reached has been saved.
     """
     per_update = config.training.rollout_length
     done, last = int(np.asarray(saved.train.step)[0]), num_updates(config) * per_update
     truncate_metrics(run.metrics, done)
-    if done >= last:
+    if done > last:
+        raise InputError(
+            f"{run.path} is at step {done:,} already, beyond training.steps = {config.training.steps:,}: "
+            "ask for more steps, or choose another output folder"
+        )
+    if done == last:
         return saved.train, {}
+    fingerprint = config_fingerprint(config, data=data)
+    if done == 0:  # Stage I is worth keeping, whatever happens next
+        _save(run, config, saved, 0, fingerprint)
     started = time.perf_counter()
     length = chunk_size(config, done // per_update)
     program = compile_chunk(config, saved.train, world, saved.perception, length=length)
     compiled = time.perf_counter()
-    state = _run_chunks(run, config, saved, world, program, config_fingerprint(config, data=data))
+    state = _run_chunks(run, config, saved, world, program, fingerprint)
     seconds = time.perf_counter() - compiled
     return state, {
         "compile_seconds": compiled - started,
@@ -168,16 +177,11 @@ def _run_chunks(
     last, started = num_updates(config) * per_update, time.perf_counter()
     writer = open_tensorboard(run.tensorboard, step) if config.training.tensorboard else None
 
-    def save() -> float:
-        whole = Saved(state, saved.perception)
-        checkpoint.save(run.checkpoints, step, whole, fingerprint, keep=config.training.keep_checkpoints)
-        return time.perf_counter()
-
     with (
         interruptible() as stop,
         progress(last, users=_num_users(config), start=step, label="training") as report,
     ):
-        last_save = save() if step == 0 else started
+        last_save = started
         while step < last:
             state, metrics = program(state, world, saved.perception)
             rows = metric_rows(metrics, step, per_update, time.perf_counter() - started)
@@ -189,11 +193,16 @@ def _run_chunks(
             report(step, f"reward {reward:.3f}, slates off balance {broken:.2f}")
             minutes = (time.perf_counter() - last_save) / 60
             if stop() or step == last or minutes > config.training.checkpoint_minutes:
-                last_save = save()
-            if stop() and step < last:
+                _save(run, config, Saved(state, saved.perception), step, fingerprint)
+                last_save = time.perf_counter()
+            if stop():
                 _log.warning("stopped at step %d, saved; continue with: dsrm-jax resume %s", step, run.path)
                 raise SystemExit(stop())
     return state
+
+
+def _save(run: RunDirectory, config: Config, saved: Saved, step: int, fingerprint: str) -> None:
+    checkpoint.save(run.checkpoints, step, saved, fingerprint, keep=config.training.keep_checkpoints)
 
 
 def _num_users(config: Config) -> int:
@@ -229,5 +238,5 @@ def check_finite(rows: list[dict[str, Any]], state: TrainState, config: Config, 
 def _nonfinite_error(step: int, bad: list[str], config: Config, last_good: int) -> NonFiniteError:
     return NonFiniteError(
         f"training broke at step {step}: {', '.join(bad[:3])} (seeds {list(config.training.seeds)}) is not finite; "
-        f"the checkpoint of step {last_good} is good: lower agent.learning_rate, or agent.max_grad_norm"
+        f"the checkpoint of step {last_good} is good: lower agent.learning_rate or agent.max_grad_norm, in a new output folder"
     )

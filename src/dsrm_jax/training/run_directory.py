@@ -58,8 +58,8 @@ class RunDirectory:
 
 
 def default_path(config: Config, root: str | os.PathLike[str] = "runs") -> Path:
-    """Return `<root>/<env>-<method>-<8 digits of the fingerprint>`, the same for the same configuration."""
-    name = f"{config.data.env}-{config.agent.method}-{config_fingerprint(config)[:8]}"
+    """Return `<root>/<env>-<method>-<steps>-<8 digits of the fingerprint>`, the same for the same configuration."""
+    name = f"{config.data.env}-{config.agent.method}-{config.training.steps}-{config_fingerprint(config)[:8]}"
     return Path(root) / re.sub(r"[^\w.-]+", "_", name)
 
 
