@@ -30,7 +30,9 @@ def test_flags_are_appended_and_a_users_own_choice_stays():
 
 
 def test_the_command_line_sets_them_before_jax_starts():
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, timeout=60, check=True
+    )
     for flag in FLAGS:
         assert flag in done.stdout
 
@@ -49,4 +51,6 @@ def test_a_vmap_of_size_one_computes_what_it_should(seeds: int):
 
     mapped = jax.jit(jax.vmap(logits, in_axes=(0, None, None, None)))
     found = mapped(jnp.stack([who] * seeds), user, item, bias)
-    np.testing.assert_allclose(found[0], user[who].astype(np.float64) @ item.T.astype(np.float64) + bias, atol=1e-4)
+    np.testing.assert_allclose(
+        found[0], user[who].astype(np.float64) @ item.T.astype(np.float64) + bias, atol=1e-4
+    )

@@ -116,7 +116,9 @@ def _parse(argv: list[str], command: str) -> tuple[Output, "Config"]:
     )
     validate(config, "command line")
     if output.json and not Path(output.json).absolute().parent.is_dir():
-        raise InputError(f"--json {output.json}: there is no folder {Path(output.json).absolute().parent}; make it first")
+        raise InputError(
+            f"--json {output.json}: there is no folder {Path(output.json).absolute().parent}; make it first"
+        )
     _check_names(config)
     return output, config
 

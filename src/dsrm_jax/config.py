@@ -151,7 +151,7 @@ class PurifierConfig:
     learning_rate: float = 5e-3
     """Adam step size."""
     mask_rate: float = 0.3
-    """Mean share of history events hidden from the condition in training, in [0, .5]; each view draws its own, up to twice this."""
+    """Mean share of history events hidden from the condition in training, in [0, .5]; each view draws up to twice this."""
     condition_dropout: float = 0.1
     """Probability that the whole condition is dropped in training."""
     ema: float = 0.999

@@ -58,7 +58,9 @@ def train(run: RunDirectory, config: Config, *, console: Console | None = None) 
                 f"trained in {training['train_seconds']:.0f} s after {training['compile_seconds']:.0f} s of compiling: "
                 f"{training['user_steps_per_second']:,.0f} user-steps/s"
             )
-        earlier = read_summary(run) if run.summary.exists() else {}  # Stage I's facts, where this process skipped it
+        earlier = (
+            read_summary(run) if run.summary.exists() else {}
+        )  # Stage I's facts, where this process skipped it
         facts = earlier | facts | ({"training": training} if training else {})
         summary = facts | _measure(config, state.agent, worlds, saved.perception, facts, console)
         summary["seconds"] = time.perf_counter() - started

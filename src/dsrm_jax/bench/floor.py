@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ class Product:
     @property
     def operations(self) -> int:
         """Multiplications and additions of one execution."""
-        (left_contract, right_contract), (_, right_batch) = self.dimension_numbers
+        (_, right_contract), (_, right_batch) = self.dimension_numbers
         free = [n for i, n in enumerate(self.right) if i not in (*right_contract, *right_batch)]
         return 2 * int(np.prod(self.left)) * int(np.prod(free, dtype=int))
 
@@ -48,7 +48,7 @@ def _count(jaxpr: core.Jaxpr) -> Counter[Product]:
     counts: Counter[Product] = Counter()
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
-            left, right = (v.aval for v in equation.invars)
+            left, right = (cast(jax.core.ShapedArray, v.aval) for v in equation.invars)
             counts[
                 Product(left.shape, right.shape, equation.params["dimension_numbers"], str(left.dtype))
             ] += 1

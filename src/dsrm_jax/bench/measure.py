@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -64,9 +64,10 @@ def run(size: str, *, repeats: int = 5, console: Console | None = None) -> dict[
 
     Returns:
         Plain numbers: `machine`, `shape` (users, slate size, items, diffusion steps, steps per update), `source` of the
-        data, `stage_one` (seconds of each stage before the loop), `parts` (by name: `milliseconds` of one update's worth, `floor_milliseconds`
-        of its matrix products alone, their `ratio`, `gigaflops_per_second`, `user_steps_per_second`, `compile_seconds`),
-        `budget` (`seconds` of the whole budget, `compile_seconds` of them, `extrapolated`) and `peak_memory_gb`.
+        data, `stage_one` (seconds of each stage before the loop), `parts` (by name: `milliseconds` of one update's
+        worth, `floor_milliseconds` of its matrix products alone, their `ratio`, `gigaflops_per_second`,
+        `user_steps_per_second`, `compile_seconds`), `budget` (`seconds` of the whole budget, `compile_seconds` of
+        them, `extrapolated`) and `peak_memory_gb`.
 
     Raises:
         InputError: an unknown size, or repeats below 1.
@@ -84,7 +85,9 @@ def run(size: str, *, repeats: int = 5, console: Console | None = None) -> dict[
 
     with without_compilation_cache():
         prepared = prepare(config, say)
-        one_seed = prepared.perception.replace(purifier=jax.tree.map(lambda x: x[0], prepared.perception.purifier))
+        one_seed = replace(
+            prepared.perception, purifier=jax.tree.map(lambda x: x[0], prepared.perception.purifier)
+        )
         parts = {}
         for part in make_parts(config, prepared.worlds.train, one_seed):
             parts[part.name] = measure_part(part, config, repeats=repeats)
@@ -96,7 +99,9 @@ def run(size: str, *, repeats: int = 5, console: Console | None = None) -> dict[
         "machine": machine(),
         "shape": shape(config, prepared),
         "source": prepared.facts["source"],
-        "stage_one": {name[:-8]: value for name, value in prepared.facts.items() if name.endswith("_seconds")},
+        "stage_one": {
+            name[:-8]: value for name, value in prepared.facts.items() if name.endswith("_seconds")
+        },
         "parts": parts,
         "budget": budget,
         "peak_memory_gb": peak_memory_bytes() / 1e9,
@@ -154,7 +159,9 @@ def measure_budget(size: Size, prepared: Prepared) -> dict[str, Any]:
     return budget_numbers(config, chunks * chunk, time.perf_counter() - started, compile_seconds)
 
 
-def budget_numbers(config: Config, updates_run: int, train_seconds: float, compile_seconds: float) -> dict[str, Any]:
+def budget_numbers(
+    config: Config, updates_run: int, train_seconds: float, compile_seconds: float
+) -> dict[str, Any]:
     """Extrapolate the updates that were run to all of the budget; compile time counts once."""
     updates = num_updates(config)
     user_steps = updates_run * config.training.rollout_length * config.training.num_users
@@ -172,7 +179,7 @@ def budget_numbers(config: Config, updates_run: int, train_seconds: float, compi
 @contextlib.contextmanager
 def without_compilation_cache() -> Iterator[None]:
     """Compile everything anew inside the block: neither read nor write JAX's persistent compilation cache."""
-    enabled = jax.config.jax_enable_compilation_cache
+    enabled = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     try:

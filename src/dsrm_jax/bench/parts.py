@@ -1,7 +1,7 @@
 """The training program taken apart: environment, acting, perceiving, update, and the whole loop."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -51,7 +51,7 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
     def rollout(state: Any) -> Any:
         step = make_step(environment, perceive, agent, state.agent, world, perception, catalogue)
         (_, view), (rollout, _) = jax.lax.scan(step, (state.env, state.view), keys)
-        return rollout.replace(last_view=view)
+        return replace(rollout, last_view=view)
 
     def respond(keys: jax.Array, env: Any, slates: jax.Array, world: World) -> Any:
         def step(env: Any, inputs: Any) -> Any:

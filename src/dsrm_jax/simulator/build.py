@@ -111,7 +111,13 @@ def build_worlds(key: Key[Array, ""], log: InteractionLog, config: Config) -> Wo
         starts = _session_starts(log, split.users)
         worlds[name] = _world(log, response, starts, split.users)
         report[name] = {"num_users": len(split.users), "start_rows": len(starts.user), **quality}
-    return Worlds(train=worlds["train"], test=worlds["test"], train_users=train_users, test_users=test_users, report=report)
+    return Worlds(
+        train=worlds["train"],
+        test=worlds["test"],
+        train_users=train_users,
+        test_users=test_users,
+        report=report,
+    )
 
 
 def _check(log: InteractionLog, environment: EnvironmentConfig) -> None:
