@@ -135,12 +135,15 @@ def test_seeds_trained_together_learn_what_each_learns_alone(programs, world, pe
 
 
 def test_a_shaped_reward_never_enters_the_metrics(programs, started, world, perception):
-    """Every item is clicked, so the reward is 1 and sessions are whole however much fairness weighs."""
-    certain = dataclasses.replace(world, response=TableResponse(jnp.ones((USERS, ITEMS))))
+    """All items are clicked and none is popular: reward 1 and fairness -1, however much fairness weighs."""
+    certain = TableResponse(jnp.ones((USERS, ITEMS)))
+    certain = dataclasses.replace(world, response=certain, is_popular=jnp.zeros(ITEMS, bool))
     for weight in (0.0, 1000.0):
         agent = dataclasses.replace(CONFIG.agent, fairness_weight=weight)
         _, metrics = programs.two(agent, started, certain, perception)
         assert metrics["reward"].tolist() == [1.0, 1.0]
+        assert metrics["fairness"].tolist() == [-1.0, -1.0]
+        assert metrics["slate_ad"].tolist() == metrics["ad"].tolist() == [1.0, 1.0]
         ended = np.asarray(metrics["sessions"]) > 0
         assert ended.any()
         np.testing.assert_allclose(metrics["return"], metrics["length"])
