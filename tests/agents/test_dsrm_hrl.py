@@ -52,14 +52,18 @@ def catalogue():
     )
 
 
-# The configuration's floats are traced: one compilation a slate mode serves every test.
-@jax.jit
+# Compiling is what costs here, not running; the configuration's floats are traced, so that one compilation a slate
+# mode serves every test.
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@quick_jit
 def act(config, agent, key, view, catalogue):
     agent_act = partial(make_dsrm_hrl(config, slate_size=K).act, agent, catalogue=catalogue)
     return jax.vmap(lambda key, view: agent_act(key, view))(jax.random.split(key, T), view)
 
 
-@jax.jit
+@quick_jit
 def update(config, agent, rollout, catalogue):
     return make_dsrm_hrl(config, slate_size=K).update(agent, jax.random.key(7), rollout, catalogue)
 
@@ -277,11 +281,12 @@ def advantage_reference(reward, value, following, terminated, truncated, discoun
     return advantage
 
 
+@quick_jit
 def values_of(params, view):
     """Both values where the manager acts by its mean."""
     mean, _, manager_value = Manager(HIDDEN).apply(params["manager"], view.state, view.time)
     worker = Worker(HIDDEN).apply(params["worker"], view.state, goal_from(mean), view.time, CONFIG.sharpness)
-    return {"manager": np.asarray(manager_value), "worker": np.asarray(worker[2])}
+    return {"manager": manager_value, "worker": worker[2]}
 
 
 @pytest.mark.parametrize("level", ["manager", "worker"])
@@ -295,7 +300,9 @@ def test_each_level_learns_from_its_own_reward_and_bootstraps_where_sessions_wer
     if level == "manager":
         reward = reward - CONFIG.fairness_weight * np.abs(2 * np.asarray(rollout.popular_share) - 1)
     value = np.asarray(getattr(rollout.record, f"{level}_value"), np.float64)
-    following = np.concatenate([value[1:], values_of(agent.params, rollout.last_view)[level][None]])
+    following = np.concatenate(
+        [value[1:], np.asarray(values_of(agent.params, rollout.last_view)[level])[None]]
+    )
     final = values_of(agent.params, rollout.final_view)[level]
     following = np.where(rollout.truncated, final, following)
     discount = {"manager": CONFIG.manager_discount, "worker": CONFIG.worker_discount}[level]

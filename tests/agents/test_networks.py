@@ -1,5 +1,7 @@
 """Item vectors and untrained networks against the encoder's own click logits, in float64."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,8 @@ from dsrm_jax.config import AgentConfig
 from dsrm_jax.state.view import Catalogue, View
 
 J, D, B = 40, 4, 16
+# Compiling is what costs here, not running.
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def make_catalogue(seed):
@@ -70,9 +74,9 @@ def test_a_plain_cosine_would_rank_items_otherwise():
 def test_an_untrained_hierarchy_acts_as_the_greedy_quota_policy(slate_size):
     hierarchy = make_dsrm_hrl(AgentConfig(hidden=8), slate_size=slate_size)
     yardstick = make_yardstick("quota_greedy_purified", slate_size=slate_size)
-    hierarchy_act = jax.jit(lambda s, v, c: hierarchy.act(s, jax.random.key(0), v, c, True)[0])
-    yardstick_act = jax.jit(lambda v, c: yardstick.act((), jax.random.key(0), v, c, True)[0])
-    init = jax.jit(hierarchy.init)
+    hierarchy_act = quick_jit(lambda s, v, c: hierarchy.act(s, jax.random.key(0), v, c, True)[0])
+    yardstick_act = quick_jit(lambda v, c: yardstick.act((), jax.random.key(0), v, c, True)[0])
+    init = quick_jit(hierarchy.init)
     for seed in range(4):
         catalogue, view = make_catalogue(seed), make_view(seed)
         agent = init(jax.random.key(seed), catalogue)

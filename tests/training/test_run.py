@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -92,13 +93,21 @@ def world():
 
 
 @pytest.fixture(scope="module")
-def begun(world, perception):
+def quick_compilation():
+    """Compiling is what costs here, not running."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0}))
+        yield
+
+
+@pytest.fixture(scope="module")
+def begun(world, perception, quick_compilation):
     """Both seeds before their first step, on the host: a run gives its device arrays away."""
     return jax.device_get(start(CONFIG, world, perception))
 
 
 @pytest.fixture(scope="module")
-def chunk(begun, world, perception):
+def chunk(begun, world, perception, quick_compilation):
     """Two updates of both seeds; compiled once for all tests."""
     return run_module.compile_chunk(CONFIG, on_device(begun), world, perception, length=2)
 
