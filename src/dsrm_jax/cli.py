@@ -1,4 +1,4 @@
-"""`dsrm-jax train | evaluate | resume | data | bench`: parse, call, print.
+"""`dsrm-jax train | evaluate | resume | data | sweep | bench`: parse, call, print.
 
 JAX is imported inside the commands, after XLA's flags are set (see `xla.py`).
 """
@@ -32,6 +32,7 @@ COMMANDS = {
     "evaluate": "evaluate the newest checkpoint of a run directory again",
     "resume": "continue an interrupted run, bit for bit",
     "data": "download (if need be), check, parse and describe a data set",
+    "sweep": "run a grid of configurations over worker processes, resumably, and print its tables",
     "bench": "measure speed, compile time and memory at a named size",
 }
 
@@ -193,6 +194,50 @@ def _data(argv: list[str]) -> None:
     _write_json(output.json, pipeline.describe_data(config))
 
 
+def _sweep(argv: list[str]) -> None:
+    from rich.console import Console
+
+    from dsrm_jax.sweep.plan import load_plan, varied
+    from dsrm_jax.sweep.pool import run_sweep
+    from dsrm_jax.sweep.tables import sweep_tables
+
+    def arguments(
+        plan: tyro.conf.Positional[str],
+        out: str = "",
+        json: str = "",
+        budget: str = "",
+        workers: int = 0,
+        grid: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    ) -> dict[str, Any]:
+        """Sweep.
+
+        Args:
+            plan: TOML file: budget, validate, a table [grid] of dotted fields and their values, sections of the configuration.
+            out: Folder of the sweep; finished points in it are not run again. Empty: runs/sweep-<name of the file>.
+            json: File to write all results to, as JSON.
+            budget: Replaces the file's budget.
+            workers: Worker processes, one core each; 0: one per core.
+            grid: field=value,value,... to vary beside the file's grid, or instead of its values; may be repeated.
+        """
+        return {"plan": plan, "out": out, "json": json, "budget": budget, "workers": workers, "grid": grid}
+
+    wanted = tyro.cli(
+        arguments, args=argv, prog="dsrm-jax sweep", description=COMMANDS["sweep"].capitalize() + "."
+    )
+    plan = varied(load_plan(wanted["plan"], wanted["budget"] or None), wanted["grid"])
+    folder = Path(wanted["out"] or f"runs/sweep-{Path(wanted['plan']).stem}")
+    console = Console()
+    results = run_sweep(
+        plan,
+        folder,
+        workers=wanted["workers"],
+        say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
+    )
+    for table in sweep_tables(results, folder, validate=plan.validate):
+        console.print(table)
+    _write_json(wanted["json"], {"validate": plan.validate, "results": results})
+
+
 def _bench(argv: list[str]) -> None:
     from dsrm_jax import bench
 
@@ -220,7 +265,14 @@ def _write_json(path: str, numbers: dict[str, Any]) -> None:
     write_text(Path(path), json.dumps(json_value(numbers), indent=2) + "\n")
 
 
-_RUN = {"train": _train, "resume": _resume, "evaluate": _evaluate, "data": _data, "bench": _bench}
+_RUN = {
+    "train": _train,
+    "resume": _resume,
+    "evaluate": _evaluate,
+    "data": _data,
+    "sweep": _sweep,
+    "bench": _bench,
+}
 
 if __name__ == "__main__":
     main()

@@ -104,11 +104,10 @@ def test_the_goal_depends_on_the_state_alone_and_the_values_on_the_clock_too():
     worker = Worker(8)
     goal = jnp.asarray(np.random.default_rng(6).normal(size=(B, 2)), jnp.float32)
     variables = random_variables(worker, view.state, goal, view.time, 3.0)
-    query, sharpness, value, click = worker.apply(variables, view.state, goal, view.time, 3.0)
-    late_query, _, late_value, late_click = worker.apply(variables, view.state, goal, later, 3.0)
+    query, sharpness, value = worker.apply(variables, view.state, goal, view.time, 3.0)
+    late_query, _, late_value = worker.apply(variables, view.state, goal, later, 3.0)
     other_query = worker.apply(variables, view.state, -goal, view.time, 3.0)[0]
     np.testing.assert_array_equal(query, late_query)
     assert np.all(np.abs(value - late_value) > 1e-4)
-    assert np.all(np.abs(click - late_click) > 1e-4)
     assert np.all(np.abs(query - other_query).max(1) > 1e-4)
     np.testing.assert_allclose(sharpness, 3.0 * np.exp(variables["params"]["log_sharpness"]), rtol=1e-6)

@@ -11,7 +11,7 @@ from scipy import stats
 from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierConfig
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.world import History, SessionStarts
-from dsrm_jax.state.encoder import Embeddings, EncoderParams, make_encoder, summarise
+from dsrm_jax.state.encoder import Embeddings, EncoderParams, Evidence, make_encoder, summarise
 from dsrm_jax.state.perception import (
     Perception,
     fit_perception_purifier,
@@ -104,7 +104,7 @@ def test_a_view_hides_a_share_of_events_that_is_uniform_up_to_twice_the_rate(enc
     rate = 0.3
     batch = draw(jax.random.key(1), encoder_params, starts, rate)
     whole = np.rint(batch.state[:, -1] / (1 - batch.state[:, -1])).astype(int)
-    seen = num_events(batch.condition)
+    seen = num_events(batch.condition.summary)
     full = whole == H
     # P(n of 8 seen) = mean over u in [0, .6] of Binomial(8, 1 - u), by quadrature
     share = 1 - 2 * rate * (np.arange(2000) + 0.5) / 2000
@@ -118,11 +118,11 @@ def test_a_view_hides_a_share_of_events_that_is_uniform_up_to_twice_the_rate(enc
 
 def test_nothing_is_hidden_at_rate_zero_and_all_of_a_view_is_its_users(encoder_params, starts):
     batch = draw(jax.random.key(2), encoder_params, starts, 0.0)
-    np.testing.assert_allclose(batch.condition[:, :D], batch.state, atol=1e-6)
+    np.testing.assert_allclose(batch.condition.summary[:, :D], batch.state, atol=1e-6)
     masked = draw(jax.random.key(2), encoder_params, starts, 0.5)
     np.testing.assert_array_equal(masked.state, batch.state)  # the state itself is never masked
-    share = masked.condition[:, D - 1 : D]
-    np.testing.assert_allclose(masked.condition[:, :D], share * masked.target, atol=1e-6)
+    share = masked.condition.summary[:, D - 1 : D]
+    np.testing.assert_allclose(masked.condition.summary[:, :D], share * masked.target, atol=1e-6)
 
 
 def test_a_view_is_the_purified_encoding_of_the_history(encoder_params, observation):
@@ -130,7 +130,7 @@ def test_a_view_is_the_purified_encoding_of_the_history(encoder_params, observat
     summary = jax.jit(summarise)(encoder_params.embeddings, observation.history)
     rows = summary.reshape(-1, summary.shape[-1])
     states = jnp.asarray(np.random.default_rng(2).normal(size=(6, D)), jnp.float32)
-    params = jax.jit(purifier.init)(jax.random.key(3), PurifierBatch(states, rows, 2 * states))
+    params = jax.jit(purifier.init)(jax.random.key(3), PurifierBatch(states, Evidence(summary=rows), 2 * states))
     # an untrained denoiser looks at nothing
     shaken = jax.tree.map(lambda x: x + 0.3 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), params.network)
     params = dataclasses.replace(params, network=shaken)
@@ -141,7 +141,7 @@ def test_a_view_is_the_purified_encoding_of_the_history(encoder_params, observat
     # purified one user at a time, as no batch can mix users
     purify = jax.jit(purifier.purify)
     for index in np.ndindex(2, 3):
-        expected = purify(params, None, observed[index], summary[index])
+        expected = purify(params, None, observed[index], Evidence(summary=summary[index]))
         np.testing.assert_allclose(view.state[index], expected, atol=1e-5)
     assert np.max(np.abs(view.state - view.observed)) > 0.1
     np.testing.assert_array_equal(view.time, observation.time)

@@ -10,6 +10,7 @@ import pytest
 
 from dsrm_jax.config import PurifierConfig
 from dsrm_jax.errors import InputError
+from dsrm_jax.state.encoder import Evidence
 from dsrm_jax.state.probes import change, gaussian_floor, leak_ratio, oracle_recovery
 from dsrm_jax.state.purifier import (
     PurifierBatch,
@@ -21,7 +22,7 @@ from dsrm_jax.state.purifier import (
 from dsrm_jax.state.schedule import make_schedule
 
 D = 16
-MASKED = PurifierConfig(diffusion_steps=10, schedule="cosine", hidden=64)
+MASKED = PurifierConfig(kind="masked", diffusion_steps=10, schedule="cosine", hidden=64)
 PAPER = dataclasses.replace(MASKED, kind="paper")
 AXES = np.linalg.qr(np.random.default_rng(0).normal(size=(D, D)))[0]
 INTERESTS = np.float32(AXES[:4] * [[1.5], [1.2], [1.0], [0.8]])
@@ -37,7 +38,7 @@ def toy(key, rows=256):
     state = clean + (1 + 1.5 * conformity) * POPULARITY + 0.4 * noise[0]
     target = clean + 0.5 * noise[1]
     condition = state + 0.3 * noise[2]
-    return PurifierBatch(state, condition, target), clean
+    return PurifierBatch(state, Evidence(summary=condition), target), clean
 
 
 def sample_batch(key):
@@ -87,10 +88,10 @@ def held_out():
 def regression_error(held_out):
     """Float64 least squares of target on condition on other rows: the optimum E[target | condition]."""
     train = jax.tree.map(lambda x: np.asarray(x, np.float64), toy(jax.random.key(3), 20000)[0])
-    design = np.c_[train.condition, np.ones(len(train.condition))]
+    design = np.c_[train.condition.summary, np.ones(len(train.condition.summary))]
     weights = np.linalg.lstsq(design, train.target, rcond=None)[0]
     batch, clean = held_out
-    return np.mean((np.c_[batch.condition, np.ones(len(clean))] @ weights - clean) ** 2)
+    return np.mean((np.c_[batch.condition.summary, np.ones(len(clean))] @ weights - clean) ** 2)
 
 
 def test_masked_purifier_comes_close_to_the_regression_optimum(masked, held_out):
@@ -219,7 +220,7 @@ def test_constant_coordinates_survive(held_out):
     ("fraction", "steps", "level"), [(1.0, 20, 20), (0.3, 20, 6), (0.35, 20, 7), (0.01, 20, 1), (1.0, 1, 1)]
 )
 def test_start_level_is_the_rounded_share(fraction, steps, level):
-    config = PurifierConfig(start_fraction=fraction, diffusion_steps=steps)
+    config = PurifierConfig(kind="masked", start_fraction=fraction, diffusion_steps=steps)
     assert start_level(config) == level
     traced = start_level(dataclasses.replace(config, start_fraction=jnp.float32(fraction)))
     assert traced == level

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -40,11 +41,79 @@ class Rollout:
     last_view: View
 
 
+@struct.dataclass
+class Transition:
+    """One step each of N users, in no order: what replay buffers hold and offline methods learn from.
+
+    Attributes:
+        view: `(N, ...)`, what was seen before the slate.
+        slate: `(N, K)` int32 catalogue positions.
+        record: `(N, ...)`, what `Agent.act` returned beside the slate; `()` for logged slates.
+        clicks: `(N, K)` bool.
+        reward: `(N,)` float32 in [0, 1], mean click; never shaped.
+        popular_share: `(N,)` float32 in [0, 1].
+        terminated: `(N,)` bool: nothing follows, targets carry (1 - terminated).
+        next_view: `(N, ...)`, what was truly seen next: where a session was cut its own last view, never the next user's.
+    """
+
+    view: View
+    slate: Int[Array, "N K"]
+    record: Any
+    clicks: Bool[Array, "N K"]
+    reward: Float[Array, "N"]
+    popular_share: Float[Array, "N"]
+    terminated: Bool[Array, "N"]
+    next_view: View
+
+
+def transitions(rollout: Rollout) -> Transition:
+    """Flatten a rollout into N = T B transitions; where a session terminated, `next_view` is a view that nobody may use."""
+    following = jax.tree.map(
+        lambda now, last: jnp.concatenate([now[1:], last[None]]), rollout.view, rollout.last_view
+    )
+    if rollout.final_view is not None:
+        cut = rollout.truncated
+        following = jax.tree.map(
+            lambda own, other: jnp.where(cut.reshape(cut.shape + (1,) * (own.ndim - 2)), own, other),
+            rollout.final_view,
+            following,
+        )
+    found = Transition(
+        rollout.view,
+        rollout.slate,
+        rollout.record,
+        rollout.clicks,
+        rollout.reward,
+        rollout.popular_share,
+        rollout.terminated,
+        following,
+    )
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+
+
+@struct.dataclass
+class LoggedData:
+    """What an offline method may learn from: the training log, in the agents' own terms.
+
+    Attributes:
+        transitions: slates of K consecutive logged items of one user, with their logged clicks; sessions end by the
+            environment's own leave rule.
+        item: `(N,)` int32, catalogue position of every row of the log, -1 outside the catalogue; users one after the
+            other, each in time order.
+        user: `(N,)` int32, the rows' users.
+    """
+
+    transitions: Transition
+    item: Int[Array, "N"]
+    user: Int[Array, "N"]
+
+
 class Agent(NamedTuple):
     """A method, as pure functions on pytrees of arrays.
 
     Attributes:
-        init: `(key, catalogue) -> agent_state`. The key is consumed.
+        init: `(key, catalogue, logged=None) -> agent_state`; `logged` is the `LoggedData` that offline methods need and all
+            others ignore. The key is consumed.
         act: `(agent_state, key, view, catalogue, greedy) -> (slate (B, K) int32, record)`; `greedy` is a Python bool: the
             mode of the policy instead of a sample. The key is consumed.
         update: `(agent_state, key, rollout, catalogue) -> (agent_state, metrics)`, metrics a dict of scalar arrays.

@@ -137,25 +137,29 @@ def worker_loss(
 
 
 def slot_advantage(
-    advantage: Float[Array, "..."], clicks: Float[Array, "... K"], expected_click: Float[Array, "... #K"]
+    advantage: Float[Array, "..."], clicks: Float[Array, "... K"], expected_click: Float[Array, "... K"]
 ) -> Float[Array, "... K"]:
     """Return the slate's advantage with every click but the slot's own replaced by its expectation.
 
     Slot k gets `advantage - sum over j != k of (clicks_j - expected_j) / K`: given the items, the other slots'
     clicks are noise to the slot's choice. With each item's own click probability as `expected_click` the mean
-    policy gradient is the same. With one number for the whole slate what is taken from a slot for the slots
-    after it still depends on its choice, through what it leaves them: the gradient then credits every slot as
-    if its item were lost to no later slot. It agrees where slots do not compete for items, and where
-    all items of a group are alike.
+    policy gradient is the same and its variance smaller; an error in that probability biases the gradient by
+    what later slots lose to an earlier choice.
 
     Args:
         advantage: of the slate, whose reward is the mean click.
         clicks: 0 or 1.
-        expected_click: in [0, 1], per slot `(..., K)` or one for the slate `(..., 1)`.
+        expected_click: in [0, 1], of each slot's item (`expected_clicks`).
     """
     surprise = clicks - expected_click
     others = (jnp.sum(surprise, axis=-1, keepdims=True) - surprise) / clicks.shape[-1]
     return advantage[..., None] - others
+
+
+def expected_clicks(view: View, slate: Int[Array, "N K"], catalogue: Catalogue) -> Float[Array, "N K"]:
+    """Return the click probability that the frozen encoder gives each shown item, in [0, 1]."""
+    logit = jnp.einsum("nd,nkd->nk", view.state, catalogue.vectors[slate])
+    return jax.nn.sigmoid(logit + catalogue.bias[slate])
 
 
 class _Parts(NamedTuple):
@@ -179,14 +183,22 @@ def make_dsrm_hrl(config: AgentConfig, *, slate_size: int) -> Agent:
         The `Agent`. With `slate_mode="quota"` the goal also fixes how many slots are popular
         (`popular_slots`).
     """
-    optimiser = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=1e-5)
+    optimiser = optax.multi_transform(
+        {level: _optimiser(config) for level in ("manager", "worker")},
+        {"manager": "manager", "worker": "worker"},
     )
     parts = _Parts(config, slate_size, Manager(config.hidden), Worker(config.hidden), optimiser)
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue) -> HierarchyState:
+def _optimiser(config: AgentConfig) -> optax.GradientTransformation:
+    """Return one level's optimiser: gradients are clipped on their own, so neither level drowns the other."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=1e-5)
+    )
+
+
+def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Any = None) -> HierarchyState:
     """`Agent.init`."""
     manager_key, worker_key = jax.random.split(key)
     state = jnp.zeros((1, catalogue.vectors.shape[1]))
@@ -211,7 +223,7 @@ def _act(
     goal_key, slate_key = jax.random.split(key)
     mean, log_std, manager_value = _manage(parts, agent.params, view)
     output = mean if greedy else gaussian_sample(goal_key, mean, log_std)
-    scores, worker_value, _ = _score_items(parts, agent.params, view, output, catalogue)
+    scores, worker_value = _score_items(parts, agent.params, view, output, catalogue)
     slots = None
     if parts.config.slate_mode == "quota":
         slots = popular_slots(goal_from(output), slate_size=parts.slate_size)
@@ -272,35 +284,35 @@ def _manage(parts: _Parts, params: Any, view: View) -> Any:
 
 
 def _work(parts: _Parts, params: Any, view: View, goal: Float[Array, "... 2"]) -> Any:
-    """Return `(query, sharpness, value, click)` of `networks.Worker`."""
+    """Return `(query, sharpness, value)` of `networks.Worker`."""
     return parts.worker.apply(params["worker"], view.state, goal, view.time, parts.config.sharpness)
 
 
 def _score_items(
     parts: _Parts, params: Any, view: View, output: Float[Array, "B 2"], catalogue: Catalogue
-) -> tuple[Float[Array, "B J"], Float[Array, "B"], Float[Array, "B"]]:
-    """Return the worker's logits of all items, its value and its logit of the slate's mean click."""
+) -> tuple[Float[Array, "B J"], Float[Array, "B"]]:
+    """Return the worker's logits of all items and its value."""
     goal = goal_from(output)
-    query, sharpness, value, click = _work(parts, params, view, goal)
-    return item_scores(query, goal, sharpness, lifted_vectors(catalogue), catalogue), value, click
+    query, sharpness, value = _work(parts, params, view, goal)
+    return item_scores(query, goal, sharpness, lifted_vectors(catalogue), catalogue), value
 
 
 def _losses(
     parts: _Parts, params: Any, batch: Any, catalogue: Catalogue
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Return the sum of both levels' losses and the click head's on N samples, and diagnostics."""
+    """Return the sum of both levels' losses on N samples, and diagnostics."""
     view, decision, slate, clicks, advantage, target = batch
     config = parts.config
     mean, log_std, manager_value = _manage(parts, params, view)
     manager_log_prob = gaussian_log_prob(decision.output, mean, log_std)
-    scores, worker_value, click = _score_items(parts, params, view, decision.output, catalogue)
+    scores, worker_value = _score_items(parts, params, view, decision.output, catalogue)
     slots = None
     if config.slate_mode == "quota":
         # Counted on the slate: to round the goal's share again may differ by a slot in another compilation,
         # and the slate would have probability zero.
         slots = jnp.sum(catalogue.is_popular[slate], axis=-1, dtype=jnp.int32)
     log_prob = slate_log_prob(scores, slate, catalogue.is_popular, slots)
-    expected = jax.lax.stop_gradient(jax.nn.sigmoid(click))
+    expected = expected_clicks(view, slate, catalogue)
     manager_part = manager_loss(
         manager_log_prob,
         decision.manager_log_prob,
@@ -313,17 +325,15 @@ def _losses(
     worker_part = worker_loss(
         log_prob,
         decision.worker_log_prob,
-        normalise(slot_advantage(advantage["worker"], clicks, expected[:, None])),
+        normalise(slot_advantage(advantage["worker"], clicks, expected)),
         worker_value,
         target["worker"],
         config=config,
     )
-    click_part = jnp.mean(optax.sigmoid_binary_cross_entropy(click[:, None], clicks))
     goal = goal_from(decision.output)
     metrics = {
         "manager_loss": manager_part,
         "worker_loss": worker_part,
-        "click_loss": click_part,
         "worker_kl": approx_kl(log_prob, decision.worker_log_prob),
         "manager_kl": approx_kl(manager_log_prob, decision.manager_log_prob),
         "worker_entropy": -jnp.mean(jnp.sum(log_prob, axis=-1)),
@@ -331,13 +341,13 @@ def _losses(
         "goal_accuracy": jnp.mean(goal[:, 0]),
         "goal_fairness": jnp.mean(goal[:, 1]),
     }
-    return manager_part + worker_part + click_part, metrics
+    return manager_part + worker_part, metrics
 
 
 def _values(parts: _Parts, params: Any, view: View) -> dict[str, Float[Array, "..."]]:
     """Return the values of both levels where the manager acts by its mean."""
     mean, _, manager_value = _manage(parts, params, view)
-    _, _, worker_value, _ = _work(parts, params, view, goal_from(mean))
+    _, _, worker_value = _work(parts, params, view, goal_from(mean))
     return {"manager": manager_value, "worker": worker_value}
 
 

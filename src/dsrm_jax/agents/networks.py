@@ -22,11 +22,12 @@ def lifted_vectors(catalogue: Catalogue) -> Float[Array, "J E"]:
     return jnp.concatenate([flat, rest], axis=1) / jnp.sqrt(largest)
 
 
-def _features(state: Float[Array, "... D"], time: Int[Array, "..."]) -> Float[Array, "... D+1"]:
+def features(state: Float[Array, "... D"], time: Int[Array, "..."]) -> Float[Array, "... D+1"]:
+    """Return the state and the session's clock, in units of 30 steps: what value functions see."""
     return jnp.concatenate([state, (time / TIME_SCALE).astype(state.dtype)[..., None]], axis=-1)
 
 
-class _MLP(nn.Module):
+class MLP(nn.Module):
     """Two hidden tanh layers; the output layer starts at zero."""
 
     hidden: int
@@ -34,6 +35,7 @@ class _MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... N"]) -> Float[Array, "... M"]:
+        """Return the output layer's values."""
         for _ in range(2):
             x = nn.tanh(nn.Dense(self.hidden, kernel_init=nn.initializers.orthogonal(2**0.5))(x))
         return nn.Dense(self.outputs, kernel_init=nn.initializers.zeros)(x)
@@ -53,17 +55,17 @@ class Manager(nn.Module):
         self, state: Float[Array, "... D"], time: Int[Array, "..."]
     ) -> tuple[Float[Array, "... 2"], Float[Array, "2"], Float[Array, "..."]]:
         """Return mean and log-deviation of the goal's distribution, and the value."""
-        mean = _MLP(self.hidden, 2)(state)
+        mean = MLP(self.hidden, 2)(state)
         log_std = self.param("log_std", nn.initializers.constant(-1.5), (2,))
-        value = _MLP(self.hidden, 1)(_features(state, time))[..., 0]
+        value = MLP(self.hidden, 1)(features(state, time))[..., 0]
         return mean, log_std, value
 
 
 class Worker(nn.Module):
-    """What to look for: `(state, goal, time, sharpness) -> (query (..., D + 2), sharpness, value (...), click (...))`.
+    """What to look for: `(state, goal, time, sharpness) -> (query (..., D + 2), sharpness, value (...))`.
 
     The query is (state, 1, 0) plus a correction that starts at zero, so an untrained worker ranks by the state's own predicted
-    clicks. `sharpness` scales a learnt positive factor that starts at 1; `click` is the logit of the slate's mean click.
+    clicks. `sharpness` scales a learnt positive factor that starts at 1.
     """
 
     hidden: int
@@ -75,13 +77,11 @@ class Worker(nn.Module):
         goal: Float[Array, "... 2"],
         time: Int[Array, "..."],
         sharpness: float | Float[Array, ""],
-    ) -> tuple[Float[Array, "... E"], Float[Array, ""], Float[Array, "..."], Float[Array, "..."]]:
-        """Return query, sharpness, value and the logit of the slate's mean click."""
+    ) -> tuple[Float[Array, "... E"], Float[Array, ""], Float[Array, "..."]]:
+        """Return query, sharpness and value."""
         one = jnp.ones((*state.shape[:-1], 1), state.dtype)
         anchor = jnp.concatenate([state, one, jnp.zeros_like(one)], axis=-1)
-        correction = _MLP(self.hidden, anchor.shape[-1])(jnp.concatenate([state, goal], axis=-1))
+        correction = MLP(self.hidden, anchor.shape[-1])(jnp.concatenate([state, goal], axis=-1))
         log_sharpness = self.param("log_sharpness", nn.initializers.zeros, ())
-        features = jnp.concatenate([_features(state, time), goal], axis=-1)
-        value = _MLP(self.hidden, 1)(features)[..., 0]
-        click = _MLP(self.hidden, 1)(features)[..., 0]
-        return anchor + correction, sharpness * jnp.exp(log_sharpness), value, click
+        value = MLP(self.hidden, 1)(jnp.concatenate([features(state, time), goal], axis=-1))[..., 0]
+        return anchor + correction, sharpness * jnp.exp(log_sharpness), value

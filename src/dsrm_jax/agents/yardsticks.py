@@ -10,6 +10,7 @@ from dsrm_jax.agents.slates import greedy_slate, sample_slate
 from dsrm_jax.state.view import Catalogue, View
 
 YARDSTICKS = ("random", "quota_random", "quota_greedy", "quota_greedy_purified")
+SOFTMAX = "quota_softmax"  # no yardstick, but the behaviour that offline methods may learn from
 
 
 def make_yardstick(method: str, *, slate_size: int) -> Agent:
@@ -20,9 +21,10 @@ def make_yardstick(method: str, *, slate_size: int) -> Agent:
     * `quota_greedy`: K/2 of each group, the items with the highest click that the frozen encoder predicts from the
       observed state.
     * `quota_greedy_purified`: the same from the purified state: what purification gains without any learning to act.
+    * `quota_softmax`: K/2 of each group, drawn from the softmax of those clicks' logits.
 
     Args:
-        method: one of `YARDSTICKS`.
+        method: one of `YARDSTICKS`, or `quota_softmax`.
         slate_size: K; an odd K gives the long tail the extra slot.
     """
     half = slate_size // 2
@@ -38,10 +40,15 @@ def make_yardstick(method: str, *, slate_size: int) -> Agent:
             flat = jnp.zeros((batch, catalogue.is_popular.shape[0]))
             slate, _ = sample_slate(key, flat, catalogue.is_popular, quota, slate_size=slate_size)
             return slate, ()
+        if method == SOFTMAX:
+            slate, _ = sample_slate(
+                key, scores(view, catalogue), catalogue.is_popular, quota, slate_size=slate_size
+            )
+            return slate, ()
         return greedy_slate(scores(view, catalogue), catalogue.is_popular, quota, slate_size=slate_size), ()
 
     return Agent(
-        init=lambda key, catalogue: (),
+        init=lambda key, catalogue, logged=None: (),
         act=act,
         update=lambda agent, key, rollout, catalogue: (agent, {}),
     )

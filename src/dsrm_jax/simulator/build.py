@@ -55,7 +55,9 @@ class _Split(NamedTuple):
     users: np.ndarray
 
 
-def build_worlds(key: Key[Array, ""], log: InteractionLog, config: Config) -> Worlds:
+def build_worlds(
+    key: Key[Array, ""], log: InteractionLog, config: Config, *, in_model: bool = False
+) -> Worlds:
     """Build the training and the test world over the log's catalogue.
 
     `config.environment.response` names the source of responses. `synthetic`: the truth behind a synthetic
@@ -77,6 +79,8 @@ def build_worlds(key: Key[Array, ""], log: InteractionLog, config: Config) -> Wo
         log: the log.
         config: only `config.environment` is read: `response`, `response_dim`, `response_epochs`,
             `slate_size`, `history_length`.
+        in_model: whether the training world's responses are fitted to the training log whatever `response` says, for methods
+            that learn in a model of it; the test world is not touched.
 
     Returns:
         The two worlds and a report.
@@ -107,7 +111,10 @@ def build_worlds(key: Key[Array, ""], log: InteractionLog, config: Config) -> Wo
         "users": _users_phrase(disjoint, train_users, test_users),
     }
     for split_key, (name, split) in zip(jax.random.split(key), splits.items(), strict=True):
-        response, quality = _response(split_key, log, split, environment)
+        settings = environment
+        if in_model and name == "train":
+            settings = dataclasses.replace(environment, response="fitted")
+        response, quality = _response(split_key, log, split, settings)
         starts = _session_starts(log, split.users)
         worlds[name] = _world(log, response, starts, split.users)
         report[name] = {"num_users": len(split.users), "start_rows": len(starts.user), **quality}
@@ -170,7 +177,15 @@ def _world(log: InteractionLog, response: Response, starts: SessionStarts, users
         is_popular=jnp.asarray(log.is_popular),
         log_popularity=jnp.asarray(_log_popularity(log.exposure[log.catalogue])),
         preference=preference,
+        exposure=jnp.asarray(_count(log, np.ones(len(log.train), bool))),
+        clicked=jnp.asarray(_count(log, log.train.click)),
     )
+
+
+def _count(log: InteractionLog, rows: Bool[np.ndarray, "N"]) -> Float[np.ndarray, "J"]:
+    """Count the chosen training rows of each catalogue item."""
+    count = np.bincount(log.train.item[np.asarray(rows, bool)], minlength=log.num_items)
+    return count[log.catalogue].astype(np.float32)
 
 
 def _log_popularity(exposure: Int[np.ndarray, "J"]) -> Float[np.ndarray, "J"]:

@@ -56,6 +56,8 @@ class World:
         log_popularity: `(J,)` float32, log(1 + training exposure) standardised over the catalogue.
         preference: `(U, J)`-factorised truth of a synthetic world, as the arrays user `(U, F)`, item
             `(J, F)` and appeal `(J,)`: the logit without popularity; for evaluation only, None elsewhere.
+        exposure: `(J,)` float32, rows of the training log that show the item.
+        clicked: `(J,)` float32, those of them that were clicked.
     """
 
     response: Response
@@ -64,6 +66,8 @@ class World:
     is_popular: Bool[Array, "J"]
     log_popularity: Float[Array, "J"]
     preference: tuple[Float[Array, "U F"], Float[Array, "J F"], Float[Array, "J"]] | None = None
+    exposure: Float[Array, "J"] | None = None
+    clicked: Float[Array, "J"] | None = None
 
     @property
     def num_items(self) -> int:

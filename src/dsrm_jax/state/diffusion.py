@@ -7,7 +7,7 @@ level 0 in one step.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from dsrm_jax.state.schedule import Schedule
 
-Predict = Callable[[Float[Array, "... D"], Any], Float[Array, "... D"]]
-"""`(noised state, features of the level) -> predicted eps`."""
+Predict = Callable[[Float[Array, "... D"], Any, Any], tuple[Float[Array, "... D"], Any]]
+"""`(noised state, features of the level, memory) -> (predicted eps, memory)`."""
 
 
 def add_noise(
@@ -79,6 +79,24 @@ def reverse_step(
     return mean if noise is None else mean + step.posterior_std[..., None] * noise
 
 
+def ddim_step(
+    step: Schedule, noised: Float[Array, "... D"], eps: Float[Array, "... D"]
+) -> Float[Array, "... D"]:
+    """Go to the level before by the deterministic implicit step: noise the predicted s^(0) with the predicted eps.
+
+    s^(k-1) = sqrt(alpha_bar_{k-1}) x0 + sqrt(1 - alpha_bar_{k-1}) eps, written with the per-step alpha so that nothing is
+    divided by sqrt(alpha_bar_k). With the true eps it stays on the forward process whatever levels it leaps over; Eq. (3) does
+    not. Source: Song et al. 2021, Eq. (12) with sigma = 0.
+
+    Args:
+        step: coefficients of level k, leaves `(...)`.
+        noised: `(..., D)` float32, s^(k).
+        eps: `(..., D)` float32.
+    """
+    shrink = jax.lax.rsqrt(step.alpha)
+    return shrink[..., None] * noised + (step.noise_before - shrink * step.noise)[..., None] * eps
+
+
 def reverse(
     predict: Predict,
     schedule: Schedule,
@@ -87,17 +105,21 @@ def reverse(
     *,
     start: int | Int[Array, ""] | None = None,
     noise: Float[Array, "S ... D"] | None = None,
+    memory: Any = None,
+    sampler: Literal["ddpm", "ddim"] = "ddpm",
 ) -> Float[Array, "... D"]:
-    """Run Eq. (3) from level k* down to 1 as one `lax.scan`; deterministic unless noise is given.
+    """Run the reverse process from level k* down to 1 as one `lax.scan`; deterministic unless noise is given.
 
     Args:
-        predict: `(s^(k), features of level k) -> eps`, called once per level.
+        predict: `(s^(k), features of level k, memory) -> (eps, memory)`, called once per level.
         schedule: leaves `(S,)`.
         noised: `(..., D)` float32, s^(k*).
         features: pytree with leading axis S, entry k - 1 handed to `predict` at level k: what depends on the
             level alone is computed once instead of in the scan.
         start: k* in 1..S; None: S. A Python int scans k* levels; a traced one scans S and skips those above.
         noise: `(S or k*, ..., D)` float32, entry k - 1 is the z of level k; None: no noise.
+        memory: pytree that `predict` hands on from level to level, such as where an iterative solver stopped.
+        sampler: `ddpm` takes Eq. (3), `ddim` the implicit step, which is always deterministic.
 
     Returns:
         `(..., D)` float32, s^(0).
@@ -108,9 +130,14 @@ def reverse(
     if static:
         inputs = jax.tree.map(lambda leaf: leaf[:start], inputs)
 
-    def body(state: Array, level_inputs: tuple[Any, ...]) -> tuple[Array, None]:
+    def body(carry: tuple[Array, Any], level_inputs: tuple[Any, ...]) -> tuple[Any, None]:
+        state, memory = carry
         level, step, level_features, z = level_inputs
-        moved = reverse_step(step, state, predict(state, level_features), z)
-        return (moved if static else jnp.where(level <= start, moved, state)), None
+        eps, remembered = predict(state, level_features, memory)
+        moved = ddim_step(step, state, eps) if sampler == "ddim" else reverse_step(step, state, eps, z)
+        following = (moved, remembered)
+        if not static:
+            following = jax.tree.map(lambda new, old: jnp.where(level <= start, new, old), following, carry)
+        return following, None
 
-    return jax.lax.scan(body, noised, inputs, reverse=True)[0]
+    return jax.lax.scan(body, (noised, memory), inputs, reverse=True)[0][0]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax import struct
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from dsrm_jax.config import EncoderConfig
 from dsrm_jax.errors import unknown_name
@@ -22,6 +22,7 @@ from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.world import History, SessionStarts, World
 from dsrm_jax.state.view import Catalogue
 
+NUM_RECENT = 10  # last events that a `View` names, the longest window of any method
 NUM_LABELS = 20  # events after each history whose clicks the encoder predicts
 
 
@@ -71,12 +72,64 @@ def user_states(factors: FactorResponse) -> Float[Array, "U D"]:
 
 def make_catalogue(embeddings: Embeddings, world: World) -> Catalogue:
     """Return what a policy knows of a world's items."""
+    num_items = world.item.shape[0]
+    outside = jnp.full(embeddings.bias.shape[0], -1, jnp.int32)
     return Catalogue(
         vectors=embeddings.vectors[world.item],
         bias=embeddings.bias[world.item],
         log_popularity=world.log_popularity,
         is_popular=world.is_popular,
+        exposure=world.exposure,
+        clicked=world.clicked,
+        position=outside.at[world.item].set(jnp.arange(num_items, dtype=jnp.int32)),
     )
+
+
+@struct.dataclass
+class Evidence:
+    """What a history says about its user: features of fixed size, and the events themselves in the state's space.
+
+    Attributes:
+        summary: `(..., C)` float32, `summarise`.
+        vectors: `(..., H, D)` float32, item vectors of the events.
+        bias: `(..., H)` float32, the click logit that an average user gives each item.
+        click: `(..., H)` bool.
+        shown: `(..., H)` bool, slots that hold an event which may be looked at.
+        item: `(..., H)` int32 vocabulary indices.
+    """
+
+    summary: Float[Array, "... C"]
+    vectors: Float[Array, "... H D"] | None = None
+    bias: Float[Array, "... H"] | None = None
+    click: Bool[Array, "... H"] | None = None
+    shown: Bool[Array, "... H"] | None = None
+    item: Int[Array, "... H"] | None = None
+
+
+def gather_evidence(
+    embeddings: Embeddings, history: History, visible: Bool[Array, "... H"] | None = None
+) -> Evidence:
+    """Return the evidence of a history; `visible` hides events as in `summarise`. What is not used costs nothing under `jit`."""
+    slots = history.item.shape[-1]
+    shown = jnp.arange(slots) >= slots - history.length[..., None]
+    if visible is not None:
+        shown = shown & visible
+    return Evidence(
+        summary=summarise(embeddings, history, visible),
+        vectors=embeddings.vectors[history.item],
+        bias=embeddings.bias[history.item],
+        click=history.click,
+        shown=shown,
+        item=history.item,
+    )
+
+
+def recent_events(history: History) -> tuple[Int[Array, "... R"], Bool[Array, "... R"]]:
+    """Return the last `NUM_RECENT` events, oldest first: vocabulary indices (-1 where there is none) and clicks."""
+    slots = history.item.shape[-1]
+    present = jnp.arange(slots) >= slots - history.length[..., None]
+    item = jnp.where(present, history.item, -1)[..., -NUM_RECENT:]
+    return item, (history.click & present)[..., -NUM_RECENT:]
 
 
 def summarise(

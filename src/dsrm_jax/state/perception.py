@@ -1,6 +1,7 @@
 """From an observation to the `View` that agents act on: summarise, encode, purify; and Stage I training of it all."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -8,13 +9,15 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Key
 
-from dsrm_jax.config import Config
+from dsrm_jax.config import Config, PurifierConfig
 from dsrm_jax.simulator.environment import Observation, history_before
 from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.state.encoder import (
     Encoder,
     EncoderParams,
+    gather_evidence,
     make_encoder,
+    recent_events,
     summarise,
     summary_dim,
 )
@@ -22,6 +25,17 @@ from dsrm_jax.state.probes import change, gaussian_floor, leak_ratio, oracle_rec
 from dsrm_jax.state.purifier import Purifier, PurifierBatch, fit_purifier, level_losses, make_purifier
 from dsrm_jax.state.schedule import make_schedule
 from dsrm_jax.state.view import View
+
+# The purifier behind each method's state where `purifier.kind` is auto; all other methods act on the observed state.
+STATES = {
+    "dsrm_hrl": "masked",
+    "flat": "masked",
+    "dnair_dsrm": "masked",
+    "quota_greedy_purified": "masked",
+    "hrl_rce": "rce",
+    "hrl_tce": "tce",
+    "hrl_bod": "bod",
+}
 
 
 @struct.dataclass
@@ -40,10 +54,19 @@ class Perception:
 Perceive = Callable[[Perception, jax.Array, Observation], View]
 
 
+def purifier_settings(config: Config) -> PurifierConfig:
+    """Return the purifier's settings with `kind="auto"` replaced by what the method calls for."""
+    if config.purifier.kind != "auto":
+        return config.purifier
+    kind: Any = STATES.get(config.agent.method, "identity")
+    return replace(config.purifier, kind=kind)
+
+
 def perception_modules(config: Config) -> tuple[Encoder, Purifier]:
     """Build the encoder and the purifier that a configuration asks for."""
     state_dim = config.encoder.dim + 1
-    purifier = make_purifier(config.purifier, state_dim=state_dim, condition_dim=summary_dim(state_dim))
+    settings = purifier_settings(config)
+    purifier = make_purifier(settings, state_dim=state_dim, condition_dim=summary_dim(state_dim))
     return make_encoder(config.encoder), purifier
 
 
@@ -55,10 +78,11 @@ def make_perceive(config: Config) -> Perceive:
     encoder, purifier = perception_modules(config)
 
     def perceive(perception: Perception, key: jax.Array, observation: Observation) -> View:
-        summary = summarise(perception.encoder.embeddings, observation.history)
-        observed = encoder.encode(perception.encoder, summary)
-        state = purifier.purify(perception.purifier, key, observed, summary)
-        return View(state=state, observed=observed, time=observation.time)
+        evidence = gather_evidence(perception.encoder.embeddings, observation.history)
+        observed = encoder.encode(perception.encoder, evidence.summary)
+        state = purifier.purify(perception.purifier, key, observed, evidence)
+        recent, recent_click = recent_events(observation.history)
+        return View(state, observed, observation.time, recent, recent_click)
 
     return perceive
 
@@ -96,7 +120,7 @@ def sample_states(
     visible = jax.random.uniform(mask_key, history.item.shape) >= hidden
     return PurifierBatch(
         state=encoder.encode(params, summarise(params.embeddings, history)),
-        condition=summarise(params.embeddings, history, visible),
+        condition=gather_evidence(params.embeddings, history, visible),
         target=target[starts.user[rows]],
     )
 
@@ -121,7 +145,7 @@ def fit_perception_purifier(
         `(purifier params, losses)`, each with a leading axis N.
     """
     encoder, purifier = perception_modules(config)
-    settings = config.purifier
+    settings = purifier_settings(config)
 
     def fit(key: jax.Array, params: EncoderParams, starts: SessionStarts, target: jax.Array) -> Any:
         def sample_batch(key: jax.Array) -> PurifierBatch:
@@ -172,6 +196,7 @@ def probe_perception(
         the unconditional floor; below .2 the condition contains the target), each `(N,)`.
     """
     encoder, purifier = perception_modules(config)
+    settings = purifier_settings(config)
     batch_key, purify_key, loss_key = jax.random.split(key, 3)
 
     def probe(params: Any, encoder_params: EncoderParams, starts: SessionStarts, clean: jax.Array) -> Any:
@@ -193,11 +218,11 @@ def probe_perception(
             "cka": moved.cka,
             "recovery": oracle_recovery(batch.state, purified, batch.target),
         }
-        if config.purifier.kind != "identity":
-            target = batch.state if config.purifier.kind == "paper" else batch.target
-            schedule = make_schedule(config.purifier.schedule, config.purifier.diffusion_steps)
+        if settings.kind != "identity":
+            target = batch.state if settings.kind == "paper" else batch.target
+            schedule = make_schedule(settings.schedule, settings.diffusion_steps)
             floor = gaussian_floor(params.target.apply(target), schedule)
-            losses = level_losses(params, loss_key, batch, config=config.purifier)
+            losses = level_losses(params, loss_key, batch, config=settings)
             found["leak"] = leak_ratio(losses, floor)[0]
         return found
 

@@ -15,9 +15,13 @@ from dsrm_jax.config import PurifierConfig
 from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.state.denoiser import Denoiser, LevelFeatures
 from dsrm_jax.state.diffusion import add_noise, eps_from_velocity, reverse, velocity
-from dsrm_jax.state.schedule import Schedule, at_level, make_schedule
+from dsrm_jax.state.encoder import Evidence
+from dsrm_jax.state.guidance import Whitening, fit_whitening, guided_mean, likelihood_of
+from dsrm_jax.state.schedule import Schedule, at_level, make_schedule, sampling_levels
 
-_KINDS = ("identity", "paper", "masked")
+_KINDS = ("identity", "paper", "sdedit", "masked", "guided", "regression")
+_WITH_SUMMARY = ("masked", "regression")
+_UNCONDITIONAL = ("sdedit", "guided")
 
 
 @struct.dataclass
@@ -26,14 +30,13 @@ class PurifierBatch:
 
     Attributes:
         state: `(N, D)` float32, observed state of the full history.
-        condition: `(N, C)` float32, what the denoiser may see; for `masked`, the encoding of a masked view
-            of the history.
+        condition: `(N, ...)` what the denoiser may see; for `masked`, the evidence of a masked view of the history.
         target: `(N, D)` float32, the cleaner state to reconstruct, such as the inverse-propensity weighted
             encoding of another half of the history; its own noise must not be in `condition`.
     """
 
     state: Float[Array, "N D"]
-    condition: Float[Array, "N C"]
+    condition: Evidence
     target: Float[Array, "N D"]
 
 
@@ -59,13 +62,13 @@ class PurifierParams:
 
     Attributes:
         network: variables of `Denoiser`, the only trained leaves.
-        state, condition, target: how each input of `PurifierBatch` is normalised.
+        state, condition, target: how each input of `PurifierBatch` is normalised; `guided` whitens states and targets alike.
     """
 
     network: Any
-    state: Normaliser
+    state: Normaliser | Whitening
     condition: Normaliser
-    target: Normaliser
+    target: Normaliser | Whitening
 
 
 class Purifier(NamedTuple):
@@ -74,7 +77,7 @@ class Purifier(NamedTuple):
     Attributes:
         init: `(key, batch) -> params`; fits the normalisation to the batch. The key is consumed.
         loss: `(params, key, batch) -> scalar`, what Stage I minimises. The key is consumed.
-        purify: `(params, key, state (..., D), condition (..., C)) -> state (..., D)`, batched over leading
+        purify: `(params, key, state (..., D), evidence) -> state (..., D)`, batched over leading
             dimensions; deterministic, and the key unused (None will do), where `noise_scale` is 0.
     """
 
@@ -88,7 +91,7 @@ def identity_purifier() -> Purifier:
     return Purifier(
         init=lambda key, batch: {},
         loss=lambda params, key, batch: jnp.float32(0.0),
-        purify=lambda params, key, state, condition: state,
+        purify=lambda params, key, state, evidence: state,
     )
 
 
@@ -105,18 +108,24 @@ def make_purifier(config: PurifierConfig, *, state_dim: int, condition_dim: int)
     state survives but what the condition says, so training and inference agree; a lower start keeps a share
     of the contamination that grows with alpha_bar_k*.
 
+    `guided` learns an unconditional prior over the targets and takes nothing but the events from the user at hand: at each level
+    the clean state that the prior expects is moved by the likelihood of the clicks (`guidance.guided_mean`), and Eq. (3) steps
+    towards the result. It does not read the observed state, whose noised remains at level S carry nothing.
+
     Args:
         config: kind, schedule, start and widths. `identity` hands the state on. `paper` is Eq. (7) as
             printed, condition = target = observed state: its optimum is the identity map (facts 5.2), kept
-            as a negative control. `masked` takes condition and target from the batch and drops whole
-            conditions at `condition_dropout`.
+            as a negative control. `sdedit` projects the observed state, noised to an intermediate level, on what observed states
+            are like (facts 5.3). `masked` takes condition and target from the batch and drops whole conditions at
+            `condition_dropout`. `regression` is the control of `masked`: the same network maps observed state and condition to
+            the target in one pass.
         state_dim: D of states and targets.
-        condition_dim: C of conditions; unused by `identity` and `paper`.
+        condition_dim: C of conditions; used by `masked` and `regression`.
 
     Returns:
-        The purifier. `loss` is Eq. (7), a mean over coordinates, for `paper`; `masked` divides each level's
+        The purifier. `loss` is Eq. (7), a mean over coordinates, for `paper`; other diffusion kinds divide each level's
         term by alpha_bar_k (the mean square error of v), since Eq. (7) hardly weighs the levels that
-        purification starts from.
+        purification starts from; `regression` has the mean square error of the normalised target.
 
     Raises:
         InputError: kind, schedule or a number is not valid.
@@ -128,10 +137,11 @@ def make_purifier(config: PurifierConfig, *, state_dim: int, condition_dim: int)
     # A bad schedule or start is named here, before anything is traced.
     make_schedule(config.schedule, config.diffusion_steps)
     start_level(config)
+    regression = config.kind == "regression"
     return Purifier(
-        init=partial(_init, config, state_dim, state_dim if config.kind == "paper" else condition_dim),
-        loss=partial(_loss, config),
-        purify=partial(_purify, config),
+        init=partial(_init, config, state_dim, condition_dim if config.kind in _WITH_SUMMARY else state_dim),
+        loss=partial(_regression_loss if regression else _loss, config),
+        purify=partial(_regress if regression else _purify, config),
     )
 
 
@@ -141,7 +151,7 @@ def level_losses(
     """Return Eq. (7) at each level k = 1..S, condition kept: probe P2's input (`probes.leak_ratio`).
 
     Args:
-        params: of a `paper` or `masked` purifier.
+        params: of a diffusion purifier.
         key: consumed; one noise draw per row serves all levels.
         batch: held-out states.
         config: what the purifier was made from.
@@ -157,16 +167,18 @@ def level_losses(
 
 
 def start_level(config: PurifierConfig) -> int | Int[Array, ""]:
-    """Return k*, `start_fraction` S rounded and clipped to 1..S; an array where a sweep traces the fraction.
+    """Return k*, `start_fraction` of the levels visited, rounded and clipped to 1..; an array where a sweep traces the fraction.
 
     Raises:
-        InputError: the fraction is not in (0, 1].
+        InputError: the fraction is not in [0, 1].
     """
-    fraction, last = config.start_fraction, config.diffusion_steps
+    last = len(sampling_levels(config.diffusion_steps, config.sampling_steps))
+    fraction, own = config.start_fraction, 1 / 3 if config.kind == "sdedit" else 1.0
     if isinstance(fraction, int | float):
-        if not 0 < fraction <= 1:
-            raise InputError(f"purifier.start_fraction is {fraction}: expected a share in (0, 1]")
-        return max(round(fraction * last), 1)
+        if not 0 <= fraction <= 1:
+            raise InputError(f"purifier.start_fraction is {fraction}: expected a share in [0, 1], 0 for the kind's own")
+        return max(round((fraction or own) * last), 1)
+    fraction = jnp.where(fraction > 0, fraction, own)
     return jnp.clip(jnp.round(fraction * last).astype(jnp.int32), 1, last)
 
 
@@ -184,6 +196,7 @@ def fit_purifier(
     iterations: int,
     learning_rate: float | Float[Array, ""],
     ema: float | Float[Array, ""],
+    initial: Any = None,
 ) -> tuple[Any, Float[Array, "iterations"]]:
     """Run Stage I as one jitted scan; `vmap` over keys for several seeds.
 
@@ -196,6 +209,7 @@ def fit_purifier(
         iterations: gradient steps.
         learning_rate: Adam's first step size.
         ema: decay of the moving average of the weights, in [0, 1); at most (1 + i) / (10 + i) at iteration i.
+        initial: parameters to go on from; None: those of `init`.
 
     Returns:
         The averaged parameters and the loss of each iteration, `(iterations,)` float32.
@@ -218,8 +232,10 @@ def fit_purifier(
 
     @jax.jit
     def run(sample_key: Array, init_key: Array, scan_key: Array) -> tuple[Any, Array]:
-        batches = jax.vmap(sample_batch)(jax.random.split(sample_key, 8))
-        params = purifier.init(init_key, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches))
+        params = initial
+        if params is None:
+            batches = jax.vmap(sample_batch)(jax.random.split(sample_key, 8))
+            params = purifier.init(init_key, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches))
         inputs = (jnp.arange(iterations), jax.random.split(scan_key, iterations))
         (_, average, _), losses = jax.lax.scan(body, (params, params, optimiser.init(params)), inputs)
         return average, losses
@@ -233,12 +249,14 @@ def _init(
     """`Purifier.init`."""
     batch = _training_view(config, batch)
     chex.assert_shape([batch.state, batch.target], (None, state_dim))
-    chex.assert_shape(batch.condition, (None, condition_dim))
+    chex.assert_shape(batch.condition.summary, (None, condition_dim))
     row = jax.tree.map(lambda x: x[:1], batch)
-    network = Denoiser(state_dim, config.hidden).init(key, row.target, jnp.ones(1), row.condition)
-    return PurifierParams(
-        network, fit_normaliser(batch.state), fit_normaliser(batch.condition), fit_normaliser(batch.target)
-    )
+    network = Denoiser(state_dim, config.hidden).init(key, row.target, jnp.ones(1), row.condition.summary)
+    condition = fit_normaliser(batch.condition.summary)
+    if config.kind == "guided":
+        whitening = fit_whitening(batch.target)
+        return PurifierParams(network, whitening, condition, whitening)
+    return PurifierParams(network, fit_normaliser(batch.state), condition, fit_normaliser(batch.target))
 
 
 def _loss(
@@ -261,35 +279,90 @@ def _purify(
     params: PurifierParams,
     key: Key[Array, ""],
     state: Float[Array, "... D"],
-    condition: Float[Array, "... C"],
+    evidence: Evidence,
 ) -> Float[Array, "... D"]:
     """`Purifier.purify`: everything but the noised state is computed before the scan."""
-    schedule = make_schedule(config.schedule, config.diffusion_steps)
+    schedule = make_schedule(config.schedule, config.diffusion_steps, sampling_steps=config.sampling_steps)
+    levels = sampling_levels(config.diffusion_steps, config.sampling_steps)
     denoiser = Denoiser(state.shape[-1], config.hidden)
     start = start_level(config)
     noise = None
     if not (isinstance(config.noise_scale, int | float) and config.noise_scale == 0):
-        noise = config.noise_scale * jax.random.normal(key, (config.diffusion_steps, *state.shape))
-    condition = params.condition.apply(state if config.kind == "paper" else condition)
-    projected = denoiser.apply(params.network, condition, method="project")
-    fractions = jnp.arange(1, config.diffusion_steps + 1) / config.diffusion_steps
+        noise = config.noise_scale * jax.random.normal(key, (len(levels), *state.shape))
+    projected: Any = jnp.zeros(config.hidden)
+    if config.kind not in _UNCONDITIONAL:
+        condition = params.condition.apply(state if config.kind == "paper" else evidence.summary)
+        projected = denoiser.apply(params.network, condition, method="project")
+    fractions = jnp.asarray(levels / config.diffusion_steps, jnp.float32)
     features = denoiser.apply(params.network, fractions, method="levels")
+    likelihood = None
+    if isinstance(params.target, Whitening):
+        likelihood = likelihood_of(evidence, params.target, config.guidance_scale)
 
-    def predict(noised: Array, level: tuple[Schedule, LevelFeatures]) -> Array:
+    def predict(noised: Array, level: tuple[Schedule, LevelFeatures], guess: Array | None) -> Any:
         step, level_features = level
         v: Any = denoiser.apply(params.network, noised, level_features, projected, method="denoise")
-        return eps_from_velocity(step, noised, v)
+        if likelihood is None or guess is None:
+            return eps_from_velocity(step, noised, v), guess
+        expected = step.signal * noised - step.noise * v
+        guess = guided_mean(
+            likelihood, expected, step.noise**2, guess, iterations=config.guidance_steps
+        )
+        return (noised - step.signal * guess) / step.noise, guess
 
     # Eq. (3) adds no noise at k = 1, so the first draw is free for the starting state.
     start_noise = 0.0 if noise is None else noise[0]
     noised = add_noise(at_level(schedule, start), params.state.apply(state), start_noise)
-    purified = reverse(predict, schedule, noised, (schedule, features), start=start, noise=noise)
+    purified = reverse(
+        predict,
+        schedule,
+        noised,
+        (schedule, features),
+        start=start,
+        noise=noise,
+        memory=None if likelihood is None else jnp.zeros_like(state),
+        sampler=config.sampler,
+    )
     return params.target.invert(purified)
+
+
+def _regress(
+    config: PurifierConfig,
+    params: PurifierParams,
+    key: Key[Array, ""],
+    state: Float[Array, "... D"],
+    evidence: Evidence,
+) -> Float[Array, "... D"]:
+    """`Purifier.purify` of the control: one pass of the same network, at one level."""
+    return params.target.invert(_regression_output(config, params, state, evidence))
+
+
+def _regression_output(
+    config: PurifierConfig, params: PurifierParams, state: Float[Array, "... D"], evidence: Evidence
+) -> Any:
+    """Return the control's prediction in normalised coordinates."""
+    denoiser = Denoiser(state.shape[-1], config.hidden)
+    projected = denoiser.apply(params.network, params.condition.apply(evidence.summary), method="project")
+    features = denoiser.apply(params.network, jnp.ones(()), method="levels")
+    return denoiser.apply(params.network, params.state.apply(state), features, projected, method="denoise")
+
+
+def _regression_loss(
+    config: PurifierConfig, params: PurifierParams, key: Key[Array, ""], batch: PurifierBatch
+) -> Float[Array, ""]:
+    """`Purifier.loss` of the control."""
+    normalisers = jax.lax.stop_gradient((params.state, params.condition, params.target))
+    params = PurifierParams(params.network, *normalisers)
+    predicted = _regression_output(config, params, batch.state, batch.condition)
+    return jnp.mean((predicted - params.target.apply(batch.target)) ** 2)
 
 
 def _training_view(config: PurifierConfig, batch: PurifierBatch) -> PurifierBatch:
     """Return what the kind learns from; Eq. (7) as printed conditions on the state that it reconstructs."""
-    return PurifierBatch(batch.state, batch.state, batch.state) if config.kind == "paper" else batch
+    if config.kind in _WITH_SUMMARY:
+        return batch
+    target = batch.target if config.kind == "guided" else batch.state
+    return PurifierBatch(batch.state, Evidence(summary=batch.state), target)
 
 
 def _velocity_error(
@@ -308,8 +381,10 @@ def _velocity_error(
     step = at_level(make_schedule(config.schedule, config.diffusion_steps), level)
     eps = jax.random.normal(key, clean.shape)
     noised = add_noise(step, clean, eps)
-    projected: Any = denoiser.apply(params.network, normaliser[0].apply(batch.condition), method="project")
+    projected: Any = denoiser.apply(
+        params.network, normaliser[0].apply(batch.condition.summary), method="project"
+    )
     features = denoiser.apply(params.network, level / config.diffusion_steps, method="levels")
-    projected = jnp.where(keep[:, None], projected, 0.0)
+    projected = jnp.where(keep[:, None] & (config.kind not in _UNCONDITIONAL), projected, 0.0)
     predicted: Any = denoiser.apply(params.network, noised, features, projected, method="denoise")
     return jnp.mean((predicted - velocity(step, clean, eps)) ** 2, axis=-1)

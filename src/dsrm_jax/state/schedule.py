@@ -25,6 +25,7 @@ class Schedule:
         signal: `(S,)` float32, sqrt(alpha_bar).
         noise: `(S,)` float32, sqrt(1 - alpha_bar), rounded once from float64: the difference cancels in
             float32.
+        noise_before: `(S,)` float32, sqrt(1 - alpha_bar_{k-1}) of the level that a step leads to, 0 at k = 1.
         posterior_std: `(S,)` float32, sigma_k = sqrt(beta_k (1 - alpha_bar_{k-1}) / (1 - alpha_bar_k)), which
             is 0 at k = 1.
     """
@@ -34,10 +35,11 @@ class Schedule:
     alpha_bar: Float[Array, "S"]
     signal: Float[Array, "S"]
     noise: Float[Array, "S"]
+    noise_before: Float[Array, "S"]
     posterior_std: Float[Array, "S"]
 
 
-def make_schedule(name: ScheduleName, diffusion_steps: int) -> Schedule:
+def make_schedule(name: ScheduleName, diffusion_steps: int, *, sampling_steps: int = 0) -> Schedule:
     """Build a schedule in float64 and round it once.
 
     Args:
@@ -46,9 +48,11 @@ def make_schedule(name: ScheduleName, diffusion_steps: int) -> Schedule:
             1000 / S, clipped at .999, which drowns the signal for every S > 1; `cosine` is Nichol and
             Dhariwal's.
         diffusion_steps: number of levels S, at least 1.
+        sampling_steps: levels M that a shorter reverse process visits, `sampling_levels`; 0 or more than S: all. A step then
+            leads over several levels at once, and beta is the variance added between two visited ones.
 
     Returns:
-        The schedule, leaves `(S,)` float32.
+        The schedule, leaves `(S,)` or `(M,)` float32.
 
     Raises:
         InputError: the name is unknown or S is below 1.
@@ -67,6 +71,10 @@ def make_schedule(name: ScheduleName, diffusion_steps: int) -> Schedule:
     alpha_bar = np.cumprod(1 - beta)
     # Level 1 by its own beta: 1 - (1 - beta) is not beta, even in float64.
     drowned = np.concatenate([beta[:1], 1 - alpha_bar[1:]])
+    if 0 < sampling_steps < diffusion_steps:
+        visited = sampling_levels(diffusion_steps, sampling_steps) - 1
+        alpha_bar, drowned = alpha_bar[visited], drowned[visited]
+        beta = np.concatenate([drowned[:1], 1 - alpha_bar[1:] / alpha_bar[:-1]])
     drowned_before = np.concatenate([[0.0], drowned[:-1]])
     leaves = {
         "beta": beta,
@@ -74,9 +82,17 @@ def make_schedule(name: ScheduleName, diffusion_steps: int) -> Schedule:
         "alpha_bar": alpha_bar,
         "signal": np.sqrt(alpha_bar),
         "noise": np.sqrt(drowned),
+        "noise_before": np.sqrt(drowned_before),
         "posterior_std": np.sqrt(beta * drowned_before / drowned),
     }
     return Schedule(**{key: jnp.asarray(value, jnp.float32) for key, value in leaves.items()})
+
+
+def sampling_levels(diffusion_steps: int, sampling_steps: int) -> np.ndarray:
+    """Return the levels in 1..S that a reverse process of M steps visits: evenly spaced, the last always S; 0: all of them."""
+    if not 0 < sampling_steps < diffusion_steps:
+        return np.arange(1, diffusion_steps + 1)
+    return np.ceil(np.arange(1, sampling_steps + 1) * diffusion_steps / sampling_steps).astype(int)
 
 
 def at_level(schedule: Schedule, level: Int[Array, "..."] | int) -> Schedule:

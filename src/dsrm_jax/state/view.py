@@ -12,11 +12,16 @@ class View:
         state: `(..., D)` float32, purified state.
         observed: `(..., D)` float32, observed state before purification.
         time: `(...)` int32, steps already taken in the session.
+        recent: `(..., R)` int32, vocabulary indices of the last events, oldest first; -1 where there is none. None where a caller
+            has no use for it.
+        recent_click: `(..., R)` bool, their clicks.
     """
 
     state: Float[Array, "... D"]
     observed: Float[Array, "... D"]
     time: Int[Array, "..."]
+    recent: Int[Array, "... R"] | None = None
+    recent_click: Bool[Array, "... R"] | None = None
 
 
 @struct.dataclass
@@ -28,9 +33,16 @@ class Catalogue:
         bias: `(J,)` float32.
         log_popularity: `(J,)` float32, standardised log(1 + training exposure).
         is_popular: `(J,)` bool.
+        exposure: `(J,)` float32, rows of the training log that show the item; this and the next two are None where a
+            caller has no use for them.
+        clicked: `(J,)` float32, those of them that were clicked.
+        position: `(V,)` int32, catalogue position of each vocabulary index, -1 outside the catalogue.
     """
 
     vectors: Float[Array, "J D"]
     bias: Float[Array, "J"]
     log_popularity: Float[Array, "J"]
     is_popular: Bool[Array, "J"]
+    exposure: Float[Array, "J"] | None = None
+    clicked: Float[Array, "J"] | None = None
+    position: Int[Array, "V"] | None = None

@@ -12,14 +12,16 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Int, Key
 
-from dsrm_jax.agents.agent import Agent, Rollout
-from dsrm_jax.agents.methods import make_agent
+from dsrm_jax.agents.agent import Agent, LoggedData, Rollout, transitions
+from dsrm_jax.agents.methods import make_agent, needs_log
+from dsrm_jax.agents.yardsticks import make_yardstick
 from dsrm_jax.config import Config
 from dsrm_jax.simulator.environment import Environment, EnvState, Observation, make_environment
 from dsrm_jax.simulator.world import World
 from dsrm_jax.state.encoder import make_catalogue
 from dsrm_jax.state.perception import Perceive, Perception, make_perceive
 from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.training.logged import logged_data
 
 Metrics = dict[str, jax.Array]
 
@@ -75,8 +77,12 @@ def make_trainer(config: Config) -> Trainer:
         key, reset_key, view_key, agent_key = jax.random.split(key, 4)
         observation, env = reset_users(reset_key, environment, world, num_users=num_users)
         catalogue = make_catalogue(perception.encoder.embeddings, world)
+        logged_key, agent_key = jax.random.split(agent_key)
+        logged = None
+        if needs_log(config.agent.method):
+            logged = offline_data(logged_key, config, environment, world, perception, perceive, catalogue)
         return TrainState(
-            agent=agent.init(agent_key, catalogue),
+            agent=agent.init(agent_key, catalogue, logged),
             env=env,
             view=perceive(perception, view_key, observation),
             key=key,
@@ -101,6 +107,32 @@ def make_trainer(config: Config) -> Trainer:
         return jax.lax.scan(lambda s, _: iterate(s, world, perception), state, length=num_updates)
 
     return Trainer(init, iterate, train)
+
+
+def offline_data(
+    key: jax.Array,
+    config: Config,
+    environment: Environment,
+    world: World,
+    perception: Perception,
+    perceive: Perceive,
+    catalogue: Catalogue,
+) -> LoggedData:
+    """Return what an offline method learns from: the log, or with `agent.bcq.behaviour="quota"` a behaviour policy's sessions.
+
+    That policy fills half-and-half slates in the training simulator, drawn from the frozen encoder's click logits; the log's
+    item sequences stay those of the log. The key is consumed.
+    """
+    log_key, reset_key, view_key, scan_key = jax.random.split(key, 4)
+    logged = logged_data(log_key, config, world, perception, perceive, catalogue)
+    if config.agent.method != "bcq" or config.agent.bcq.behaviour == "log":
+        return logged
+    behaviour = make_yardstick("quota_softmax", slate_size=config.environment.slate_size)
+    observation, env = reset_users(reset_key, environment, world, num_users=128)
+    step = make_step(environment, perceive, behaviour, (), world, perception, catalogue)
+    view = perceive(perception, view_key, observation)
+    (_, view), (rollout, _) = jax.lax.scan(step, (env, view), jax.random.split(scan_key, 64))
+    return replace(logged, transitions=transitions(replace(rollout, last_view=view)))
 
 
 def reset_users(

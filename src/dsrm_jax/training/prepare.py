@@ -10,18 +10,20 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
+from dsrm_jax.agents.methods import in_model
 from dsrm_jax.config import Config
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.sources import describe, load_log
 from dsrm_jax.simulator.build import Worlds, build_worlds
 from dsrm_jax.simulator.fit import fit_factors
 from dsrm_jax.simulator.response import FactorResponse
+from dsrm_jax.simulator.world import History
 from dsrm_jax.state.encoder import (
     Embeddings,
     EncoderParams,
     embeddings_from,
     fit_encoder,
-    summary_dim,
+    gather_evidence,
     user_states,
 )
 from dsrm_jax.state.perception import (
@@ -29,10 +31,12 @@ from dsrm_jax.state.perception import (
     fit_perception_purifier,
     perception_modules,
     probe_perception,
+    purifier_settings,
 )
 from dsrm_jax.state.purifier import PurifierBatch
 
 Say = Callable[[str], None]
+Memory = dict[tuple[Any, ...], Any]
 DATA_STAGE = 1000  # beyond the stages of `seed_keys`
 
 
@@ -78,8 +82,11 @@ def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, dict[
     started = time.perf_counter()
     log = load_log(config.data, config.synthetic)
     say(f"data: {log.source}")
-    worlds = build_worlds(jax.random.fold_in(data_key(config), 0), log, config)
+    key = jax.random.fold_in(data_key(config), 0)
+    worlds = build_worlds(key, log, config, in_model=in_model(config.agent.method))
     say(f"users: {worlds.report['users']}")
+    if in_model(config.agent.method):
+        say(f"{config.agent.method} trains in a simulator fitted to the training log")
     facts = {
         "source": log.source,
         "data_digest": log.digest,
@@ -90,7 +97,7 @@ def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, dict[
     return log, worlds, facts
 
 
-def prepare(config: Config, say: Say = print) -> Prepared:
+def prepare(config: Config, say: Say = print, memory: Memory | None = None) -> Prepared:
     """Load the data, build the worlds and train everything that is frozen in Stage II.
 
     Item embeddings and encoder depend on the data's seed alone and are shared; each seed of the run trains its own purifier.
@@ -98,15 +105,33 @@ def prepare(config: Config, say: Say = print) -> Prepared:
     Args:
         config: a validated configuration.
         say: told what is being done, a line each.
+        memory: where one process that prepares several configurations keeps what they share; it is added to.
 
     Raises:
         InputError: data or settings that cannot be used.
     """
-    log, worlds, facts = load_worlds(config, say)
+    memory = {} if memory is None else memory
+    log, worlds, facts = remembered_worlds(config, say, memory)
     key = data_key(config)
-    factors, fit_facts = _fit_factors(jax.random.fold_in(key, 1), config, log, say)
-    params, encoder_facts = _fit_encoder(jax.random.fold_in(key, 2), config, factors, worlds, say)
-    purifier, purifier_facts = _fit_purifiers(config, params, factors, worlds, say)
+    shared = (config.data, config.synthetic, config.encoder)
+    factors, fit_facts = _once(
+        memory,
+        ("factors", *shared),
+        lambda: _fit_factors(jax.random.fold_in(key, 1), config, log, say),
+    )
+    shared = (*shared, _worlds_key(config)[:-1])  # the log's rows are the same in a model of it
+    params, encoder_facts = _once(
+        memory,
+        ("encoder", *shared),
+        lambda: _fit_encoder(jax.random.fold_in(key, 2), config, factors, worlds, say),
+    )
+    shared = (*shared, purifier_settings(config), config.training.seeds)
+    purifier, purifier_facts = _once(
+        memory,
+        ("purifier", *shared),
+        lambda: _fit_purifiers(config, params, factors, worlds, say),
+    )
+    facts = dict(facts)
     facts |= fit_facts | encoder_facts | purifier_facts
     perception = Perception(params, purifier)
     clean = user_states(factors)[worlds.test_users]
@@ -117,6 +142,27 @@ def prepare(config: Config, say: Say = print) -> Prepared:
         f"{np.mean(probes['recovery']):.0%} of its squared distance to the full-log embedding"
     )
     return Prepared(worlds, perception, facts)
+
+
+def remembered_worlds(
+    config: Config, say: Say, memory: Memory
+) -> tuple[InteractionLog, Worlds, dict[str, Any]]:
+    """Return `load_worlds`, made once for all configurations that share it."""
+    return _once(memory, _worlds_key(config), lambda: load_worlds(config, say))
+
+
+def _once(memory: Memory, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """Return what the memory holds under a key, made and kept the first time."""
+    if key not in memory:
+        memory[key] = make()
+    return memory[key]
+
+
+def _worlds_key(config: Config) -> tuple[Any, ...]:
+    """Return everything that `load_worlds` depends on."""
+    env = config.environment
+    settings = (env.response, env.response_dim, env.response_epochs, env.slate_size, env.history_length)
+    return ("worlds", config.data, config.synthetic, *settings, in_model(config.agent.method))
 
 
 def _fit_factors(
@@ -173,7 +219,7 @@ def _fit_purifiers(
     )
     loss = np.asarray(_tail_mean(losses)).tolist()
     seconds = time.perf_counter() - started
-    say(f"Stage I, {config.purifier.kind} purifier: {seconds:.0f} s")
+    say(f"Stage I, {purifier_settings(config).kind} purifier: {seconds:.0f} s")
     return purifier, {"purifier_loss": loss, "purifier_seconds": seconds}
 
 
@@ -195,7 +241,9 @@ def perception_like(config: Config, num_items: int) -> Perception:
     def build() -> Perception:
         embeddings = Embeddings(vectors=jnp.zeros((num_items, dim)), bias=jnp.zeros(num_items))
         state = jnp.zeros((2, dim))
-        batch = PurifierBatch(state=state, condition=jnp.zeros((2, summary_dim(dim))), target=state)
+        events = jnp.zeros((2, config.environment.history_length), jnp.int32)
+        history = History(item=events, click=events > 0, length=jnp.zeros(2, jnp.int32))
+        batch = PurifierBatch(state, gather_evidence(embeddings, history), target=state)
         params = jax.vmap(lambda key: purifier.init(key, batch))(seed_keys(config, 1))
         return Perception(encoder.init(jax.random.key(0), embeddings), params)
 

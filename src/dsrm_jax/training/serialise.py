@@ -218,10 +218,17 @@ def from_json(document: Mapping[str, Any], where: str) -> Config:
 
 def to_toml(config: Any) -> str:
     """Return a configuration as TOML text that `load_toml` and `merge` read back to the same values."""
-    lines = []
-    for section, values in to_json(config).items():
-        lines += ["", f"[{section}]"] + [f"{name} = {_toml(value)}" for name, value in values.items()]
-    return "\n".join(lines[1:]) + "\n"
+    return "\n".join(_toml_lines(to_json(config), "")[1:]) + "\n"
+
+
+def _toml_lines(table: Mapping[str, Any], name: str) -> list[str]:
+    """Return a table's own values under its heading, then its tables."""
+    values = [f"{key} = {_toml(value)}" for key, value in table.items() if not isinstance(value, Mapping)]
+    lines = ["", f"[{name}]", *values] if values else []
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            lines += _toml_lines(value, f"{name}.{key}".lstrip("."))
+    return lines
 
 
 def _toml(value: Any) -> str:

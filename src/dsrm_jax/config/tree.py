@@ -5,23 +5,11 @@ is static metadata of the pytree. Each field's docstring is its help text on the
 """
 
 import dataclasses
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, dataclass_transform
+from dataclasses import field
+from typing import Any, Literal
 
-import jax
-
-T = TypeVar("T")
-
-
-@dataclass_transform(frozen_default=True)
-def configuration(cls: type[T]) -> type[T]:
-    """Make a frozen dataclass whose float fields and nested configurations are pytree leaves, all others static."""
-    cls = dataclass(frozen=True)(cls)
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    data = [f.name for f in fields if f.type is float or dataclasses.is_dataclass(f.type)]
-    meta = [f.name for f in fields if f.name not in data]
-    jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=meta)
-    return cls
+from dsrm_jax.config.agent import AgentConfig
+from dsrm_jax.config.leaves import configuration
 
 
 @configuration
@@ -132,16 +120,34 @@ class EncoderConfig:
 class PurifierConfig:
     """The diffusion state module."""
 
-    kind: Literal["identity", "paper", "masked"] = "masked"
-    """identity: observed state as it is; paper: Eq. (7) as printed; masked: cleaner target, masked-view condition."""
+    kind: Literal["auto", "identity", "paper", "sdedit", "masked", "guided", "regression"] = "auto"
+    """auto: what the method calls for (identity for methods that act on the observed state); identity: observed state as it is;
+    paper: Eq. (7) as printed; sdedit: unconditional, from a partly noised observed state; masked: cleaner target, masked-view
+    condition; guided: unconditional over clean preference, guided by the likelihood of the clicks given what was shown;
+    regression: masked's network and pairs without diffusion, a control."""
+    target: Literal["full", "split_half", "inverse_propensity", "popularity_corruption"] = "full"
+    """What masked and regression learn to reconstruct: full: the user's full-log embedding without the window's own events;
+    split_half: the encoding of the half of the window that the condition does not see; inverse_propensity: the same with
+    popular items thinned; popularity_corruption: the window before some of its events were replaced by popular ones."""
     diffusion_steps: int = 20
     """Length S of the reverse scan."""
     schedule: Literal["linear", "rescaled", "cosine"] = "rescaled"
     """Variance schedule: linear 1e-4..2e-2 as in DDPM, the same rescaled by 1000/S, or cosine."""
-    start_fraction: float = 1.0
-    """Level k* that the reverse process starts from, as a share of S, in (0, 1]."""
+    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    """Reverse step: ddpm is Eq. (3), ddim the implicit one, which stays accurate over fewer levels."""
+    sampling_steps: int = 0
+    """Levels that the reverse scan visits, evenly spaced among S; 0: all."""
+    start_fraction: float = 0.0
+    """Level k* that the reverse process starts from, as a share of the levels visited, in [0, 1]; 0: the kind's own, a third
+    for sdedit and all for the others."""
     noise_scale: float = 0.0
     """Standard deviation multiplier of the noise in the starting state and the reverse steps; 0: deterministic."""
+    guidance_scale: float = 1.0
+    """Exponent of the clicks' likelihood (kind=guided); 1: Bayes' rule."""
+    guidance_steps: int = 1
+    """Newton steps of the guidance per level (kind=guided)."""
+    refresh_rounds: int = 0
+    """Times that Stage I goes on with histories which a policy on the purified state made in the training simulator."""
     hidden: int = 128
     """Width of the denoiser."""
     iterations: int = 1500
@@ -159,41 +165,30 @@ class PurifierConfig:
 
 
 @configuration
-class AgentConfig:
-    """The policy and its optimiser."""
+class DenoiserConfig:
+    """The denoising losses that stand in for the diffusion in the ablations: R-CE, T-CE and BOD."""
 
-    method: str = "dsrm_hrl"
-    """Method: dsrm_hrl, or a yardstick: random, quota_random, quota_greedy, quota_greedy_purified."""
-    slate_mode: Literal["quota", "penalty"] = "quota"
-    """quota: the goal splits the slate between the groups exactly; penalty: Eq. (6)'s scores alone."""
-    fairness: Literal["balance", "gini"] = "balance"
-    """Fair in Eq. (4): balance is -abs(2s - 1), gini the marginal change of the negative item Gini."""
-    fairness_weight: float = 0.5
-    """lambda of Eq. (4)."""
-    manager_discount: float = 0.9
-    """Manager's discount per step, in [0, 1)."""
-    worker_discount: float = 0.0
-    """Worker's discount per step, in [0, 1); 0: the paper's immediate engagement."""
-    gae_lambda: float = 0.95
-    """Lambda of generalised advantage estimation, in [0, 1]."""
-    learning_rate: float = 1e-3
-    """Adam step size of both levels."""
-    clip: float = 0.2
-    """PPO ratio clip."""
-    entropy_weight: float = 0.0
-    """Weight of the entropy bonus."""
-    value_weight: float = 0.5
-    """Weight of the value losses."""
-    max_grad_norm: float = 1.0
-    """Global gradient norm clip."""
-    epochs: int = 2
-    """Passes over each rollout."""
-    minibatches: int = 2
-    """Minibatches per pass."""
+    reading: Literal["pretrain", "online"] = "pretrain"
+    """pretrain: the history encoder is trained again with the denoising loss; online: that encoder, and every click of the
+    history weighted by the denoiser."""
+    beta: float = 0.2
+    """Exponent of R-CE's weights, at least 0; 0: plain cross-entropy."""
+    drop_rate: float = 0.2
+    """Share of a batch, all of it positives, that T-CE drops in the end, in [0, 1)."""
+    ramp: int = 500
+    """Gradient steps over which T-CE's share rises from 0."""
     hidden: int = 64
-    """Width of the policy and value networks."""
-    sharpness: float = 30.0
-    """Initial inverse temperature of the worker's slate distribution, per unit of cosine."""
+    """Width of BOD's weight generator."""
+    alignment_weight: float = 1.0
+    """Weight of the alignment term in BOD's inner loss."""
+    uniformity_weight: float = 0.5
+    """Weight of the uniformity term in BOD's inner loss."""
+    iterations: int = 1500
+    """Gradient steps."""
+    batch_size: int = 256
+    """Histories per gradient step."""
+    learning_rate: float = 3e-3
+    """Adam step size."""
 
 
 @configuration
@@ -241,6 +236,7 @@ class Config:
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     purifier: PurifierConfig = field(default_factory=PurifierConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

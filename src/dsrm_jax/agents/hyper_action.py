@@ -1,0 +1,132 @@
+"""Hyper-actions: a vector w that scores every item by an inner product, the action space of the actor-critic methods.
+
+The length of w changes no ranking, so hyper-actions are directions: they live on the unit sphere, which also keeps an
+actor that climbs its critic from running off to where no data are.
+
+Shapes: B users, J items, N transitions, K slate size, D state dimensions, E = D + 3, M critics or objectives.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from dsrm_jax.agents.agent import Transition
+from dsrm_jax.agents.networks import MLP, features, lifted_vectors
+from dsrm_jax.agents.slates import greedy_slate
+from dsrm_jax.state.view import Catalogue
+
+
+def item_features(catalogue: Catalogue) -> Float[Array, "J E"]:
+    """Return `lifted_vectors` and standardised log-popularity, so that a hyper-action can favour or shun the popular.
+
+    `scores = w @ item_features.T`. The bias of the hyper-actions of KuaiSim, which is the same for every item and never
+    changes a ranking (facts/methods.md 2a), has no place in it.
+    """
+    return jnp.concatenate([lifted_vectors(catalogue), catalogue.log_popularity[:, None]], axis=1)
+
+
+def unit(action: Float[Array, "... E"]) -> Float[Array, "... E"]:
+    """Scale to length 1; near 0 it fades to 0 instead, and its gradient stays finite."""
+    return action * jax.lax.rsqrt(jnp.sum(jnp.square(action), axis=-1, keepdims=True) + 1e-6)
+
+
+def explore(
+    key: jax.Array, action: Float[Array, "... E"], scale: float | Float[Array, ""]
+) -> Float[Array, "... E"]:
+    """Add Gaussian noise of standard deviation `scale` per coordinate to a direction and scale back; the key is consumed."""
+    return unit(action + scale * jax.random.normal(key, action.shape, action.dtype))
+
+
+def hyper_slate(action: Float[Array, "B E"], catalogue: Catalogue, *, slate_size: int) -> Int[Array, "B K"]:
+    """Return the K items of highest `action @ item_features.T`, best first; no quota."""
+    scores = action @ item_features(catalogue).T
+    return greedy_slate(scores, catalogue.is_popular, None, slate_size=slate_size)
+
+
+class HyperActor(nn.Module):
+    """From a state to a hyper-action: `state (..., D), condition (..., C) or None -> w (..., E)`.
+
+    The anchor (state, 1, 0) / norm, with weight 0 on popularity, ranks items by the click that the frozen encoder predicts; a
+    learnt correction, which starts at zero and sees the condition too, is added. `unit` makes a direction of it.
+    """
+
+    hidden: int
+
+    @nn.compact
+    def __call__(
+        self, state: Float[Array, "... D"], condition: Float[Array, "... C"] | None = None
+    ) -> Float[Array, "... E"]:
+        """Return the hyper-action."""
+        one = jnp.ones((*state.shape[:-1], 1), state.dtype)
+        anchor = jnp.concatenate([state, one], axis=-1)
+        anchor = anchor / jnp.linalg.norm(anchor, axis=-1, keepdims=True)
+        anchor = jnp.concatenate([anchor, jnp.zeros_like(one), jnp.zeros_like(one)], axis=-1)
+        seen = state if condition is None else jnp.concatenate([state, condition], axis=-1)
+        return anchor + MLP(self.hidden, anchor.shape[-1])(seen)
+
+
+class Critics(nn.Module):
+    """M independent values of a hyper-action: `features (..., D + 1), w (..., E) -> (..., M)`; they start at zero.
+
+    They see the session's clock, since patience runs out with it; the actor does not.
+    """
+
+    hidden: int
+    num_critics: int
+
+    @nn.compact
+    def __call__(
+        self,
+        features: Float[Array, "... D+1"],
+        action: Float[Array, "... E"],
+        condition: Float[Array, "... C"] | None = None,
+    ) -> Float[Array, "... M"]:
+        """Return the values."""
+        seen = [features, action] if condition is None else [features, action, condition]
+        seen_by_all = jnp.concatenate(seen, axis=-1)
+        return jnp.concatenate([MLP(self.hidden, 1)(seen_by_all) for _ in range(self.num_critics)], axis=-1)
+
+
+@struct.dataclass
+class Experience:
+    """What the replay buffer of a method over hyper-actions holds of a transition.
+
+    Attributes:
+        features: `(..., D + 1)` float32, state and clock (`networks.features`).
+        action: `(..., E)` float32, the hyper-action that was carried out, noise included.
+        reward: `(...)` or `(..., M)` float32.
+        terminated: `(...)` bool.
+        next_features: `(..., D + 1)` float32, of what the same user truly saw next; meaningless where terminated.
+    """
+
+    features: Float[Array, "... D+1"]
+    action: Float[Array, "... E"]
+    reward: Float[Array, "..."]
+    terminated: Bool[Array, "..."]
+    next_features: Float[Array, "... D+1"]
+
+
+def experience(found: Transition, action: Float[Array, "N E"], reward: Float[Array, "N *M"]) -> Experience:
+    """Keep of N transitions what `Experience` holds."""
+    return Experience(
+        features(found.view.state, found.view.time),
+        action,
+        reward,
+        found.terminated,
+        features(found.next_view.state, found.next_view.time),
+    )
+
+
+def experience_row(catalogue: Catalogue, *, num_rewards: int | None = None) -> Experience:
+    """Return the shapes of one row, for `start_replay`; `num_rewards` None: a scalar reward."""
+    dim = catalogue.vectors.shape[1]
+
+    def row(*shape: int, dtype: Any = jnp.float32) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    reward = row() if num_rewards is None else row(num_rewards)
+    return Experience(row(dim + 1), row(dim + 3), reward, row(dtype=jnp.bool_), row(dim + 1))

@@ -1,0 +1,51 @@
+"""The configuration tree: frozen dataclasses, one class per room; floats are pytree leaves, everything else is static."""
+
+from dsrm_jax.config.agent import (
+    A2CConfig,
+    AgentConfig,
+    BCQConfig,
+    DNaIRConfig,
+    DORLConfig,
+    FCPOConfig,
+    MOFIRConfig,
+    ReplayConfig,
+    SAC4IRConfig,
+    TD3Config,
+)
+from dsrm_jax.config.leaves import configuration
+from dsrm_jax.config.tree import (
+    Config,
+    DataConfig,
+    DenoiserConfig,
+    EncoderConfig,
+    EnvironmentConfig,
+    EvaluationConfig,
+    PurifierConfig,
+    SyntheticConfig,
+    TrainingConfig,
+    to_dict,
+)
+
+__all__ = [
+    "A2CConfig",
+    "AgentConfig",
+    "BCQConfig",
+    "Config",
+    "DNaIRConfig",
+    "DORLConfig",
+    "DataConfig",
+    "DenoiserConfig",
+    "EncoderConfig",
+    "EnvironmentConfig",
+    "EvaluationConfig",
+    "FCPOConfig",
+    "MOFIRConfig",
+    "PurifierConfig",
+    "ReplayConfig",
+    "SAC4IRConfig",
+    "SyntheticConfig",
+    "TD3Config",
+    "TrainingConfig",
+    "configuration",
+    "to_dict",
+]

@@ -1,0 +1,209 @@
+"""Settings of the methods: what they share in `AgentConfig`, and one small class for what each has of its own."""
+
+from dataclasses import field
+from typing import Literal
+
+from dsrm_jax.config.leaves import configuration
+
+
+@configuration
+class ReplayConfig:
+    """The ring buffer of the off-policy methods, and how often they learn from it."""
+
+    capacity: int = 20480
+    """Transitions kept; the oldest are overwritten."""
+    batch_size: int = 256
+    """Transitions per gradient step."""
+    gradient_steps: int = 8
+    """Gradient steps per rollout."""
+    warm_up: int = 1024
+    """Transitions collected before the first gradient step, by the method's own exploring policy."""
+    tau: float = 0.01
+    """Polyak rate of the target networks, in (0, 1]."""
+
+
+@configuration
+class A2CConfig:
+    """Advantage actor-critic."""
+
+    discount: float = 0.9
+    """Discount per step, in [0, 1)."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy bonus, per unit of normalised advantage."""
+    minibatches: int = 4
+    """Gradient steps per rollout, each on its own share of the samples."""
+    actor_learning_rate: float = 1e-4
+    """Adam step size of the policy; the value has `learning_rate`."""
+
+
+@configuration
+class TD3Config:
+    """Twin delayed deep deterministic policy gradient over hyper-actions."""
+
+    discount: float = 0.9
+    """Discount per step, in [0, 1)."""
+    actor_learning_rate: float = 3e-4
+    """Adam step size of the actor."""
+    exploration: float = 0.1
+    """Standard deviation of the exploration noise, per coordinate of the hyper-action."""
+    target_noise: float = 0.1
+    """Standard deviation of the target policy's smoothing noise."""
+    noise_clip: float = 0.25
+    """Bound on the smoothing noise."""
+    delay: int = 2
+    """Critic steps per actor step."""
+
+
+@configuration
+class BCQConfig:
+    """Batch-constrained Q-learning, offline."""
+
+    mode: Literal["discrete", "continuous"] = "discrete"
+    """discrete: per-item Q with an imitation mask; continuous: hyper-actions from a VAE with a perturbation."""
+    behaviour: Literal["log", "quota"] = "log"
+    """Where the batch comes from: the training log's own slates, or half-and-half slates of a softened encoder ranking."""
+    discount: float = 0.9
+    """Discount per step, in [0, 1)."""
+    threshold: float = 0.3
+    """Items whose imitation probability is below this share of the largest are masked, in [0, 1]."""
+    perturbation: float = 0.05
+    """Bound on the perturbation of a continuous action."""
+
+
+@configuration
+class MOFIRConfig:
+    """Multi-objective DDPG conditioned on a preference between utility and fairness."""
+
+    discount: float = 0.9
+    """Discount per step, in [0, 1)."""
+    preference: float = 0.5
+    """Weight of utility at evaluation, in [0, 1]; fairness gets the rest."""
+    fairness_reward: Literal["balance", "long_tail"] = "balance"
+    """Fairness of a slate with popular share s: balance is 1 - abs(2s - 1), long_tail is 1 - s."""
+    num_preferences: int = 4
+    """Preferences that each transition of a batch is seen under."""
+    homotopy_steps: int = 2000
+    """Gradient steps over which the loss moves from the vector's error to the error of its mixture."""
+    exploration: float = 0.1
+    """Standard deviation of the exploration noise, per coordinate of the hyper-action."""
+    actor_learning_rate: float = 3e-4
+    """Adam step size of the actor."""
+
+
+@configuration
+class DORLConfig:
+    """Offline model-based A2C with penalties for uncertainty and for low entropy."""
+
+    discount: float = 0.9
+    """Discount per step, in [0, 1)."""
+    ensemble: int = 5
+    """World models."""
+    uncertainty_weight: float = 0.05
+    """lambda_1, weight of the largest predicted variance."""
+    entropy_weight: float = 0.5
+    """lambda_2, weight of the log's next-item entropy."""
+    window: int = 2
+    """Longest tuple of last items, the shown one among them, that the entropy is conditioned on."""
+    negatives: int = 1
+    """Items drawn uniformly per logged click, taken as skipped, when the world models are fitted."""
+    model_iterations: int = 500
+    """Adam steps of the world models."""
+    model_batch_size: int = 512
+    """Logged clicks per step and model."""
+    model_learning_rate: float = 3e-3
+    """Adam step size of the world models."""
+
+
+@configuration
+class DNaIRConfig:
+    """Diversity- and novelty-aware Q-learning."""
+
+    discount: float = 0.9
+    """Discount per step, in [0, 1)."""
+    novelty_weight: float = 0.1
+    """Weight of quality over log popularity in the shaped reward."""
+    exploration: float = 0.05
+    """Probability that a slot is filled by a uniformly random item."""
+
+
+@configuration
+class SAC4IRConfig:
+    """Discrete soft actor-critic whose entropy bound stands for long-term exposure fairness."""
+
+    discount: float = 0.9
+    """Discount per step, in [0, 1)."""
+    entropy_ratio: float = 0.8
+    """Target entropy as a share of log J, in (0, 1)."""
+    initial_temperature: float = 0.1
+    """Temperature alpha at the start."""
+    propensity_power: float = 0.0
+    """Exponent of the inverse-propensity weights of clicks in the reward; 0: plain clicks."""
+
+
+@configuration
+class FCPOConfig:
+    """Fairness-constrained policy optimisation (CPO)."""
+
+    discount: float = 0.9
+    """Discount per step of rewards and costs, in [0, 1)."""
+    popular_limit: float = 0.5
+    """alpha', the largest share of popular items that a slate may hold on average, in [0, 1]; 1: no constraint."""
+    max_kl: float = 0.01
+    """Trust region, in nats."""
+    damping: float = 0.01
+    """Added to the diagonal of the Fisher matrix."""
+    initial_std: float = 0.1
+    """Standard deviation of the policy at the start, per coordinate of the hyper-action."""
+    solver_iterations: int = 10
+    """Conjugate-gradient iterations per solve."""
+    backtracks: int = 10
+    """Trials of the line search, each a factor 0.8 shorter than the one before."""
+    margin_rate: float = 0.2
+    """How fast the limit is tightened while the cost exceeds it; 0: never, CPO as printed."""
+
+
+@configuration
+class AgentConfig:
+    """The policy and its optimiser."""
+
+    method: str = "dsrm_hrl"
+    """Method: one of the names that the README lists; a misspelt one is answered with the list."""
+    slate_mode: Literal["quota", "penalty"] = "quota"
+    """quota: the goal splits the slate between the groups exactly; penalty: Eq. (6)'s scores alone."""
+    fairness: Literal["balance", "gini"] = "balance"
+    """Fair in Eq. (4): balance is -abs(2s - 1), gini the marginal change of the negative item Gini."""
+    fairness_weight: float = 0.5
+    """lambda of Eq. (4)."""
+    manager_discount: float = 0.9
+    """Manager's discount per step, in [0, 1)."""
+    worker_discount: float = 0.0
+    """Worker's discount per step, in [0, 1); 0: the paper's immediate engagement."""
+    gae_lambda: float = 0.95
+    """Lambda of generalised advantage estimation, in [0, 1]."""
+    learning_rate: float = 1e-3
+    """Adam step size of both levels."""
+    clip: float = 0.2
+    """PPO ratio clip."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy bonus."""
+    value_weight: float = 0.5
+    """Weight of the value losses."""
+    max_grad_norm: float = 1.0
+    """Global gradient norm clip."""
+    epochs: int = 2
+    """Passes over each rollout."""
+    minibatches: int = 2
+    """Minibatches per pass."""
+    hidden: int = 64
+    """Width of the policy and value networks."""
+    sharpness: float = 30.0
+    """Initial inverse temperature of the worker's slate distribution, per unit of cosine."""
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    a2c: A2CConfig = field(default_factory=A2CConfig)
+    td3: TD3Config = field(default_factory=TD3Config)
+    bcq: BCQConfig = field(default_factory=BCQConfig)
+    mofir: MOFIRConfig = field(default_factory=MOFIRConfig)
+    dorl: DORLConfig = field(default_factory=DORLConfig)
+    dnair: DNaIRConfig = field(default_factory=DNaIRConfig)
+    sac4ir: SAC4IRConfig = field(default_factory=SAC4IRConfig)
+    fcpo: FCPOConfig = field(default_factory=FCPOConfig)

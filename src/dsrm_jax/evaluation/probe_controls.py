@@ -1,0 +1,134 @@
+"""The purifier and its controls (P9 of facts 5.5), fitted to the training users of a run."""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from dsrm_jax.config import Config
+from dsrm_jax.data.log import InteractionLog
+from dsrm_jax.evaluation.probe_measures import Bench, applied
+from dsrm_jax.evaluation.probe_verdicts import PURIFIER, RAW
+from dsrm_jax.simulator.fit import fit_factors
+from dsrm_jax.state.controls import Control, blur, denoising_autoencoder, erasure, shrinkage, swap_users
+from dsrm_jax.state.encoder import user_states
+from dsrm_jax.state.perception import (
+    Perception,
+    fit_perception_purifier,
+    perception_modules,
+    probe_perception,
+    purifier_settings,
+    sample_states,
+)
+from dsrm_jax.state.popularity_probes import clicked_popularity
+from dsrm_jax.state.purifier import fit_purifier
+from dsrm_jax.training.prepare import Prepared, Say, data_key, seed_keys
+
+NUM_FIT = 4000  # training histories that the linear controls are fitted to
+
+
+class Controls(NamedTuple):
+    """What is compared.
+
+    Attributes:
+        maps: name to map of states; `purifier` and `identity` are among them.
+        leak: name to P2, error at k = 1 over the unconditional floor, of those that are diffusion models.
+    """
+
+    maps: dict[str, Control]
+    leak: dict[str, float]
+
+
+def make_controls(
+    config: Config, prepared: Prepared, log: InteractionLog, bench: Bench, say: Say
+) -> Controls:
+    """Return the purifier and all controls, fitted to training users alone.
+
+    Args:
+        config: of the run.
+        prepared: from `prepare`.
+        log: its training rows give the cleaner states that `autoencoder` and `paper` are trained on.
+        bench: from `make_bench`.
+        say: told what is trained.
+    """
+    settings = purifier_settings(config)
+    embeddings, starts = bench.perception.encoder.embeddings, prepared.worlds.train.starts
+    # the key of `prepare`, so that these are the targets that Stage I learnt from
+    factors = fit_factors(
+        jax.random.fold_in(data_key(config), 1),
+        log.train.user,
+        log.train.item,
+        log.train.click,
+        num_users=log.num_users,
+        num_items=log.num_items,
+        dim=config.encoder.dim,
+        epochs=config.encoder.embedding_epochs,
+    )
+    target = user_states(factors)[prepared.worlds.train_users]
+    key = jax.random.fold_in(data_key(config), 4)
+    fit_key, encoder_key, untrained_key, leak_key = jax.random.split(key, 4)
+
+    def sample(key: Array, rows: int, mask_rate: float = 0.0) -> Any:
+        return sample_states(
+            key,
+            bench.encoder,
+            bench.perception.encoder,
+            starts,
+            target,
+            history_length=config.environment.history_length,
+            mask_rate=mask_rate,
+            batch_size=rows,
+        )
+
+    batch = jax.jit(sample, static_argnums=(1, 2))(fit_key, NUM_FIT, 0.0)
+    seen = batch.condition
+    popularity = clicked_popularity(bench.data.popularity, seen.item, seen.click, seen.shown)
+    known = np.isfinite(popularity)
+    shrunk = shrinkage(batch.state)
+    erased = erasure(np.asarray(batch.state)[known], popularity[known])
+
+    _, purifier = perception_modules(config)
+    purified = applied(purifier, bench.perception.purifier)
+    untrained = applied(purifier, jax.jit(purifier.init)(untrained_key, batch))
+    say("probes: training a denoising autoencoder on the same pairs")
+    autoencoder = denoising_autoencoder(state_dim=embeddings.vectors.shape[1], hidden=settings.hidden)
+    fitted, _ = fit_purifier(
+        encoder_key,
+        autoencoder,
+        lambda key: sample(key, settings.batch_size, float(settings.mask_rate)),
+        iterations=settings.iterations,
+        learning_rate=settings.learning_rate,
+        ema=settings.ema,
+    )
+    controls: dict[str, Control] = {
+        PURIFIER: purified,
+        RAW: lambda state, evidence: np.asarray(state, np.float64),
+        "untrained": untrained,
+        "pca": lambda state, evidence: shrunk.apply(state),
+        "erasure": lambda state, evidence: erased.apply(state),
+        "autoencoder": applied(autoencoder, fitted),
+        "noise": lambda state, evidence: blur(state),
+        "shuffled": lambda state, evidence: swap_users(purified(state, evidence)),
+    }
+    own = prepared.facts.get("probes", {}).get("leak")
+    leak = {} if own is None else {PURIFIER: float(own[0])}
+    if settings.kind != "paper":
+        say("probes: training the paper's purifier (condition = target = observed state)")
+        printed = replace(config, purifier=replace(settings, kind="paper"))
+        params, _ = fit_perception_purifier(
+            seed_keys(config, 1)[:1], printed, bench.perception.encoder, starts, target
+        )
+        one = jax.tree.map(lambda x: x[0], params)
+        controls["paper"] = applied(perception_modules(printed)[1], one)
+        clean = user_states(factors)[prepared.worlds.test_users]
+        probed = probe_perception(
+            leak_key,
+            printed,
+            Perception(bench.perception.encoder, params),
+            prepared.worlds.test.starts,
+            clean,
+        )
+        leak["paper"] = float(probed["leak"][0])
+    return Controls(controls, leak)

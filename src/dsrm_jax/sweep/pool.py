@@ -1,0 +1,215 @@
+"""Run the groups of a sweep over worker processes: one per core, restarted when killed, nothing run twice."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dsrm_jax.config import Config
+from dsrm_jax.errors import InputError
+from dsrm_jax.sweep.plan import Plan, Point, expand, group, points_json
+from dsrm_jax.training.serialise import from_json, from_json_value, load_json, write_text
+
+Say = Callable[[str], None]
+ATTEMPTS = 2  # a group that kills its worker this often is reported and left
+
+
+def run_sweep(plan: Plan, folder: Path, *, workers: int, say: Say) -> list[dict[str, Any]]:
+    """Run every point of a plan that has no result yet, and return all results in the grid's order.
+
+    Args:
+        plan: from `load_plan`.
+        folder: of the sweep; made if absent. Where another plan was run in it before, points of the same name count as finished.
+        workers: processes, each on a core of its own; 0: one per core.
+        say: told one line per finished group.
+
+    Returns:
+        What each point's `result.json` holds; points that failed are left out, and were reported.
+
+    Raises:
+        InputError: the plan has no point, or the folder holds other files or cannot be written.
+    """
+    return run_points(expand(plan), folder, validate=plan.validate, workers=workers, say=say)
+
+
+def run_points(
+    points: Sequence[Point], folder: Path, *, validate: bool, workers: int, say: Say
+) -> list[dict[str, Any]]:
+    """Run every point that has no result yet, and return all results in the points' order; see `run_sweep`."""
+    if not points:
+        raise InputError("the grid has no point: give every field at least one value")
+    _take_folder(folder, points, validate=validate)
+    unfinished = [p for p in points if not (folder / p.name / "result.json").exists()]
+    groups = sorted(group(unfinished), key=lambda members: _affinity(members[0]))
+    if unfinished:
+        say(
+            f"{len(points)} points, {len(points) - len(unfinished)} of them finished before; "
+            f"{len(groups)} programs to run"
+        )
+        _write_groups(folder, groups, validate)
+        _Pool(folder, groups, workers or cores(), say).run()
+    paths = [folder / point.name / "result.json" for point in points]
+    return [from_json_value(load_json(path)) for path in paths if path.exists()]
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read_groups(folder: Path) -> tuple[list[list[Point]], bool]:
+    """Return the groups that `run_sweep` wrote for its workers, and whether they validate."""
+    document = load_json(folder / "groups.json")
+    groups = [
+        [Point(p["name"], p["values"], from_json(p["config"], "groups.json")) for p in members]
+        for members in document["groups"]
+    ]
+    return groups, document["validate"]
+
+
+def _affinity(point: Point) -> tuple[str, ...]:
+    """Return what neighbours in the queue should share, since a worker keeps Stage I of what it did before."""
+    config: Config = point.config
+    return (
+        config.data.env,
+        repr(config.synthetic),
+        repr(config.encoder),
+        repr(config.purifier),
+        config.agent.method,
+    )
+
+
+def _take_folder(folder: Path, points: Sequence[Point], *, validate: bool) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        others = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"cannot make {folder}: {error.strerror or error}; choose another --out") from error
+    path = folder / "plan.json"
+    if others and not path.exists():
+        raise InputError(
+            f"{folder} is not empty and holds no sweep (no plan.json): choose a new or empty --out"
+        )
+    write_text(path, json.dumps({"validate": validate, "points": points_json(points)}) + "\n")
+
+
+def _write_groups(folder: Path, groups: Sequence[Sequence[Point]], validate: bool) -> None:
+    document = {
+        "validate": validate,
+        "groups": [points_json(members) for members in groups],
+    }
+    write_text(folder / "groups.json", json.dumps(document) + "\n")
+
+
+class _Pool:
+    """Threads that each keep one worker process busy with the groups of a shared queue."""
+
+    def __init__(self, folder: Path, groups: Sequence[Sequence[Point]], workers: int, say: Say) -> None:
+        self.folder, self.groups, self.say = folder, groups, say
+        self.queue = deque(range(len(groups)))
+        self.attempts = [0] * len(groups)
+        self.lock = threading.Lock()
+        self.workers = min(workers, len(groups))
+        self.started, self.finished = time.monotonic(), 0
+        self.processes: dict[int, subprocess.Popen[str]] = {}
+        self.stopped = False
+
+    def run(self) -> None:
+        """Work until the queue is empty; an interrupt stops the workers and is raised again."""
+        threads = [threading.Thread(target=self._serve, args=(i,), daemon=True) for i in range(self.workers)]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.5)
+        except BaseException:
+            self.stopped = True
+            for process in list(self.processes.values()):
+                process.kill()
+            raise
+
+    def _next(self, worker: int) -> int | None:
+        """Take from one end or the other, so that neighbours in the queue meet the same worker."""
+        with self.lock:
+            if not self.queue or self.stopped:
+                return None
+            return self.queue.popleft() if worker % 2 == 0 else self.queue.pop()
+
+    def _serve(self, worker: int) -> None:
+        process = None
+        while (index := self._next(worker)) is not None:
+            process = process or self._start(worker)
+            answer = self._ask(process, index)
+            if answer is None:
+                process = None
+            self._record(index, answer)
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
+            process.wait()
+
+    def _start(self, worker: int) -> subprocess.Popen[str]:
+        core = str(worker if self.workers > 1 else -1)
+        log = (self.folder / f"worker-{worker}.log").open("a")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dsrm_jax.sweep.worker", str(self.folder), core],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        log.close()
+        self.processes[worker] = process
+        return process
+
+    @staticmethod
+    def _ask(process: subprocess.Popen[str], index: int) -> dict[str, Any] | None:
+        """Return the worker's answer, or None where it died."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(f"{index}\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError):
+            process.kill()
+            process.wait()
+            return None
+
+    def _record(self, index: int, answer: dict[str, Any] | None) -> None:
+        with self.lock:
+            if self.stopped:
+                return
+            if answer is None:
+                self.attempts[index] += 1
+                again = self.attempts[index] < ATTEMPTS
+                if again:
+                    self.queue.append(index)
+                self._say(
+                    index, "its worker died" + ("; once more" if again else "; left out"), counts=not again
+                )
+            elif "failed" in answer:
+                self._say(index, f"FAILED: {answer['failed']}")
+            else:
+                best = max(answer["done"], key=lambda result: result["length"])
+                seconds = sum(result["seconds"] for result in answer["done"])
+                self._say(
+                    index,
+                    f"Len {best['length']:.2f}, R_each {best['reward']:.3f}, p {best['broken']:.2f}"
+                    + (f" (best of {len(answer['done'])})" if len(answer["done"]) > 1 else "")
+                    + f", {seconds:.0f} s",
+                )
+
+    def _say(self, index: int, text: str, *, counts: bool = True) -> None:
+        self.finished += counts
+        point = self.groups[index][0].config
+        name = f"{point.data.env} {point.agent.method} max_len {point.environment.max_len}"
+        elapsed = time.monotonic() - self.started
+        left = elapsed / max(self.finished, 1) * (len(self.groups) - self.finished)
+        self.say(f"[{self.finished}/{len(self.groups)}] {name}: {text}; about {left / 60:.0f} min left")

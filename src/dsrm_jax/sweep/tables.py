@@ -1,0 +1,134 @@
+"""What a sweep prints: one table per data set and max_len where it compares methods, else one row per point."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dsrm_jax.evaluation.metrics import difference
+from dsrm_jax.evaluation.sessions import Sessions
+from dsrm_jax.evaluation.tables import FREE_LUNCH, PAPER_METHOD, cell, results_table
+
+METHOD = "agent.method"
+COLUMNS = (
+    ("length", "Len", 2),
+    ("reward", "R_each", 3),
+    ("return", "R_cum", 2),
+    ("ad", "AD", 3),
+    ("broken", "p", 3),
+)
+
+
+def sweep_tables(
+    results: Sequence[Mapping[str, Any]], folder: Path, *, validate: bool
+) -> list[RenderableType]:
+    """Lay out a sweep's results.
+
+    Args:
+        results: of `pool.run_sweep`.
+        folder: of the sweep, for the sessions behind paired differences.
+        validate: whether the sessions were validation sessions in the training simulator.
+
+    Returns:
+        Tables for `rich.console.Console.print`.
+    """
+    where = "VALIDATION sessions in the training simulator" if validate else "held-out sessions"
+    if not results or METHOD not in results[0]["values"]:
+        return [points_table(results, where)]
+    tables: list[RenderableType] = []
+    for _, members in itertools.groupby(sorted(results, key=_cell_of), key=_cell_of):
+        rows = sorted(members, key=lambda r: list(results).index(r))
+        tables.append(methods_table(rows, folder, where))
+    return tables
+
+
+def methods_table(rows: Sequence[Mapping[str, Any]], folder: Path, where: str) -> RenderableType:
+    """Lay out the methods of one data set and max_len, with wall time; DSRM-HRL first where it is there."""
+    rows = sorted(rows, key=lambda r: r["method"] != PAPER_METHOD)
+    found = {r["method"]: dict(r["result"]) for r in rows}
+    first = rows[0]
+    if first["method"] == PAPER_METHOD:
+        for other in rows[1:]:
+            if other["method"].startswith(FREE_LUNCH):
+                gap = paired_difference(folder, first, other)
+                found[first["method"]].setdefault("difference", {})[other["method"]] = gap
+    table = results_table(
+        found,
+        source=f"{first['source']}, {where}" if where != "held-out sessions" else first["source"],
+        env=first["env"],
+        max_len=first["max_len"],
+        num_seeds=len(first["result"]["seeds"]),
+    )
+    return Group(table, _times(rows))
+
+
+def points_table(results: Sequence[Mapping[str, Any]], where: str) -> RenderableType:
+    """Lay out one row per point: the grid's fields, the metrics, seconds."""
+    names = list(dict.fromkeys(name for r in results for name in r["values"]))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in names:
+        table.add_column(name.rsplit(".", 1)[-1])
+    for _, heading, _ in COLUMNS:
+        table.add_column(heading, justify="right")
+    table.add_column("s", justify="right")
+    for r in results:
+        cells = [cell(r["result"][name], digits) for name, _, digits in COLUMNS]
+        values = [str(r["values"].get(name, "")) for name in names]
+        table.add_row(*values, *cells, f"{_seconds(r):.0f}")
+    return Group(Text(where, style="bold"), table)
+
+
+def paired_difference(
+    folder: Path, method: Mapping[str, Any], other: Mapping[str, Any], *, slate_size: int = 6
+) -> dict[str, dict[str, float]]:
+    """Return `metrics.difference` of two points of a sweep, from the sessions that each saved."""
+    first, second = (load_sessions(folder / r["name"] / "sessions.npz") for r in (method, other))
+    return difference(first, second, slate_size=slate_size, confidence=method["result"]["confidence"])
+
+
+def load_sessions(path: Path) -> list[Sessions]:
+    """Return the sessions of each seed that a point saved; what was shown at each step is not kept."""
+    with np.load(path) as arrays:
+        seeds = range(len(arrays["length"]))
+        return [
+            Sessions(
+                **{name: arrays[name][s] for name in arrays.files},
+                step_popular=None,  # type: ignore[arg-type]
+                step_slates=None,  # type: ignore[arg-type]
+                item_count=None,  # type: ignore[arg-type]
+            )
+            for s in seeds
+        ]
+
+
+def _cell_of(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return everything of a point's values but the method, as text to sort by."""
+    return tuple(str(v) for name, v in sorted(result["values"].items()) if name != METHOD)
+
+
+def _times(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for i, heading in enumerate(("method", "compiling, s", "training, s", "evaluation, s", "user-steps/s")):
+        table.add_column(heading, justify="right" if i else "left")
+    for r in rows:
+        time = r["timing"]
+        rate = time["user_steps_per_second"]
+        table.add_row(
+            r["method"],
+            f"{time['compile_seconds']:.0f}",
+            f"{time['train_seconds']:.0f}",
+            f"{time['evaluation_seconds']:.0f}",
+            "" if math.isnan(rate) else f"{rate:,.0f}",
+        )
+    return table
+
+
+def _seconds(result: Mapping[str, Any]) -> float:
+    return sum(v for k, v in result["timing"].items() if k.endswith("seconds"))

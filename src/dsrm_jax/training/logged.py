@@ -1,0 +1,156 @@
+"""The training log as an offline method sees it: slates of consecutive logged items under the environment's own leave rule.
+
+Shapes: B lanes, T steps, K slate size, N log rows, J catalogue items.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Int
+
+from dsrm_jax.agents.agent import LoggedData, Transition
+from dsrm_jax.config import Config
+from dsrm_jax.simulator.environment import Observation, append, history_before
+from dsrm_jax.simulator.leave import has_left, initial_temper, temper_loss, unbalanced_slates
+from dsrm_jax.simulator.world import History, World
+from dsrm_jax.state.perception import Perceive, Perception
+from dsrm_jax.state.view import Catalogue
+
+LANES = 256
+STEPS = 64
+SEARCH = 8  # a slate's K items are sought among the next 8 K rows of the user
+
+
+@struct.dataclass
+class _Replayed:
+    """Logged sessions being read: the next row of the log, what the user has seen, what is left of the temper."""
+
+    row: Int[Array, "B"]
+    history: History
+    temper: Int[Array, "B"]
+    time: Int[Array, "B"]
+
+
+def logged_data(
+    key: jax.Array,
+    config: Config,
+    world: World,
+    perception: Perception,
+    perceive: Perceive,
+    catalogue: Catalogue,
+) -> LoggedData:
+    """Read sessions from the training log, with the logging policy's slates and the logged clicks.
+
+    A session starts at a uniformly drawn row, as in the simulator. A step shows the next K distinct catalogue items that the
+    user's log holds after the rows already read and takes their logged clicks; temper, history and leaving follow the
+    environment's rules. Where the log runs out another session starts; the last step read is not marked as terminated.
+
+    Args:
+        key: typed PRNG key; consumed.
+        config: slate size, leave rule and history length.
+        world: the training world; only `starts`, `item` and `is_popular` are read, never its responses.
+        perception: frozen encoder and purifier of one seed.
+        perceive: from `make_perceive`.
+        catalogue: of the world.
+
+    Returns:
+        8,192 transitions (some of them twice where the log holds fewer slates), and the whole log's item sequence.
+    """
+    start_key, scan_key = jax.random.split(key)
+    step = _make_step(config, world, perception, perceive, catalogue)
+    lanes = _arrive(start_key, config, world)
+    _, (read, found) = jax.lax.scan(step, lanes, jax.random.split(scan_key, STEPS))
+    read, found = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (read, found))
+    first = jnp.argsort(~found, stable=True)  # the steps that found a slate, in order
+    kept = first[jnp.arange(LANES * STEPS // 2) % jnp.maximum(jnp.sum(found), 1)]
+    return LoggedData(
+        transitions=jax.tree.map(lambda x: x[kept], read),
+        item=_positions(catalogue)[world.starts.item],
+        user=world.starts.user,
+    )
+
+
+def next_slate(
+    world: World, position: Int[Array, "V"], row: Int[Array, ""], *, slate_size: int
+) -> tuple[Int[Array, "K"], Bool[Array, "K"], Int[Array, ""], Bool[Array, ""]]:
+    """Return the next K distinct catalogue items that one user's log holds from a row on.
+
+    Args:
+        world: for its log.
+        position: `(V,)` int32, catalogue position of each vocabulary index or -1.
+        row: `()` int32, the first row that may be read.
+        slate_size: K.
+
+    Returns:
+        `(slate, click, following, found)`: catalogue positions, logged clicks, the row after the last one read, and whether K
+        items were found among the next `SEARCH` K rows of the user of `row`.
+    """
+    starts = world.starts
+    num_rows = starts.user.shape[0]
+    rows = row + jnp.arange(SEARCH * slate_size)
+    inside = jnp.minimum(rows, num_rows - 1)
+    item = position[starts.item[inside]]
+    repeated = jnp.any(jnp.tril(item[:, None] == item[None, :], k=-1), axis=1)
+    usable = (rows < starts.first[starts.user[jnp.minimum(row, num_rows - 1)] + 1]) & (item >= 0) & ~repeated
+    rank = jnp.cumsum(usable) - 1
+    chosen = usable & (rank < slate_size)
+    slot = jnp.where(chosen, rank, slate_size)
+    slate = jnp.zeros(slate_size + 1, jnp.int32).at[slot].set(item)[:slate_size]
+    click = jnp.zeros(slate_size + 1, bool).at[slot].set(starts.click[inside])[:slate_size]
+    return slate, click, jnp.max(jnp.where(chosen, rows + 1, 0)), jnp.sum(usable) >= slate_size
+
+
+def _arrive(key: jax.Array, config: Config, world: World) -> _Replayed:
+    environment = config.environment
+    row = jax.random.randint(key, (LANES,), 0, world.starts.user.shape[0])
+    history = jax.vmap(lambda r: history_before(world.starts, r, length=environment.history_length))(row)
+    temper = jnp.full(LANES, initial_temper(environment.slate_size, environment.max_len), jnp.int32)
+    return _Replayed(row, history, temper, jnp.zeros(LANES, jnp.int32))
+
+
+def _positions(catalogue: Catalogue) -> Int[Array, "V"]:
+    assert catalogue.position is not None  # `make_catalogue` always sets it
+    return catalogue.position
+
+
+def _make_step(
+    config: Config, world: World, perception: Perception, perceive: Perceive, catalogue: Catalogue
+) -> Any:
+    """Build the body of the scan over steps: read a slate, follow the leave rule, start again where a session is over."""
+    environment = config.environment
+    slate_size = environment.slate_size
+    unbalanced = unbalanced_slates(slate_size, environment.ad_bound)
+    position = _positions(catalogue)
+
+    def step(lanes: _Replayed, key: jax.Array) -> tuple[_Replayed, tuple[Transition, jax.Array]]:
+        arrive_key, view_key, next_key = jax.random.split(key, 3)
+        slate, click, row, found = jax.vmap(lambda r: next_slate(world, position, r, slate_size=slate_size))(
+            lanes.row
+        )
+        num_clicks = jnp.sum(click, axis=1, dtype=jnp.int32)
+        num_popular = jnp.sum(world.is_popular[slate], axis=1, dtype=jnp.int32)
+        broken = unbalanced[num_popular]
+        loss = temper_loss(num_clicks, broken, slate_size=slate_size, ad_penalty=environment.ad_penalty)
+        history = jax.vmap(append)(lanes.history, world.item[slate], click)
+        moved = _Replayed(row, history, lanes.temper - loss, lanes.time + 1)
+        terminated = has_left(moved.temper, slate_size=slate_size)
+        read = Transition(
+            view=perceive(perception, view_key, Observation(lanes.history, lanes.time)),
+            slate=slate,
+            record=(),
+            clicks=click,
+            reward=num_clicks / slate_size,
+            popular_share=num_popular / slate_size,
+            terminated=terminated,
+            next_view=perceive(perception, next_key, Observation(moved.history, moved.time)),
+        )
+        over = terminated | ~found
+
+        def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(over.reshape(over.shape + (1,) * (old.ndim - 1)), new, old)
+
+        return jax.tree.map(choose, _arrive(arrive_key, config, world), moved), (read, found)
+
+    return step

@@ -1,0 +1,247 @@
+"""DNaIR: its rewards and targets against float64 NumPy, and a world so small that search finds its best policy."""
+
+import dataclasses
+from functools import partial
+from itertools import combinations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from dsrm_jax.agents import dnair
+from dsrm_jax.agents.agent import Rollout
+from dsrm_jax.agents.dnair import explore, make_dnair, novelty_bonus
+from dsrm_jax.agents.hyper_action import item_features
+from dsrm_jax.agents.item_values import Experience
+from dsrm_jax.config import AgentConfig, DNaIRConfig, ReplayConfig
+from dsrm_jax.errors import InputError
+from dsrm_jax.state.view import Catalogue, View
+
+USERS, ITEMS, D, K = 8, 12, 4, 2
+KIND = np.arange(USERS) // 4
+LIKED = np.array([[0, 4], [1, 5]])[KIND]  # what looks dullest to the frozen encoder
+
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def make_catalogue(seed=0):
+    rng = np.random.default_rng(seed)
+    exposure = rng.integers(0, 500, ITEMS)
+    exposure[3] = 0
+    return Catalogue(
+        vectors=jnp.asarray(rng.normal(size=(ITEMS, D)), jnp.float32),
+        bias=jnp.asarray(np.where(np.isin(np.arange(ITEMS), LIKED), -2.0, 0.5), jnp.float32),
+        log_popularity=jnp.asarray(rng.normal(size=ITEMS), jnp.float32),
+        is_popular=jnp.arange(ITEMS) < 3,
+        exposure=jnp.asarray(exposure, jnp.float32),
+        clicked=jnp.asarray(exposure // 3, jnp.float32),
+    )
+
+
+def view_of(state, time=None):
+    time = jnp.zeros(state.shape[:-1], jnp.int32) if time is None else time
+    return View(state, state, time)
+
+
+def config_with(**own):
+    return AgentConfig(
+        hidden=16,
+        learning_rate=2e-2,
+        replay=ReplayConfig(capacity=4096, batch_size=64, gradient_steps=8, warm_up=64, tau=0.05),
+        dnair=DNaIRConfig(**{"discount": 0.5, "novelty_weight": 0.0, "exploration": 0.3} | own),
+    )
+
+
+def test_the_bonus_is_smoothed_quality_over_log_popularity():
+    catalogue = make_catalogue()
+    exposure, clicked = (np.asarray(x, np.float64) for x in (catalogue.exposure, catalogue.clicked))
+    popularity = (exposure - exposure.min()) / (exposure.max() - exposure.min())
+    expected = 0.3 * (clicked + 1) / (exposure + 2) / np.log10(popularity + 1.1)
+    np.testing.assert_allclose(novelty_bonus(catalogue, weight=0.3), expected, rtol=1e-5)
+    assert expected[3] == pytest.approx(0.3 * 0.5 / np.log10(1.1))  # never shown, and still finite
+
+
+def test_the_bonus_of_items_all_shown_equally_often_is_finite():
+    flat = make_catalogue().replace(exposure=jnp.full(ITEMS, 7.0), clicked=jnp.full(ITEMS, 3.0))
+    np.testing.assert_allclose(novelty_bonus(flat, weight=1.0), 4 / 9 / np.log10(1.1), rtol=1e-5)
+
+
+def test_a_catalogue_without_exposure_is_refused():
+    catalogue = make_catalogue().replace(exposure=None)
+    with pytest.raises(InputError, match=r"dnair needs Catalogue\.exposure"):
+        make_dnair(config_with(), slate_size=K).init(jax.random.key(0), catalogue)
+
+
+@pytest.fixture(scope="module")
+def slates():
+    """Slates of 3 of 6 items, replaced with probability .4."""
+    kept = jnp.tile(jnp.array([4, 0, 2]), (20000, 1))
+    return np.asarray(explore(jax.random.key(0), kept, num_items=6, probability=0.4))
+
+
+def test_exploration_never_repeats_an_item(slates):
+    assert (np.sort(slates, axis=1)[:, 1:] > np.sort(slates, axis=1)[:, :-1]).all()
+
+
+def test_exploration_replaces_the_first_slot_as_often_as_asked_by_any_item_off_the_slate(slates):
+    replaced = slates[:, 0] != 4
+    assert stats.binomtest(int(replaced.sum()), len(slates), 0.4).pvalue > 1e-3
+    counts = np.bincount(slates[replaced, 0], minlength=6)
+    assert counts[[0, 2, 4]].sum() == 0
+    assert stats.chisquare(counts[[1, 3, 5]]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("num_items", "probability"), [(3, 1.0), (9, 0.0)])
+def test_exploration_leaves_slates_alone(num_items, probability):
+    slate = jnp.array([[2, 0, 1]])
+    explored = explore(jax.random.key(0), slate, num_items=num_items, probability=probability)
+    assert explored.tolist() == [[2, 0, 1]]
+
+
+def random_params(parts, seed):
+    params = jax.eval_shape(parts.network.init, jax.random.key(0), jnp.zeros((1, D)), jnp.zeros(1, jnp.int32))
+    leaves, tree = jax.tree.flatten(params)
+    rng = np.random.default_rng(seed)
+    return jax.tree.unflatten(tree, [jnp.asarray(rng.normal(size=x.shape), jnp.float32) for x in leaves])
+
+
+def test_targets_are_those_of_double_q_learning_with_the_target_networks_values():
+    config = config_with(discount=0.7, novelty_weight=0.1)
+    parts = dnair._Parts(config, K, dnair.ItemValues(config.hidden), None)
+    catalogue, rng = make_catalogue(), np.random.default_rng(5)
+    bonus = novelty_bonus(catalogue, weight=0.1)
+    n = 6
+    batch = Experience(
+        state=jnp.zeros((n, D)),
+        time=jnp.zeros(n, jnp.int32),
+        slate=jnp.asarray([rng.choice(ITEMS, K, replace=False) for _ in range(n)]),
+        clicks=jnp.asarray(rng.random((n, K)) < 0.5),
+        terminated=jnp.arange(n) % 2 == 0,
+        next_state=jnp.asarray(rng.normal(size=(n, D)), jnp.float32),
+        next_time=jnp.arange(n),
+    )
+    online, target = random_params(parts, 1), random_params(parts, 2)
+    found = quick_jit(partial(dnair.item_targets, parts))(online, target, batch, catalogue, bonus)
+
+    def values(params):
+        weights = np.asarray(parts.network.apply(params, batch.next_state, batch.next_time), np.float64)
+        logit = np.asarray(batch.next_state, np.float64) @ np.asarray(catalogue.vectors).T + catalogue.bias
+        learnt = weights[:, :-1] @ np.asarray(item_features(catalogue)).T + weights[:, -1:]
+        return 1 / (1 + np.exp(-np.asarray(logit))) + learnt + np.asarray(bonus)
+
+    best = np.argsort(-values(online), axis=1)[:, :K]
+    assert (np.sort(best) != np.sort(np.argsort(-values(target), axis=1)[:, :K])).any()
+    following = np.take_along_axis(values(target), best, axis=1).mean(1)
+    expected = np.asarray(batch.clicks) + np.asarray(bonus)[np.asarray(batch.slate)]
+    expected = expected + 0.7 * (np.where(batch.terminated, 0.0, following))[:, None]
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
+
+
+def test_untrained_values_are_the_encoders_clicks_and_the_bonus():
+    catalogue = make_catalogue()
+    state = jnp.asarray(np.random.default_rng(3).normal(size=(5, D)), jnp.float32)
+    agent = make_dnair(config_with(novelty_weight=0.05), slate_size=4)
+    start = quick_jit(agent.init)(jax.random.key(0), catalogue)
+    slate, _ = quick_jit(partial(agent.act, greedy=True))(start, None, view_of(state), catalogue)
+    logit = np.asarray(state, np.float64) @ np.asarray(catalogue.vectors).T + np.asarray(catalogue.bias)
+    value = 1 / (1 + np.exp(-logit)) + np.asarray(novelty_bonus(catalogue, weight=0.05))
+    np.testing.assert_array_equal(slate, np.argsort(-value, axis=1)[:, :4])
+
+
+def rollout_of(agent, agent_state, key, states, catalogue, probability):
+    """T x B steps of users whose state never changes; a step ends a session with probability .2."""
+    act_key, click_key, end_key = jax.random.split(key, 3)
+    slate, record = agent.act(agent_state, act_key, view_of(states.reshape(-1, D)), catalogue)
+    shape = states.shape[:2]
+    slate = slate.reshape(*shape, K)
+    clicks = jax.random.uniform(click_key, slate.shape) < jnp.take_along_axis(probability, slate, axis=2)
+    ended = jax.random.uniform(end_key, shape) < 0.2
+    return Rollout(
+        view=view_of(states),
+        slate=slate,
+        record=record,
+        clicks=clicks,
+        reward=jnp.mean(clicks, axis=-1),
+        popular_share=jnp.mean(catalogue.is_popular[slate], axis=-1),
+        terminated=ended,
+        truncated=jnp.zeros(shape, bool),
+        final_view=None,
+        last_view=view_of(states[-1]),
+    )
+
+
+def tiny_world():
+    """8 users of two kinds that differ in the sign of one coordinate; each likes two items with .9 and no other."""
+    rng = np.random.default_rng(7)
+    states = rng.normal(size=(USERS, D)) * 0.3
+    states[:, 0] = np.where(KIND == 0, 1.0, -1.0)
+    probability = np.full((USERS, ITEMS), 0.1)
+    probability[np.arange(USERS)[:, None], LIKED] = 0.9
+    return jnp.asarray(states, jnp.float32), jnp.asarray(probability, jnp.float32)
+
+
+def train(make, config, num_updates):
+    """Run updates of 16 steps of the 8 users; return the agent, its state after each, and the updates' metrics."""
+    catalogue, (states, probability) = make_catalogue(), tiny_world()
+    agent = make(config, slate_size=K)
+    steps = 16
+    states, probability = (jnp.broadcast_to(x, (steps, *x.shape)) for x in (states, probability))
+
+    @quick_jit
+    def update(agent_state, key):
+        act_key, update_key = jax.random.split(key)
+        rollout = rollout_of(agent, agent_state, act_key, states, catalogue, probability)
+        return agent.update(agent_state, update_key, rollout, catalogue)
+
+    agent_states, metrics = [quick_jit(agent.init)(jax.random.key(0), catalogue)], []
+    for key in jax.random.split(jax.random.key(1), num_updates):
+        agent_state, found = update(agent_states[-1], key)
+        agent_states.append(agent_state)
+        metrics.append(found)
+    return agent, agent_states, metrics
+
+
+def greedy_value(agent, agent_state):
+    states, probability = tiny_world()
+    act = quick_jit(partial(agent.act, greedy=True))
+    slate, _ = act(agent_state, None, view_of(states), make_catalogue())
+    return float(np.take_along_axis(np.asarray(probability), np.asarray(slate), axis=1).mean())
+
+
+def best_value():
+    probability = np.asarray(tiny_world()[1])
+    pairs = combinations(range(ITEMS), K)
+    return np.max([probability[:, list(slate)].mean(1) for slate in pairs], axis=0).mean()
+
+
+def test_it_learns_what_search_finds_best():
+    agent, agent_states, metrics = train(make_dnair, config_with(), 60)
+    assert greedy_value(agent, agent_states[0]) < 0.25 * best_value()
+    assert greedy_value(agent, agent_states[-1]) > 0.95 * best_value()
+    # Every session ends with .2: V = r / (1 - .5 x .8) for what is shown, exploration aside.
+    assert float(metrics[-1]["value"]) == pytest.approx(best_value() / 0.6, rel=0.25)
+
+
+def test_nothing_is_learnt_before_the_warm_up_and_the_target_lags():
+    replay = ReplayConfig(capacity=512, batch_size=8, gradient_steps=1, warm_up=200, tau=0.25)
+    config = dataclasses.replace(config_with(), replay=replay)
+    _, (start, once, twice), _ = train(make_dnair, config, 2)  # of 128 transitions each
+    for old, same, new, lagged in zip(
+        *map(jax.tree.leaves, (start.params, once.params, twice.params, twice.target)), strict=True
+    ):
+        np.testing.assert_array_equal(old, same)
+        np.testing.assert_allclose(lagged - old, 0.25 * (new - old), rtol=1e-3, atol=1e-7)
+    moved = jax.tree.map(lambda new, old: np.abs(new - old).max(), twice.params, once.params)
+    assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_clicks_and_terminations_reach_the_replay_unshaped():
+    _, (_, once), _ = train(make_dnair, config_with(novelty_weight=0.4), 1)
+    held = once.replay.rows
+    assert held.clicks.dtype == bool
+    states, _ = tiny_world()
+    np.testing.assert_array_equal(held.state[:USERS], states)
+    np.testing.assert_array_equal(held.next_state[: 128 - USERS], held.state[USERS:128])
+    assert 0.1 < np.mean(held.terminated[:128]) < 0.3

@@ -1,0 +1,110 @@
+"""The pool against a worker of a few lines that finishes, fails, or is killed on demand: no point runs twice."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from dsrm_jax.config import Config
+from dsrm_jax.errors import InputError
+from dsrm_jax.sweep import pool
+from dsrm_jax.sweep.plan import Plan
+
+# Behaves as the group's max_len says: 1 fails, 2 dies the first time, 3 dies always, others finish.
+WORKER = """
+import json, os, pathlib, sys
+folder = pathlib.Path(sys.argv[1])
+groups = json.loads((folder / "groups.json").read_text())["groups"]
+for line in sys.stdin:
+    (point,) = groups[int(line)]
+    length = point["config"]["environment"]["max_len"]
+    with (folder / "calls.txt").open("a") as calls:
+        calls.write(f"{length}\\n")
+    seen = (folder / "calls.txt").read_text().split().count(str(length))
+    if length == 3 or (length == 2 and seen == 1):
+        os._exit(9)
+    if length == 1:
+        print(json.dumps({"failed": "no such thing"}), flush=True)
+        continue
+    (folder / point["name"]).mkdir()
+    (folder / point["name"] / "result.json").write_text(json.dumps({"max_len": length, "low": "NaN"}))
+    brief = {"length": length, "reward": 0.5, "broken": 0.0, "seconds": 1.0}
+    print(json.dumps({"done": [brief]}), flush=True)
+"""
+
+
+@pytest.fixture
+def calls(monkeypatch, tmp_path):
+    """Start the stand-in instead of a worker; return what reads which groups were begun."""
+
+    def start(self, worker):
+        command = [sys.executable, "-c", WORKER, str(self.folder)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.processes[worker] = process
+        return process
+
+    monkeypatch.setattr(pool._Pool, "_start", start)
+    return lambda: sorted(map(int, (tmp_path / "sweep" / "calls.txt").read_text().split()))
+
+
+def sweep(tmp_path, lengths, *, workers=2):
+    lines = []
+    plan = Plan(Config(), {"environment.max_len": tuple(lengths)})
+    results = pool.run_sweep(plan, tmp_path / "sweep", workers=workers, say=lines.append)
+    return [r["max_len"] for r in results], lines
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_point_runs_once_and_results_come_in_the_grids_order(tmp_path, calls, workers):
+    found, lines = sweep(tmp_path, [40, 10, 30, 20], workers=workers)
+    assert found == [40, 10, 30, 20]
+    assert calls() == [10, 20, 30, 40]
+    assert sum(line.startswith("[4/4]") for line in lines) == 1
+
+
+def test_finished_points_are_not_run_again_and_new_ones_are(tmp_path, calls):
+    sweep(tmp_path, [10, 20])
+    found, lines = sweep(tmp_path, [10, 20, 30])
+    assert found == [10, 20, 30]
+    assert calls() == [10, 20, 30]
+    assert lines[0].startswith("3 points, 2 of them finished before")
+
+
+def test_a_killed_worker_is_replaced_and_its_point_runs_once_more(tmp_path, calls):
+    found, lines = sweep(tmp_path, [2, 10, 20])
+    assert sorted(found) == [2, 10, 20]
+    assert calls() == [2, 2, 10, 20]
+    assert any("worker died; once more" in line for line in lines)
+
+
+def test_a_point_that_always_kills_or_fails_is_reported_and_stops_no_other(tmp_path, calls):
+    found, lines = sweep(tmp_path, [3, 1, 10, 20], workers=1)
+    assert found == [10, 20]
+    assert calls() == [1, 3, 3, 10, 20]
+    assert any("FAILED: no such thing" in line for line in lines)
+    assert any("worker died; left out" in line for line in lines)
+    assert "[4/4]" in lines[-1]
+
+
+def test_infinities_and_nan_come_back_as_numbers(tmp_path, calls):
+    plan = Plan(Config(), {"environment.max_len": (10,)})
+    (result,) = pool.run_sweep(plan, tmp_path / "sweep", workers=1, say=lambda line: None)
+    assert result["low"] != result["low"]
+
+
+def test_a_folder_with_other_files_is_refused_untouched(tmp_path):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"not empty and holds no sweep"):
+        pool.run_sweep(Plan(Config(), {}), tmp_path / "sweep", workers=1, say=print)
+    assert [p.name for p in (tmp_path / "sweep").iterdir()] == ["mine.txt"]
+
+
+def test_the_groups_that_workers_read_are_the_points(tmp_path):
+    points = pool.expand(Plan(Config(), {"agent.clip": (0.1, 0.2), "environment.max_len": (30, 50)}))
+    pool._write_groups(tmp_path, pool.group(points), validate=True)
+    groups, validate = pool.read_groups(tmp_path)
+    assert validate
+    assert groups == pool.group(points)
+    assert json.loads((tmp_path / "groups.json").read_text())["validate"] is True
