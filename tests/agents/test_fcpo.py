@@ -1,4 +1,4 @@
-"""FCPO: its Fisher products, gradients and margin against references, and a world whose constrained optimum is known by search."""
+"""FCPO: Fisher products, steps and margin against references, and a world whose constrained optimum is known by search."""
 
 import dataclasses
 from functools import cache, partial
@@ -85,7 +85,8 @@ def test_the_fisher_product_is_the_hessian_of_the_mean_kl(states):
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
-def bandit(excess, scale=1.0, cost_scale=1.0, shift=0.0):
+@quick_jit
+def bandit_step(excess, scale, cost_scale, shift):
     """One constrained step of a two-dimensional Gaussian, whose reward is w_0 + w_1 and whose cost is w_0."""
     mean, log_std = jnp.zeros(2), jnp.full((2,), -1.0)
     w = gaussian_sample(jax.random.key(0), jnp.zeros((4096, 2)), log_std)
@@ -95,7 +96,7 @@ def bandit(excess, scale=1.0, cost_scale=1.0, shift=0.0):
         log_prob=gaussian_log_prob(w, mean, log_std),
         advantage=scale * (w[:, 0] + w[:, 1]) + shift,
         cost_advantage=cost_scale * w[:, 0] + shift,
-        excess=jnp.float32(excess),
+        excess=excess,
     )
 
     def policy(params, inputs):
@@ -105,7 +106,12 @@ def bandit(excess, scale=1.0, cost_scale=1.0, shift=0.0):
     params, metrics = constrained_step(
         policy, {"mean": mean, "log_std": log_std}, experience, config=config, fisher_stride=4
     )
-    return np.asarray(params["mean"]), metrics
+    return params["mean"], metrics
+
+
+def bandit(excess, scale=1.0, cost_scale=1.0, shift=0.0):
+    mean, metrics = bandit_step(*(jnp.float32(v) for v in (excess, scale, cost_scale, shift)))
+    return np.asarray(mean), metrics
 
 
 @pytest.mark.parametrize(
@@ -147,19 +153,26 @@ def test_the_margin_grows_faster_than_it_shrinks_and_waits_while_the_limit_is_ou
 def test_the_slate_is_the_top_k_of_the_stored_action_whose_density_is_stored(catalogue, states):
     config = AgentConfig(hidden=8)
     agent = make_fcpo(config, slate_size=K)
-    state = agent.init(jax.random.key(0), catalogue)
     view = View(states, states, jnp.zeros(USERS, jnp.int32))
-    slate, record = agent.act(state, jax.random.key(1), view, catalogue)
+
+    @quick_jit
+    def both(catalogue, view):
+        state = agent.init(jax.random.key(0), catalogue)
+        key = jax.random.key(1)
+        return agent.act(state, key, view, catalogue), agent.act(state, key, view, catalogue, True)
+
+    (slate, record), (mode_slate, mode) = both(catalogue, view)
     scores = np.asarray(record.w, np.float64) @ np.asarray(item_features(catalogue)).T
     np.testing.assert_array_equal(slate, np.argsort(-scores, axis=1)[:, :K])
-    mode_slate, mode = agent.act(state, jax.random.key(1), view, catalogue, True)
     std = config.fcpo.initial_std
     z = (np.asarray(record.w) - np.asarray(mode.w)) / std
     density = -0.5 * (z**2).sum(1) - z.shape[1] * np.log(std * np.sqrt(2 * np.pi))
     np.testing.assert_allclose(record.log_prob, density, rtol=1e-4)
     assert 0.5 < z.std() < 1.5
     logit = states @ catalogue.vectors.T + catalogue.bias
-    np.testing.assert_array_equal(mode_slate, np.argsort(-logit, axis=1)[:, :K])  # the untrained mode is the encoder's own
+    np.testing.assert_array_equal(
+        mode_slate, np.argsort(-logit, axis=1)[:, :K]
+    )  # the untrained mode is the encoder's own
 
 
 # A small constrained world. Popular items 0 and 1 are liked most; the long tail's 4 and 5 come next.
@@ -211,7 +224,7 @@ def program():
         )
         return rollout(state, test_key), metrics
 
-    return jax.jit(jax.vmap(run, in_axes=(0, None, None, None)))
+    return quick_jit(jax.vmap(run, in_axes=(0, None, None, None)))
 
 
 def best_under(limit):

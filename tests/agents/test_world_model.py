@@ -12,7 +12,9 @@ from dsrm_jax.config import DORLConfig
 from dsrm_jax.state.view import Catalogue, View
 
 STATES, ITEMS, ROWS, SLATE = 4, 6, 4000, 3
-CONFIG = DORLConfig(ensemble=3, negatives=0, model_iterations=400, model_batch_size=256, model_learning_rate=1e-2)
+CONFIG = DORLConfig(
+    ensemble=3, negatives=0, model_iterations=400, model_batch_size=256, model_learning_rate=1e-2
+)
 
 
 def make_logged(probability, items=ITEMS):

@@ -11,7 +11,7 @@ from dsrm_jax.state.diffusion import (
     velocity,
     x0_from_eps,
 )
-from dsrm_jax.state.schedule import at_level, make_schedule
+from dsrm_jax.state.schedule import at_level, make_schedule, sampling_levels
 
 SCHEDULES = [("linear", 30), ("rescaled", 20), ("cosine", 20), ("linear", 1)]
 
@@ -76,11 +76,64 @@ def test_chain_with_true_eps_recovers_the_clean_state(name, steps, pair):
         state = (state - beta[k - 1] / np.sqrt(1 - kept[k]) * true) / np.sqrt(alpha[k - 1])
     np.testing.assert_allclose(state, clean, atol=1e-9)
 
-    def predict(noised, step):
-        return (noised - step.signal * jnp.float32(clean)) / step.noise
+    def predict(noised, step, memory):
+        return (noised - step.signal * jnp.float32(clean)) / step.noise, memory
 
     schedule = make_schedule(name, steps)
     np.testing.assert_allclose(reverse(predict, schedule, jnp.float32(start), schedule), clean, atol=2e-5)
+
+
+@pytest.mark.parametrize("visited", [1, 3, 7])
+def test_implicit_steps_solve_a_gaussian_exactly_over_any_few_levels(visited):
+    """Where s^(0) is N(0, v) each coordinate of the exact probability flow is x_0 = x_S sqrt(v / (alpha_bar v + 1 - alpha_bar)).
+
+    One implicit step maps x_k by sqrt(a') a v + sqrt((1 - a') (1 - a)) over a v + 1 - a, which a float64 loop repeats here.
+    """
+    variance, start = np.array([0.3, 1.0, 4.0]), np.array([[1.0, -2.0, 0.5]])
+    kept = float64_levels("cosine", 7)[2]
+    levels = sampling_levels(7, visited)
+    expected = start
+    for level, before in zip(levels[::-1], [*levels[:-1][::-1], 0], strict=True):
+        a, b = kept[level], kept[before]
+        total = a * variance + 1 - a
+        expected = expected * (np.sqrt(a * b) * variance + np.sqrt((1 - a) * (1 - b))) / total
+
+    def predict(noised, step, memory):
+        return noised * step.noise / (step.signal**2 * jnp.float32(variance) + step.noise**2), memory
+
+    schedule = make_schedule("cosine", 7, sampling_steps=visited)
+    got = reverse(predict, schedule, jnp.float32(start), schedule, sampler="ddim")
+    # float32 divides by sqrt(alpha_bar_S), about 1e-3
+    np.testing.assert_allclose(got, expected, rtol=5e-3)
+
+
+def test_many_implicit_steps_preserve_the_variance_that_the_mean_of_eq_3_shrinks():
+    """The probability flow maps the noised distribution onto the clean one; the mean of Eq. (3) without its noise does not."""
+    variance = 0.25
+    schedule = make_schedule("linear", 1000)
+
+    def predict(noised, step, memory):
+        return noised * step.noise / (step.signal**2 * variance + step.noise**2), memory
+
+    start = jnp.ones((1, 1))
+    flow = reverse(predict, schedule, start, schedule, sampler="ddim")
+    np.testing.assert_allclose(flow, np.sqrt(variance), rtol=5e-3)
+    assert float(reverse(predict, schedule, start, schedule)[0, 0]) < 0.1
+
+
+def test_memory_passes_from_level_to_level():
+    schedule = make_schedule("cosine", 4)
+
+    def predict(noised, step, memory):
+        return memory * noised, memory + 1.0
+
+    got = reverse(predict, schedule, jnp.ones(1), schedule, memory=jnp.ones(1), start=3)
+    state = jnp.ones(1)
+    for count, level in enumerate((3, 2, 1)):
+        state = reverse_step(at_level(schedule, level), state, (count + 1.0) * state)
+    np.testing.assert_allclose(got, state, rtol=1e-5)
+    traced = reverse(predict, schedule, jnp.ones(1), schedule, memory=jnp.ones(1), start=jnp.int32(3))
+    np.testing.assert_allclose(traced, state, rtol=1e-5)
 
 
 def test_wrong_readings_of_the_alphas_differ(pair):
@@ -109,9 +162,9 @@ def test_velocity_and_eps_are_the_same_information(level, pair):
     np.testing.assert_allclose(x0_from_eps(step, noised, eps), clean, atol=2e-6)
 
 
-def toy_predict(noised, inputs):
+def toy_predict(noised, inputs, memory):
     level, matrix = inputs
-    return jnp.tanh(noised @ matrix) / level
+    return jnp.tanh(noised @ matrix) / level, memory
 
 
 @pytest.mark.parametrize("start", [1, 4])
@@ -123,7 +176,7 @@ def test_scan_equals_a_python_loop(start, pair):
     for z in (None, noise):
         state = jnp.float32(pair[0])
         for k in range(start, 0, -1):
-            eps = toy_predict(state, (features[0][k - 1], features[1][k - 1]))
+            eps, _ = toy_predict(state, (features[0][k - 1], features[1][k - 1]), None)
             state = reverse_step(at_level(schedule, k), state, eps, None if z is None else z[k - 1])
         got = reverse(toy_predict, schedule, jnp.float32(pair[0]), features, start=start, noise=z)
         np.testing.assert_allclose(got, state, rtol=2e-5, atol=2e-5)

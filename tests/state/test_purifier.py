@@ -24,6 +24,8 @@ from dsrm_jax.state.schedule import make_schedule
 D = 16
 MASKED = PurifierConfig(kind="masked", diffusion_steps=10, schedule="cosine", hidden=64)
 PAPER = dataclasses.replace(MASKED, kind="paper")
+SDEDIT = dataclasses.replace(MASKED, kind="sdedit", schedule="linear", diffusion_steps=30)
+REGRESSION = dataclasses.replace(MASKED, kind="regression")
 AXES = np.linalg.qr(np.random.default_rng(0).normal(size=(D, D)))[0]
 INTERESTS = np.float32(AXES[:4] * [[1.5], [1.2], [1.0], [0.8]])
 POPULARITY = np.float32(0.6 * AXES[0] + 0.8 * AXES[4])
@@ -114,6 +116,45 @@ def test_paper_form_falls_into_the_identity_trap(paper, held_out):
     purified = purify(PAPER, paper, batch)
     assert change(batch.state, purified).relative < 0.02
     assert abs(oracle_recovery(batch.state, purified, clean)) < 0.02
+
+
+def test_regression_control_reaches_the_regression_optimum(held_out):
+    """The same network without diffusion, on the same pairs; the state it also sees says nothing that the condition does not."""
+    params = fit(jax.random.key(1), REGRESSION)[0]
+    batch, clean = held_out
+    optimum = np.mean((batch.target - clean) ** 2)
+    error = np.mean((purify(REGRESSION, params, batch) - clean) ** 2)
+    assert error < 1.06 * regression_error(held_out) < optimum
+
+
+def test_unconditional_projection_keeps_the_contamination(held_out):
+    """Facts 5.3: popularity is a leading direction of observed states, so the noise is shrunk and popularity is not."""
+    params = fit(jax.random.key(1), SDEDIT)[0]
+    batch, _ = held_out
+    purified = purify(SDEDIT, params, batch)
+    assert start_level(SDEDIT) == 10
+    direction = np.linalg.qr(np.c_[POPULARITY, np.asarray(INTERESTS).T])[0].T
+
+    def share(states):
+        variance = np.var(np.asarray(states) @ POPULARITY / np.linalg.norm(POPULARITY))
+        return variance / np.sum(np.var(np.asarray(states), axis=0))
+
+    assert share(purified) > 0.95 * share(batch.state)
+    inside = np.sum(np.var(np.asarray(purified) @ direction.T, axis=0)) / np.sum(np.var(purified, axis=0))
+    assert inside > np.sum(np.var(np.asarray(batch.state) @ direction.T, axis=0)) / np.sum(
+        np.var(batch.state, axis=0)
+    )
+    # what the evidence says is not read
+    shuffled = PurifierBatch(batch.state, jax.tree.map(lambda x: x[::-1], batch.condition), batch.target)
+    np.testing.assert_array_equal(purify(SDEDIT, params, shuffled), purified)
+
+
+def test_few_implicit_steps_come_close_to_the_whole_chain(masked, held_out):
+    """The target given the condition is all but Gaussian here, where Eq. (3) over few levels would be off by more."""
+    batch, clean = held_out
+    short = dataclasses.replace(MASKED, sampler="ddim", sampling_steps=3)
+    error = np.mean((purify(short, masked, batch) - clean) ** 2)
+    assert error < 1.1 * np.mean((purify(MASKED, masked, batch) - clean) ** 2)
 
 
 def test_identity_hands_the_state_on(held_out):
@@ -224,6 +265,13 @@ def test_start_level_is_the_rounded_share(fraction, steps, level):
     assert start_level(config) == level
     traced = start_level(dataclasses.replace(config, start_fraction=jnp.float32(fraction)))
     assert traced == level
+
+
+@pytest.mark.parametrize(("kind", "level"), [("masked", 20), ("guided", 20), ("sdedit", 7)])
+def test_start_of_zero_is_the_kinds_own(kind, level):
+    config = PurifierConfig(kind=kind, diffusion_steps=20)
+    assert start_level(config) == level
+    assert start_level(dataclasses.replace(config, start_fraction=jnp.float32(0.0))) == level
 
 
 def test_bad_settings_are_named():

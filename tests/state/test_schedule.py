@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dsrm_jax.errors import InputError
-from dsrm_jax.state.schedule import at_level, make_schedule
+from dsrm_jax.state.schedule import at_level, make_schedule, sampling_levels
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,24 @@ def test_bad_schedules_are_named():
         make_schedule("cosin", 20)
     with pytest.raises(InputError, match="diffusion_steps is 0"):
         make_schedule("linear", 0)
+
+
+@pytest.mark.parametrize("visited", [1, 4, 6])
+def test_shorter_process_visits_levels_of_the_full_one(visited):
+    """The same alpha_bar at the levels visited, and betas that multiply up to it."""
+    full, short = make_schedule("cosine", 12), make_schedule("cosine", 12, sampling_steps=visited)
+    levels = sampling_levels(12, visited)
+    assert len(levels) == visited
+    assert levels[-1] == 12
+    np.testing.assert_array_equal(short.alpha_bar, full.alpha_bar[levels - 1])
+    np.testing.assert_array_equal(short.noise, full.noise[levels - 1])
+    np.testing.assert_allclose(np.cumprod(1 - np.float64(short.beta)), short.alpha_bar, rtol=2e-3, atol=1e-6)
+    assert short.noise_before[0] == 0
+    np.testing.assert_array_equal(short.noise_before[1:], short.noise[:-1])
+
+
+@pytest.mark.parametrize("visited", [0, 12, 40])
+def test_no_shorter_process_is_the_full_one(visited):
+    for name in ("beta", "posterior_std", "noise_before"):
+        expected = getattr(make_schedule("linear", 12), name)
+        np.testing.assert_array_equal(getattr(make_schedule("linear", 12, sampling_steps=visited), name), expected)

@@ -10,7 +10,7 @@ facts/methods.md, section 4, has the derivation and the errors of published impl
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,7 @@ def dual(
     limit_lam = jnp.sqrt(off / jnp.maximum(left, ROUNDING * 2.0 * delta))
     limit_nu = jnp.maximum((limit_lam * c - r) / safe_s, 0.0)
 
-    outcomes = [
+    outcomes: list[tuple[Any, tuple[Any, Any, Case]]] = [
         (no_cost & no_reward, (1.0, 0.0, Case.NO_REWARD_GRADIENT)),
         (no_cost, (free_lam, 0.0, Case.NO_COST_GRADIENT)),
         ((left < 0) & (c > 0), (jnp.sqrt(safe_s / (2.0 * delta)), 1.0, Case.INFEASIBLE)),

@@ -52,7 +52,7 @@ Policy = Callable[[Any, Any], tuple[Float[Array, "N E"], Float[Array, "E"]]]
 
 @struct.dataclass
 class FCPOState:
-    """Arrays of the agent: parameters of the policy and of both value functions, the optimiser's state, `next_margin`'s margin."""
+    """Arrays of the agent: parameters of the policy and of both value functions, the optimiser's state, the limit's margin."""
 
     policy: Any
     values: dict[str, Any]
@@ -217,7 +217,11 @@ def constrained_step(
 
 
 def next_margin(
-    margin: Float[Array, ""], excess: Float[Array, ""], case: Int[Array, ""], *, rate: float | Float[Array, ""]
+    margin: Float[Array, ""],
+    excess: Float[Array, ""],
+    case: Int[Array, ""],
+    *,
+    rate: float | Float[Array, ""],
 ) -> Float[Array, ""]:
     """Return by how much the limit is tightened next: up by rate x excess, down half as fast, never below 0.
 

@@ -75,26 +75,27 @@ def fit_world_models(
     num_rows, slate_size = steps.slate.shape
     num_items = catalogue.bias.shape[0]
 
-    def loss(params: Any, key: jax.Array) -> jax.Array:
-        row_key, slot_key, negative_key = jax.random.split(key, 3)
-        row = jax.random.randint(row_key, (config.model_batch_size,), 0, num_rows)
-        slot = jax.random.randint(slot_key, row.shape, 0, slate_size)
-        drawn = jax.random.randint(negative_key, (row.shape[0], config.negatives), 0, num_items)
+    def loss(params: Any, cell: jax.Array, drawn: jax.Array) -> jax.Array:
+        row, slot = cell // slate_size, cell % slate_size
         item = jnp.concatenate([steps.slate[row, slot][:, None], drawn], axis=1)
         click = jnp.zeros(item.shape).at[:, 0].set(steps.clicks[row, slot].astype(jnp.float32))
         mean, log_variance = _predict(params, steps.view.state[row], item, catalogue)
         return jnp.mean(gaussian_nll(click, mean, log_variance))
 
-    def step(carry: Any, keys: jax.Array) -> Any:
+    def step(carry: Any, key: jax.Array) -> Any:
         params, opt_state = carry
-        losses, grads = jax.vmap(jax.value_and_grad(loss))(params, keys)
+        cell_key, negative_key = jax.random.split(key)
+        shape = (config.ensemble, config.model_batch_size)
+        cell = jax.random.randint(cell_key, shape, 0, num_rows * slate_size)
+        drawn = jax.random.randint(negative_key, (*shape, config.negatives), 0, num_items)
+        losses, grads = jax.vmap(jax.value_and_grad(loss))(params, cell, drawn)
         updates, opt_state = optimiser.update(grads, opt_state)
         return (optax.apply_updates(params, updates), opt_state), losses
 
     init_key, batch_key = jax.random.split(key)
     some = steps.view.state[:1], steps.slate[:1], catalogue
     params = jax.vmap(lambda key: model.init(key, *some))(jax.random.split(init_key, config.ensemble))
-    keys = jax.random.split(batch_key, (config.model_iterations, config.ensemble))
+    keys = jax.random.split(batch_key, config.model_iterations)
     (params, _), losses = jax.lax.scan(step, (params, optimiser.init(params)), keys)
     return params, losses
 

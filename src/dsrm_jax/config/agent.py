@@ -84,7 +84,7 @@ class MOFIRConfig:
     """Preferences that each transition of a batch is seen under."""
     homotopy_steps: int = 2000
     """Gradient steps over which the loss moves from the vector's error to the error of its mixture."""
-    exploration: float = 0.1
+    exploration: float = 0.3
     """Standard deviation of the exploration noise, per coordinate of the hyper-action."""
     actor_learning_rate: float = 3e-4
     """Adam step size of the actor."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from dsrm_jax.data.log import InteractionLog, Interactions
+from dsrm_jax.data.log import InteractionLog, Interactions, popular_group
 from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.world import History, SessionStarts, World
@@ -30,6 +30,7 @@ class ProbeData:
         history: their last H events of the log.
         first, second: two disjoint, equally long windows of their events, the second the later.
         popularity: `(V,)` standardised log-popularity of the vocabulary, from training rows.
+        popular, niche: `(V,)` the fifth of the vocabulary that training rows show most, and all others that they show at all.
         clicked_popularity: `(N,)` mean of it over the items that the history clicked.
         liked: `(N, J)` what they like: of their true personal preference the highest tenth, or, where nobody knows it, the
             new items that they click on later days.
@@ -44,6 +45,8 @@ class ProbeData:
     first: History
     second: History
     popularity: Float[np.ndarray, "V"]
+    popular: Bool[np.ndarray, "V"]
+    niche: Bool[np.ndarray, "V"]
     clicked_popularity: Float[np.ndarray, "N"]
     liked: Bool[np.ndarray, "N J"]
     pairs: Pairs
@@ -97,6 +100,8 @@ def probe_data(
         first=last_events(starts, user, half, half, history_length),
         second=last_events(starts, user, half, 0 * half, history_length),
         popularity=popularity,
+        popular=popular_group(log.exposure),
+        niche=~popular_group(log.exposure) & (log.exposure > 0),
         clicked_popularity=clicked_popularity(popularity, history.item, history.click, shown),
         liked=liked,
         pairs=pairs,

@@ -81,13 +81,14 @@ def controls_figure(path: Path, report: Mapping[str, Any]) -> None:
         colour = {PURIFIER: "tab:red", RAW: "black"}.get(name, "tab:blue")
         share, error = row["explained_share"], (auc[name]["high"] - auc[name]["low"]) / 2
         left.errorbar(share, auc[name]["mean"], yerr=error, fmt="o", color=colour, markersize=5, capsize=2)
+        # the two that matter stand to the left, so that no control's name lies on theirs
+        aside = (
+            {"xytext": (-7, 6), "ha": "right"}
+            if name in (PURIFIER, RAW)
+            else {"xytext": (7, -9), "ha": "left"}
+        )
         left.annotate(
-            name,
-            (share, auc[name]["mean"]),
-            xytext=(6, 4),
-            textcoords="offset points",
-            color=colour,
-            fontsize=9,
+            name, (share, auc[name]["mean"]), textcoords="offset points", color=colour, fontsize=9, **aside
         )
     left.set(
         title="towards the upper left: less popularity, more interest",

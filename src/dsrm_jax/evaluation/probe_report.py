@@ -1,5 +1,6 @@
 """`dsrm-jax probe`: every probe of facts 5.5 for the purifier and every control, as numbers, a table and pictures."""
 
+import importlib.util
 import json
 import os
 from dataclasses import replace
@@ -23,6 +24,7 @@ from dsrm_jax.evaluation.probe_measures import (
 from dsrm_jax.evaluation.probe_table import probe_table
 from dsrm_jax.evaluation.probe_verdicts import PURIFIER, claims, verdicts
 from dsrm_jax.state.perception import purifier_settings
+from dsrm_jax.state.popularity_probes import missing_scikit_learn
 from dsrm_jax.training.prepare import Prepared, Say, prepare
 
 
@@ -43,6 +45,8 @@ def run_probe(
     Raises:
         InputError: bad input, too few held-out users with clicks, or scikit-learn is not installed.
     """
+    if importlib.util.find_spec("sklearn") is None:  # before the minutes that Stage I takes
+        raise missing_scikit_learn()
     console = console or Console()
 
     def say(text: str) -> None:

@@ -17,7 +17,7 @@ MAX_POPULARITY = 0.5  # P4: popularity's variance share over that of the raw sta
 MAX_INTEREST_LOSS = 0.005  # P5: of AUC on popularity-matched negatives, at the lower end of the interval
 MIN_RECOVERY = 0.1  # P6: share of the squared distance to true preference that is taken away
 MAX_SELECTIVITY = 0.9  # P7: response to popular clicks over that to niche clicks, relative to the raw states'
-MIN_SILHOUETTE_MOVE = 0.01  # P8: by popularity down, by interest up
+MIN_MOVE = 0.01  # P8: of NMI by popularity, down, and of silhouette by interest, up
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,11 @@ def _recovers(row: Mapping[str, Any], raw: Mapping[str, Any]) -> bool | None:
 
 
 def _regrouped(row: Mapping[str, Any], raw: Mapping[str, Any]) -> bool | None:
-    down = row["popularity_silhouette"] <= raw["popularity_silhouette"] - MIN_SILHOUETTE_MOVE
-    return down and row["interest_silhouette"] >= raw["interest_silhouette"] + MIN_SILHOUETTE_MOVE
+    # a silhouette below 0 is no grouping at all, so that it cannot fall any further
+    silhouettes = [max(numbers["popularity_silhouette"], 0.0) for numbers in (row, raw)]
+    down = row["popularity_nmi"] <= raw["popularity_nmi"] - MIN_MOVE and silhouettes[0] <= silhouettes[1]
+    up = row["interest_silhouette"] >= raw["interest_silhouette"] + MIN_MOVE
+    return down and up and row["interest_nmi"] >= raw["interest_nmi"]
 
 
 def _interest_kept(row: Mapping[str, Any], raw: Mapping[str, Any]) -> bool | None:
@@ -108,7 +111,7 @@ PROBES = (
     ),
     Probe(
         "P8",
-        f"silhouette by popularity falls and by interest rises, by {MIN_SILHOUETTE_MOVE:g} or more each",
+        f"grouped less by popularity (NMI, by {MIN_MOVE:g}) and more by interest (silhouette, by {MIN_MOVE:g}, and NMI)",
         _regrouped,
         ("identity", "untrained", "noise", "shuffled", "paper"),
     ),
@@ -177,8 +180,8 @@ def claims(
 ) -> dict[str, bool]:
     """Return the claims that the probes decide, each true or false.
 
-    `popularity_halved` is P4's. `popularity_axis_halved` takes all variance along the raw states' popularity axis instead, as facts 5.5
-    does; that axis also holds interest, so that even erasure need not halve it.
+    `popularity_halved` is P4's. `popularity_axis_halved` takes all variance along the raw states' popularity axis instead, as
+    facts 5.5 does; that axis also holds interest, so that even erasure need not halve it.
     """
     own, raw = (states[name]["variance_share"] for name in (PURIFIER, RAW))
     return {

@@ -54,9 +54,9 @@ def held_ratings(log: InteractionLog, phase: Literal["train", "test"]) -> HeldRa
 
     Args:
         log: clicks are positive ratings; each user's rows are split by time (4:1 with `data.test_fraction` .2).
-        phase: `train`: sessions start from the first 5 positives of the training split, and its other positives are the held history.
-            `test`: they start from the last 5 positives of the training split, no rated item of it is shown again, and the
-            positives of the test split are the held history.
+        phase: `train`: sessions start from the first 5 positives of the training split, and its other positives are the held
+            history. `test`: they start from the last 5 positives of the training split, no rated item of it is shown again, and
+            the positives of the test split are the held history.
 
     Returns:
         Device arrays; the popular group is the top 20 % of all items by exposure in the training split.

@@ -49,7 +49,7 @@ def separation(state: Float[ArrayLike, "N D"], label: Int[ArrayLike, "N"], *, se
     if not np.any(x) or kinds < 2:
         return Separation(0.0, 0.0)
     with _one_thread():
-        found = KMeans(kinds, n_init=4, random_state=seed).fit_predict(x)
+        found = KMeans(kinds, n_init=10, random_state=seed).fit_predict(x)
     return Separation(float(silhouette_score(x, labels)), float(normalized_mutual_info_score(labels, found)))
 
 

@@ -87,8 +87,8 @@ def erasure(state: Float[ArrayLike, "N D"], concept: Float[ArrayLike, "N"]) -> A
 def blur(state: Float[ArrayLike, "N D"], *, scale: float = 1.0) -> Float[np.ndarray, "N D"]:
     """Return states plus Gaussian noise of `scale` standard deviations of each coordinate.
 
-    The noise is a function of the whole batch of states: the same states get the same noise, any others fresh noise, so that nobody
-    can be known by it.
+    The noise is a function of the whole batch of states: the same states get the same noise, any others fresh noise, so that
+    nobody can be known by it.
     """
     x = np.asarray(state, np.float64)
     return x + scale * x.std(axis=0) * _generator(x).normal(size=x.shape)

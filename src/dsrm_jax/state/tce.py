@@ -58,7 +58,7 @@ def kept(
 ) -> Bool[Array, "... M"]:
     """Return which samples T-CE keeps: all but the floor(rate M') positives of largest loss, M' the samples present.
 
-    Where there are fewer positives than that, all of them are dropped.
+    Where there are fewer positives than that, all of them are dropped; of equal losses at the boundary all are kept.
 
     Args:
         loss: of each sample; no gradient passes through the choice.
@@ -67,11 +67,15 @@ def kept(
         rate: in [0, 1].
     """
     positive = click & present
-    order = jnp.argsort(jnp.where(positive, -jax.lax.stop_gradient(loss), jnp.inf), axis=-1)
-    rank = jnp.argsort(order, axis=-1)
+    value = jnp.where(positive, jax.lax.stop_gradient(loss), -jnp.inf)
     # a hair above, so that floats such as .2 * 5 do not round to one less
-    num_dropped = jnp.floor(rate * jnp.sum(present, axis=-1, keepdims=True) + 1e-4)
-    return present & ~(positive & (rank < num_dropped))
+    num_dropped = jnp.floor(rate * jnp.sum(present, axis=-1, keepdims=True) + 1e-4).astype(jnp.int32)
+    # one sort of bare values: to sort indices costs several times as much on a CPU
+    rising = jnp.pad(
+        jnp.sort(value, axis=-1), [(0, 0)] * (value.ndim - 1) + [(1, 0)], constant_values=-jnp.inf
+    )
+    largest_kept = jnp.take_along_axis(rising, value.shape[-1] - num_dropped, axis=-1)
+    return present & ~(positive & (value > largest_kept))
 
 
 def _loss(config: DenoiserConfig, params: LinearEncoder, key: Any, batch: LabelledBatch) -> Float[Array, ""]:

@@ -1,0 +1,123 @@
+"""Write a trained policy (purify, goal, slate) with `jax.export` to one versioned file.
+
+Shapes: B users (free), H history length, K slate size.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export as jax_export
+from jaxtyping import Array, Bool, Int
+
+from dsrm_jax.agents.methods import make_agent
+from dsrm_jax.config import Config
+from dsrm_jax.data.log import InteractionLog
+from dsrm_jax.errors import InputError
+from dsrm_jax.serving.load import FORMAT, ITEMS, META, PROGRAM
+from dsrm_jax.simulator.environment import Observation
+from dsrm_jax.simulator.world import History, World
+from dsrm_jax.state.encoder import make_catalogue
+from dsrm_jax.state.perception import Perception, make_perceive
+from dsrm_jax.training.serialise import to_json
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def recommender(config: Config, agent_state: Any, world: World, perception: Perception) -> Any:
+    """Return the pure function `(item, click, length, time) -> slate` of one trained policy, acting by its mode.
+
+    Args:
+        config: of the run.
+        agent_state: of one seed.
+        world: only its catalogue is read.
+        perception: encoder, and the purifier of that seed.
+
+    Returns:
+        A function of `item` `(B, H)` int32 vocabulary indices, `click` `(B, H)` bool, `length` `(B,)` int32 and `time` `(B,)`
+        int32 (a `History`, oldest first and right-aligned, and the steps of the session so far) that gives `(B, K)` int32
+        vocabulary indices.
+    """
+    perceive = make_perceive(config)
+    agent = make_agent(config.agent, slate_size=config.environment.slate_size)
+    catalogue = make_catalogue(perception.encoder.embeddings, world)
+
+    def recommend(
+        item: Int[Array, "B H"], click: Bool[Array, "B H"], length: Int[Array, "B"], time: Int[Array, "B"]
+    ) -> Int[Array, "B K"]:
+        observation = Observation(History(item, click, length), time)
+        view = perceive(perception, jax.random.key(0), observation)
+        slate, _ = agent.act(agent_state, jax.random.key(0), view, catalogue, True)
+        return world.item[slate]
+
+    return recommend
+
+
+def export_policy(
+    path: str | os.PathLike[str],
+    config: Config,
+    agent_state: Any,
+    world: World,
+    perception: Perception,
+    log: InteractionLog,
+    *,
+    platforms: Sequence[str] = PLATFORMS,
+) -> None:
+    """Write one policy to a file that `serving.load.load` reads.
+
+    The program takes any number of users and is lowered for every platform; its arrays are constants of it.
+
+    Args:
+        path: the file, whole or not at all.
+        config: of the run.
+        agent_state: of one seed.
+        world: whose catalogue is recommended from.
+        perception: encoder, and the purifier of that seed.
+        log: for the raw item ids.
+        platforms: names that `jax.export` knows.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    history = config.environment.history_length
+    (batch,) = jax_export.symbolic_shape("batch")
+    shapes = (
+        jax.ShapeDtypeStruct((batch, history), jnp.int32),
+        jax.ShapeDtypeStruct((batch, history), jnp.bool_),
+        jax.ShapeDtypeStruct((batch,), jnp.int32),
+        jax.ShapeDtypeStruct((batch,), jnp.int32),
+    )
+    function = jax.jit(recommender(config, agent_state, world, perception))
+    program = jax_export.export(function, platforms=platforms)(*shapes).serialize()
+    meta = {
+        "format": FORMAT,
+        "method": config.agent.method,
+        "source": log.source,
+        "history_length": history,
+        "slate_size": config.environment.slate_size,
+        "platforms": list(platforms),
+        "jax": jax.__version__,
+        "config": to_json(config),
+    }
+    _write(Path(path), program, meta, np.asarray(log.item_ids))
+
+
+def _write(path: Path, program: bytes | bytearray, meta: dict[str, Any], item_ids: np.ndarray) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(META, json.dumps(meta, indent=1))
+            archive.writestr(PROGRAM, bytes(program))
+            with archive.open(ITEMS, "w") as file:
+                np.lib.format.write_array(file, item_ids, allow_pickle=False)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another file") from error
+    finally:
+        temporary.unlink(missing_ok=True)

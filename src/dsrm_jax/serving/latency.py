@@ -1,0 +1,47 @@
+"""How long an exported policy takes to answer."""
+
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from dsrm_jax.serving.load import Policy
+
+
+def latency(
+    policy: Policy, *, users: Sequence[int] = (1, 64, 1024), repeats: int = 300, seed: int = 0
+) -> list[dict[str, float]]:
+    """Time whole answers, from arrays of histories on the host to slates on the host.
+
+    Args:
+        policy: from `load`.
+        users: numbers of users asked for at once.
+        repeats: answers per number, after one that compiles and five that warm up.
+        seed: of the random histories.
+
+    Returns:
+        Of each number: `users`, `compile_seconds`, and `p50_ms` and `p99_ms` over the repeats.
+    """
+    rng = np.random.default_rng(seed)
+    history = policy.meta["history_length"]
+    rows = []
+    for num_users in users:
+        arguments = (
+            rng.integers(0, len(policy.item_ids), (num_users, history)).astype(np.int32),
+            rng.random((num_users, history)) < 0.5,
+            np.full(num_users, history, np.int32),
+            np.zeros(num_users, np.int32),
+        )
+        begun = time.perf_counter()
+        jax.block_until_ready(policy.program(*arguments))
+        compile_seconds = time.perf_counter() - begun
+        times = []
+        for i in range(repeats + 5):
+            begun = time.perf_counter()
+            np.asarray(policy.program(*arguments))
+            if i >= 5:
+                times.append(time.perf_counter() - begun)
+        p50, p99 = (float(x) * 1e3 for x in np.quantile(times, (0.5, 0.99)))
+        rows.append({"users": num_users, "compile_seconds": compile_seconds, "p50_ms": p50, "p99_ms": p99})
+    return rows

@@ -1,0 +1,102 @@
+"""Recommend from an exported policy; needs NumPy and JAX, and nothing else of this library but its errors."""
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export as jax_export
+from jaxtyping import Bool, Int
+
+from dsrm_jax.errors import InputError
+
+FORMAT = 1
+META, PROGRAM, ITEMS = "meta.json", "program.bin", "items.npy"
+
+Event = tuple[Any, bool]  # raw item id, whether it was clicked
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy read from a file.
+
+    Attributes:
+        meta: method, source, history_length, slate_size, platforms, the whole configuration.
+        item_ids: `(V,)` raw item ids, sorted; a vocabulary index is a position in it.
+        program: `(item (B, H), click (B, H), length (B,), time (B,)) -> slate (B, K)`, vocabulary indices, jitted; it
+            compiles once per number of users.
+    """
+
+    meta: dict[str, Any]
+    item_ids: np.ndarray
+    program: Callable[..., jax.Array]
+
+    def recommend(
+        self, histories: Sequence[Sequence[Event]], times: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Return slates of raw item ids.
+
+        Args:
+            histories: of each user, the events oldest first; more than `history_length` are cut at the front, and items
+                that the policy does not know are left out.
+            times: steps that each user's session has taken already; 0 by default.
+
+        Returns:
+            `(users, K)` raw item ids, best first within each group.
+        """
+        item, click, length = pack(histories, self.item_ids, history_length=self.meta["history_length"])
+        time = np.zeros(len(length), np.int32) if times is None else np.asarray(times, np.int32)
+        return self.item_ids[np.asarray(self.program(item, click, length, time))]
+
+
+def pack(
+    histories: Sequence[Sequence[Event]], item_ids: np.ndarray, *, history_length: int
+) -> tuple[Int[np.ndarray, "B H"], Bool[np.ndarray, "B H"], Int[np.ndarray, "B"]]:
+    """Return histories as right-aligned arrays `(item, click, length)` of known items' vocabulary indices."""
+    item = np.zeros((len(histories), history_length), np.int32)
+    click = np.zeros((len(histories), history_length), bool)
+    length = np.zeros(len(histories), np.int32)
+    for row, history in enumerate(histories):
+        raw = np.asarray([event[0] for event in history], item_ids.dtype) if history else item_ids[:0]
+        index = np.minimum(np.searchsorted(item_ids, raw), len(item_ids) - 1)
+        known = np.flatnonzero(item_ids[index] == raw)[-history_length:]
+        length[row] = len(known)
+        if len(known):
+            item[row, -len(known) :] = index[known]
+            click[row, -len(known) :] = [bool(history[i][1]) for i in known]
+    return item, click, length
+
+
+def load(path: str | os.PathLike[str]) -> Policy:
+    """Read a policy that `dsrm-jax export` wrote.
+
+    Raises:
+        InputError: the file is missing, damaged, or of a format or for platforms that do not fit.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            meta = json.loads(archive.read(META))
+            program = archive.read(PROGRAM)
+            item_ids = np.load(io.BytesIO(archive.read(ITEMS)), allow_pickle=False)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise InputError(f"{path} is no exported policy, or damaged: export it again") from error
+    if meta.get("format") != FORMAT:
+        raise InputError(
+            f"{path} has format {meta.get('format')!r}, this version reads {FORMAT}: export it again"
+        )
+    platform = jax.default_backend()
+    platform = {"gpu": "cuda"}.get(platform, platform)
+    if platform not in meta["platforms"]:
+        raise InputError(
+            f"{path} was exported for {', '.join(meta['platforms'])}, and JAX runs on {platform} here"
+        )
+    return Policy(meta, item_ids, jax.jit(jax_export.deserialize(bytearray(program)).call))

@@ -1,0 +1,281 @@
+"""BCQ, both forms: masks and targets against hand computations, and the optimum within the support of tiny data."""
+
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsrm_jax.agents import bcq, bcq_continuous
+from dsrm_jax.agents.agent import LoggedData, Transition
+from dsrm_jax.agents.bcq import BCQState, LoggedSlate, constrained_scores, item_rows, make_bcq
+from dsrm_jax.agents.hyper_action import Experience
+from dsrm_jax.agents.replay import Learner, full_replay
+from dsrm_jax.agents.slates import greedy_slate
+from dsrm_jax.config import AgentConfig, BCQConfig, ReplayConfig
+from dsrm_jax.errors import InputError
+from dsrm_jax.state.view import Catalogue, View
+
+USERS, ITEMS, DIM, SLATE = 8, 12, 4, 2
+SHOWN = np.arange(ITEMS) < 8  # the log never shows items 8 to 11
+CONFIG = AgentConfig(
+    method="bcq",
+    hidden=16,
+    learning_rate=1e-2,
+    max_grad_norm=100.0,
+    bcq=BCQConfig(discount=0.8, threshold=0.2, perturbation=0.3),
+    replay=ReplayConfig(batch_size=64, gradient_steps=300, warm_up=10**6, tau=0.02),
+)
+CONTINUOUS = replace(CONFIG, bcq=replace(CONFIG.bcq, mode="continuous"))
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+    """Items 8 to 11, which the log never shows, look best to the encoder."""
+    return Catalogue(
+        vectors=jnp.asarray(np.random.default_rng(3).normal(size=(ITEMS, DIM)), jnp.float32),
+        bias=jnp.where(jnp.asarray(SHOWN), -1.0, 1.5),
+        log_popularity=jnp.where(jnp.asarray(SHOWN), 0.7, -1.4),
+        is_popular=jnp.arange(ITEMS) < 3,
+    )
+
+
+@pytest.fixture(scope="module")
+def users():
+    """States of two kinds of users; one clicks items 4 and 6, the other 5 and 7, and all would click what is never shown."""
+    kind = np.arange(USERS) // 4
+    state = 0.1 * np.random.default_rng(4).normal(size=(USERS, DIM))
+    state[:, 0] += 2.0 * kind - 1.0
+    clicks = np.where(SHOWN, 0.1, 0.95) * np.ones((USERS, 1))
+    clicks[np.arange(USERS)[:, None], np.array([[4, 6], [5, 7]])[kind]] = 0.9
+    return jnp.asarray(state, jnp.float32), clicks
+
+
+@pytest.fixture(scope="module")
+def logged(users):
+    """Two thousand steps of users who are shown two of the first eight items at random; a fifth of them leave."""
+    state, clicks = users
+    rng = np.random.default_rng(5)
+    user = rng.integers(0, USERS, 2000)
+    slate = rng.permuted(np.tile(np.arange(8), (2000, 1)), axis=1)[:, :SLATE]
+    clicked = rng.uniform(size=slate.shape) < clicks[user[:, None], slate]
+    view = View(state[user], state[user], jnp.zeros(2000, jnp.int32))
+    gone = jnp.asarray(rng.uniform(size=2000) < 0.2)
+    nowhere = jnp.where(gone[:, None], jnp.nan, view.state)
+    found = Transition(
+        view,
+        jnp.asarray(slate, jnp.int32),
+        (),
+        jnp.asarray(clicked),
+        jnp.asarray(clicked.mean(1), jnp.float32),
+        jnp.zeros(2000),
+        gone,
+        view.replace(state=nowhere),
+    )
+    return LoggedData(found, jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
+
+
+def mean_click(agent, agent_state, state, clicks, catalogue):
+    view = View(state, state, jnp.zeros(USERS, jnp.int32))
+    slate = np.asarray(agent.act(agent_state, jax.random.key(0), view, catalogue, True)[0])
+    return np.take_along_axis(clicks, slate, axis=1).mean(), slate
+
+
+def test_the_discrete_form_finds_the_best_slates_within_the_support_of_the_data(catalogue, users, logged):
+    state, clicks = users
+    pairs = combinations(np.flatnonzero(SHOWN), SLATE)
+    best = np.max([clicks[:, list(pair)].mean(1) for pair in pairs], axis=0).mean()
+    agent = make_bcq(CONFIG, slate_size=SLATE)
+    agent_state = agent.init(jax.random.key(0), catalogue, logged)
+    update = jax.jit(partial(agent.update, rollout=None, catalogue=catalogue))
+    for seed in range(4):
+        agent_state, metrics = update(agent_state, jax.random.key(seed))
+    reached, slate = mean_click(agent, agent_state, state, clicks, catalogue)
+    assert SHOWN[slate].all()
+    assert reached > 0.95 * best
+    # what Q thinks of the best items: 0.9 and, four times in five, all that follows
+    q = bcq._values(_parts(), agent_state.learner.params["value"], _seen(state), item_rows(catalogue)[slate])
+    assert float(jnp.mean(q)) == pytest.approx(0.9 / (1 - 0.8 * 0.8), rel=0.15)
+    assert np.isfinite(float(metrics["value_loss"]))
+    # an untrained Q prefers what the data know nothing of, and the mask alone keeps it away
+    untrained = agent.init(jax.random.key(0), catalogue, logged).learner.params["value"]
+    params = agent_state.learner.params | {"value": untrained}
+    misled = agent_state.replace(learner=agent_state.learner.replace(params=params))
+    free = make_bcq(replace(CONFIG, bcq=replace(CONFIG.bcq, threshold=0.0)), slate_size=SLATE)
+    assert SHOWN[mean_click(agent, misled, state, clicks, catalogue)[1]].all()
+    assert SHOWN[mean_click(free, misled, state, clicks, catalogue)[1]].mean() < 0.3
+
+
+def test_the_continuous_form_beats_its_log_and_stays_near_it(catalogue, users, logged):
+    state, clicks = users
+    agent = make_bcq(CONTINUOUS, slate_size=SLATE)
+    agent_state = agent.init(jax.random.key(0), catalogue, logged)
+    update = jax.jit(partial(agent.update, rollout=None, catalogue=catalogue))
+    for seed in range(4):
+        agent_state, metrics = update(agent_state, jax.random.key(seed))
+    reached, slate = mean_click(agent, agent_state, state, clicks, catalogue)
+    assert reached > 1.5 * clicks[:, SHOWN].mean()
+    assert SHOWN[slate].mean() > 0.8
+    assert np.isfinite(float(metrics["critic_loss"]))
+
+
+@pytest.mark.parametrize("config", [CONFIG, CONTINUOUS])
+def test_without_a_log_it_says_what_it_needs(config, catalogue):
+    with pytest.raises(InputError, match="learns from logged slates and was given none"):
+        make_bcq(config, slate_size=SLATE).init(jax.random.key(0), catalogue)
+
+
+SIX = st.lists(st.integers(-80, 80), min_size=6, max_size=6, unique=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(value=SIX, logits=SIX, threshold=st.floats(0, 1))
+def test_the_mask_keeps_what_is_likely_enough_and_is_never_empty(value, logits, threshold):
+    value, logits = np.array([value], np.float32), np.array([logits], np.float32) / 8
+    ratio = np.exp(np.float64(logits - logits.max()))
+    if np.abs(ratio - threshold).min() < 1e-4 * threshold:
+        return  # too close to call in float32
+    survives = (ratio > threshold) | (ratio == 1.0)
+    by_value = [i for i in np.argsort(-value[0], kind="stable") if survives[0, i]]
+    by_imitation = [i for i in np.argsort(-logits[0], kind="stable") if not survives[0, i]]
+    scores = constrained_scores(jnp.asarray(value), jnp.asarray(logits), threshold)
+    assert np.isfinite(scores).all()
+    groups = jnp.zeros(6, bool)
+    ranked = np.asarray(greedy_slate(scores, groups, None, slate_size=6))[0].tolist()
+    assert ranked == by_value + by_imitation
+
+
+def _parts(config=CONFIG):
+    networks = {"value": bcq.ItemQuery(16, 0.25), "imitation": bcq.ItemQuery(16, 1.0)}
+    return bcq._Parts(config, SLATE, networks, {})
+
+
+def _seen(state):
+    return jnp.concatenate([state, jnp.zeros((len(state), 1))], axis=1)
+
+
+def shaken(tree, key):
+    leaves, shape = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    return shape.unflatten(
+        [x + 0.5 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    )
+
+
+def mlp(params, x):
+    """`networks.MLP` in float64 NumPy."""
+    layers = [params[f"Dense_{i}"] for i in range(3)]
+    for layer in layers[:2]:
+        x = np.tanh(x @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"], np.float64))
+    return x @ np.asarray(layers[2]["kernel"], np.float64) + np.asarray(layers[2]["bias"], np.float64)
+
+
+def test_the_discrete_target_agrees_with_a_hand_computation_in_float64(catalogue, logged):
+    agent_state = make_bcq(CONFIG, slate_size=SLATE).init(jax.random.key(0), catalogue, logged)
+    params, target = shaken((agent_state.learner.params,) * 2, jax.random.key(1))
+    rng = np.random.default_rng(6)
+    seen = rng.normal(size=(20, DIM + 1))
+    gone = np.arange(20) % 4 == 0
+    batch = LoggedSlate(
+        features=jnp.asarray(seen, jnp.float32),
+        slate=jnp.asarray(rng.integers(0, ITEMS, (20, SLATE)), jnp.int32),
+        clicks=jnp.asarray(rng.uniform(size=(20, SLATE)) < 0.5),
+        terminated=jnp.asarray(gone),
+        next_features=jnp.asarray(np.where(gone[:, None], np.nan, seen), jnp.float32),
+    )
+    found = bcq.td_target(_parts(), Learner(params, target, {}), batch, catalogue)
+
+    rows = np.asarray(item_rows(catalogue), np.float64)
+    anchor = np.hstack([seen[:, :-1], np.ones((20, 1)), np.zeros((20, 2))])
+
+    def scores(network, with_level=False):
+        out = mlp(network["params"]["MLP_0"], seen)
+        query = float(network["params"]["factor"]) * anchor + out[:, :-1]
+        return query @ rows.T + with_level * out[:, -1:]
+
+    logits = scores(params["imitation"])
+    ratio = np.exp(logits - logits.max(1, keepdims=True))
+    following = np.zeros(20)
+    for row in range(20):
+        order = sorted(range(ITEMS), key=lambda i: -ratio[row, i])
+        kept = [i for i in order if ratio[row, i] > CONFIG.bcq.threshold]
+        kept.sort(key=lambda i: -scores(params["value"])[row, i])
+        chosen = (kept + [i for i in order if i not in kept])[:SLATE]
+        following[row] = scores(target["value"], True)[row, chosen].mean()
+    expected = np.asarray(batch.clicks) + 0.8 * np.where(gone, 0.0, following)[:, None]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_untrained_agent_ranks_by_the_encoders_click_logit(catalogue, users, logged):
+    state, _ = users
+    free = replace(CONFIG, bcq=replace(CONFIG.bcq, threshold=0.0))
+    agent = make_bcq(free, slate_size=SLATE)
+    view = View(state, state, jnp.zeros(USERS, jnp.int32))
+    slate, _ = agent.act(agent.init(jax.random.key(0), catalogue, logged), jax.random.key(0), view, catalogue)
+    logit = np.asarray(state @ catalogue.vectors.T + catalogue.bias)
+    np.testing.assert_array_equal(slate, np.argsort(-logit, axis=1)[:, :SLATE])
+
+
+def test_the_continuous_target_agrees_with_a_hand_computation_in_float64(catalogue, logged):
+    agent_state = make_bcq(CONTINUOUS, slate_size=SLATE).init(jax.random.key(0), catalogue, logged)
+    params, target = shaken((agent_state.learner.params, agent_state.learner.target), jax.random.key(1))
+    rng = np.random.default_rng(6)
+    seen, gone, action_dim = rng.normal(size=(6, DIM + 1)), np.arange(6) % 3 == 0, DIM + 3
+    noise = rng.normal(size=(6, 10, 2 * action_dim))
+    batch = Experience(
+        features=None,
+        action=None,
+        reward=jnp.linspace(0, 1, 6),
+        terminated=jnp.asarray(gone),
+        next_features=jnp.asarray(np.where(gone[:, None], np.nan, seen), jnp.float32),
+    )
+    critic, actor = bcq_continuous.Critics(16, num_critics=2), bcq_continuous.Perturbation(16)
+    parts = bcq_continuous._Parts(CONTINUOUS, SLATE, 16, critic, actor, {})
+    learner = Learner(params, target, {})
+    found = bcq_continuous.td_target(parts, learner, batch, jnp.asarray(noise, jnp.float32))
+
+    best = np.full(6, -np.inf)
+    for draw in range(10):
+        latent = np.clip(noise[:, draw], -0.5, 0.5)
+        action = mlp(params["imitation"]["params"]["decoder"], np.hstack([seen, latent]))
+        action /= np.linalg.norm(action, axis=1, keepdims=True)
+        step = 0.3 * np.tanh(mlp(target["actor"]["params"]["MLP_0"], np.hstack([seen, action])))
+        action = (action + step) / np.linalg.norm(action + step, axis=1, keepdims=True)
+        both = [mlp(target["critic"]["params"][f"MLP_{i}"], np.hstack([seen, action]))[:, 0] for i in (0, 1)]
+        best = np.maximum(best, 0.75 * np.minimum(*both) + 0.25 * np.maximum(*both))
+    expected = np.linspace(0, 1, 6) + 0.8 * np.where(gone, 0.0, best)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_latents_are_clipped_to_act_and_never_to_train_the_decoder():
+    """The decoder is trained on the latents that its encoder draws, however large."""
+    model = bcq_continuous.Imitation(16, 3)
+    rng = np.random.default_rng(8)
+    seen, action = (jnp.asarray(rng.normal(size=(4, n)), jnp.float32) for n in (5, 3))
+    params = shaken(model.init(jax.random.key(0), seen, action, jnp.zeros((4, 6))), jax.random.key(1))
+    noise = jnp.full((4, 6), 3.0)
+    out, mean, log_std = model.apply(params, seen, action, noise)
+    latent = mean + jnp.exp(log_std) * noise
+    assert float(jnp.max(jnp.abs(latent))) > 0.5
+    np.testing.assert_allclose(out, model.apply(params, seen, latent, method=model.decode), rtol=1e-5)
+    parts = bcq_continuous._Parts(CONTINUOUS, SLATE, 16, None, bcq_continuous.Perturbation(16), {})
+    actor = bcq_continuous.Perturbation(16).init(jax.random.key(2), seen, action, 1.0)
+    networks = {"imitation": params, "actor": actor}
+    far, near = (
+        bcq_continuous.draw_actions(parts, networks, seen, jnp.full((4, 1, 6), z))[0] for z in (3.0, 0.5)
+    )
+    np.testing.assert_array_equal(far, near)
+
+
+def test_the_log_is_held_once_and_rollouts_are_ignored(catalogue, logged):
+    agent = make_bcq(replace(CONFIG, replay=replace(CONFIG.replay, gradient_steps=1)), slate_size=SLATE)
+    agent_state = agent.init(jax.random.key(0), catalogue, logged)
+    assert isinstance(agent_state, BCQState)
+    moved, _ = agent.update(agent_state, jax.random.key(1), "not a rollout", catalogue)
+    assert int(moved.replay.size) == int(full_replay(logged.transitions.reward).size)
+    np.testing.assert_array_equal(moved.replay.rows.slate, logged.transitions.slate)

@@ -1,0 +1,63 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from dsrm_jax.agents.dsrm_hrl import goal_from, item_scores, make_dsrm_hrl, popular_slots
+from dsrm_jax.agents.flat import FlatPolicy, make_flat
+from dsrm_jax.agents.networks import lifted_vectors
+from dsrm_jax.config import AgentConfig
+from dsrm_jax.state.view import Catalogue, View
+
+USERS, ITEMS, DIM, SLATE = 40, 9, 3, 4
+CONFIG = AgentConfig(hidden=8, sharpness=5.0)
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+    rng = np.random.default_rng(0)
+    return Catalogue(
+        vectors=jnp.asarray(rng.normal(size=(ITEMS, DIM)), jnp.float32),
+        bias=jnp.asarray(rng.normal(size=ITEMS), jnp.float32),
+        log_popularity=jnp.asarray(rng.normal(size=ITEMS), jnp.float32),
+        is_popular=jnp.arange(ITEMS) < 4,
+    )
+
+
+@pytest.fixture(scope="module")
+def view():
+    state = jnp.asarray(np.random.default_rng(1).normal(size=(USERS, DIM)), jnp.float32)
+    return View(state, state, jnp.zeros(USERS, jnp.int32))
+
+
+def test_it_starts_from_the_slates_of_the_hierarchy(catalogue, view):
+    shown = []
+    for make in (make_flat, make_dsrm_hrl):
+        agent = make(CONFIG, slate_size=SLATE)
+        state = agent.init(jax.random.key(0), catalogue)
+        shown.append(agent.act(state, jax.random.key(1), view, catalogue, greedy=True)[0])
+    np.testing.assert_array_equal(*shown)
+
+
+def test_the_recorded_log_prob_is_of_goal_and_slate(catalogue, view):
+    """Gaussian by SciPy; each slot by its group's remaining mass, in float64."""
+    agent = make_flat(CONFIG, slate_size=SLATE)
+    state = agent.init(jax.random.key(0), catalogue)
+    slate, decision = agent.act(state, jax.random.key(1), view, catalogue)
+    of_goal = norm.logpdf(np.asarray(decision.output, float), 0.0, np.exp(-1.5)).sum(-1)
+    np.testing.assert_allclose(decision.log_prob[:, 0], of_goal, atol=1e-4)
+    emission = FlatPolicy(CONFIG.hidden).apply(state.params["policy"], view.state, CONFIG.sharpness)
+    goal = goal_from(decision.output)
+    scores = item_scores(emission.query, goal, emission.sharpness, lifted_vectors(catalogue), catalogue)
+    weight, popular = np.exp(np.asarray(scores, float)), np.asarray(catalogue.is_popular)
+    slots = np.asarray(popular_slots(goal, slate_size=SLATE))
+    assert len(np.unique(slots)) > 1
+    for user in range(USERS):
+        left = weight[user].copy()
+        for k, item in enumerate(np.asarray(slate[user])):
+            group = popular if k < slots[user] else ~popular
+            assert group[item]
+            expected = np.log(left[item] / left[group].sum())
+            np.testing.assert_allclose(decision.log_prob[user, k + 1], expected, atol=1e-3)
+            left[item] = 0

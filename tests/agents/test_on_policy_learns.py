@@ -1,0 +1,179 @@
+"""A2C, FLAT and DORL in worlds so small that the best slate of every state is known by search."""
+
+import dataclasses
+from functools import partial
+from itertools import combinations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsrm_jax.agents.a2c import make_a2c
+from dsrm_jax.agents.agent import LoggedData, Transition
+from dsrm_jax.agents.dorl import make_dorl, penalised_rewards
+from dsrm_jax.agents.flat import make_flat
+from dsrm_jax.config import A2CConfig, AgentConfig, DORLConfig, EnvironmentConfig
+from dsrm_jax.simulator.environment import Observation, make_environment
+from dsrm_jax.simulator.response import TableResponse
+from dsrm_jax.simulator.world import SessionStarts, World
+from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.training.loop import make_step, reset_users
+
+USERS, ITEMS, SLATE, LENGTH, PARALLEL = 8, 12, 2, 8, 16
+SLATES = np.array(list(combinations(range(ITEMS), SLATE)))
+KIND = np.arange(USERS) // 4
+VECTORS = np.random.default_rng(2).normal(size=(ITEMS, 3)).astype(np.float32)
+CONFIG = AgentConfig(
+    hidden=16,
+    sharpness=3.0,
+    learning_rate=1e-2,
+    manager_discount=0.5,
+    epochs=4,
+    a2c=A2CConfig(discount=0.5, actor_learning_rate=3e-3, entropy_weight=0.02, minibatches=2),
+    dorl=DORLConfig(
+        discount=0.0, ensemble=2, window=1, negatives=1, model_iterations=200, model_batch_size=256
+    ),
+)
+# Compiling is what costs here, not running.
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def make_world():
+    """Kind 0 clicks items 0 and 1, both popular, most; kind 1 items 2 and 3. Next best in the long tail: 6 and 7 for each."""
+    probability = np.full((USERS, ITEMS), 0.1, np.float32)
+    rows = np.arange(USERS)[:, None]
+    probability[rows, np.array([[0, 1], [2, 3]])[KIND]] = 0.9
+    probability[rows, np.array([[6], [7]])[KIND]] = 0.7
+    user = np.repeat(np.arange(USERS), 2)
+    return World(
+        response=TableResponse(jnp.asarray(probability)),
+        starts=SessionStarts(
+            jnp.asarray(user, jnp.int32),
+            jnp.asarray(8 + KIND[user], jnp.int32),
+            jnp.ones(len(user), bool),
+            jnp.arange(0, len(user) + 1, 2, dtype=jnp.int32),
+        ),
+        item=jnp.arange(ITEMS),
+        is_popular=jnp.arange(ITEMS) < 4,
+        log_popularity=jnp.asarray(np.random.default_rng(1).normal(size=ITEMS), jnp.float32),
+    )
+
+
+CATALOGUE = Catalogue(
+    vectors=jnp.asarray(VECTORS),
+    bias=jnp.where(jnp.arange(ITEMS) < 8, -1.0, 0.5),  # what is worth showing looks dull
+    log_popularity=make_world().log_popularity,
+    is_popular=make_world().is_popular,
+    position=jnp.arange(ITEMS),
+)
+
+
+def state_of(item):
+    """Item 8 or 9 as the first event of the history gives the kind away."""
+    return jnp.where((item == 8)[..., None], jnp.array([1.0, -1.0, 0.5]), jnp.array([-1.0, 1.0, 0.5]))
+
+
+def perceive(perception, key, observation: Observation):
+    history = observation.history
+    slots = history.item.shape[-1]
+    kind = jnp.take_along_axis(history.item, slots - history.length[..., None], axis=-1)[..., 0]
+    state = state_of(kind)
+    return View(state, state, observation.time)
+
+
+def learn(agent, updates, logged=None):
+    """Train in the world and return the state of the agent before and after."""
+    # a session outlives no history, so its first event stays the log's
+    environment = make_environment(
+        EnvironmentConfig(slate_size=SLATE, max_len=4, history_length=16, ad_penalty=0)
+    )
+    world = make_world()
+
+    def iterate(carry, key):
+        learnt, env, view = carry
+        step = make_step(environment, perceive, agent, learnt, world, None, CATALOGUE)
+        rollout_key, update_key = jax.random.split(key)
+        (env, view), (rollout, _) = jax.lax.scan(step, (env, view), jax.random.split(rollout_key, LENGTH))
+        rollout = dataclasses.replace(rollout, last_view=view)
+        learnt, metrics = agent.update(learnt, update_key, rollout, CATALOGUE)
+        return (learnt, env, view), metrics
+
+    def run(key, logged):
+        init_key, reset_key, scan_key = jax.random.split(key, 3)
+        observation, env = reset_users(reset_key, environment, world, num_users=PARALLEL)
+        first = agent.init(init_key, CATALOGUE, logged)
+        carry = first, env, perceive(None, reset_key, observation)
+        (learnt, _, _), _ = jax.lax.scan(iterate, carry, jax.random.split(scan_key, updates))
+        return first, learnt
+
+    return quick_jit(run)(jax.random.key(0), logged)
+
+
+def both_kinds():
+    state = state_of(jnp.array([8, 9]))
+    return View(state, state, jnp.zeros(2, jnp.int32))
+
+
+def share_of_best(agent, learnt, worth):
+    """What the mode of the policy is worth over both kinds, as a share of the best slates, `worth` being `(2, slates)`."""
+    slate, _ = agent.act(learnt, jax.random.key(0), both_kinds(), CATALOGUE, greedy=True)
+    shown = np.sort(np.asarray(slate), axis=1)
+    index = [(row == SLATES).all(1).argmax() for row in shown]
+    return worth[[0, 1], index].sum() / worth.max(1).sum()
+
+
+def clicks_of(slates):
+    return np.asarray(make_world().response.probability)[[0, 4]][:, slates].mean(-1)
+
+
+def test_a2c_shows_what_each_kind_clicks_most():
+    agent = make_a2c(CONFIG, slate_size=SLATE)
+    before, after = learn(agent, 250)
+    worth = clicks_of(SLATES)
+    assert share_of_best(agent, before, worth) < 0.7
+    assert share_of_best(agent, after, worth) > 0.95
+
+
+@pytest.mark.parametrize("slate_mode", ["quota", "penalty"])
+def test_flat_maximises_eq_4(slate_mode):
+    """Two popular items give .9 - .5, one of each group .8: balance wins in both readings of Eq. (5)."""
+    config = dataclasses.replace(CONFIG, slate_mode=slate_mode, fairness_weight=0.5)
+    agent = make_flat(config, slate_size=SLATE)
+    before, after = learn(agent, 60)
+    share = (SLATES < 4).mean(1)
+    worth = clicks_of(SLATES) - 0.5 * np.abs(2 * share - 1)
+    assert share_of_best(agent, before, worth) < 0.7
+    assert share_of_best(agent, after, worth) > 0.95
+
+
+def make_logged():
+    """Slates at random and their clicks; the sequence leaves item 10 always to 11, and the rest to anything."""
+    rng = np.random.default_rng(0)
+    rows = 2000
+    user = rng.integers(USERS, size=rows)
+    slate = np.argsort(rng.random((rows, ITEMS)), axis=1)[:, :SLATE]
+    probability = np.asarray(make_world().response.probability)
+    clicks = jnp.asarray(rng.random(slate.shape) < probability[user[:, None], slate])
+    state = state_of(jnp.asarray(8 + KIND[user]))
+    view = View(state, state, jnp.zeros(rows, jnp.int32))
+    steps = Transition(
+        view, jnp.asarray(slate), (), clicks, clicks.mean(-1), jnp.zeros(rows), jnp.zeros(rows, bool), view
+    )
+    item = np.where(rng.random(1000) < 0.5, 0, rng.integers(ITEMS, size=1000))
+    item[1:][np.isin(item[:-1], [1, 2])] = 5  # after items 1 and 2 comes nearly always 5: a bubble
+    item[1::37] = 9
+    return LoggedData(steps, jnp.asarray(item, jnp.int32), jnp.zeros(1000, jnp.int32))
+
+
+def test_dorl_maximises_its_own_penalised_reward():
+    config = dataclasses.replace(CONFIG, dorl=dataclasses.replace(CONFIG.dorl, entropy_weight=1.0))
+    agent = make_dorl(config, slate_size=SLATE)
+    before, after = learn(agent, 250, make_logged())
+    view = jax.tree.map(lambda x: jnp.repeat(x[:, None], len(SLATES), axis=1), both_kinds())
+    slates = jnp.tile(jnp.asarray(SLATES), (2, 1, 1))
+    worth = np.asarray(penalised_rewards(after, view, slates, CATALOGUE, config=config.dorl)).mean(-1)
+    assert np.all(worth >= 0)
+    assert share_of_best(agent, after, worth) > 0.95 > share_of_best(agent, before, worth)
+    best = SLATES[worth.argmax(1)]
+    assert not np.isin(best, [1, 2]).any()  # the bubble is left although its items are clicked most

@@ -1,0 +1,162 @@
+"""An exported policy against the agent that it came from, in a world of twelve items."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import zipfile
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsrm_jax.agents.methods import make_agent
+from dsrm_jax.config import AgentConfig, Config, EncoderConfig, EnvironmentConfig, PurifierConfig
+from dsrm_jax.errors import InputError
+from dsrm_jax.serving.export import export_policy, recommender
+from dsrm_jax.serving.load import META, load, pack
+from dsrm_jax.simulator.response import TableResponse
+from dsrm_jax.simulator.world import SessionStarts, World
+from dsrm_jax.state.encoder import Embeddings, EncoderParams, make_catalogue, make_encoder
+from dsrm_jax.state.perception import Perception
+
+VOCABULARY, ITEMS, H, K = 16, 12, 6, 4
+RAW = np.arange(VOCABULARY) * 10 + 5
+CONFIG = Config(
+    environment=EnvironmentConfig(slate_size=K, history_length=H),
+    encoder=EncoderConfig(dim=2),
+    purifier=PurifierConfig(kind="identity"),
+    agent=AgentConfig(method="hrl", hidden=8),
+)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A policy that looks at the history: random encoder, random networks."""
+    rng = np.random.default_rng(0)
+    vectors = np.concatenate([rng.normal(size=(VOCABULARY, 2)), np.ones((VOCABULARY, 1))], axis=1)
+    embeddings = Embeddings(
+        jnp.asarray(vectors, jnp.float32), jnp.asarray(rng.normal(size=VOCABULARY), jnp.float32)
+    )
+    encoder = make_encoder(CONFIG.encoder).init(jax.random.key(0), embeddings)
+    network = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), encoder.network)
+    world = World(
+        response=TableResponse(jnp.zeros((1, ITEMS))),
+        starts=SessionStarts(*(jnp.zeros(n, jnp.int32) for n in (1, 1, 1, 2))),
+        item=jnp.asarray(rng.permutation(VOCABULARY)[:ITEMS], jnp.int32),
+        is_popular=jnp.arange(ITEMS) < 5,
+        log_popularity=jnp.asarray(rng.normal(size=ITEMS), jnp.float32),
+    )
+    perception = Perception(EncoderParams(embeddings, network), {})
+    agent = make_agent(CONFIG.agent, slate_size=K).init(jax.random.key(1), make_catalogue(embeddings, world))
+    params = jax.tree.map(lambda x: x + 0.5 * jnp.asarray(rng.normal(size=x.shape), x.dtype), agent.params)
+    return SimpleNamespace(
+        world=world, perception=perception, agent=dataclasses.replace(agent, params=params)
+    )
+
+
+@pytest.fixture(scope="module")
+def path(trained, tmp_path_factory):
+    path = tmp_path_factory.mktemp("policy") / "policy.dsrm"
+    log = SimpleNamespace(item_ids=RAW, source="twelve items")
+    export_policy(path, CONFIG, trained.agent, trained.world, trained.perception, log)
+    return path
+
+
+def random_histories(seed, users):
+    rng = np.random.default_rng(seed)
+    return [
+        [
+            (int(RAW[rng.integers(VOCABULARY)]), bool(rng.random() < 0.5))
+            for _ in range(rng.integers(0, 2 * H))
+        ]
+        for _ in range(users)
+    ]
+
+
+@pytest.mark.parametrize("users", [1, 7])
+def test_a_loaded_policy_recommends_what_the_agent_does(trained, path, users):
+    policy = load(path)
+    histories, times = random_histories(users, users), list(range(users))
+    item, click, length = pack(histories, RAW, history_length=H)
+    act = jax.jit(recommender(CONFIG, trained.agent, trained.world, trained.perception))
+    expected = RAW[np.asarray(act(item, click, length, np.asarray(times, np.int32)))]
+    found = policy.recommend(histories, times)
+    np.testing.assert_array_equal(found, expected)
+    assert set(found.ravel()) <= set(RAW[np.asarray(trained.world.item)])
+    assert all(len(set(slate)) == K for slate in found.tolist())
+    assert policy.meta["method"] == "hrl"
+
+
+def test_what_is_recommended_depends_on_the_history(path):
+    found = load(path).recommend(random_histories(3, 20))
+    assert len({tuple(slate) for slate in found.tolist()}) > 5
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(0, 12), st.booleans()), max_size=9), max_size=4))
+def test_histories_keep_the_last_known_events_in_order(histories):
+    known = np.array([1, 3, 4, 9])
+    item, click, length = pack(histories, known, history_length=5)
+    for row, history in enumerate(histories):
+        kept = [(known.tolist().index(i), c) for i, c in history if i in known][-5:]
+        assert length[row] == len(kept)
+        held = list(zip(item[row].tolist(), click[row].tolist(), strict=True))
+        assert held == [(0, False)] * (5 - len(kept)) + kept
+
+
+def test_the_loader_needs_no_training_code(path):
+    """Nothing of data, simulator, state, agents or training is imported, nor what only they need."""
+    script = (
+        "import sys\nfrom dsrm_jax.serving.load import load\n"
+        f"print(load({str(path)!r}).recommend([[]]).shape)\n"
+        "print(sorted(m for m in sys.modules if m.split('.')[0] in ('flax', 'optax', 'orbax', 'polars') "
+        "or m.startswith(tuple('dsrm_jax.' + r for r in ('data', 'simulator', 'state', 'agents', 'training')))))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=True
+    )
+    assert result.stdout.split("\n")[:2] == [f"(1, {K})", "[]"]
+
+
+def rewritten(path, tmp_path, **changes):
+    other = tmp_path / "other.dsrm"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(other, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name == META:
+                data = json.dumps(json.loads(data) | changes).encode()
+            new.writestr(name, data)
+    return other
+
+
+def test_what_does_not_fit_is_refused_in_one_sentence(path, tmp_path):
+    with pytest.raises(InputError, match=r"cannot read .*absent"):
+        load(tmp_path / "absent.dsrm")
+    broken = tmp_path / "broken.dsrm"
+    broken.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(InputError, match="no exported policy, or damaged"):
+        load(broken)
+    with pytest.raises(InputError, match="has format 99, this version reads 1"):
+        load(rewritten(path, tmp_path, format=99))
+    with pytest.raises(InputError, match="exported for mars, and JAX runs on cpu here"):
+        load(rewritten(path, tmp_path, platforms=["mars"]))
+
+
+def test_a_folder_that_cannot_be_written_leaves_nothing(trained, tmp_path):
+    log = SimpleNamespace(item_ids=RAW, source="twelve items")
+    with pytest.raises(InputError, match=r"cannot write .*choose another file"):
+        export_policy(
+            tmp_path / "absent" / "p.dsrm",
+            CONFIG,
+            trained.agent,
+            trained.world,
+            trained.perception,
+            log,
+            platforms=("cpu",),
+        )
+    assert list(tmp_path.iterdir()) == []
