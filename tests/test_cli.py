@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dsrm_jax import cli
+from dsrm_jax import cli, options
 
 
 def run(capsys, *argv: str) -> tuple[int, str, str]:
@@ -22,7 +22,7 @@ def run(capsys, *argv: str) -> tuple[int, str, str]:
 
 
 def parse(*argv: str):
-    return cli._parse(list(argv), "train")[1]
+    return options.parse(list(argv), "train", "train a method")[1]
 
 
 SMALL_CATALOGUE = "user_id,item_id,click\n" + "".join(

@@ -1,6 +1,7 @@
 """What the commands do, as functions: train a run to its end, evaluate it, describe a data set."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -98,6 +99,55 @@ def evaluate(run: RunDirectory, config: Config, *, console: Console | None = Non
         summary = earlier | measured | {"step": step}
         write_summary(run, summary)
     return summary
+
+
+def export(
+    run: RunDirectory,
+    config: Config,
+    path: str | os.PathLike[str],
+    seed: int,
+    *,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Write the newest checkpoint's policy of one seed to a file, and time what is loaded from it.
+
+    Args:
+        run: its folder.
+        config: its configuration.
+        path: file to write.
+        seed: one of `training.seeds`.
+        console: where the latencies are printed.
+
+    Returns:
+        `path`, `bytes` and `latency`, as `serving.latency.latency` gives it.
+
+    Raises:
+        InputError: no such seed, no usable checkpoint, or the file cannot be written.
+    """
+    from dsrm_jax.serving.export import export_policy
+    from dsrm_jax.serving.latency import latency
+    from dsrm_jax.serving.load import load
+
+    if seed not in config.training.seeds:
+        raise InputError(f"{run.path} has no seed {seed}: choose one of {list(config.training.seeds)}")
+    say = _speaker(console or Console())
+    log, worlds, _ = load_worlds(config, say)
+    found = restore(run, config, worlds.train, log.num_items, log.digest)
+    if found is None:
+        raise InputError(f"{run.path} has no checkpoint yet: train it first (dsrm-jax resume {run.path})")
+    index = config.training.seeds.index(seed)
+    saved = found[1]
+    agent = jax.tree.map(lambda x: x[index], saved.train.agent)
+    perception = saved.perception.replace(  # type: ignore[attr-defined]
+        purifier=jax.tree.map(lambda x: x[index], saved.perception.purifier)
+    )
+    export_policy(path, config, agent, worlds.test, perception, log)
+    rows = latency(load(path))
+    size = os.path.getsize(path)
+    say(f"wrote {path} ({size / 1e6:.1f} MB), the policy of seed {seed} at step {found[0]:,}")
+    for row in rows:
+        say(f"{row['users']:>5,} users: p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms")
+    return {"path": str(path), "bytes": size, "latency": rows}
 
 
 def describe_data(config: Config, *, console: Console | None = None) -> dict[str, Any]:

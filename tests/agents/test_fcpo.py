@@ -35,10 +35,13 @@ quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level":
 
 @pytest.fixture(scope="module")
 def catalogue():
+    """Item vectors that tell the items which users like (0, 1, 4, 5) apart, but an encoder that does not."""
     rng = np.random.default_rng(3)
+    vectors = 0.5 * rng.normal(size=(ITEMS, DIM))
+    vectors[:, 0] = np.where(np.isin(np.arange(ITEMS), [0, 1, 4, 5]), 1.5, -0.5)
     return Catalogue(
-        vectors=jnp.asarray(rng.normal(size=(ITEMS, DIM)), jnp.float32),
-        bias=jnp.asarray(rng.normal(size=ITEMS), jnp.float32),
+        vectors=jnp.asarray(vectors, jnp.float32),
+        bias=jnp.asarray(0.5 * rng.normal(size=ITEMS), jnp.float32),
         log_popularity=jnp.asarray(np.where(POPULAR, 1.4, -0.7), jnp.float32),
         is_popular=jnp.asarray(POPULAR),
     )
@@ -235,6 +238,7 @@ def best_under(limit):
     return -found.fun
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1.0, 0.5, 0.25])
 def test_it_reaches_the_constrained_optimum_and_keeps_the_limit(limit, catalogue, states):
     final, metrics = program()(jnp.array([0, 1]), jnp.float32(limit), states, catalogue)

@@ -17,6 +17,7 @@ from dsrm_jax.data.download import download
 from dsrm_jax.data.log import InteractionLog, Interactions
 from dsrm_jax.errors import InputError
 from dsrm_jax.training.fcpo_ranking import (
+    SETTINGS,
     evaluate,
     fcpo_table,
     prepare_ranking,
@@ -111,8 +112,7 @@ def movielens(request):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_on_movielens_popularity_and_gini_fall_with_the_limit(movielens):
-    fcpo = FCPOConfig(max_kl=0.15, damping=2.0)
-    config = dataclasses.replace(movielens, agent=dataclasses.replace(movielens.agent, fcpo=fcpo))
+    config = dataclasses.replace(movielens, agent=dataclasses.replace(movielens.agent, fcpo=SETTINGS))
     results = fcpo_table(config, limits=LIMITS, seeds=(11,))
     assert (results["users"], results["items"]) == (943, 1682)
     rows = results["rows"]

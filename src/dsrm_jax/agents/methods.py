@@ -3,8 +3,17 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from dsrm_jax.agents.a2c import make_a2c
 from dsrm_jax.agents.agent import Agent
+from dsrm_jax.agents.bcq import make_bcq
+from dsrm_jax.agents.dnair import make_dnair
+from dsrm_jax.agents.dorl import make_dorl
 from dsrm_jax.agents.dsrm_hrl import make_dsrm_hrl
+from dsrm_jax.agents.fcpo import make_fcpo
+from dsrm_jax.agents.flat import make_flat
+from dsrm_jax.agents.mofir import make_mofir
+from dsrm_jax.agents.sac4ir import make_sac4ir
+from dsrm_jax.agents.td3 import make_td3
 from dsrm_jax.agents.yardsticks import YARDSTICKS, make_yardstick
 from dsrm_jax.config import AgentConfig
 from dsrm_jax.errors import unknown_name
@@ -26,10 +35,20 @@ class Method(NamedTuple):
 
 LEARNERS: dict[str, Method] = {
     "dsrm_hrl": Method(make_dsrm_hrl),
+    "a2c": Method(make_a2c),
+    "td3": Method(make_td3),
+    "bcq": Method(make_bcq, needs_log=True),
+    "mofir": Method(make_mofir),
+    "dorl": Method(make_dorl, needs_log=True, in_model=True),
+    "dnair": Method(make_dnair),
+    "sac4ir": Method(make_sac4ir),
+    "fcpo": Method(make_fcpo),
+    "flat": Method(make_flat),
     "hrl": Method(make_dsrm_hrl),
     "hrl_rce": Method(make_dsrm_hrl),
     "hrl_tce": Method(make_dsrm_hrl),
     "hrl_bod": Method(make_dsrm_hrl),
+    "dnair_dsrm": Method(make_dnair),
 }
 METHODS = (*LEARNERS, *YARDSTICKS, "oracle")
 

@@ -100,7 +100,7 @@ class DORLConfig:
     """World models."""
     uncertainty_weight: float = 0.05
     """lambda_1, weight of the largest predicted variance."""
-    entropy_weight: float = 0.5
+    entropy_weight: float = 0.05
     """lambda_2, weight of the log's next-item entropy."""
     window: int = 2
     """Longest tuple of last items, the shown one among them, that the entropy is conditioned on."""
@@ -148,9 +148,9 @@ class FCPOConfig:
     """Discount per step of rewards and costs, in [0, 1)."""
     popular_limit: float = 0.5
     """alpha', the largest share of popular items that a slate may hold on average, in [0, 1]; 1: no constraint."""
-    max_kl: float = 0.01
+    max_kl: float = 0.05
     """Trust region, in nats."""
-    damping: float = 0.01
+    damping: float = 0.1
     """Added to the diagonal of the Fisher matrix."""
     initial_std: float = 0.1
     """Standard deviation of the policy at the start, per coordinate of the hyper-action."""

@@ -120,11 +120,13 @@ class EncoderConfig:
 class PurifierConfig:
     """The diffusion state module."""
 
-    kind: Literal["auto", "identity", "paper", "sdedit", "masked", "guided", "regression"] = "auto"
+    kind: Literal[
+        "auto", "identity", "paper", "sdedit", "masked", "guided", "regression", "rce", "tce", "bod"
+    ] = "auto"
     """auto: what the method calls for (identity for methods that act on the observed state); identity: observed state as it is;
     paper: Eq. (7) as printed; sdedit: unconditional, from a partly noised observed state; masked: cleaner target, masked-view
     condition; guided: unconditional over clean preference, guided by the likelihood of the clicks given what was shown;
-    regression: masked's network and pairs without diffusion, a control."""
+    regression: masked's network and pairs without diffusion, a control; rce, tce, bod: denoising losses (section denoiser)."""
     target: Literal["full", "split_half", "inverse_propensity", "popularity_corruption"] = "full"
     """What masked and regression learn to reconstruct: full: the user's full-log embedding without the window's own events;
     split_half: the encoding of the half of the window that the condition does not see; inverse_propensity: the same with
@@ -185,7 +187,7 @@ class DenoiserConfig:
     """Weight of the uniformity term in BOD's inner loss."""
     iterations: int = 1500
     """Gradient steps."""
-    batch_size: int = 256
+    batch_size: int = 128
     """Histories per gradient step."""
     learning_rate: float = 3e-3
     """Adam step size."""

@@ -107,7 +107,7 @@ PROBES = (
         "P7",
         f"answers popular clicks at most {MAX_SELECTIVITY:g} times as much as niche ones, relative to the raw states",
         lambda row, raw: 0 < row["selectivity"] <= MAX_SELECTIVITY,
-        ("identity", "untrained", "noise", "paper"),
+        ("identity", "untrained", "paper"),
     ),
     Probe(
         "P8",

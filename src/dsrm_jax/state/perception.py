@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float, Key
 from dsrm_jax.config import Config, PurifierConfig
 from dsrm_jax.simulator.environment import Observation, history_before
 from dsrm_jax.simulator.world import SessionStarts
+from dsrm_jax.state.bod import make_bod_purifier
 from dsrm_jax.state.encoder import (
     Encoder,
     EncoderParams,
@@ -23,7 +25,9 @@ from dsrm_jax.state.encoder import (
 )
 from dsrm_jax.state.probes import change, gaussian_floor, leak_ratio, oracle_recovery
 from dsrm_jax.state.purifier import Purifier, PurifierBatch, fit_purifier, level_losses, make_purifier
+from dsrm_jax.state.rce import LabelledBatch, fit_denoiser, make_rce_purifier, sample_labelled_states
 from dsrm_jax.state.schedule import make_schedule
+from dsrm_jax.state.tce import make_tce_purifier
 from dsrm_jax.state.view import View
 
 # The purifier behind each method's state where `purifier.kind` is auto; all other methods act on the observed state.
@@ -36,6 +40,9 @@ STATES = {
     "hrl_tce": "tce",
     "hrl_bod": "bod",
 }
+
+
+DENOISERS = {"rce": make_rce_purifier, "tce": make_tce_purifier, "bod": make_bod_purifier}
 
 
 @struct.dataclass
@@ -66,6 +73,8 @@ def perception_modules(config: Config) -> tuple[Encoder, Purifier]:
     """Build the encoder and the purifier that a configuration asks for."""
     state_dim = config.encoder.dim + 1
     settings = purifier_settings(config)
+    if settings.kind in DENOISERS:
+        return make_encoder(config.encoder), DENOISERS[settings.kind](config.denoiser, state_dim=state_dim)
     purifier = make_purifier(settings, state_dim=state_dim, condition_dim=summary_dim(state_dim))
     return make_encoder(config.encoder), purifier
 
@@ -147,7 +156,20 @@ def fit_perception_purifier(
     encoder, purifier = perception_modules(config)
     settings = purifier_settings(config)
 
+    def sample_labels(params: EncoderParams, starts: SessionStarts, key: jax.Array) -> LabelledBatch:
+        return sample_labelled_states(
+            key,
+            encoder,
+            params,
+            starts,
+            history_length=config.environment.history_length,
+            batch_size=config.denoiser.batch_size,
+        )
+
     def fit(key: jax.Array, params: EncoderParams, starts: SessionStarts, target: jax.Array) -> Any:
+        if settings.kind in DENOISERS:
+            return fit_denoiser(key, purifier, partial(sample_labels, params, starts), config=config.denoiser)
+
         def sample_batch(key: jax.Array) -> PurifierBatch:
             return sample_states(
                 key,
@@ -218,7 +240,7 @@ def probe_perception(
             "cka": moved.cka,
             "recovery": oracle_recovery(batch.state, purified, batch.target),
         }
-        if settings.kind != "identity":
+        if settings.kind in ("paper", "masked"):
             target = batch.state if settings.kind == "paper" else batch.target
             schedule = make_schedule(settings.schedule, settings.diffusion_steps)
             floor = gaussian_floor(params.target.apply(target), schedule)

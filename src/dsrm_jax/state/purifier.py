@@ -176,7 +176,9 @@ def start_level(config: PurifierConfig) -> int | Int[Array, ""]:
     fraction, own = config.start_fraction, 1 / 3 if config.kind == "sdedit" else 1.0
     if isinstance(fraction, int | float):
         if not 0 <= fraction <= 1:
-            raise InputError(f"purifier.start_fraction is {fraction}: expected a share in [0, 1], 0 for the kind's own")
+            raise InputError(
+                f"purifier.start_fraction is {fraction}: expected a share in [0, 1], 0 for the kind's own"
+            )
         return max(round((fraction or own) * last), 1)
     fraction = jnp.where(fraction > 0, fraction, own)
     return jnp.clip(jnp.round(fraction * last).astype(jnp.int32), 1, last)
@@ -305,9 +307,7 @@ def _purify(
         if likelihood is None or guess is None:
             return eps_from_velocity(step, noised, v), guess
         expected = step.signal * noised - step.noise * v
-        guess = guided_mean(
-            likelihood, expected, step.noise**2, guess, iterations=config.guidance_steps
-        )
+        guess = guided_mean(likelihood, expected, step.noise**2, guess, iterations=config.guidance_steps)
         return (noised - step.signal * guess) / step.noise, guess
 
     # Eq. (3) adds no noise at k = 1, so the first draw is free for the starting state.

@@ -24,6 +24,7 @@ from dsrm_jax.agents.networks import MLP, lifted_vectors
 from dsrm_jax.agents.ppo import gaussian_log_prob, gaussian_sample
 from dsrm_jax.agents.returns import generalised_advantage
 from dsrm_jax.config import AgentConfig, Config
+from dsrm_jax.config.agent import FCPOConfig
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.sources import load_log
 from dsrm_jax.evaluation.ranking import RANKING_METRICS, ranking_metrics
@@ -38,6 +39,9 @@ LIMITS = (1.0, 0.8, 0.4)
 SEEDS = (11, 15, 19)
 NEGATIVES = 4  # sampled per positive where the factors are fitted
 FISHER_STRIDE = 8
+SETTINGS = FCPOConfig(
+    max_kl=0.15, damping=2.0, initial_std=0.1
+)  # 9,430 samples a step bear a wide trust region
 
 
 @struct.dataclass
@@ -339,7 +343,8 @@ def fcpo_table(
     users x items out of the cache.
 
     Args:
-        config: `data` (and `synthetic`) name the log, `agent` the method's settings; `agent.fcpo.popular_limit` is not read.
+        config: `data` (and `synthetic`) name the log, `agent` the method's settings (`SETTINGS` for its `fcpo`);
+            `agent.fcpo.popular_limit` is not read.
         limits: alpha', each in [0, 1].
         seeds: of training and testing; the factors of the items are the same for all.
         horizon: H, steps of a training session.

@@ -1,0 +1,248 @@
+"""What each command of `dsrm-jax` does with its arguments; JAX is imported inside, after `cli` has set XLA's flags."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from dsrm_jax.options import parse
+
+COMMANDS = {
+    "train": "train a method, compare it with the yardsticks on held-out sessions, write a run directory",
+    "evaluate": "evaluate the newest checkpoint of a run directory again",
+    "resume": "continue an interrupted run, bit for bit",
+    "data": "download (if need be), check, parse and describe a data set",
+    "sweep": "run a grid of configurations over worker processes, resumably, and print its tables",
+    "reproduce": "run the paper's tables and figures, resumably, and write the report",
+    "headroom": "measure how much of the oracle state's lead the purifier recovers (synthetic worlds)",
+    "probe": "probe whether the purifier purifies, beside controls that must fail; tables and pictures",
+    "fcpo": "train and evaluate FCPO on ratings (MovieLens) at several limits on popular items",
+    "export": "write the trained policy of a run to one file that recommends without the training code",
+    "bench": "measure speed, compile time and memory at a named size",
+}
+
+
+def _train(argv: list[str]) -> None:
+    from dsrm_jax import pipeline
+    from dsrm_jax.training.run_directory import create, default_path
+
+    output, config = parse(argv, "train", COMMANDS["train"])
+    run = create(output.out or default_path(config), config)
+    _write_json(output.json, pipeline.train(run, config))
+
+
+def _resume(argv: list[str]) -> None:
+    from dsrm_jax import pipeline
+    from dsrm_jax.training.run_directory import open_run
+
+    folder, json_file = _run_arguments(argv, "resume")
+    run, config = open_run(folder)
+    _write_json(json_file, pipeline.train(run, config))
+
+
+def _evaluate(argv: list[str]) -> None:
+    from dsrm_jax import pipeline
+    from dsrm_jax.training.run_directory import open_run
+
+    folder, json_file = _run_arguments(argv, "evaluate")
+    run, config = open_run(folder)
+    _write_json(json_file, pipeline.evaluate(run, config))
+
+
+def _run_arguments(argv: list[str], command: str) -> tuple[str, str]:
+    def arguments(run: tyro.conf.Positional[str], json: str = "") -> tuple[str, str]:
+        """Name a run.
+
+        Args:
+            run: Run directory that training wrote.
+            json: File to write the command's numbers to, as JSON.
+        """
+        return run, json
+
+    return _cli(arguments, argv, command)
+
+
+def _data(argv: list[str]) -> None:
+    from dsrm_jax import pipeline
+
+    output, config = parse(argv, "data", COMMANDS["data"])
+    _write_json(output.json, pipeline.describe_data(config))
+
+
+def _sweep(argv: list[str]) -> None:
+    from rich.console import Console
+
+    from dsrm_jax.sweep.plan import load_plan, varied
+    from dsrm_jax.sweep.pool import run_sweep
+    from dsrm_jax.sweep.tables import sweep_tables
+
+    def arguments(
+        plan: tyro.conf.Positional[str],
+        out: str = "",
+        json: str = "",
+        budget: str = "",
+        workers: int = 0,
+        grid: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    ) -> dict[str, Any]:
+        """Sweep.
+
+        Args:
+            plan: TOML file: budget, validate, a table [grid] of dotted fields and their values, sections of the configuration.
+            out: Folder of the sweep; finished points in it are not run again. Empty: runs/sweep-<name of the file>.
+            json: File to write all results to, as JSON.
+            budget: Replaces the file's budget.
+            workers: Worker processes, one core each; 0: one per core.
+            grid: field=value,value,... to vary beside the file's grid, or instead of its values; may be repeated.
+        """
+        return {"plan": plan, "out": out, "json": json, "budget": budget, "workers": workers, "grid": grid}
+
+    wanted = _cli(arguments, argv, "sweep")
+    plan = varied(load_plan(wanted["plan"], wanted["budget"] or None), wanted["grid"])
+    folder = Path(wanted["out"] or f"runs/sweep-{Path(wanted['plan']).stem}")
+    console = Console()
+    results = run_sweep(
+        plan,
+        folder,
+        workers=wanted["workers"],
+        say=_say,
+    )
+    for table in sweep_tables(results, folder, validate=plan.validate):
+        console.print(table)
+    _write_json(wanted["json"], {"validate": plan.validate, "results": results})
+
+
+def _reproduce(argv: list[str]) -> None:
+    from dsrm_jax.report.reproduce import reproduce
+
+    def arguments(
+        env: str = "all", budget: str = "quick", out: str = "", data: str = "", workers: int = 0
+    ) -> dict[str, Any]:
+        """Reproduce.
+
+        Args:
+            env: Data set: kuairec, kuairand, or all.
+            budget: How much each run spends: tiny, quick (a tenth of the paper's), default, paper.
+            out: Folder of runs and report; finished runs in it are not run again. Empty: runs/reproduce-<budget>.
+            data: Folder of real data, for one env.
+            workers: Worker processes, one core each; 0: one per core.
+        """
+        return {"env": env, "budget": budget, "out": out, "data": data, "workers": workers}
+
+    wanted = _cli(arguments, argv, "reproduce")
+    reproduce(
+        wanted["env"],
+        wanted["budget"],
+        Path(wanted["out"] or f"runs/reproduce-{wanted['budget']}"),
+        data_path=wanted["data"],
+        workers=wanted["workers"],
+        say=_say,
+    )
+
+
+def _headroom(argv: list[str]) -> None:
+    from rich.console import Console
+
+    from dsrm_jax.evaluation.headroom import headroom
+    from dsrm_jax.evaluation.headroom_table import headroom_table
+
+    output, config = parse(argv, "headroom", COMMANDS["headroom"])
+    result = headroom(config, say=_say)
+    Console().print(headroom_table(result))
+    _write_json(output.json, result)
+
+
+def _probe(argv: list[str]) -> None:
+    from dsrm_jax.evaluation.probe_report import run_probe
+
+    output, config = parse(argv, "probe", COMMANDS["probe"])
+    report = run_probe(config, output.out or f"runs/probe-{config.data.env}")
+    _write_json(output.json, report)
+
+
+def _fcpo(argv: list[str]) -> None:
+    from rich.console import Console
+
+    from dsrm_jax.training.fcpo_ranking import fcpo_table, render_fcpo_table
+
+    if not any(word.split("=")[0] in ("--env", "--data.env") for word in argv):
+        argv = ["--env", "ml-100k", *argv]
+    output, config = parse(argv, "fcpo", COMMANDS["fcpo"])
+    result = fcpo_table(config, seeds=config.training.seeds)
+    Console().print(render_fcpo_table(result))
+    _write_json(output.json, result)
+
+
+def _export(argv: list[str]) -> None:
+    from dsrm_jax import pipeline
+    from dsrm_jax.training.run_directory import open_run
+
+    def arguments(
+        run: tyro.conf.Positional[str], out: str = "", seed: int = -1, json: str = ""
+    ) -> dict[str, Any]:
+        """Export.
+
+        Args:
+            run: Run directory that training wrote.
+            out: File to write; empty: policy.dsrm in the run directory.
+            seed: Which of the run's seeds; -1: the first.
+            json: File to write the latencies to, as JSON.
+        """
+        return {"run": run, "out": out, "seed": seed, "json": json}
+
+    wanted = _cli(arguments, argv, "export")
+    run, config = open_run(wanted["run"])
+    seed = config.training.seeds[0] if wanted["seed"] == -1 else wanted["seed"]
+    _write_json(wanted["json"], pipeline.export(run, config, wanted["out"] or run.path / "policy.dsrm", seed))
+
+
+def _bench(argv: list[str]) -> None:
+    from dsrm_jax import bench
+
+    def arguments(size: str = "paper", json: str = "", repeats: int = 5) -> tuple[str, str, int]:
+        """Measure.
+
+        Args:
+            size: Named size; see dsrm_jax.bench.SIZES.
+            json: File to write the numbers to, as JSON.
+            repeats: Timings of each part; medians are reported.
+        """
+        return size, json, repeats
+
+    size, json_file, repeats = _cli(arguments, argv, "bench")
+    _write_json(json_file, bench.run(size, repeats=repeats))
+
+
+def _cli(arguments: Callable[..., Any], argv: list[str], command: str) -> Any:
+    description = COMMANDS[command].capitalize() + "."
+    return tyro.cli(arguments, args=argv, prog=f"dsrm-jax {command}", description=description)
+
+
+def _say(text: str) -> None:
+    from rich.console import Console
+
+    Console().print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _write_json(path: str, numbers: dict[str, Any]) -> None:
+    if not path:
+        return
+    from dsrm_jax.training.serialise import json_value, write_text
+
+    write_text(Path(path), json.dumps(json_value(numbers), indent=2) + "\n")
+
+
+RUN: dict[str, Callable[[list[str]], None]] = {
+    "train": _train,
+    "resume": _resume,
+    "evaluate": _evaluate,
+    "data": _data,
+    "sweep": _sweep,
+    "reproduce": _reproduce,
+    "headroom": _headroom,
+    "probe": _probe,
+    "fcpo": _fcpo,
+    "export": _export,
+    "bench": _bench,
+}

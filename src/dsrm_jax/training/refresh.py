@@ -1,0 +1,115 @@
+"""Refresh rounds: Stage I goes on with histories that a policy made in the TRAINING simulator.
+
+A purifier that reads its condition by a learnt network is used off its training distribution once a policy acts on it: log
+windows hold what the logging policy showed, sessions what the ranking showed. `guided` purifiers read any history alike and
+need none of this.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from dsrm_jax.agents.yardsticks import make_yardstick
+from dsrm_jax.config import Config
+from dsrm_jax.simulator.environment import make_environment
+from dsrm_jax.simulator.world import History, World
+from dsrm_jax.state.encoder import make_catalogue
+from dsrm_jax.state.perception import (
+    REFRESHED,
+    Perception,
+    Visited,
+    fit_perception_purifier,
+    make_perceive,
+    purifier_settings,
+)
+from dsrm_jax.training.loop import reset_users
+
+NUM_USERS = 128
+NUM_STEPS = 64  # about two sessions of each user
+
+
+def collect_histories(
+    key: Key[Array, ""], config: Config, world: World, perception: Perception
+) -> Visited:
+    """Let half-and-half greedy slates on the purified state make histories, and keep them with their users.
+
+    Args:
+        key: typed PRNG key; consumed.
+        config: of the run.
+        world: the training world, never the held-out one.
+        perception: frozen encoder and one purifier.
+
+    Returns:
+        `NUM_USERS * NUM_STEPS` histories as they stood before each step.
+    """
+    reset_key, scan_key = jax.random.split(key)
+    environment = make_environment(config.environment)
+    perceive = make_perceive(config)
+    agent = make_yardstick("quota_greedy_purified", slate_size=config.environment.slate_size)
+    catalogue = make_catalogue(perception.encoder.embeddings, world)
+    start = reset_users(reset_key, environment, world, num_users=NUM_USERS)
+
+    def step(carry: Any, key: jax.Array) -> Any:
+        observation, env = carry
+        view_key, act_key, env_key = jax.random.split(key, 3)
+        slate, _ = agent.act((), act_key, perceive(perception, view_key, observation), catalogue, True)
+        following, moved, *_ = jax.vmap(environment.step_auto_reset, in_axes=(0, 0, 0, None))(
+            jax.random.split(env_key, NUM_USERS), env, slate, world
+        )
+        return (following, moved), (env.history, env.user)
+
+    _, found = jax.lax.scan(step, start, jax.random.split(scan_key, NUM_STEPS))
+    history: History
+    user: Int[Array, "M"]
+    history, user = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+    return Visited(history, user)
+
+
+def refresh_perception(
+    keys: Key[Array, "N"],
+    config: Config,
+    perception: Perception,
+    world: World,
+    target: Float[Array, "U D"],
+) -> tuple[Any, Float[Array, "N iterations"] | None]:
+    """Run `purifier.refresh_rounds` rounds of collecting histories and training on them mixed with log windows.
+
+    Args:
+        keys: `(N,)` typed PRNG keys, one per seed; consumed.
+        config: of the run.
+        perception: trained so far, purifiers with a leading axis N.
+        world: the training world.
+        target: `(U, D)` full-log embedding of each of its users.
+
+    Returns:
+        `(purifier params, losses)` with a leading axis N; the purifiers as they were and None where the kind has no use for it or
+        no round is asked for.
+    """
+    settings = purifier_settings(config)
+    purifier, losses = perception.purifier, None
+    if settings.kind not in REFRESHED:
+        return purifier, losses
+
+    def collect(key: jax.Array, world: World, perception: Perception) -> Visited:
+        return collect_histories(key, config, world, perception)
+
+    axes = (0, None, Perception(None, 0))  # type: ignore[arg-type]
+    collect_all = jax.jit(jax.vmap(collect, in_axes=axes))
+    for r in range(settings.refresh_rounds):
+        collect_keys, fit_keys = (
+            jax.vmap(lambda key, stage=stage: jax.random.fold_in(key, stage))(keys)
+            for stage in (2 * r, 2 * r + 1)
+        )
+        visited = collect_all(collect_keys, world, Perception(perception.encoder, purifier))
+        purifier, losses = fit_perception_purifier(
+            fit_keys,
+            config,
+            perception.encoder,
+            world.starts,
+            jnp.asarray(target),
+            visited=visited,
+            initial=purifier,
+        )
+    return purifier, losses
