@@ -8,6 +8,7 @@ DATA    ?=
 MAX_LEN ?= 30
 SEEDS   ?=
 OUT     ?=
+PLAN    ?= experiments/sweep.toml
 BUDGET  ?= default
 PYTHON  ?= $(firstword $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do command -v $$p; done))
 
@@ -16,13 +17,13 @@ BIN := .venv/bin
 FLAGS = --env $(ENV) --budget $(BUDGET) --method $(METHOD) --max-len $(MAX_LEN) \
   $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out $(OUT))
 
-.PHONY: help setup train evaluate data bench test test-all lint clean
+.PHONY: help setup train evaluate data sweep compare reproduce headroom probe fcpo export bench test test-all lint clean
 
 help: ## list the targets and variables
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  ENV=$(ENV)        kuairec, kuairand, kuairec-signed, ml-100k, ml-1m, log (a CSV or Parquet file in DATA)"
-	@echo "  METHOD=$(METHOD)   dsrm_hrl, random, quota_random, quota_greedy, quota_greedy_purified"
+	@echo "  METHOD=$(METHOD)   dsrm_hrl, a2c, td3, bcq, mofir, dorl, dnair, sac4ir, fcpo, flat, hrl, ... (README lists them)"
 	@echo "  BUDGET=$(BUDGET)    tiny (seconds), quick (a tenth of the paper's), default (minutes), paper (20,000 steps)"
 	@echo "  DATA=folder or file of the real data (empty: ./data/ENV if it is there, else the embedded synthetic world)"
 	@echo "  MAX_LEN=$(MAX_LEN)  SEEDS=\"11 15 19\"  OUT=run directory"
@@ -46,6 +47,28 @@ evaluate: setup ## evaluate a trained run again: make evaluate OUT=runs/...
 
 data: setup ## download, check and parse the official data of ENV
 	@$(BIN)/dsrm-jax data --env $(ENV) $(if $(DATA),--data $(DATA))
+
+sweep: setup ## run a grid of configurations: make sweep PLAN=experiments/sweep.toml
+	@$(BIN)/dsrm-jax sweep $(PLAN) --grid data.env=$(ENV) $(if $(OUT),--out $(OUT))
+
+compare: setup ## every method on both worlds and session lengths, one table each
+	@$(BIN)/dsrm-jax sweep experiments/baselines.toml $(if $(OUT),--out $(OUT))
+
+reproduce: setup ## the paper's tables, figures and claims: make reproduce ENV=all BUDGET=quick
+	@$(BIN)/dsrm-jax reproduce --env $(ENV) --budget $(if $(filter default,$(BUDGET)),quick,$(BUDGET)) \
+	  $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT))
+
+headroom: setup ## how much of the oracle state's lead the purifier recovers
+	@$(BIN)/dsrm-jax headroom --env $(ENV)
+
+probe: setup ## whether the purifier purifies, beside controls that must fail
+	@$(BIN)/dsrm-jax probe --env $(ENV) $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT))
+
+fcpo: setup ## FCPO on MovieLens-100K at three limits on popular items
+	@$(BIN)/dsrm-jax fcpo
+
+export: setup ## write a run's policy to one file: make export OUT=runs/...
+	@$(BIN)/dsrm-jax export $(OUT)
 
 bench: setup ## measure the paper's budget: speed, compile time, memory
 	@$(BIN)/dsrm-jax bench

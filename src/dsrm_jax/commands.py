@@ -1,5 +1,6 @@
 """What each command of `dsrm-jax` does with its arguments; JAX is imported inside, after `cli` has set XLA's flags."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import tyro
 
+from dsrm_jax.errors import InputError
 from dsrm_jax.options import parse
 
 COMMANDS = {
@@ -75,11 +77,11 @@ def _sweep(argv: list[str]) -> None:
     from rich.console import Console
 
     from dsrm_jax.sweep.plan import load_plan, varied
-    from dsrm_jax.sweep.pool import run_sweep
+    from dsrm_jax.sweep.pool import run_plans
     from dsrm_jax.sweep.tables import sweep_tables
 
     def arguments(
-        plan: tyro.conf.Positional[str],
+        plans: tyro.conf.Positional[tuple[str, ...]],
         out: str = "",
         json: str = "",
         budget: str = "",
@@ -89,31 +91,30 @@ def _sweep(argv: list[str]) -> None:
         """Sweep.
 
         Args:
-            plan: TOML file: budget, validate, a table [grid] of dotted fields and their values, sections of the configuration.
-            out: Folder of the sweep; finished points in it are not run again. Empty: runs/sweep-<name of the file>.
+            plans: TOML files: budget, validate, a table [grid] of dotted fields and their values, sections of the configuration.
+            out: Folder of the sweep; finished points in it are not run again. Empty: runs/sweep-<name of the first file>.
             json: File to write all results to, as JSON.
-            budget: Replaces the file's budget.
+            budget: Replaces the files' budget.
             workers: Worker processes, one core each; 0: one per core.
-            grid: field=value,value,... to vary beside the file's grid, or instead of its values; may be repeated.
+            grid: field=value,value,... to vary beside the files' grids, or instead of their values; may be repeated.
         """
-        return {"plan": plan, "out": out, "json": json, "budget": budget, "workers": workers, "grid": grid}
+        return {"plans": plans, "out": out, "json": json, "budget": budget, "workers": workers, "grid": grid}
 
     wanted = _cli(arguments, argv, "sweep")
-    plan = varied(load_plan(wanted["plan"], wanted["budget"] or None), wanted["grid"])
-    folder = Path(wanted["out"] or f"runs/sweep-{Path(wanted['plan']).stem}")
+    plans = [varied(load_plan(path, wanted["budget"] or None), wanted["grid"]) for path in wanted["plans"]]
+    if not plans:
+        raise InputError("no sweep file: name at least one, such as experiments/baselines.toml")
+    folder = Path(wanted["out"] or f"runs/sweep-{Path(wanted['plans'][0]).stem}")
     console = Console()
-    results = run_sweep(
-        plan,
-        folder,
-        workers=wanted["workers"],
-        say=_say,
-    )
-    for table in sweep_tables(results, folder, validate=plan.validate):
-        console.print(table)
-    _write_json(wanted["json"], {"validate": plan.validate, "results": results})
+    found = run_plans(plans, folder, workers=wanted["workers"], say=_say)
+    for plan, results in zip(plans, found, strict=True):
+        for table in sweep_tables(results, folder, validate=plan.validate):
+            console.print(table)
+    _write_json(wanted["json"], {"results": [result for results in found for result in results]})
 
 
 def _reproduce(argv: list[str]) -> None:
+    from dsrm_jax.report.plan import wanted_environments
     from dsrm_jax.report.reproduce import reproduce
 
     def arguments(
@@ -132,7 +133,7 @@ def _reproduce(argv: list[str]) -> None:
 
     wanted = _cli(arguments, argv, "reproduce")
     reproduce(
-        wanted["env"],
+        wanted_environments(wanted["env"]),
         wanted["budget"],
         Path(wanted["out"] or f"runs/reproduce-{wanted['budget']}"),
         data_path=wanted["data"],
@@ -164,11 +165,11 @@ def _probe(argv: list[str]) -> None:
 def _fcpo(argv: list[str]) -> None:
     from rich.console import Console
 
-    from dsrm_jax.training.fcpo_ranking import fcpo_table, render_fcpo_table
+    from dsrm_jax.evaluation.fcpo_table import fcpo_table, render_fcpo_table
+    from dsrm_jax.training.fcpo_ranking import SETTINGS
 
-    if not any(word.split("=")[0] in ("--env", "--data.env") for word in argv):
-        argv = ["--env", "ml-100k", *argv]
-    output, config = parse(argv, "fcpo", COMMANDS["fcpo"])
+    base = {"data": {"env": "ml-100k"}, "agent": {"fcpo": dataclasses.asdict(SETTINGS)}}
+    output, config = parse(argv, "fcpo", COMMANDS["fcpo"], base)
     result = fcpo_table(config, seeds=config.training.seeds)
     Console().print(render_fcpo_table(result))
     _write_json(output.json, result)

@@ -1,9 +1,9 @@
 """Options that the commands share: every field of the configuration as a flag, over a TOML file, over a budget."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -35,8 +35,20 @@ class Output:
     """How much to spend: tiny (seconds), quick (a tenth of the paper's), default (minutes), paper (20,000 steps)."""
 
 
-def parse(argv: Sequence[str], command: str, about: str) -> tuple[Output, "Config"]:
-    """Parse all fields as flags over TOML file over budget, in rising order of precedence."""
+def parse(
+    argv: Sequence[str], command: str, about: str, base: Mapping[str, Any] | None = None
+) -> tuple[Output, "Config"]:
+    """Return the common options and the configuration: flags over the TOML file over `base` over the budget.
+
+    Args:
+        argv: the command's arguments.
+        command: its name.
+        about: one phrase on what it does, for `--help`.
+        base: fields whose defaults differ for this command, nested.
+
+    Raises:
+        InputError: an unknown or bad field or value.
+    """
     from dsrm_jax.budgets import budget
     from dsrm_jax.config import Config
     from dsrm_jax.training.serialise import load_toml, merge, validate
@@ -45,7 +57,7 @@ def parse(argv: Sequence[str], command: str, about: str) -> tuple[Output, "Confi
         SHORT.get(word.split("=")[0], word.split("=")[0]) + "".join(word.partition("=")[1:]) for word in argv
     ]
     output = _early(argv)
-    default = budget(output.budget)
+    default = merge(budget(output.budget), base or {}, command)
     if output.config:
         default = merge(default, load_toml(output.config), output.config)
 

@@ -261,7 +261,10 @@ def values_of(params, view):
     """Both values where the manager acts by its mean."""
     mean, _, manager_value = Manager(HIDDEN).apply(params["manager"], view.state, view.time)
     worker = Worker(HIDDEN).apply(params["worker"], view.state, goal_from(mean), view.time, CONFIG.sharpness)
-    return {"manager": manager_value, "worker": worker[2]}
+    return {
+        "manager": manager_value / (1 - CONFIG.manager_discount),
+        "worker": worker[2] / (1 - CONFIG.worker_discount),
+    }
 
 
 @pytest.mark.parametrize("level", ["manager", "worker"])

@@ -66,9 +66,7 @@ def posterior_mode(evidence, scale=1.0):
 
 @pytest.mark.parametrize(("sampler", "visited", "newton"), [("ddpm", 0, 1), ("ddim", 0, 1), ("ddim", 6, 2)])
 def test_scan_under_a_gaussian_prior_ends_in_the_posterior_mode(params, evidence, sampler, visited, newton):
-    config = dataclasses.replace(
-        GUIDED, sampler=sampler, sampling_steps=visited, guidance_steps=newton
-    )
+    config = dataclasses.replace(GUIDED, sampler=sampler, sampling_steps=visited, guidance_steps=newton)
     expected = posterior_mode(evidence)
     spread = np.std(expected)
     assert spread > 0.5

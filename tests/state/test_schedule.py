@@ -88,4 +88,6 @@ def test_shorter_process_visits_levels_of_the_full_one(visited):
 def test_no_shorter_process_is_the_full_one(visited):
     for name in ("beta", "posterior_std", "noise_before"):
         expected = getattr(make_schedule("linear", 12), name)
-        np.testing.assert_array_equal(getattr(make_schedule("linear", 12, sampling_steps=visited), name), expected)
+        np.testing.assert_array_equal(
+            getattr(make_schedule("linear", 12, sampling_steps=visited), name), expected
+        )

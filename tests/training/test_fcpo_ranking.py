@@ -16,12 +16,11 @@ from dsrm_jax.config.agent import FCPOConfig
 from dsrm_jax.data.download import download
 from dsrm_jax.data.log import InteractionLog, Interactions
 from dsrm_jax.errors import InputError
+from dsrm_jax.evaluation.fcpo_table import fcpo_table, render_fcpo_table
 from dsrm_jax.training.fcpo_ranking import (
     SETTINGS,
     evaluate,
-    fcpo_table,
     prepare_ranking,
-    render_fcpo_table,
     train_fcpo_ranking,
 )
 

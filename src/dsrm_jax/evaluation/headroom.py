@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,10 @@ from dsrm_jax.training.prepare import prepare, seed_keys
 Say = Callable[[str], None]
 LENGTHS = (5, 10, 20, 50)
 LEAST_PRESENT = 30  # sessions still under way below which a step's share says nothing
-WORLDS = {"strong": (1.0, 0.5), "mild": (0.5, 0.0)}  # popularity lift and bend of the two worlds that results are reported for
+WORLDS = {
+    "strong": (1.0, 0.5),
+    "mild": (0.5, 0.0),
+}  # popularity lift and bend of the two worlds that results are reported for
 
 
 def contaminated(config: Config, world: str, *, seed: int) -> Config:
@@ -88,14 +91,14 @@ def headroom(
     memory = {} if memory is None else memory
     recorded: dict[str, dict[int, list[Recorded]]] = {}
     source = ""
-    for name, settings in {"raw": PurifierConfig(kind="identity"), **purifiers, "oracle": None}.items():
-        prepared = prepare(replace(config, purifier=settings or PurifierConfig(kind="identity")), say, memory)
+    identity = PurifierConfig(kind="identity")
+    for name, settings in {"raw": identity, **purifiers, "oracle": identity}.items():
+        prepared = prepare(replace(config, purifier=settings), say, memory)
         source = prepared.facts["source"]
-        if settings is None:
-            seen = _oracle_views(config, prepared.worlds, prepared.perception)
-        else:
-            seen = _learnt_views(replace(config, purifier=settings), prepared.worlds, prepared.perception)
-        recorded[name] = _measure(config, *seen, prepared.worlds, lengths=lengths, policy=policy)
+        views = _learnt_views(replace(config, purifier=settings), prepared.perception)
+        if name == "oracle":
+            views = _oracle_views(prepared.worlds, prepared.perception)
+        recorded[name] = _measure(config, views, prepared.worlds, lengths=lengths, policy=policy)
         rates = " ".join(f"{n}: {_rate(recorded[name][n], config):.4f}" for n in lengths)
         say(f"{policy} policy on the {name} state, R_each by history length: {rates}")
     return {
@@ -186,26 +189,34 @@ def write_headroom(result: Mapping[str, Any], path: str | Path) -> None:
     os.replace(scratch, path)
 
 
-def _learnt_views(config: Config, worlds: Worlds, perception: Perception) -> Any:
-    """Return how a state is perceived and what from, in the training and in the test world."""
-    return make_perceive(config), Perception(None, 0), perception, perception  # type: ignore[arg-type]
+class _Views(NamedTuple):
+    """How a state is perceived, and from what in either world; `axes` says which parts have a leading seed axis."""
+
+    perceive: Perceive
+    train: Perception
+    test: Perception
+    axes: Any
 
 
-def _oracle_views(config: Config, worlds: Worlds, perception: Perception) -> Any:
-    """The same of the oracle state, whose table differs between the worlds' users."""
-    tables = (
+def _learnt_views(config: Config, perception: Perception) -> _Views:
+    """Return the views of a raw or purified state."""
+    axes = Perception(None, 0)  # type: ignore[arg-type]
+    return _Views(make_perceive(config), perception, perception, axes)
+
+
+def _oracle_views(worlds: Worlds, perception: Perception) -> _Views:
+    """Return the views of the oracle state, whose table differs between the worlds' users."""
+    train, test = (
         Perception(perception.encoder, oracle_states(perception.encoder.embeddings, world))
         for world in (worlds.train, worlds.test)
     )
-    return oracle_perceive, None, *tables
+    # the observations of `arriving_with` are whole session states
+    return _Views(cast(Perceive, oracle_perceive), train, test, None)
 
 
 def _measure(
     config: Config,
-    perceive: Perceive,
-    axes: Any,
-    train_perception: Perception,
-    test_perception: Perception,
+    views: _Views,
     worlds: Worlds,
     *,
     lengths: Sequence[int],
@@ -220,10 +231,10 @@ def _measure(
         arriving = arriving_with(environment, lengths)
 
         def train(key: jax.Array, world: World, perception: Perception) -> Any:
-            return train_policy(key, config, agent, perceive, arriving, world, perception)
+            return train_policy(key, config, agent, views.perceive, arriving, world, perception)
 
-        fit = jax.jit(jax.vmap(train, in_axes=(0, None, axes), axis_size=seeds))
-        states = fit(seed_keys(config, 0), worlds.train, train_perception)
+        fit = jax.jit(jax.vmap(train, in_axes=(0, None, views.axes), axis_size=seeds))
+        states = fit(seed_keys(config, 0), worlds.train, views.train)
 
     def run(key: jax.Array, length: jax.Array, state: Any, world: World, perception: Perception) -> Recorded:
         arriving = arriving_with(environment, length[None])  # type: ignore[arg-type]
@@ -231,19 +242,17 @@ def _measure(
             key,
             agent,
             state,
-            perceive,
+            views.perceive,
             arriving,
             world,
             perception,
             num_sessions=config.evaluation.num_sessions,
         )
 
-    record = jax.jit(jax.vmap(run, in_axes=(0, None, 0, None, axes), axis_size=seeds))
+    record = jax.jit(jax.vmap(run, in_axes=(0, None, 0, None, views.axes), axis_size=seeds))
     found = {}
     for n in lengths:
-        sessions = jax.device_get(
-            record(seed_keys(config, 2), jnp.int32(n), states, worlds.test, test_perception)
-        )
+        sessions = jax.device_get(record(seed_keys(config, 2), jnp.int32(n), states, worlds.test, views.test))
         found[n] = [jax.tree.map(lambda x, s=s: x[s], sessions) for s in range(seeds)]
     return found
 

@@ -1,4 +1,4 @@
-"""Sessions for the ruler: users who arrive with a short history, policies that see what the ruler shows them, every step recorded.
+"""Sessions for the ruler: users who arrive with a short history, policies that see what the ruler shows, every step kept.
 
 Shapes: N sessions, T steps, U users of the world, J catalogue items, D state dimensions, F factors of the response.
 """
@@ -148,7 +148,9 @@ def record_sessions(
     def step(carry: Any, key: jax.Array) -> Any:
         observation, env, present = carry
         view_key, act_key, env_key = jax.random.split(key, 3)
-        slate, _ = agent.act(agent_state, act_key, perceive(perception, view_key, observation), catalogue, True)
+        slate, _ = agent.act(
+            agent_state, act_key, perceive(perception, view_key, observation), catalogue, True
+        )
         observation, following, _, _, _, info = jax.vmap(environment.step, in_axes=(0, 0, 0, None))(
             jax.random.split(env_key, num_sessions), env, slate, world
         )

@@ -82,7 +82,9 @@ def load_claims(path: Path) -> list[Claim]:
         InputError: a claim without a field, with one that does not exist, or with an unknown measurement; names it.
     """
     entries = load_toml(path).get("claim", [])
-    claims = [_claim(entry, f"{path}: claim {entry.get('id', number)!r}") for number, entry in enumerate(entries, 1)]
+    claims = [
+        _claim(entry, f"{path}: claim {entry.get('id', number)!r}") for number, entry in enumerate(entries, 1)
+    ]
     names = [claim.id for claim in claims]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -100,7 +102,8 @@ def judge(claim: Claim, evidence: Evidence) -> Judgement:
     decided = decide(measured, claim.rule.relation, claim.rule.threshold) if measured else OPEN
     if decided == OPEN and not why:
         why = "an interval holds the threshold"
-    artefact, control = False, []
+    artefact = False
+    control: list[Measured] = []
     if claim.control is not None:
         control, _ = _measure(claim.control, evidence)
         rule = claim.control

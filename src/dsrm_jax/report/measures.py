@@ -27,7 +27,12 @@ LOWER_IS_BETTER = ("ad", "slate_ad", "broken", "gini")
 
 
 def level(
-    evidence: Evidence, *, metric: str, methods: Sequence[str], envs: Sequence[str] = (), max_lens: Sequence[int] = MAX_LENS
+    evidence: Evidence,
+    *,
+    metric: str,
+    methods: Sequence[str],
+    envs: Sequence[str] = (),
+    max_lens: Sequence[int] = MAX_LENS,
 ) -> list[Measured]:
     """Return a metric of each method in each cell."""
     return [
@@ -64,7 +69,9 @@ def margin(
     return found
 
 
-def share_best(evidence: Evidence, *, method: str, methods: Sequence[str], metrics: Sequence[str]) -> list[Measured]:
+def share_best(
+    evidence: Evidence, *, method: str, methods: Sequence[str], metrics: Sequence[str]
+) -> list[Measured]:
     """Return in which share of cells and metrics a method's mean is the best of some methods."""
     wins = []
     for env, max_len in _cells(evidence, (), MAX_LENS):
@@ -79,7 +86,12 @@ def share_best(evidence: Evidence, *, method: str, methods: Sequence[str], metri
 
 
 def diffusion_peak(
-    evidence: Evidence, *, schedule: str, inside: Sequence[int], metric: str = "length", envs: Sequence[str] = ()
+    evidence: Evidence,
+    *,
+    schedule: str,
+    inside: Sequence[int],
+    metric: str = "length",
+    envs: Sequence[str] = (),
 ) -> list[Measured]:
     """Return, of each data set, the best value at some numbers of diffusion steps minus the best at all others."""
     found = []
@@ -129,7 +141,9 @@ def diffusion_level(
 def diffusion_contrast(evidence: Evidence, *, schedule: str, first: int, second: int) -> list[Measured]:
     """Return how much larger the relative fall of Len from one number of steps to another is on KuaiRand than on KuaiRec."""
     fall = {
-        env: diffusion_change(evidence, schedule=schedule, first=first, second=second, relative=True, envs=[env])
+        env: diffusion_change(
+            evidence, schedule=schedule, first=first, second=second, relative=True, envs=[env]
+        )
         for env in ENVIRONMENTS
     }
     if not all(fall.values()):
@@ -190,7 +204,9 @@ def time_ratio(evidence: Evidence, *, method: str, against: str) -> list[Measure
     """Return a method's training time, Stage I included, over another's, at the same budget."""
     seconds = {r["method"]: training_seconds(r) for r in evidence.results.get("table4", [])}
     if method not in seconds or against not in seconds:
-        raise NotMeasuredError("Table 4 is about KuaiRec, which was not run, or one of the two did not finish")
+        raise NotMeasuredError(
+            "Table 4 is about KuaiRec, which was not run, or one of the two did not finish"
+        )
     return [_exact(f"{method} / {against}", seconds[method] / seconds[against])]
 
 
@@ -287,7 +303,7 @@ def dominated_by(evidence: Evidence, *, method: str, methods: Sequence[str]) -> 
 
 
 def dominates(evidence: Evidence, row: Row, other: Row) -> bool:
-    """Return whether a result has more return and less imbalance of slates: neither worse, one of them better beyond its interval."""
+    """Return whether neither return nor balance of slates is worse, and one of them is better beyond its interval."""
     utility = evidence.difference(row, other, "return")
     equity = evidence.difference(row, other, "slate_ad")
     better = utility.low > 0 or equity.high < 0

@@ -13,7 +13,11 @@ from dsrm_jax.sweep.plan import Plan, Point, expand, load_plan
 DATA_PLANS = ("table1", "fig2")  # need the log alone
 PROBE_PLAN = "fig4"  # needs Stage I alone
 TIMED_PLAN = "table4"
-EXTENSIVE_PLANS = ("fig6", "pareto_penalty", "pareto_quota")  # left out of a report on files that the user names
+EXTENSIVE_PLANS = (
+    "fig6",
+    "pareto_penalty",
+    "pareto_quota",
+)  # left out of a report on files that the user names
 CLAIMS = "claims.toml"
 ENV, MAX_LEN = "data.env", "environment.max_len"
 
@@ -66,7 +70,7 @@ def load_work(folder: Path, envs: Sequence[str], budget: str, *, data_path: str 
         if env not in SOURCES:
             raise unknown_name("environment (env)", env, SOURCES)
     plans = {}
-    for path in sorted(folder.glob("*.toml")):
+    for path in sorted(folder.glob("*.toml"), key=lambda p: (not p.stem.startswith("table"), p.stem)):
         if path.name == CLAIMS or (data_path and path.stem in EXTENSIVE_PLANS):
             continue
         plan = _narrowed(load_plan(str(path), budget), envs, data_path)

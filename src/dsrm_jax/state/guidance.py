@@ -12,6 +12,9 @@ the Gaussian prior; what it learns is how preferences differ from a Gaussian.
 Shapes: H events, D state dimensions.
 """
 
+from collections.abc import Callable
+
+import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -83,17 +86,17 @@ def likelihood_of(evidence: Evidence, whitening: Whitening, scale: float | Float
         whitening: of the states.
         scale: exponent of the likelihood; 1: Bayes' rule, 0: the prior alone.
     """
-    assert evidence.vectors is not None and evidence.bias is not None
-    assert evidence.click is not None and evidence.shown is not None
+    chex.assert_equal_shape([evidence.bias, evidence.click, evidence.shown])
+    assert evidence.vectors is not None
     vectors = evidence.vectors @ whitening.factor
-    offset = evidence.bias + evidence.vectors @ whitening.mean
-    weight = scale * evidence.shown.astype(jnp.float32)
+    offset = jnp.asarray(evidence.bias) + evidence.vectors @ whitening.mean
+    weight = scale * jnp.asarray(evidence.shown, jnp.float32)
     # Mean of sigmoid' over a normal logit, MacKay 1992: exact at variance 0, within a few per cent else.
     spread = jnp.sqrt(1.0 + jnp.pi / 8.0 * jnp.sum(jnp.square(vectors), axis=-1))
     probability = jax.nn.sigmoid(offset / spread)
     slope = weight * probability * (1.0 - probability) / spread
     curvature = jnp.einsum("...hd,...he->...de", slope[..., None] * vectors, vectors)
-    return Likelihood(vectors, offset, evidence.click.astype(jnp.float32), weight, curvature)
+    return Likelihood(vectors, offset, jnp.asarray(evidence.click, jnp.float32), weight, curvature)
 
 
 def guided_mean(
@@ -132,12 +135,12 @@ def guided_mean(
     return guess
 
 
-def _solve(multiply: object, right: Float[Array, "... D"]) -> Float[Array, "... D"]:
+def _solve(multiply: Callable[[Array], Array], right: Float[Array, "... D"]) -> Float[Array, "... D"]:
     """Run conjugate gradients on a positive definite system from zero."""
     x, residual, direction = jnp.zeros_like(right), right, right
     square = jnp.sum(residual**2, axis=-1, keepdims=True)
     for _ in range(CONJUGATE_STEPS):
-        product = multiply(direction)  # type: ignore[operator]
+        product = multiply(direction)
         length = square / jnp.maximum(jnp.sum(direction * product, axis=-1, keepdims=True), 1e-20)
         x = x + length * direction
         residual = residual - length * product

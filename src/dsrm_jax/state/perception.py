@@ -27,6 +27,17 @@ from dsrm_jax.state.probes import change, gaussian_floor, leak_ratio, oracle_rec
 from dsrm_jax.state.purifier import Purifier, PurifierBatch, fit_purifier, level_losses, make_purifier
 from dsrm_jax.state.rce import LabelledBatch, fit_denoiser, make_rce_purifier, sample_labelled_states
 from dsrm_jax.state.schedule import make_schedule
+from dsrm_jax.state.targets import (
+    Leverage,
+    Visited,
+    check_target,
+    corrupted,
+    every_second,
+    fit_leverage,
+    halves,
+    rows_of,
+    without_window,
+)
 from dsrm_jax.state.tce import make_tce_purifier
 from dsrm_jax.state.view import View
 
@@ -42,6 +53,8 @@ STATES = {
 }
 
 
+# Kinds that read the condition by a network trained on pairs of a view and a cleaner state.
+FROM_PAIRS = ("masked", "regression")
 DENOISERS = {"rce": make_rce_purifier, "tce": make_tce_purifier, "bod": make_bod_purifier}
 
 
@@ -106,6 +119,9 @@ def sample_states(
     history_length: int,
     mask_rate: float | jax.Array,
     batch_size: int,
+    kind: str = "full",
+    leverage: Leverage | None = None,
+    visited: Visited | None = None,
 ) -> PurifierBatch:
     """Draw observed states, masked views of the same histories and their users' cleaner states.
 
@@ -121,16 +137,35 @@ def sample_states(
         history_length: H.
         mask_rate: mean share of hidden events, in [0, .5].
         batch_size: N.
+        kind: which cleaner state, one of `targets.TARGETS`; `full` reads `target`, the others make theirs of the window itself.
+        leverage: takes the window's own events out of `full` targets; None: they stay in.
+        visited: histories that a policy made in the training simulator; every second one of the batch is drawn from them. No
+            event of a session is a row of the log.
     """
-    row_key, rate_key, mask_key = jax.random.split(key, 3)
+    row_key, rate_key, mask_key, view_key, visit_key = jax.random.split(key, 5)
+    embeddings = params.embeddings
     rows = jax.random.randint(row_key, (batch_size,), 0, starts.user.shape[0])
     history = jax.vmap(lambda row: history_before(starts, row, length=history_length))(rows)
+    clean = target[starts.user[rows]]
+    if leverage is not None:
+        clean = without_window(leverage, embeddings, clean, history, rows_of(starts, starts.user[rows]))
+    if visited is not None:
+        drawn = jax.random.randint(visit_key, (batch_size,), 0, visited.user.shape[0])
+        fresh = jax.tree.map(lambda x: x[drawn], visited)
+        history, clean = every_second((fresh.history, target[fresh.user]), (history, clean))
     hidden = 2 * mask_rate * jax.random.uniform(rate_key, (batch_size, 1))
     visible = jax.random.uniform(mask_key, history.item.shape) >= hidden
+    seen, other = history, None
+    if kind == "popularity_corruption":
+        seen, other = corrupted(view_key, history, starts, hidden), jnp.ones_like(visible)
+    elif kind != "full":
+        visible, other = halves(view_key, history, starts, thin=kind == "inverse_propensity")
+    if other is not None:
+        clean = encoder.encode(params, summarise(embeddings, history, other))
     return PurifierBatch(
-        state=encoder.encode(params, summarise(params.embeddings, history)),
-        condition=gather_evidence(params.embeddings, history, visible),
-        target=target[starts.user[rows]],
+        state=encoder.encode(params, summarise(embeddings, seen)),
+        condition=gather_evidence(embeddings, seen, visible),
+        target=clean,
     )
 
 
@@ -140,6 +175,9 @@ def fit_perception_purifier(
     params: EncoderParams,
     starts: SessionStarts,
     target: Float[Array, "U D"],
+    *,
+    visited: Visited | None = None,
+    initial: Any = None,
 ) -> tuple[Any, Float[Array, "N iterations"]]:
     """Stage I: train one purifier per key, all in one program.
 
@@ -149,10 +187,16 @@ def fit_perception_purifier(
         params: trained encoder.
         starts: training rows.
         target: `(U, D)` cleaner states.
+        visited: of each seed, histories to mix with log windows (`training.refresh`); None: log windows alone.
+        initial: of each seed, parameters to go on from; None: fresh ones.
 
     Returns:
         `(purifier params, losses)`, each with a leading axis N.
+
+    Raises:
+        InputError: an unknown `purifier.target`.
     """
+    check_target(config.purifier.target)
     encoder, purifier = perception_modules(config)
     settings = purifier_settings(config)
 
@@ -166,9 +210,20 @@ def fit_perception_purifier(
             batch_size=config.denoiser.batch_size,
         )
 
-    def fit(key: jax.Array, params: EncoderParams, starts: SessionStarts, target: jax.Array) -> Any:
+    def fit(
+        key: jax.Array,
+        params: EncoderParams,
+        starts: SessionStarts,
+        target: jax.Array,
+        visited: Visited | None,
+        initial: Any,
+    ) -> Any:
         if settings.kind in DENOISERS:
             return fit_denoiser(key, purifier, partial(sample_labels, params, starts), config=config.denoiser)
+
+        leverage = None
+        if settings.kind in FROM_PAIRS and settings.target == "full":
+            leverage = fit_leverage(jax.random.fold_in(key, 0), params.embeddings, starts, target)
 
         def sample_batch(key: jax.Array) -> PurifierBatch:
             return sample_states(
@@ -180,6 +235,9 @@ def fit_perception_purifier(
                 history_length=config.environment.history_length,
                 mask_rate=settings.mask_rate,
                 batch_size=settings.batch_size,
+                kind=settings.target if settings.kind in FROM_PAIRS else "full",
+                leverage=leverage,
+                visited=visited,
             )
 
         return fit_purifier(
@@ -189,9 +247,11 @@ def fit_perception_purifier(
             iterations=settings.iterations if settings.kind != "identity" else 1,
             learning_rate=settings.learning_rate,
             ema=settings.ema,
+            initial=initial,
         )
 
-    return jax.jit(jax.vmap(fit, in_axes=(0, None, None, None)))(keys, params, starts, jnp.asarray(target))
+    mapped = jax.jit(jax.vmap(fit, in_axes=(0, None, None, None, 0, 0)))
+    return mapped(keys, params, starts, jnp.asarray(target), visited, initial)
 
 
 def probe_perception(
@@ -240,8 +300,8 @@ def probe_perception(
             "cka": moved.cka,
             "recovery": oracle_recovery(batch.state, purified, batch.target),
         }
-        if settings.kind in ("paper", "masked"):
-            target = batch.state if settings.kind == "paper" else batch.target
+        if settings.kind in ("paper", "sdedit", "masked", "guided"):
+            target = batch.state if settings.kind in ("paper", "sdedit") else batch.target
             schedule = make_schedule(settings.schedule, settings.diffusion_steps)
             floor = gaussian_floor(params.target.apply(target), schedule)
             losses = level_losses(params, loss_key, batch, config=settings)

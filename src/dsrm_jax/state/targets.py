@@ -3,6 +3,8 @@
 Nothing here knows more than the training log. Shapes: B histories of H slots, D state dimensions, U users of the log.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -17,6 +19,20 @@ TARGETS = ("full", "split_half", "inverse_propensity", "popularity_corruption")
 FACTOR_PRIOR = 3.0  # `fit_factors`' own precision of a user's factors
 PROPENSITY_EXPONENT = 0.5
 SAMPLED_ROWS = 20_000
+POPULARITY_ROWS = 500_000
+
+
+@struct.dataclass
+class Visited:
+    """Histories that a policy made in the training simulator.
+
+    Attributes:
+        history: `(M, H)`.
+        user: `(M,)` int32, users of the training world.
+    """
+
+    history: History
+    user: Int[Array, "M"]
 
 
 @struct.dataclass
@@ -90,28 +106,37 @@ def without_window(
     return full - leverage.solve(own, jnp.maximum(num_rows - history.length, 0.0))
 
 
-def popularity(starts: SessionStarts, num_items: int) -> Float[Array, "V"]:
-    """Return how often the log shows each vocabulary item, at least 1."""
-    counts = jnp.zeros(num_items).at[starts.item].add(1.0)
-    return jnp.maximum(counts, 1.0)
-
-
-def thinned(
-    key: Key[Array, ""], history: History, popularity: Float[Array, "V"]
-) -> Bool[Array, "B H"]:
-    """Keep events with a probability that falls with their item's popularity: sampled inverse-propensity weights.
-
-    An event is kept with probability min(1, (median / pop)^.5), so that the expectation over draws is a sum weighted by clipped
-    inverse propensities; its median over the histories' own events makes it keep most of a typical window.
+def halves(
+    key: Key[Array, ""], history: History, starts: SessionStarts, *, thin: bool
+) -> tuple[Bool[Array, "B H"], Bool[Array, "B H"]]:
+    """Split events into two random halves, one to look at and one to reconstruct.
 
     Args:
         key: typed PRNG key; consumed.
         history: B histories.
-        popularity: from `popularity`.
+        starts: the training log's rows, for popularity.
+        thin: keep events of the second half with probability min(1, (median / pop)^.5) only, pop being how often the log shows
+            the item and the median one over the histories' events: over draws a sum weighted by clipped inverse propensities.
+
+    Returns:
+        `(first, second)`, disjoint.
     """
-    exposure = popularity[history.item]
+    half_key, thin_key = jax.random.split(key)
+    first = jax.random.bernoulli(half_key, 0.5, history.item.shape)
+    if not thin:
+        return first, ~first
+    exposure = jnp.maximum(exposures(starts, history.item), 1.0)
     chance = (jnp.median(exposure) / exposure) ** PROPENSITY_EXPONENT
-    return jax.random.uniform(key, history.item.shape) < chance
+    return first, ~first & (jax.random.uniform(thin_key, first.shape) < chance)
+
+
+def exposures(starts: SessionStarts, item: Int[Array, "..."]) -> Float[Array, "..."]:
+    """Return how often a sample of the log shows each item, scaled to the whole log."""
+    rows = starts.item.shape[0]
+    stride = max(rows // POPULARITY_ROWS, 1)
+    sample = jnp.sort(starts.item[::stride])
+    count = jnp.searchsorted(sample, item, side="right") - jnp.searchsorted(sample, item, side="left")
+    return count * float(stride)
 
 
 def corrupted(
@@ -137,9 +162,14 @@ def corrupted(
     )
 
 
-def halves(key: Key[Array, ""], shape: tuple[int, ...]) -> Bool[Array, "B H"]:
-    """Return which events fall into the first of two random halves."""
-    return jax.random.bernoulli(key, 0.5, shape)
+def every_second(fresh: Any, logged: Any) -> Any:
+    """Return rows of two batches in turn: the first from `logged`, the second from `fresh`."""
+
+    def mix(new: jax.Array, old: jax.Array) -> jax.Array:
+        odd = jnp.arange(old.shape[0]) % 2 == 1
+        return jnp.where(odd.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
+
+    return jax.tree.map(mix, fresh, logged)
 
 
 def check_target(target: str) -> None:

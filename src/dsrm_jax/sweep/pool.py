@@ -38,6 +38,22 @@ def run_sweep(plan: Plan, folder: Path, *, workers: int, say: Say) -> list[dict[
     return run_points(expand(plan), folder, validate=plan.validate, workers=workers, say=say)
 
 
+def run_plans(plans: Sequence[Plan], folder: Path, *, workers: int, say: Say) -> list[list[dict[str, Any]]]:
+    """Run the points of several plans as one sweep, so that what they share is made once; return each plan's results.
+
+    Raises:
+        InputError: as `run_sweep`, or some plans validate and others do not.
+    """
+    validate = {plan.validate for plan in plans}
+    if len(validate) > 1:
+        raise InputError("some of these sweep files validate and others do not: run them apart")
+    every = [expand(plan) for plan in plans]
+    together = {point.name: point for points in every for point in points}
+    results = run_points(list(together.values()), folder, validate=validate.pop(), workers=workers, say=say)
+    by_name = {result["name"]: result for result in results}
+    return [[by_name[p.name] | {"values": p.values} for p in points if p.name in by_name] for points in every]
+
+
 def run_points(
     points: Sequence[Point], folder: Path, *, validate: bool, workers: int, say: Say
 ) -> list[dict[str, Any]]:

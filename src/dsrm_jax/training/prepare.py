@@ -34,9 +34,11 @@ from dsrm_jax.state.perception import (
     purifier_settings,
 )
 from dsrm_jax.state.purifier import PurifierBatch
+from dsrm_jax.training.refresh import refresh_perception
 
 Say = Callable[[str], None]
 Memory = dict[tuple[Any, ...], Any]
+REFRESH_STAGE = 3
 DATA_STAGE = 1000  # beyond the stages of `seed_keys`
 
 
@@ -113,7 +115,7 @@ def prepare(config: Config, say: Say = print, memory: Memory | None = None) -> P
     memory = {} if memory is None else memory
     log, worlds, facts = remembered_worlds(config, say, memory)
     key = data_key(config)
-    shared = (config.data, config.synthetic, config.encoder)
+    shared: tuple[Any, ...] = (config.data, config.synthetic, config.encoder)
     factors, fit_facts = _once(
         memory,
         ("factors", *shared),
@@ -217,6 +219,11 @@ def _fit_purifiers(
     purifier, losses = fit_perception_purifier(
         seed_keys(config, 1), config, params, worlds.train.starts, target
     )
+    if purifier_settings(config).refresh_rounds:
+        keys = seed_keys(config, REFRESH_STAGE)
+        perception = Perception(params, purifier)
+        purifier, again = refresh_perception(keys, config, perception, worlds.train, target)
+        losses = losses if again is None else again
     loss = np.asarray(_tail_mean(losses)).tolist()
     seconds = time.perf_counter() - started
     say(f"Stage I, {purifier_settings(config).kind} purifier: {seconds:.0f} s")

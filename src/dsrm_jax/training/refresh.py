@@ -9,30 +9,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from dsrm_jax.agents.yardsticks import make_yardstick
 from dsrm_jax.config import Config
 from dsrm_jax.simulator.environment import make_environment
-from dsrm_jax.simulator.world import History, World
+from dsrm_jax.simulator.world import World
 from dsrm_jax.state.encoder import make_catalogue
 from dsrm_jax.state.perception import (
-    REFRESHED,
+    FROM_PAIRS,
     Perception,
-    Visited,
     fit_perception_purifier,
     make_perceive,
     purifier_settings,
 )
+from dsrm_jax.state.targets import Visited
 from dsrm_jax.training.loop import reset_users
 
 NUM_USERS = 128
 NUM_STEPS = 64  # about two sessions of each user
 
 
-def collect_histories(
-    key: Key[Array, ""], config: Config, world: World, perception: Perception
-) -> Visited:
+def collect_histories(key: Key[Array, ""], config: Config, world: World, perception: Perception) -> Visited:
     """Let half-and-half greedy slates on the purified state make histories, and keep them with their users.
 
     Args:
@@ -61,10 +59,7 @@ def collect_histories(
         return (following, moved), (env.history, env.user)
 
     _, found = jax.lax.scan(step, start, jax.random.split(scan_key, NUM_STEPS))
-    history: History
-    user: Int[Array, "M"]
-    history, user = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
-    return Visited(history, user)
+    return Visited(*jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found))
 
 
 def refresh_perception(
@@ -89,7 +84,7 @@ def refresh_perception(
     """
     settings = purifier_settings(config)
     purifier, losses = perception.purifier, None
-    if settings.kind not in REFRESHED:
+    if settings.kind not in FROM_PAIRS:
         return purifier, losses
 
     def collect(key: jax.Array, world: World, perception: Perception) -> Visited:

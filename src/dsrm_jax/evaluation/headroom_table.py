@@ -1,0 +1,65 @@
+"""The ruler for people: R_each of each state by history length, and what each purifier recovers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+
+def headroom_table(result: Mapping[str, Any]) -> RenderableType:
+    """Lay out a result of `headroom.headroom`.
+
+    Args:
+        result: plain numbers, as returned or read back from JSON.
+
+    Returns:
+        What `rich.console.Console.print` takes: R_each and Len of every state, then the share of the oracle's lead that each
+        purifier recovers, a column per history length, and R_each at a few steps of the session.
+    """
+    lengths = [str(n) for n in result["lengths"]]
+    rates, shares, steps = (
+        _table(heading, *(f"{n} events" for n in lengths))
+        for heading in ("R_each (Len) by state", "recovered of R_each", "R_each at steps 1, 8, 15, 22")
+    )
+    for state, by_length in result["states"].items():
+        rates.add_row(state, *(_rate(by_length[n]) for n in lengths))
+        steps.add_row(state, *(_steps(by_length[n]["steps"]) for n in lengths))
+    for purifier, by_length in result["recovered"].items():
+        shares.add_row(purifier, *(share_cell(by_length[n]["reward"]) for n in lengths))
+    worst = max(by["ad"] for state in result["states"].values() for by in state.values())
+    seeds = len(result["seeds"])
+    notes = (
+        "recovered = (purified - raw) / (oracle - raw), the same users and item vectors in all three",
+        f"[ ]: {100 * result['confidence']:g} % confidence over {seeds} seed{'s' if seeds != 1 else ''} and "
+        f"{result['sessions']:,} sessions each; AD at most {worst:.3f}",
+    )
+    title = Text(f"{result['source']}; {result['policy']} policy on each state", style="bold")
+    return Group(title, rates, Text(""), shares, Text(""), steps, Text(""), *(Text(note) for note in notes))
+
+
+def share_cell(value: Mapping[str, float | None]) -> str:
+    """Return `74 % [72, 76]`; a dash where there was nothing to recover."""
+    if value["mean"] is None:
+        return "-"
+    text = f"{100 * value['mean']:.0f} %"
+    if value["low"] is None or value["high"] is None:
+        return text
+    return f"{text} [{100 * value['low']:.0f}, {100 * value['high']:.0f}]"
+
+
+def _rate(found: Mapping[str, Any]) -> str:
+    return f"{found['reward']['mean']:.3f} ({found['length']['mean']:.1f})"
+
+
+def _steps(values: list[float]) -> str:
+    return " ".join(f"{x:.3f}".removeprefix("0") for x in values[:22:7])
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if i else "left", overflow="fold")
+    return table
