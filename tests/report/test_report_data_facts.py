@@ -35,6 +35,7 @@ def test_rates_that_follow_popularity_are_found_and_their_shuffle_is_not(shown):
     rate = stats.rankdata(shown) / (len(shown) + 1)
     found = popularity_against_reward(shown, shown * rate)
     assert found["log_rates"] > 0.9
+    assert found["shuffled"] < found["counts"] - 0.05
     control = popularity_against_reward(shown, shown * np.random.default_rng(2).permutation(rate))
     assert control["log_rates"] < 0.01
 

@@ -77,6 +77,9 @@ def test_dominated_needs_both_measures(evidence):
     options = {"method": "dsrm_hrl", "methods": ["a2c", "td3"]}
     found = measures.dominated_by(changed(evidence, better), **options)
     assert sorted(m.cell.value for m in found) == [0, 0, 1, 1]
+    imbalance = 0.011  # worse than .010, though within its interval
+    found = measures.dominated_by(changed(evidence, better), **options)
+    assert sorted(m.cell.value for m in found) == [0, 0, 0, 0]
     imbalance = 0.5
     found = measures.dominated_by(changed(evidence, better), **options)
     assert sorted(m.cell.value for m in found) == [0, 0, 0, 0]
@@ -111,6 +114,13 @@ def test_curve_facts_of_a_curve_drawn_by_hand():
     line = curve_facts(np.arange(8.0)[:, None] + np.zeros(3))
     assert line["roughness"] == pytest.approx(0, abs=1e-12)
     assert line["largest_fall"] == 0
+
+
+def test_the_columns_that_the_paper_names_decide_where_they_are(evidence):
+    data = {env: dict(facts) for env, facts in evidence.data.items()}
+    data["kuairand"]["printed_columns"] = data["kuairand"]["popularity"] | {"counts": 0.5}
+    found = measures.popularity_r2(replace(evidence, data=data), kind="counts")
+    assert [m.cell.value for m in found] == [0.93, 0.5]
 
 
 def test_the_papers_own_slips():

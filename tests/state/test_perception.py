@@ -21,6 +21,7 @@ from dsrm_jax.state.perception import (
     sample_states,
 )
 from dsrm_jax.state.purifier import PurifierBatch
+from dsrm_jax.state.targets import Visited
 
 NUM_USERS, ROWS, H, DIM = 6, 9, 8, 2
 D = DIM + 1
@@ -130,7 +131,9 @@ def test_a_view_is_the_purified_encoding_of_the_history(encoder_params, observat
     summary = jax.jit(summarise)(encoder_params.embeddings, observation.history)
     rows = summary.reshape(-1, summary.shape[-1])
     states = jnp.asarray(np.random.default_rng(2).normal(size=(6, D)), jnp.float32)
-    params = jax.jit(purifier.init)(jax.random.key(3), PurifierBatch(states, Evidence(summary=rows), 2 * states))
+    params = jax.jit(purifier.init)(
+        jax.random.key(3), PurifierBatch(states, Evidence(summary=rows), 2 * states)
+    )
     # an untrained denoiser looks at nothing
     shaken = jax.tree.map(lambda x: x + 0.3 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), params.network)
     params = dataclasses.replace(params, network=shaken)
@@ -168,3 +171,67 @@ def test_seeds_trained_together_learn_what_each_learns_alone(encoder_params, sta
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b[0], rtol=1e-4, atol=1e-5), together, alone)
     np.testing.assert_allclose(losses[1], loss[0], rtol=1e-4)
     assert np.all(np.abs(np.asarray(losses[0]) - np.asarray(losses[1])) > 1e-6)  # two seeds, two purifiers
+
+
+def sampled(encoder_params, starts, **options):
+    """Batches as `fit_perception_purifier` draws them."""
+    return sample_states(
+        jax.random.key(7),
+        make_encoder(CONFIG.encoder),
+        encoder_params,
+        starts,
+        jnp.asarray(CODE),
+        history_length=H,
+        mask_rate=0.3,
+        batch_size=2000,
+        **options,
+    )
+
+
+def test_split_halves_share_no_event(encoder_params, starts):
+    """The encoder hands on n / (1 + n) for n clicked events, so that both sides tell their count."""
+    batch = sampled(encoder_params, starts, kind="split_half")
+    counts = [x[:, -1] / (1 - x[:, -1]) for x in (batch.state, batch.condition.summary[:, :D], batch.target)]
+    whole, seen, other = (np.rint(np.asarray(x)).astype(int) for x in counts)
+    np.testing.assert_array_equal(seen + other, whole)
+    assert abs(seen.mean() - other.mean()) < 0.1
+
+
+def test_corruption_mixes_other_users_into_what_is_seen_and_not_into_the_target(encoder_params, starts):
+    batch = sampled(encoder_params, starts, kind="popularity_corruption")
+    code = CODE / np.linalg.norm(CODE, axis=1, keepdims=True)
+
+    def purity(states):
+        states = np.asarray(states)[np.linalg.norm(states, axis=1) > 0.1]
+        return np.max(states / np.linalg.norm(states, axis=1, keepdims=True) @ code.T, axis=1)
+
+    np.testing.assert_allclose(purity(batch.target), 1.0, atol=1e-5)
+    assert np.mean(purity(batch.state) < 0.999) > 0.3
+    np.testing.assert_allclose(batch.condition.summary[:, :D], batch.state, atol=1e-6)
+
+
+def test_every_second_history_is_one_that_the_policy_made(encoder_params, starts):
+    """Visited histories show user 5's item to user 2: their targets are user 2's."""
+    history = History(jnp.full((3, H), 5), jnp.ones((3, H), bool), jnp.full(3, H, jnp.int32))
+    batch = sampled(encoder_params, starts, visited=Visited(history, jnp.full(3, 2, jnp.int32)))
+    np.testing.assert_array_equal(batch.target[1::2], np.tile(CODE[2], (1000, 1)))
+    np.testing.assert_allclose(batch.state[1::2], np.tile(CODE[5] * H / (H + 1), (1000, 1)), atol=1e-5)
+    assert np.std(np.asarray(batch.target[::2]), axis=0).max() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["sdedit", "guided", "regression"])
+def test_kinds_train_and_purify_under_one_interface(kind, encoder_params, starts, observation):
+    settings = dataclasses.replace(CONFIG.purifier, kind=kind, diffusion_steps=4)
+    config = dataclasses.replace(CONFIG, purifier=settings)
+    keys = jax.random.split(jax.random.key(0), 3)
+    params, losses = fit_perception_purifier(keys, config, encoder_params, starts, jnp.asarray(CODE))
+    assert np.isfinite(losses).all()
+    perception = Perception(encoder_params, jax.tree.map(lambda x: x[0], params))
+    view = jax.jit(make_perceive(config))(perception, None, observation)
+    assert view.state.shape == view.observed.shape
+    assert np.isfinite(view.state).all()
+    probes = probe_perception(keys[1], config, Perception(encoder_params, params), starts, jnp.asarray(CODE))
+    # an unconditional prior cannot contain the target
+    assert ("leak" in probes) == (kind != "regression")
+    if kind == "guided":
+        assert np.all(np.asarray(probes["leak"]) > 0.2)

@@ -280,15 +280,15 @@ def _update(
 
 def _manage(parts: _Parts, params: Any, view: View) -> Any:
     """Return `(mean, log_std, value)` of `networks.Manager`; its value is of a reward per step, over the discount's horizon."""
-    mean, log_std, value = parts.manager.apply(params["manager"], view.state, view.time)
+    found: Any = parts.manager.apply(params["manager"], view.state, view.time)
+    mean, log_std, value = found
     return mean, log_std, value / (1.0 - parts.config.manager_discount)
 
 
 def _work(parts: _Parts, params: Any, view: View, goal: Float[Array, "... 2"]) -> Any:
     """Return `(query, sharpness, value)` of `networks.Worker`, its value scaled as the manager's."""
-    query, sharpness, value = parts.worker.apply(
-        params["worker"], view.state, goal, view.time, parts.config.sharpness
-    )
+    found: Any = parts.worker.apply(params["worker"], view.state, goal, view.time, parts.config.sharpness)
+    query, sharpness, value = found
     return query, sharpness, value / (1.0 - parts.config.worker_discount)
 
 

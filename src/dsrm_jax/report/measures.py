@@ -8,6 +8,7 @@ import numpy as np
 
 from dsrm_jax.report.evidence import Cell, Evidence, Row, independent_difference
 from dsrm_jax.report.paper import ENVIRONMENTS, MAX_LENS, TABLE4, family, printed_rows
+from dsrm_jax.state.perception import STATES
 
 
 class Measured(NamedTuple):
@@ -153,10 +154,10 @@ def diffusion_contrast(evidence: Evidence, *, schedule: str, first: int, second:
 
 
 def popularity_r2(evidence: Evidence, *, kind: str) -> list[Measured]:
-    """Return Figure 2's squared correlation of each data set; on the columns that the paper names too, where they are."""
+    """Return Figure 2's squared correlation: of the columns that the paper names where they are, else of the log."""
     found = []
     for env in evidence.environments:
-        for label, facts in figure2_sources(evidence, env):
+        for label, facts in figure2_sources(evidence, env)[-1:]:
             if math.isfinite(facts[kind]):
                 found.append(_exact(label, facts[kind]))
     return found
@@ -212,8 +213,9 @@ def time_ratio(evidence: Evidence, *, method: str, against: str) -> list[Measure
 
 def training_seconds(row: Row) -> float:
     """Return the seconds of training a method: Stage II and, for what it needs of its own, Stage I's purifier or denoiser."""
-    stage_one = row.get("stage_one", {})
-    return float(row["timing"]["train_seconds"]) + float(stage_one.get("purifier_seconds") or 0.0)
+    own = row["method"] in STATES  # the others act on the observed state: there is nothing to train for it
+    stage_one = float(row["stage_one"].get("purifier_seconds") or 0.0) if own else 0.0
+    return float(row["timing"]["train_seconds"]) + stage_one
 
 
 def evaluation_ratio(evidence: Evidence, *, method: str, against: str) -> list[Measured]:
@@ -290,7 +292,7 @@ def penalty_level(evidence: Evidence, *, metric: str, weight: float) -> list[Mea
 
 
 def dominated_by(evidence: Evidence, *, method: str, methods: Sequence[str]) -> list[Measured]:
-    """Count, in each cell, the methods with more return and less imbalance than a method, both beyond their intervals."""
+    """Count, in each cell, the methods that dominate a method in return and balance of slates."""
     found = []
     for env, max_len in _cells(evidence, (), MAX_LENS):
         own = evidence.row(env, max_len, method)
@@ -307,7 +309,7 @@ def dominates(evidence: Evidence, row: Row, other: Row) -> bool:
     utility = evidence.difference(row, other, "return")
     equity = evidence.difference(row, other, "slate_ad")
     better = utility.low > 0 or equity.high < 0
-    return utility.high >= 0 and equity.low <= 0 and better and utility.value >= 0 and equity.value <= 0
+    return better and utility.value >= 0 and equity.value <= 0
 
 
 def of_kind(measure: str) -> Measure:

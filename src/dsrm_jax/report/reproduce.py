@@ -81,7 +81,9 @@ def reproduce(
         budget=budget,
     )
     judgements = [judge(claim, evidence) for claim in claims]
-    command = f"make reproduce ENV={'all' if len(envs) > 1 else envs[0]} BUDGET={budget}"
+    command = f"make reproduce ENV={'all' if len(envs) > 1 else envs[0]} BUDGET={budget}" + (
+        " DATA=folder" if data_path else ""
+    )
     path = write_report(evidence, judgements, _made(out / "report"), command=command)
     missing = len(evidence.missing())
     say((f"{missing} points did not finish; " if missing else "") + f"the report is {path}")

@@ -1,13 +1,13 @@
 """The report's tables: ours beside the paper's, as Markdown."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dsrm_jax.report import paper
 from dsrm_jax.report.claims import OPEN, Judgement, worst
 from dsrm_jax.report.evidence import Cell, Evidence, Row
-from dsrm_jax.report.measures import closed_form_errors, figure2_sources, training_seconds
+from dsrm_jax.report.measures import LOWER_IS_BETTER, closed_form_errors, figure2_sources, training_seconds
 
 METRIC_HEADINGS = {"length": ("Len", 2), "reward": ("R_each", 3), "return": ("R_cum", 2), "ad": ("AD", 3)}
 CLOSED_FORM_BOUND = 0.3  # steps
@@ -80,17 +80,33 @@ def methods_table(
     header = ["method"]
     for heading, _ in METRIC_HEADINGS.values():
         header += [heading, f"paper's {heading}"]
-    rows = [_method_row(evidence, env, max_len, method) for method in methods]
+    best = best_methods(evidence, env, max_len, [m for m in methods if m not in paper.YARDSTICKS])
+    rows = [_method_row(evidence, env, max_len, method, best) for method in methods]
     sessions = next((r["result"]["sessions"] for r in evidence.results[plan] if r["env"] == env), 0)
     title = f"{env_name(env)}, Max Len {max_len}; {sessions:,} held-out sessions over all seeds"
     return ReportTable(title, [*header, "AD of slates", "p", "E[Len]"], rows)
 
 
-def _method_row(evidence: Evidence, env: str, max_len: int, method: str) -> list[str]:
+def best_methods(evidence: Evidence, env: str, max_len: int, methods: Sequence[str]) -> dict[str, str]:
+    """Return the method with the best mean of each metric in one cell."""
+    rows = {m: row for m in methods if (row := evidence.row(env, max_len, m)) is not None}
+    if not rows:
+        return {}
+    signs = {metric: -1 if metric in LOWER_IS_BETTER else 1 for metric in METRIC_HEADINGS}
+    return {
+        metric: max(rows, key=lambda m: sign * rows[m]["result"][metric]["mean"])
+        for metric, sign in signs.items()
+    }
+
+
+def _method_row(
+    evidence: Evidence, env: str, max_len: int, method: str, best: Mapping[str, str]
+) -> list[str]:
     row = evidence.row(env, max_len, method)
     cells = [method_name(method)]
     for metric, (_, digits) in METRIC_HEADINGS.items():
-        cells.append(ABSENT if row is None else ours(Cell.of(row["result"][metric]), digits))
+        text = ABSENT if row is None else ours(Cell.of(row["result"][metric]), digits)
+        cells.append(f"**{text}**" if best.get(metric) == method else text)
         cells.append(theirs(env, max_len, method, metric))
     if row is None:
         return [*cells, "", "", ""]
@@ -222,7 +238,7 @@ def claims_table(judgements: Sequence[Judgement]) -> ReportTable:
     for j in judgements:
         rule = j.claim.rule
         threshold = f"{rule.relation} {rule.threshold:g}"
-        number = _numbers(j)
+        number = decisive_number(j) if j.measured else "-"
         verdict = f"**{j.verdict}**" + (f": {j.why}" if j.verdict == OPEN else "")
         if j.artefact:
             found = worst(j.control_measured, j.claim.control.relation) if j.claim.control else None
@@ -245,10 +261,10 @@ def method_name(method: str) -> str:
     return paper.LABELS.get(method, method)
 
 
-def _numbers(judgement: Judgement) -> str:
-    """Return the decisive number with its interval, and how many there were."""
+def decisive_number(judgement: Judgement) -> str:
+    """Return the number of a claim that is furthest to the wrong side, with its interval, and of how many it is."""
     if not judgement.measured:
-        return "-"
+        return judgement.why
     found = worst(judgement.measured, judgement.claim.rule.relation)
     cell = found.cell
     interval = f" [{cell.low:.3g}, {cell.high:.3g}]" if cell.half > 0 else ""

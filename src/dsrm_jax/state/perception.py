@@ -43,10 +43,10 @@ from dsrm_jax.state.view import View
 
 # The purifier behind each method's state where `purifier.kind` is auto; all other methods act on the observed state.
 STATES = {
-    "dsrm_hrl": "masked",
-    "flat": "masked",
-    "dnair_dsrm": "masked",
-    "quota_greedy_purified": "masked",
+    "dsrm_hrl": "guided",
+    "flat": "guided",
+    "dnair_dsrm": "guided",
+    "quota_greedy_purified": "guided",
     "hrl_rce": "rce",
     "hrl_tce": "tce",
     "hrl_bod": "bod",
@@ -157,7 +157,8 @@ def sample_states(
     visible = jax.random.uniform(mask_key, history.item.shape) >= hidden
     seen, other = history, None
     if kind == "popularity_corruption":
-        seen, other = corrupted(view_key, history, starts, hidden), jnp.ones_like(visible)
+        seen = corrupted(view_key, history, starts, hidden)
+        visible = other = jnp.ones_like(visible)
     elif kind != "full":
         visible, other = halves(view_key, history, starts, thin=kind == "inverse_propensity")
     if other is not None:
