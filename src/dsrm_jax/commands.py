@@ -114,6 +114,7 @@ def _sweep(argv: list[str]) -> None:
 
 
 def _reproduce(argv: list[str]) -> None:
+    from dsrm_jax.pipeline import use_compilation_cache
     from dsrm_jax.report.plan import wanted_environments
     from dsrm_jax.report.reproduce import reproduce
 
@@ -125,17 +126,18 @@ def _reproduce(argv: list[str]) -> None:
         Args:
             env: Data set: kuairec, kuairand, or all.
             budget: How much each run spends: tiny, quick (a tenth of the paper's), default, paper.
-            out: Folder of runs and report; finished runs in it are not run again. Empty: runs/reproduce-<budget>.
+            out: Folder of runs and report; finished runs in it are not run again. Empty: runs/reproduce-<env>-<budget>.
             data: Folder of real data, for one env.
             workers: Worker processes, one core each; 0: one per core.
         """
         return {"env": env, "budget": budget, "out": out, "data": data, "workers": workers}
 
     wanted = _cli(arguments, argv, "reproduce")
+    use_compilation_cache()
     reproduce(
         wanted_environments(wanted["env"]),
         wanted["budget"],
-        Path(wanted["out"] or f"runs/reproduce-{wanted['budget']}"),
+        Path(wanted["out"] or f"runs/reproduce-{wanted['env']}-{wanted['budget']}"),
         data_path=wanted["data"],
         workers=wanted["workers"],
         say=_say,

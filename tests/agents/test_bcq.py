@@ -26,10 +26,9 @@ SHOWN = np.arange(ITEMS) < 8  # the log never shows items 8 to 11
 CONFIG = AgentConfig(
     method="bcq",
     hidden=16,
-    learning_rate=1e-2,
     max_grad_norm=100.0,
-    bcq=BCQConfig(discount=0.8, threshold=0.2, perturbation=0.3),
-    replay=ReplayConfig(batch_size=64, gradient_steps=300, warm_up=10**6, tau=0.02),
+    bcq=BCQConfig(behaviour="log", learning_rate=1e-2, discount=0.8, threshold=0.2, perturbation=0.3),
+    replay=ReplayConfig(gradient_steps=300, warm_up=10**6, tau=0.02),
 )
 CONTINUOUS = replace(CONFIG, bcq=replace(CONFIG.bcq, mode="continuous"))
 

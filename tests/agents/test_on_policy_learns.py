@@ -20,10 +20,11 @@ from dsrm_jax.simulator.world import SessionStarts, World
 from dsrm_jax.state.view import Catalogue, View
 from dsrm_jax.training.loop import make_step, reset_users
 
-USERS, ITEMS, SLATE, LENGTH, PARALLEL = 8, 12, 2, 8, 16
+USERS, ITEMS, DIM, SLATE, LENGTH, PARALLEL = 8, 12, 10, 2, 8, 16
 SLATES = np.array(list(combinations(range(ITEMS), SLATE)))
+STATE = jnp.asarray([1.0, -1.0, 0.5] + [0.0] * 7)
 KIND = np.arange(USERS) // 4
-VECTORS = np.random.default_rng(2).normal(size=(ITEMS, 3)).astype(np.float32)
+VECTORS = np.random.default_rng(2).normal(size=(ITEMS, DIM)).astype(np.float32)
 CONFIG = AgentConfig(
     hidden=16,
     sharpness=3.0,
@@ -71,7 +72,7 @@ CATALOGUE = Catalogue(
 
 def state_of(item):
     """Item 8 or 9 as the first event of the history gives the kind away."""
-    return jnp.where((item == 8)[..., None], jnp.array([1.0, -1.0, 0.5]), jnp.array([-1.0, 1.0, 0.5]))
+    return jnp.where((item == 8)[..., None], 1.0, -1.0) * STATE
 
 
 def perceive(perception, key, observation: Observation):
@@ -82,7 +83,7 @@ def perceive(perception, key, observation: Observation):
     return View(state, state, observation.time)
 
 
-def learn(agent, updates, logged=None):
+def learn(agent, updates, logged=None, seed=0):
     """Train in the world and return the state of the agent before and after."""
     # a session outlives no history, so its first event stays the log's
     environment = make_environment(
@@ -107,7 +108,7 @@ def learn(agent, updates, logged=None):
         (learnt, _, _), _ = jax.lax.scan(iterate, carry, jax.random.split(scan_key, updates))
         return first, learnt
 
-    return quick_jit(run)(jax.random.key(0), logged)
+    return quick_jit(run)(jax.random.key(seed), logged)
 
 
 def both_kinds():

@@ -44,7 +44,7 @@ def make_config(**own):
         learning_rate=1e-2,
         sharpness=5.0,
         replay=ReplayConfig(capacity=4096, batch_size=64, gradient_steps=16, warm_up=64, tau=0.05),
-        sac4ir=SAC4IRConfig(**{"discount": 0.5, "entropy_ratio": RATIO} | own),
+        sac4ir=SAC4IRConfig(**{"discount": 0.5, "entropy_ratio": RATIO, "initial_temperature": 0.1} | own),
     )
 
 

@@ -108,6 +108,17 @@ def test_what_was_not_run_cannot_be_decided(claims, evidence):
     assert all(j.why for name, j in judged.items() if name not in decided)
 
 
+def test_a_rival_that_did_not_finish_leaves_the_claim_open(claims, evidence):
+    results = {
+        plan: [r for r in rows if (r["method"], r["env"], r["max_len"]) != ("bcq", "kuairand", 50)]
+        for plan, rows in evidence.results.items()
+    }
+    for name in ("outperforms-len", "pareto"):
+        found = judge(claims[name], replace(evidence, results=results))
+        assert found.verdict == OPEN
+        assert "KuaiRand-Pure 50, bcq did not finish" in found.why
+
+
 GOOD = """
 [[claim]]
 id = "a"

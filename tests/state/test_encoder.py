@@ -194,6 +194,7 @@ def fitted(embeddings, log):
         embeddings,
         log.starts,
         history_length=H,
+        arrival_length=H,
         iterations=600,
         batch_size=64,
         learning_rate=0.05,

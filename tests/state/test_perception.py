@@ -78,6 +78,7 @@ def draw(key, encoder_params, starts, mask_rate, rows=2000):
             starts,
             jnp.asarray(CODE),
             history_length=H,
+            arrival_length=H,
             mask_rate=mask_rate,
             batch_size=rows,
         )
@@ -182,6 +183,7 @@ def sampled(encoder_params, starts, **options):
         starts,
         jnp.asarray(CODE),
         history_length=H,
+        arrival_length=H,
         mask_rate=0.3,
         batch_size=2000,
         **options,

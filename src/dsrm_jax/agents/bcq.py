@@ -112,8 +112,7 @@ def make_bcq(config: AgentConfig, *, slate_size: int) -> Agent:
     """Build BCQ.
 
     Args:
-        config: `bcq` holds its settings, `replay` batch size, gradient steps per update and Polyak rate, `learning_rate` is
-            that of all its networks; floats may be traced.
+        config: `bcq` holds its settings, `replay` gradient steps per update and Polyak rate; floats may be traced.
         slate_size: K, also of the logged slates.
 
     Returns:
@@ -125,7 +124,7 @@ def make_bcq(config: AgentConfig, *, slate_size: int) -> Agent:
     else:
         # A click's probability rises by a quarter of its logit, at most: so much of the logit is the Q of an untrained agent.
         networks = {"value": ItemQuery(config.hidden, 0.25), "imitation": ItemQuery(config.hidden, 1.0)}
-        optimiser = {name: clipped_adam(config.learning_rate, config.max_grad_norm) for name in networks}
+        optimiser = {name: clipped_adam(config.bcq.learning_rate, config.max_grad_norm) for name in networks}
         parts = _Parts(config, slate_size, networks, optimiser)
         agent = Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
@@ -203,7 +202,7 @@ def _update(
     parts: _Parts, agent: BCQState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
 ) -> tuple[BCQState, dict[str, jax.Array]]:
     """`Agent.update`; the rollout is not looked at."""
-    config = dataclasses.replace(parts.config.replay, warm_up=0)
+    config = dataclasses.replace(parts.config.replay, warm_up=0, batch_size=parts.config.bcq.batch_size)
     step = partial(_gradient_step, parts, catalogue)
     learner, metrics = learn(step, agent.learner, key, agent.replay, config=config)
     return BCQState(learner, agent.replay), metrics

@@ -112,7 +112,7 @@ class _Parts(NamedTuple):
 def make_bcq_continuous(config: AgentConfig, *, slate_size: int) -> Agent:
     """Build the continuous form; `init` takes the logged `Transition` as its third argument."""
     optimiser = {
-        name: clipped_adam(config.learning_rate, config.max_grad_norm)
+        name: clipped_adam(config.bcq.learning_rate, config.max_grad_norm)
         for name in ("imitation", "actor", "critic")
     }
     critic, actor = Critics(config.hidden, num_critics=2), Perturbation(config.hidden)
@@ -204,7 +204,7 @@ def _update(
     parts: _Parts, agent: ContinuousState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
 ) -> tuple[ContinuousState, dict[str, jax.Array]]:
     """`Agent.update`; the rollout is not looked at."""
-    config = dataclasses.replace(parts.config.replay, warm_up=0)
+    config = dataclasses.replace(parts.config.replay, warm_up=0, batch_size=parts.config.bcq.batch_size)
     learner, metrics = learn(partial(_gradient_step, parts), agent.learner, key, agent.replay, config=config)
     return ContinuousState(learner, agent.replay), metrics
 

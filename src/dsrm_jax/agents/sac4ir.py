@@ -6,6 +6,7 @@ target, nothing follows a termination, logits are not squeezed, and the target e
 Shapes: B users, J items, K slate size, D state dimensions, N batch.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -217,7 +218,8 @@ def _update(
         return (params, target, opt_state), metrics
 
     learner = agent.params, agent.target, agent.opt_state
-    (params, target, opt_state), metrics = learn(step, learner, key, replay, config=parts.config.replay)
+    settings = replace(parts.config.replay, batch_size=parts.config.sac4ir.batch_size)
+    (params, target, opt_state), metrics = learn(step, learner, key, replay, config=settings)
     return SoftState(params, target, opt_state, replay), metrics
 
 

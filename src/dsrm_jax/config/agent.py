@@ -28,11 +28,11 @@ class A2CConfig:
 
     discount: float = 0.9
     """Discount per step, in [0, 1)."""
-    entropy_weight: float = 0.0
+    entropy_weight: float = 0.02
     """Weight of the entropy bonus, per unit of normalised advantage."""
     minibatches: int = 4
     """Gradient steps per rollout, each on its own share of the samples."""
-    actor_learning_rate: float = 1e-4
+    actor_learning_rate: float = 3e-5
     """Adam step size of the policy; the value has `learning_rate`."""
 
 
@@ -42,9 +42,9 @@ class TD3Config:
 
     discount: float = 0.9
     """Discount per step, in [0, 1)."""
-    actor_learning_rate: float = 3e-4
+    actor_learning_rate: float = 1e-3
     """Adam step size of the actor."""
-    exploration: float = 0.1
+    exploration: float = 0.5
     """Standard deviation of the exploration noise, per coordinate of the hyper-action."""
     target_noise: float = 0.1
     """Standard deviation of the target policy's smoothing noise."""
@@ -60,11 +60,15 @@ class BCQConfig:
 
     mode: Literal["discrete", "continuous"] = "discrete"
     """discrete: per-item Q with an imitation mask; continuous: hyper-actions from a VAE with a perturbation."""
-    behaviour: Literal["log", "quota"] = "log"
+    behaviour: Literal["log", "quota"] = "quota"
     """Where the batch comes from: the training log's own slates, or half-and-half slates of a softened encoder ranking."""
+    learning_rate: float = 3e-4
+    """Adam step size."""
+    batch_size: int = 64
+    """Transitions per gradient step."""
     discount: float = 0.9
     """Discount per step, in [0, 1)."""
-    threshold: float = 0.3
+    threshold: float = 0.1
     """Items whose imitation probability is below this share of the largest are masked, in [0, 1]."""
     perturbation: float = 0.05
     """Bound on the perturbation of a continuous action."""
@@ -76,7 +80,7 @@ class MOFIRConfig:
 
     discount: float = 0.9
     """Discount per step, in [0, 1)."""
-    preference: float = 0.5
+    preference: float = 0.7
     """Weight of utility at evaluation, in [0, 1]; fairness gets the rest."""
     fairness_reward: Literal["balance", "long_tail"] = "balance"
     """Fairness of a slate with popular share s: balance is 1 - abs(2s - 1), long_tail is 1 - s."""
@@ -98,9 +102,9 @@ class DORLConfig:
     """Discount per step, in [0, 1)."""
     ensemble: int = 5
     """World models."""
-    uncertainty_weight: float = 0.05
+    uncertainty_weight: float = 0.5
     """lambda_1, weight of the largest predicted variance."""
-    entropy_weight: float = 0.05
+    entropy_weight: float = 0.01
     """lambda_2, weight of the log's next-item entropy."""
     window: int = 2
     """Longest tuple of last items, the shown one among them, that the entropy is conditioned on."""
@@ -120,7 +124,7 @@ class DNaIRConfig:
 
     discount: float = 0.9
     """Discount per step, in [0, 1)."""
-    novelty_weight: float = 0.1
+    novelty_weight: float = 0.01
     """Weight of quality over log popularity in the shaped reward."""
     exploration: float = 0.05
     """Probability that a slot is filled by a uniformly random item."""
@@ -130,11 +134,13 @@ class DNaIRConfig:
 class SAC4IRConfig:
     """Discrete soft actor-critic whose entropy bound stands for long-term exposure fairness."""
 
+    batch_size: int = 64
+    """Transitions per gradient step."""
     discount: float = 0.9
     """Discount per step, in [0, 1)."""
     entropy_ratio: float = 0.8
     """Target entropy as a share of log J, in (0, 1)."""
-    initial_temperature: float = 0.1
+    initial_temperature: float = 0.01
     """Temperature alpha at the start."""
     propensity_power: float = 0.0
     """Exponent of the inverse-propensity weights of clicks in the reward; 0: plain clicks."""
@@ -152,7 +158,7 @@ class FCPOConfig:
     """Trust region, in nats."""
     damping: float = 0.1
     """Added to the diagonal of the Fisher matrix."""
-    initial_std: float = 0.1
+    initial_std: float = 0.05
     """Standard deviation of the policy at the start, per coordinate of the hyper-action."""
     solver_iterations: int = 10
     """Conjugate-gradient iterations per solve."""

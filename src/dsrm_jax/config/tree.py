@@ -75,8 +75,10 @@ class EnvironmentConfig:
     """Items per slate, K."""
     max_len: int = 30
     """Initial temper T0, the paper's Max Len, in steps."""
-    history_length: int = 50
-    """Events that a user's history holds, H."""
+    history_length: int = 256
+    """Events that a user's history holds, H: with 50 at arrival and slates of 6 a whole session of 34 steps."""
+    arrival_length: int = 50
+    """Logged events that a user arrives with, at most; at most H are held."""
     ad_bound: float = 0.3
     """A slate with abs(2s - 1) at or above this bound costs extra temper; s is its popular share."""
     ad_penalty: int = 1

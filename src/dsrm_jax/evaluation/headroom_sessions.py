@@ -14,9 +14,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dsrm_jax.agents.agent import Agent
 from dsrm_jax.errors import InputError
-from dsrm_jax.simulator.environment import Environment, EnvState
+from dsrm_jax.simulator.environment import Environment, EnvState, keep_last
 from dsrm_jax.simulator.response import FactorResponse
-from dsrm_jax.simulator.world import History, World
+from dsrm_jax.simulator.world import World
 from dsrm_jax.state.encoder import Embeddings, make_catalogue, recent_events
 from dsrm_jax.state.perception import Perceive, Perception
 from dsrm_jax.state.view import View
@@ -35,14 +35,6 @@ class Recorded:
     clicks: Int[Array, "N T"]
     popular: Int[Array, "N T"]
     present: Bool[Array, "N T"]
-
-
-def keep_last(history: History, length: Int[Array, "..."] | int) -> History:
-    """Return the history without all but its last `length` events; the number of slots stays."""
-    slots = history.item.shape[-1]
-    length = jnp.minimum(history.length, length)
-    kept = jnp.arange(slots) >= slots - length[..., None]
-    return History(jnp.where(kept, history.item, 0), history.click & kept, length)
 
 
 def arriving_with(environment: Environment, lengths: Sequence[int]) -> Environment:

@@ -78,6 +78,7 @@ def make_controls(
             starts,
             target,
             history_length=config.environment.history_length,
+            arrival_length=config.environment.arrival_length,
             mask_rate=mask_rate,
             batch_size=rows,
         )

@@ -101,7 +101,8 @@ def judge(claim: Claim, evidence: Evidence) -> Judgement:
     measured, why = _measure(claim.rule, evidence)
     decided = decide(measured, claim.rule.relation, claim.rule.threshold) if measured else OPEN
     if decided == OPEN and not why:
-        why = "an interval holds the threshold"
+        unknown = [m.where for m in measured if math.isnan(m.cell.value)]
+        why = unknown[0] if unknown else "an interval holds the threshold"
     artefact = False
     control: list[Measured] = []
     if claim.control is not None:
@@ -122,7 +123,8 @@ def decide(measured: Sequence[Measured], relation: str, threshold: float) -> str
 def worst(measured: Sequence[Measured], relation: str) -> Measured:
     """Return the number that is furthest to the wrong side."""
     sign = 1 if relation.startswith(">") else -1
-    return min(measured, key=lambda m: sign * m.cell.value)
+    known = [m for m in measured if not math.isnan(m.cell.value)]
+    return min(known or measured, key=lambda m: sign * m.cell.value)
 
 
 def _decide(measured: Measured, relation: str, threshold: float) -> str:

@@ -64,6 +64,8 @@ def margin(
         others = [row for name in against if (row := evidence.row(env, max_len, name)) is not None]
         if own is None or not others:
             continue
+        if absent := [name for name in against if evidence.row(env, max_len, name) is None]:
+            found.append(_unknown(f"{_label(env, max_len)}, {', '.join(absent)} did not finish"))
         margins = [(_margin(evidence, own, other, metric, relative), other["method"]) for other in others]
         cell, rival = min(margins, key=lambda pair: pair[0].value)
         found.append(Measured(f"{_label(env, max_len)}, against {rival}", cell))
@@ -299,6 +301,10 @@ def dominated_by(evidence: Evidence, *, method: str, methods: Sequence[str]) -> 
         if own is None:
             continue
         rivals = [r for name in methods if (r := evidence.row(env, max_len, name)) is not None]
+        if absent := [name for name in methods if evidence.row(env, max_len, name) is None]:
+            found.append(_unknown(f"{_label(env, max_len)}, {', '.join(absent)} did not finish"))
+        if not rivals:
+            continue
         better = [r["method"] for r in rivals if dominates(evidence, r, own)]
         found.append(_exact(f"{_label(env, max_len)}: {', '.join(better) or 'none'}", float(len(better))))
     return found
@@ -337,6 +343,11 @@ def _scaled(cell: Cell, factor: float) -> Cell:
 
 def _exact(where: str, value: float) -> Measured:
     return Measured(where, Cell(value, value, value))
+
+
+def _unknown(where: str) -> Measured:
+    """Return what leaves a claim open unless another number refutes it."""
+    return _exact(where, math.nan)
 
 
 def _number(value: Any) -> float:

@@ -96,7 +96,14 @@ def check_config(config: EnvironmentConfig) -> None:
     Raises:
         InputError: naming the field, its value and the range.
     """
-    least = {"slate_size": 1, "max_len": 1, "history_length": 1, "ad_penalty": 0, "step_cap": 0}
+    least = {
+        "slate_size": 1,
+        "max_len": 1,
+        "history_length": 1,
+        "arrival_length": 0,
+        "ad_penalty": 0,
+        "step_cap": 0,
+    }
     for name, low in least.items():
         if getattr(config, name) < low:
             raise InputError(
@@ -144,6 +151,32 @@ def history_before(starts: SessionStarts, row: Int[Array, ""], *, length: int) -
         click=is_event & starts.click[index],
         length=jnp.minimum(row - first, length),
     )
+
+
+def keep_last(history: History, length: Int[Array, "..."] | int) -> History:
+    """Return the history without all but its last `length` events; the number of slots stays."""
+    slots = history.item.shape[-1]
+    length = jnp.minimum(history.length, length)
+    kept = jnp.arange(slots) >= slots - length[..., None]
+    return History(jnp.where(kept, history.item, 0), history.click & kept, length)
+
+
+def random_windows(
+    key: jax.Array, starts: SessionStarts, rows: Int[Array, "N"], *, length: int, least: int
+) -> History:
+    """Return the events before log rows, of each row a random number of them: what a user may have at any step of a session.
+
+    Args:
+        key: typed PRNG key; consumed.
+        starts: the log's rows.
+        rows: `(N,)` int32.
+        length: H, slots, and the most events.
+        least: the fewest events, where the log holds them; at or above H all windows are full.
+    """
+    history = jax.vmap(lambda row: history_before(starts, row, length=length))(rows)
+    if least >= length:
+        return history
+    return keep_last(history, jax.random.randint(key, rows.shape, least, length + 1))
 
 
 def append(history: History, item: Int[Array, "K"], click: Bool[Array, "K"]) -> History:
@@ -200,7 +233,9 @@ def make_environment(config: EnvironmentConfig) -> Environment:
         zero = jnp.zeros((), jnp.int32)
         state = EnvState(
             user=world.starts.user[row],
-            history=history_before(world.starts, row, length=config.history_length),
+            history=keep_last(
+                history_before(world.starts, row, length=config.history_length), config.arrival_length
+            ),
             temper=jnp.asarray(initial_temper(slate_size, config.max_len), jnp.int32),
             time=zero,
             clicks=zero,

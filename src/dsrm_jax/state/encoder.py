@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dsrm_jax.config import EncoderConfig
 from dsrm_jax.errors import unknown_name
-from dsrm_jax.simulator.environment import history_before
+from dsrm_jax.simulator.environment import random_windows
 from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.world import History, SessionStarts, World
 from dsrm_jax.state.view import Catalogue
@@ -226,6 +226,7 @@ def fit_encoder(
     starts: SessionStarts,
     *,
     history_length: int,
+    arrival_length: int,
     iterations: int,
     batch_size: int,
     learning_rate: float,
@@ -238,6 +239,7 @@ def fit_encoder(
         embeddings: frozen item side.
         starts: training rows, on the device.
         history_length: H.
+        arrival_length: the fewest events of a window, where the log holds them.
         iterations: Adam steps, with a cosine decay to zero.
         batch_size: histories per step.
         learning_rate: initial step size.
@@ -256,8 +258,9 @@ def fit_encoder(
     def run(network: Any, keys: jax.Array, embeddings: Embeddings, starts: SessionStarts) -> Any:
         def body(carry: Any, key: jax.Array) -> Any:
             network, opt_state = carry
-            rows = jax.random.randint(key, (batch_size,), 0, starts.user.shape[0])
-            history = jax.vmap(lambda row: history_before(starts, row, length=history_length))(rows)
+            row_key, window_key = jax.random.split(key)
+            rows = jax.random.randint(row_key, (batch_size,), 0, starts.user.shape[0])
+            history = random_windows(window_key, starts, rows, length=history_length, least=arrival_length)
             value, grads = jax.value_and_grad(loss)(network, history, labels_from(starts, rows), embeddings)
             updates, opt_state = optimiser.update(grads, opt_state)
             return (optax.apply_updates(network, updates), opt_state), value

@@ -11,7 +11,7 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from dsrm_jax.config import Config, PurifierConfig
-from dsrm_jax.simulator.environment import Observation, history_before
+from dsrm_jax.simulator.environment import Observation, random_windows
 from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.state.bod import make_bod_purifier
 from dsrm_jax.state.encoder import (
@@ -117,6 +117,7 @@ def sample_states(
     target: Float[Array, "U D"],
     *,
     history_length: int,
+    arrival_length: int,
     mask_rate: float | jax.Array,
     batch_size: int,
     kind: str = "full",
@@ -135,6 +136,7 @@ def sample_states(
         starts: training rows.
         target: `(U, D)` float32, full-log embedding of each user of `starts` (`encoder.user_states`).
         history_length: H.
+        arrival_length: the fewest events of a window, where the log holds them.
         mask_rate: mean share of hidden events, in [0, .5].
         batch_size: N.
         kind: which cleaner state, one of `targets.TARGETS`; `full` reads `target`, the others make theirs of the window itself.
@@ -142,10 +144,10 @@ def sample_states(
         visited: histories that a policy made in the training simulator; every second one of the batch is drawn from them. No
             event of a session is a row of the log.
     """
-    row_key, rate_key, mask_key, view_key, visit_key = jax.random.split(key, 5)
+    row_key, window_key, rate_key, mask_key, view_key, visit_key = jax.random.split(key, 6)
     embeddings = params.embeddings
     rows = jax.random.randint(row_key, (batch_size,), 0, starts.user.shape[0])
-    history = jax.vmap(lambda row: history_before(starts, row, length=history_length))(rows)
+    history = random_windows(window_key, starts, rows, length=history_length, least=arrival_length)
     clean = target[starts.user[rows]]
     if leverage is not None:
         clean = without_window(leverage, embeddings, clean, history, rows_of(starts, starts.user[rows]))
@@ -208,6 +210,7 @@ def fit_perception_purifier(
             params,
             starts,
             history_length=config.environment.history_length,
+            arrival_length=config.environment.arrival_length,
             batch_size=config.denoiser.batch_size,
         )
 
@@ -234,6 +237,7 @@ def fit_perception_purifier(
                 starts,
                 target,
                 history_length=config.environment.history_length,
+                arrival_length=config.environment.arrival_length,
                 mask_rate=settings.mask_rate,
                 batch_size=settings.batch_size,
                 kind=settings.target if settings.kind in FROM_PAIRS else "full",
@@ -290,6 +294,7 @@ def probe_perception(
             starts,
             clean,
             history_length=config.environment.history_length,
+            arrival_length=config.environment.arrival_length,
             mask_rate=0.0,
             batch_size=num_states,
         )

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from dsrm_jax.config import DenoiserConfig
 from dsrm_jax.errors import unknown_name
-from dsrm_jax.simulator.environment import history_before
+from dsrm_jax.simulator.environment import random_windows
 from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.state.encoder import Encoder, EncoderParams, Evidence, gather_evidence, labels_from
 from dsrm_jax.state.purifier import Purifier
@@ -68,6 +68,7 @@ def sample_labelled_states(
     starts: SessionStarts,
     *,
     history_length: int,
+    arrival_length: int,
     batch_size: int,
 ) -> LabelledBatch:
     """Draw histories of the training log and the up to M events that follow each.
@@ -78,10 +79,12 @@ def sample_labelled_states(
         params: trained encoder, for the observed states and the frozen item side.
         starts: training rows.
         history_length: H.
+        arrival_length: the fewest events of a window, where the log holds them.
         batch_size: N.
     """
-    rows = jax.random.randint(key, (batch_size,), 0, starts.user.shape[0])
-    history = jax.vmap(lambda row: history_before(starts, row, length=history_length))(rows)
+    row_key, window_key = jax.random.split(key)
+    rows = jax.random.randint(row_key, (batch_size,), 0, starts.user.shape[0])
+    history = random_windows(window_key, starts, rows, length=history_length, least=arrival_length)
     evidence = gather_evidence(params.embeddings, history)
     label = labels_from(starts, rows)
     return LabelledBatch(

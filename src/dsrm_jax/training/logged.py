@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Int
 
 from dsrm_jax.agents.agent import LoggedData, Transition
 from dsrm_jax.config import Config
-from dsrm_jax.simulator.environment import Observation, append, history_before
+from dsrm_jax.simulator.environment import Observation, append, history_before, keep_last
 from dsrm_jax.simulator.leave import has_left, initial_temper, temper_loss, unbalanced_slates
 from dsrm_jax.simulator.world import History, World
 from dsrm_jax.state.perception import Perceive, Perception
@@ -106,6 +106,7 @@ def _arrive(key: jax.Array, config: Config, world: World) -> _Replayed:
     environment = config.environment
     row = jax.random.randint(key, (LANES,), 0, world.starts.user.shape[0])
     history = jax.vmap(lambda r: history_before(world.starts, r, length=environment.history_length))(row)
+    history = keep_last(history, environment.arrival_length)
     temper = jnp.full(LANES, initial_temper(environment.slate_size, environment.max_len), jnp.int32)
     return _Replayed(row, history, temper, jnp.zeros(LANES, jnp.int32))
 

@@ -163,7 +163,14 @@ def _once(memory: Memory, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
 def _worlds_key(config: Config) -> tuple[Any, ...]:
     """Return everything that `load_worlds` depends on."""
     env = config.environment
-    settings = (env.response, env.response_dim, env.response_epochs, env.slate_size, env.history_length)
+    settings = (
+        env.response,
+        env.response_dim,
+        env.response_epochs,
+        env.slate_size,
+        env.history_length,
+        env.arrival_length,
+    )
     return ("worlds", config.data, config.synthetic, *settings, in_model(config.agent.method))
 
 
@@ -200,6 +207,7 @@ def _fit_encoder(
         embeddings_from(factors),
         worlds.train.starts,
         history_length=config.environment.history_length,
+        arrival_length=config.environment.arrival_length,
         iterations=config.encoder.iterations,
         batch_size=config.encoder.batch_size,
         learning_rate=config.encoder.learning_rate,
