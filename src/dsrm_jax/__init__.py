@@ -33,11 +33,15 @@ _EXPORTS = {
     "slate_log_prob": "agents.slates",
     "greedy_slate": "agents.slates",
     "generalised_advantage": "agents.returns",
+    "cpo_step": "agents.cpo",
+    "conjugate_gradient": "agents.conjugate_gradient",
     "make_trainer": "training.loop",
     "prepare": "training.prepare",
     "seed_keys": "training.prepare",
     "run_sessions": "evaluation.sessions",
     "session_metrics": "evaluation.metrics",
+    "headroom": "evaluation.headroom",
+    "export_policy": "serving.export",
 }
 
 __all__ = ["__version__", *_EXPORTS]
