@@ -110,6 +110,8 @@ def test_the_discrete_form_finds_the_best_slates_within_the_support_of_the_data(
     assert SHOWN[mean_click(free, misled, state, clicks, catalogue)[1]].mean() < 0.3
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_continuous_form_beats_its_log_and_stays_near_it(catalogue, users, logged):
     state, clicks = users
     agent = make_bcq(CONTINUOUS, slate_size=SLATE)

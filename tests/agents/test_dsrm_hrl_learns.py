@@ -146,7 +146,7 @@ def test_the_manager_learns_to_split_the_slate_in_half(perception):
     world = world_of(np.full((USERS, ITEMS), 0.5, np.float32))
     init, train = programs(QUOTA)
     state = init(jax.random.key(1), world, perception)
-    state.agent.params["manager"]["params"]["_MLP_0"]["Dense_2"]["bias"] = jnp.array([0.0, -1.5])
+    state.agent.params["manager"]["params"]["MLP_0"]["Dense_2"]["bias"] = jnp.array([0.0, -1.5])
     state.agent.params["manager"]["params"]["log_std"] = jnp.zeros(2)
 
     catalogue = make_catalogue(perception.encoder.embeddings, world)

@@ -221,6 +221,8 @@ def test_every_second_history_is_one_that_the_policy_made(encoder_params, starts
     assert np.std(np.asarray(batch.target[::2]), axis=0).max() > 0.1
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["sdedit", "guided", "regression"])
 def test_kinds_train_and_purify_under_one_interface(kind, encoder_params, starts, observation):
     settings = dataclasses.replace(CONFIG.purifier, kind=kind, diffusion_steps=4)

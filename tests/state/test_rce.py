@@ -122,13 +122,14 @@ def log():
 
 def test_drawn_states_and_labels_are_those_the_frozen_encoder_was_trained_on(log):
     encoder, params, starts = log
-    draw = partial(sample_labelled_states, encoder=encoder, history_length=H, batch_size=16)
+    draw = partial(sample_labelled_states, encoder=encoder, history_length=H, arrival_length=H, batch_size=16)
     batch = jax.jit(draw)(jax.random.key(1), params=params, starts=starts)
     kernel, bias = sorted(jax.tree.leaves(params.network), key=np.ndim)[::-1]
     again = LinearEncoder(kernel, bias)
     np.testing.assert_allclose(encode(again, batch.condition.summary), batch.state, rtol=1e-4, atol=1e-5)
     # beta 0 weights nothing: the loss is the frozen encoder's own
-    rows = jax.random.randint(jax.random.key(1), (16,), 0, starts.user.shape[0])
+    row_key, _ = jax.random.split(jax.random.key(1))
+    rows = jax.random.randint(row_key, (16,), 0, starts.user.shape[0])
     condition = batch.condition
     history = History(condition.item, condition.click, jnp.sum(condition.shown, axis=1))
     expected = next_click_loss(encoder, params, history, labels_from(starts, rows))

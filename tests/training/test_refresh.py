@@ -61,6 +61,8 @@ def perception(world):
     return Perception(EncoderParams(encoder.embeddings, encoder.network), purifier)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_histories_hold_what_the_policy_showed_the_training_worlds_users(world, perception):
     one = Perception(perception.encoder, jax.tree.map(lambda x: x[0], perception.purifier))
     found = jax.jit(lambda key: collect_histories(key, CONFIG, world, one))(jax.random.key(2))
