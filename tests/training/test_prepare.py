@@ -4,13 +4,16 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierConfig, TrainingConfig
+from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
+from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.state.encoder import Embeddings, make_encoder
 from dsrm_jax.state.perception import Perception, fit_perception_purifier
-from dsrm_jax.training.prepare import perception_like, seed_keys
+from dsrm_jax.training.prepare import check_usable, perception_like, seed_keys
 
 USERS, ITEMS, DIM = 4, 9, 2
 CONFIG = Config(
@@ -37,7 +40,7 @@ def trained(config):
     return jax.eval_shape(train)
 
 
-@pytest.mark.parametrize("kind", ["identity", "paper", "masked"])
+@pytest.mark.parametrize("kind", ["identity", "paper", "masked", "guided", "rce", "tce", "bod"])
 @pytest.mark.parametrize("encoder", ["clicked", "exposure"])
 def test_a_checkpoint_is_restored_into_the_shapes_that_training_gives(kind, encoder):
     config = dataclasses.replace(
@@ -57,3 +60,58 @@ def test_every_seed_and_stage_has_its_own_key_whatever_seeds_stand_beside_it():
     alone = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, seeds=(15,)))
     for stage, expected in keys.items():
         assert jax.random.key_data(seed_keys(alone, stage)).tolist() == [expected[1]]
+
+
+def log_of(items, *, matrix=None):
+    count = len(items)
+    rows = Interactions(
+        np.zeros(count, np.int32),
+        np.array(items, np.int32),
+        np.ones(count, bool),
+        np.arange(count),
+        np.ones(count),
+    )
+    catalogue = np.arange(3, dtype=np.int32)
+    return InteractionLog(
+        "toy",
+        "three items",
+        np.arange(1),
+        np.arange(3),
+        rows,
+        rows,
+        catalogue,
+        np.zeros((3, 0)),
+        train_matrix=matrix,
+    )
+
+
+MATRIX = ObservedMatrix(np.arange(1), np.ones((1, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("method", "log", "message"),
+    [
+        (
+            "bcq",
+            log_of([0, 0, 1, 2], matrix=MATRIX),
+            "bcq learns from a log of what was shown.*three items.*choose one of",
+        ),
+        ("dorl", log_of([0, 0, 1, 2], matrix=MATRIX), "dorl learns from a log"),
+        (
+            "dnair",
+            log_of([0, 1, 2]),
+            "dnair rewards novelty, and in these data all items are equally popular",
+        ),
+    ],
+)
+def test_a_method_whose_need_the_data_cannot_meet_is_refused(method, log, message):
+    with pytest.raises(InputError, match=message) as caught:
+        check_usable(method, log)
+    assert f" {method}," not in str(caught.value).split("choose one of")[1]
+
+
+def test_what_the_data_do_meet_is_not_refused():
+    for method in ("bcq", "dorl", "dnair", "dsrm_hrl"):
+        check_usable(method, log_of([0, 0, 1, 2]))
+    for method in ("a2c", "fcpo", "random"):
+        check_usable(method, log_of([0, 1, 2], matrix=MATRIX))

@@ -10,10 +10,11 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
-from dsrm_jax.agents.methods import in_model
+from dsrm_jax.agents.methods import LEARNERS, in_model, needs_log
 from dsrm_jax.config import Config
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.sources import describe, load_log
+from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.build import Worlds, build_worlds
 from dsrm_jax.simulator.fit import fit_factors
 from dsrm_jax.simulator.response import FactorResponse
@@ -84,6 +85,7 @@ def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, dict[
     started = time.perf_counter()
     log = load_log(config.data, config.synthetic)
     say(f"data: {log.source}")
+    check_usable(config.agent.method, log)
     key = jax.random.fold_in(data_key(config), 0)
     worlds = build_worlds(key, log, config, in_model=in_model(config.agent.method))
     say(f"users: {worlds.report['users']}")
@@ -97,6 +99,22 @@ def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, dict[
         "data_seconds": time.perf_counter() - started,
     }
     return log, worlds, facts
+
+
+def check_usable(method: str, log: InteractionLog) -> None:
+    """Refuse a method whose need the data cannot meet, and say which methods could run.
+
+    Raises:
+        InputError: an offline method without a log of what was shown, or a novelty reward where all items are equally popular.
+    """
+    lack = ""
+    if needs_log(method) and log.train_matrix is not None:
+        lack = "learns from a log of what was shown, in order, and these data are a matrix of answers without one"
+    elif method in ("dnair", "dnair_dsrm") and np.ptp(log.exposure[log.catalogue]) == 0:
+        lack = "rewards novelty, and in these data all items are equally popular"
+    if lack:
+        able = [m for m in LEARNERS if not needs_log(m) and m not in ("dnair", "dnair_dsrm")]
+        raise InputError(f"method {method} {lack} ({log.source}): choose one of {', '.join(able)}")
 
 
 def prepare(config: Config, say: Say = print, memory: Memory | None = None) -> Prepared:
