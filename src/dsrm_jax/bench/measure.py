@@ -1,12 +1,13 @@
 """`dsrm-jax bench`: run a named size, print the table, return the numbers."""
 
 import contextlib
+import dataclasses
 import os
 import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,10 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from dsrm_jax.bench.floor import compile_products, matrix_products, median_seconds
+from dsrm_jax.bench.made_up import table_world, transformer_world
 from dsrm_jax.bench.parts import Part, make_parts
 from dsrm_jax.budgets import BUDGETS
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError, unknown_name
+from dsrm_jax.simulator.presets import PRESETS
 from dsrm_jax.training.prepare import Prepared, prepare
 from dsrm_jax.training.run import chunk_size, compile_chunk, num_updates, start
 from dsrm_jax.training.serialise import merge
@@ -32,24 +35,47 @@ class Size:
     Attributes:
         config: of one seed.
         updates: updates of the full loop to run; 0: all of them. The budget's time is extrapolated from fewer.
+        prepare: makes what the loop runs in, `(config, say) -> Prepared`.
     """
 
     config: Config
     updates: int = 0
+    prepare: Callable[..., Prepared] = prepare
 
 
-def _size(budget: str, updates: int = 0) -> Size:
+def _size(
+    budget: str, updates: int = 0, prepare: Callable[..., Prepared] = prepare, **sections: dict[str, Any]
+) -> Size:
     config = merge(Config(), BUDGETS[budget], budget)
-    return Size(merge(config, {"training": {"seeds": [config.training.seeds[0]]}}, budget), updates)
+    config = merge(config, {"training": {"seeds": [config.training.seeds[0]]}}, budget)
+    return Size(merge(config, sections, budget), updates, prepare)
 
 
 SIZES = {
     "paper": _size("paper"),
     "paper-quick": _size("paper", updates=100),
+    "easyrl4rec": _size(
+        "paper",
+        100,
+        table_world,
+        agent={"method": "a2c"},
+        environment={"slate_size": 1, "ad_penalty": 0, "history_length": 50},
+        training={"num_users": 100},
+    ),
+    "kuaisim": _size(
+        "paper",
+        20,
+        transformer_world,
+        agent={"method": "a2c"},
+        environment={**dataclasses.asdict(PRESETS["kuaisim"]), "history_length": 100, "arrival_length": 100},
+        training={"num_users": 32},
+    ),
     "tiny": _size("tiny"),
 }
 """Sizes by name. `paper`: 20,000 steps of 64 users, slate 6, 3,327 items, 20 diffusion steps, all of them run;
-`paper-quick`: the same, extrapolated from 100 updates; `tiny`: seconds, to try the command."""
+`paper-quick`: the same, extrapolated from 100 updates; `easyrl4rec`: A2C, one item a step to 100 users out of a random table of
+1,411 x 3,327 answers; `kuaisim`: A2C, slates of 6 of 5,637 items to 32 users who answer by a transformer over 100 events;
+`tiny`: seconds, to try the command."""
 
 
 def run(size: str, *, repeats: int = 5, console: Console | None = None) -> dict[str, Any]:
@@ -84,7 +110,7 @@ def run(size: str, *, repeats: int = 5, console: Console | None = None) -> dict[
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     with without_compilation_cache():
-        prepared = prepare(config, say)
+        prepared = chosen.prepare(config, say)
         one_seed = replace(
             prepared.perception, purifier=jax.tree.map(lambda x: x[0], prepared.perception.purifier)
         )
