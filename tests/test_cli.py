@@ -178,3 +178,53 @@ def test_data_describes_a_log_and_writes_its_numbers(capsys, tmp_path: Path, mon
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert facts["train"]["rows"] + facts["test"]["rows"] == 300
     assert "log.csv" in out
+
+
+@pytest.mark.parametrize("command", ["sweep", "train", "resume", "evaluate", "export", "bench", "headroom"])
+def test_numbers_that_could_not_be_written_are_refused_before_the_work(
+    capsys, tmp_path: Path, monkeypatch, command
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plan.toml").write_text('budget = "tiny"\n')
+    (tmp_path / "folder").mkdir()
+    what = {"sweep": ["plan.toml"], "resume": ["run"], "evaluate": ["run"], "export": ["run"]}.get(
+        command, []
+    )
+    for json_file, words in (("absent/x.json", "there is no folder"), ("folder", "cannot be written")):
+        status, out, err = run(capsys, command, *what, "--json", json_file)
+        assert (status, out) == (2, "")
+        assert len(err.strip().splitlines()) == 1
+        assert f"--json {json_file}" in err
+        assert words in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "plan.toml"]
+
+
+@pytest.mark.parametrize(
+    ("phrase", "words"),
+    [
+        ("agent.method=dsrm_hlr", "did you mean 'dsrm_hrl'"),
+        ("data.env=kuairek", "did you mean 'kuairec'"),
+        ("agent.clip=abc", "agent.clip is 'abc', a string, expected a number"),
+    ],
+)
+def test_a_sweep_of_what_does_not_exist_makes_no_folder(capsys, tmp_path: Path, monkeypatch, phrase, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plan.toml").write_text('budget = "tiny"\n')
+    status, out, err = run(capsys, "sweep", "plan.toml", "--grid", phrase)
+    assert (status, out) == (2, "")
+    assert words in err
+    assert [p.name for p in tmp_path.iterdir()] == ["plan.toml"]
+
+
+def test_a_sweep_with_points_that_failed_says_so_and_does_not_exit_with_status_0(
+    capsys, tmp_path: Path, monkeypatch
+):
+    from dsrm_jax.sweep import pool
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plan.toml").write_text('budget = "tiny"\n')
+    monkeypatch.setattr(pool, "run_points", lambda points, *args, **kwargs: [])
+    status, _, err = run(capsys, "sweep", "plan.toml", "--json", "found.json")
+    assert status == 2
+    assert "1 points have no result" in err
+    assert json.loads((tmp_path / "found.json").read_text()) == {"results": []}

@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 
 from dsrm_jax.errors import InputError
-from dsrm_jax.options import parse
+from dsrm_jax.options import check_json, parse
 
 COMMANDS = {
     "train": "train a method, compare it with the yardsticks on held-out sessions, write a run directory",
@@ -63,7 +63,9 @@ def _run_arguments(argv: list[str], command: str) -> tuple[str, str]:
         """
         return run, json
 
-    return _cli(arguments, argv, command)
+    folder, json_file = _cli(arguments, argv, command)
+    check_json(json_file)
+    return folder, json_file
 
 
 def _data(argv: list[str]) -> None:
@@ -76,7 +78,7 @@ def _data(argv: list[str]) -> None:
 def _sweep(argv: list[str]) -> None:
     from rich.console import Console
 
-    from dsrm_jax.sweep.plan import load_plan, varied
+    from dsrm_jax.sweep.plan import expand, load_plan, varied
     from dsrm_jax.sweep.pool import run_plans
     from dsrm_jax.sweep.tables import sweep_tables
 
@@ -101,6 +103,7 @@ def _sweep(argv: list[str]) -> None:
         return {"plans": plans, "out": out, "json": json, "budget": budget, "workers": workers, "grid": grid}
 
     wanted = _cli(arguments, argv, "sweep")
+    check_json(wanted["json"])
     plans = [varied(load_plan(path, wanted["budget"] or None), wanted["grid"]) for path in wanted["plans"]]
     if not plans:
         raise InputError("no sweep file: name at least one, such as experiments/baselines.toml")
@@ -111,6 +114,11 @@ def _sweep(argv: list[str]) -> None:
         for table in sweep_tables(results, folder, validate=plan.validate):
             console.print(table)
     _write_json(wanted["json"], {"results": [result for results in found for result in results]})
+    if missing := sum(len(expand(plan)) for plan in plans) - sum(map(len, found)):
+        raise InputError(
+            f"{missing} points have no result: the lines above and {folder}/worker-*.log say why; "
+            "the same command runs them alone again"
+        )
 
 
 def _reproduce(argv: list[str]) -> None:
@@ -195,6 +203,7 @@ def _export(argv: list[str]) -> None:
         return {"run": run, "out": out, "seed": seed, "json": json}
 
     wanted = _cli(arguments, argv, "export")
+    check_json(wanted["json"])
     run, config = open_run(wanted["run"])
     seed = config.training.seeds[0] if wanted["seed"] == -1 else wanted["seed"]
     _write_json(wanted["json"], pipeline.export(run, config, wanted["out"] or run.path / "policy.dsrm", seed))
@@ -214,6 +223,7 @@ def _bench(argv: list[str]) -> None:
         return size, json, repeats
 
     size, json_file, repeats = _cli(arguments, argv, "bench")
+    check_json(json_file)
     _write_json(json_file, bench.run(size, repeats=repeats))
 
 

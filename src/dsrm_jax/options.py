@@ -1,5 +1,6 @@
 """Options that the commands share: every field of the configuration as a flag, over a TOML file, over a budget."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,12 +76,24 @@ def parse(
         description=f"{about.capitalize()}. Short forms: {shortcuts}.",
     )
     validate(config, "command line")
-    if output.json and not Path(output.json).absolute().parent.is_dir():
-        raise InputError(
-            f"--json {output.json}: there is no folder {Path(output.json).absolute().parent}; make it first"
-        )
-    _check_names(config)
+    check_json(output.json)
+    check_names(config)
     return output, config
+
+
+def check_json(path: str) -> None:
+    """Refuse a file for numbers that could not be written, before the work that the numbers take; empty: no file.
+
+    Raises:
+        InputError: its folder is absent or not writable, or it is a folder itself.
+    """
+    file = Path(path).absolute()
+    if not path:
+        return
+    if not file.parent.is_dir():
+        raise InputError(f"--json {path}: there is no folder {file.parent}; make it first")
+    if file.is_dir() or not os.access(file.parent, os.W_OK):
+        raise InputError(f"--json {path}: cannot be written; name a file in a folder of yours")
 
 
 def _early(argv: Sequence[str]) -> Output:
@@ -95,7 +108,12 @@ def _early(argv: Sequence[str]) -> Output:
     return Output(**found)
 
 
-def _check_names(config: "Config") -> None:
+def check_names(config: "Config") -> None:
+    """Refuse a method or data set that does not exist, before any work.
+
+    Raises:
+        InputError: with the nearest valid name.
+    """
     from dsrm_jax.agents.methods import check_method
     from dsrm_jax.data.sources import SOURCES
 

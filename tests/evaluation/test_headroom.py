@@ -183,12 +183,12 @@ def test_record_counts_what_greedy_slates_of_the_oracle_earn(world, embeddings):
 
 
 TINY = Config(
-    synthetic=SyntheticConfig(history_scale=0.02),
+    synthetic=SyntheticConfig(history_scale=0.1),
     environment=EnvironmentConfig(history_length=H, max_len=8),
-    encoder=EncoderConfig(dim=4, embedding_epochs=1, iterations=50),
+    encoder=EncoderConfig(dim=4, embedding_epochs=3, iterations=300),
     purifier=PurifierConfig(kind="guided", diffusion_steps=4, iterations=20, hidden=8),
     training=TrainingConfig(seeds=(1, 2), steps=32, num_users=8, rollout_length=16),
-    evaluation=EvaluationConfig(num_sessions=60),
+    evaluation=EvaluationConfig(num_sessions=400),
 )
 
 

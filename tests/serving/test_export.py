@@ -160,3 +160,43 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(trained, tmp_path):
             platforms=("cpu",),
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_id_is_known_only_whole():
+    """Ids were once cut to the longest known one, and `abcd` taken for `abc`."""
+    item, click, length = pack([[("abcd", True), ("b", True)]], np.array(["abc", "b"]), history_length=3)
+    assert (length.tolist(), item.tolist(), click.tolist()) == ([1], [[0, 0, 1]], [[False, False, True]])
+
+
+@pytest.mark.parametrize("known", [np.array([3, 5]), np.array(["3", "5"])])
+def test_ids_of_another_kind_are_refused(known):
+    other = "3" if known.dtype.kind == "i" else 3
+    with pytest.raises(InputError, match=f"history 1 holds item ids such as {other!r}"):
+        pack([[], [(other, True)]], known, history_length=2)
+
+
+def test_no_users_get_no_slates_and_times_must_be_theirs(path):
+    policy = load(path)
+    assert policy.recommend([]).shape == (0, K)
+    with pytest.raises(InputError, match="2 times for 1 histories"):
+        policy.recommend([[]], [0, 1])
+
+
+def test_every_flipped_byte_of_a_file_is_noticed_or_harmless(path, tmp_path):
+    whole, other = path.read_bytes(), tmp_path / "flipped.dsrm"
+    refused = 0
+    for at in range(0, len(whole), max(1, len(whole) // 60)):
+        other.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            load(other)
+        except InputError:
+            refused += 1
+    assert refused > 40
+
+
+def test_a_method_that_draws_its_slates_is_not_exported(trained, tmp_path):
+    config = dataclasses.replace(CONFIG, agent=AgentConfig(method="quota_random"))
+    log = SimpleNamespace(item_ids=RAW, source="twelve items")
+    with pytest.raises(InputError, match="method quota_random draws its slates"):
+        export_policy(tmp_path / "p.dsrm", config, (), trained.world, trained.perception, log)
+    assert list(tmp_path.iterdir()) == []

@@ -91,3 +91,23 @@ def test_what_a_file_says_wrong_is_named(tmp_path, text, message):
 def test_a_grid_flag_without_field_or_value_is_refused(phrase):
     with pytest.raises(InputError, match="expected field=value,value"):
         varied(Plan(Config(), {}), [phrase])
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"agent.method": ("dsrm_hlr",)}, "did you mean 'dsrm_hrl'"),
+        ({"data.env": ("kuairek",)}, "did you mean 'kuairec'"),
+        ({"agent": (3,), "agent.clip": (0.1,)}, "agent.clip and 'agent' both have values"),
+        ({"agent.clip": (0.1,), "agent.clip.x": (0.1,)}, "agent.clip.x and 'clip' both have values"),
+    ],
+)
+def test_a_grid_of_what_does_not_exist_is_refused_before_any_work(grid, message):
+    with pytest.raises(InputError, match=message):
+        expand(Plan(Config(), grid))
+
+
+def test_a_grid_flag_takes_lists_numbers_and_bare_names():
+    plan = varied(Plan(Config(), {}), ["training.seeds=[1, 2],[3]", "agent.method=hrl, random"])
+    assert plan.grid == {"training.seeds": ([1, 2], [3]), "agent.method": ("hrl", "random")}
+    assert [p.config.training.seeds for p in expand(plan)] == [(1, 2), (1, 2), (3,), (3,)]

@@ -1,8 +1,11 @@
 """The pool against a worker of a few lines that finishes, fails, or is killed on demand: no point runs twice."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -108,3 +111,83 @@ def test_the_groups_that_workers_read_are_the_points(tmp_path):
     assert validate
     assert groups == pool.group(points)
     assert json.loads((tmp_path / "groups.json").read_text())["validate"] is True
+
+
+def test_two_sweeps_never_share_a_folder(tmp_path, calls):
+    sweep(tmp_path, [10])
+    before = (tmp_path / "sweep" / "groups.json").read_bytes()
+    with (
+        pool._alone(tmp_path / "sweep"),
+        pytest.raises(InputError, match=r"another sweep is running in .*sweep: wait for it"),
+    ):
+        sweep(tmp_path, [10, 20])
+    assert (tmp_path / "sweep" / "groups.json").read_bytes() == before
+    assert sweep(tmp_path, [10, 20])[0] == [10, 20]
+
+
+def test_less_than_no_workers_are_refused_before_the_folder_is_made(tmp_path):
+    with pytest.raises(InputError, match="--workers is -3, expected 0"):
+        sweep(tmp_path, [10], workers=-3)
+    assert not (tmp_path / "sweep").exists()
+
+
+# A worker that never answers: it writes its number where the test finds it, and waits until its input ends or it is killed.
+WAITING = """
+import os, pathlib, sys, threading
+line = sys.stdin.readline()
+pathlib.Path(sys.argv[1], "pid.tmp").write_text(str(os.getpid()))
+os.replace(pathlib.Path(sys.argv[1], "pid.tmp"), pathlib.Path(sys.argv[1], "pid"))
+threading.Event().wait(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("sent", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_an_interrupt_or_a_termination_kills_the_workers(tmp_path, monkeypatch, sent, raised):
+    started = []
+
+    def start(self, worker):
+        command = [sys.executable, "-c", WAITING, str(self.folder)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.processes[worker] = process
+        started.append(process)
+        return process
+
+    def signal_when_started():
+        while not (tmp_path / "sweep" / "pid").exists():
+            threading.Event().wait(0.02)
+        os.kill(os.getpid(), sent)
+
+    monkeypatch.setattr(pool._Pool, "_start", start)
+    threading.Thread(target=signal_when_started, daemon=True).start()
+    with pytest.raises(raised):
+        sweep(tmp_path, [10], workers=1)
+    assert started[0].wait(30) == -signal.SIGKILL
+
+
+def test_a_worker_stops_where_its_input_ends_though_a_group_still_runs(tmp_path):
+    script = (
+        "import threading\nfrom dsrm_jax.sweep.worker import questions\n"
+        "assert next(questions()) == 7\nprint('begun', flush=True)\nthreading.Event().wait(60)\nraise SystemExit(3)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    process.stdin.write("7\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "begun\n"
+    process.stdin.close()
+    assert process.wait(30) == 0
+
+
+def test_a_finished_program_shows_the_range_of_its_points_and_no_best(tmp_path):
+    lines = []
+    points = pool.expand(Plan(Config(), {"agent.clip": (0.1, 0.2, 0.3)}))
+    running = pool._Pool(tmp_path, [points], 1, lines.append)
+    done = [
+        {"length": length, "reward": 0.5, "broken": broken, "seconds": 2.0}
+        for length, broken in ((9.0, 0.25), (7.5, 0.0), (8.0, 0.5))
+    ]
+    running._record(0, {"done": done})
+    assert "Len 7.50 to 9.00, R_each 0.500, p 0.00 to 0.50 of 3 points, 6 s" in lines[0]

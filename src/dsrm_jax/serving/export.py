@@ -27,6 +27,7 @@ from dsrm_jax.state.encoder import make_catalogue
 from dsrm_jax.state.perception import Perception, make_perceive
 from dsrm_jax.training.serialise import to_json
 
+ALWAYS_RANDOM = ("random", "quota_random")  # an exported program draws nothing
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -83,8 +84,13 @@ def export_policy(
         platforms: names that `jax.export` knows.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: a method that acts at random whatever it is asked, or the file cannot be written.
     """
+    if config.agent.method in ALWAYS_RANDOM:
+        raise InputError(
+            f"method {config.agent.method} draws its slates, and an exported policy answers the same question alike: "
+            "export the run of another method"
+        )
     history = config.environment.history_length
     (batch,) = jax_export.symbolic_shape("batch")
     shapes = (

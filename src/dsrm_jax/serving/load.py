@@ -4,6 +4,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,14 @@ class Policy:
 
         Returns:
             `(users, K)` raw item ids, best first within each group.
+
+        Raises:
+            InputError: raw ids of another kind than the policy's (text for numbers or numbers for text), or not one time a user.
         """
+        if not histories:
+            return np.empty((0, self.meta["slate_size"]), self.item_ids.dtype)
+        if times is not None and len(times) != len(histories):
+            raise InputError(f"{len(times)} times for {len(histories)} histories: give one of each user")
         item, click, length = pack(histories, self.item_ids, history_length=self.meta["history_length"])
         time = np.zeros(len(length), np.int32) if times is None else np.asarray(times, np.int32)
         return self.item_ids[np.asarray(self.program(item, click, length, time))]
@@ -63,7 +71,11 @@ def pack(
     click = np.zeros((len(histories), history_length), bool)
     length = np.zeros(len(histories), np.int32)
     for row, history in enumerate(histories):
-        raw = np.asarray([event[0] for event in history], item_ids.dtype) if history else item_ids[:0]
+        raw = np.asarray([event[0] for event in history]) if history else item_ids[:0]
+        if raw.dtype.kind not in ("US" if item_ids.dtype.kind in "US" else "biuf"):
+            raise InputError(
+                f"history {row} holds item ids such as {history[0][0]!r}, and the policy knows ids such as {item_ids[0].item()!r}"
+            )
         index = np.minimum(np.searchsorted(item_ids, raw), len(item_ids) - 1)
         known = np.flatnonzero(item_ids[index] == raw)[-history_length:]
         length[row] = len(known)
@@ -87,8 +99,10 @@ def load(path: str | os.PathLike[str]) -> Policy:
             item_ids = np.load(io.BytesIO(archive.read(ITEMS)), allow_pickle=False)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, KeyError, ValueError) as error:
         raise InputError(f"{path} is no exported policy, or damaged: export it again") from error
+    if not isinstance(meta, dict):
+        raise InputError(f"{path} is no exported policy, or damaged: export it again")
     if meta.get("format") != FORMAT:
         raise InputError(
             f"{path} has format {meta.get('format')!r}, this version reads {FORMAT}: export it again"

@@ -31,7 +31,9 @@ from dsrm_jax.training.serialise import json_value, write_text
 
 Say = Callable[[str], None]
 SEED_AXES = Perception(None, 0)  # type: ignore[arg-type]
-VALIDATION = 3  # stage of `seed_keys`: validation sessions share no randomness with the held-out ones
+VALIDATION = (
+    4  # stage of `seed_keys` of validation sessions: 2 is that of held-out ones, 3 of Stage I's refresh
+)
 
 
 def run_group(

@@ -11,6 +11,7 @@ import jax
 from dsrm_jax.budgets import budget
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError
+from dsrm_jax.options import check_names
 from dsrm_jax.training.serialise import canonical, digest, load_toml, merge, to_json, validate
 
 LARGEST_GROUP = (
@@ -82,8 +83,9 @@ def expand(plan: Plan, where: str = "grid") -> list[Point]:
     points = {}
     for values in itertools.product(*plan.grid.values()):
         chosen = dict(zip(plan.grid, values, strict=True))
-        config = merge(plan.base, _nested(chosen), where)
+        config = merge(plan.base, _nested(chosen, where), where)
         validate(config, where)
+        check_names(config)
         name = digest(canonical(to_json(config)) + str(plan.validate))[:12]
         points[name] = Point(name, chosen, config)
     return list(points.values())
@@ -121,8 +123,16 @@ def varied(plan: Plan, fields_and_values: Sequence[str]) -> Plan:
             raise InputError(
                 f"--grid {phrase}: expected field=value,value such as agent.learning_rate=1e-3,3e-4"
             )
-        grid[name.strip().replace("-", "_")] = tuple(_value(v.strip()) for v in values.split(","))
+        grid[name.strip().replace("-", "_")] = _values(values)
     return replace(plan, grid=grid)
+
+
+def _values(text: str) -> tuple[Any, ...]:
+    """Read `1,2` and `[1, 2], [3]` as a TOML list; where that fails, each part between commas alone."""
+    try:
+        return tuple(tomllib.loads(f"x = [{text}]")["x"])
+    except tomllib.TOMLDecodeError:
+        return tuple(_value(part.strip()) for part in text.split(","))
 
 
 def _value(text: str) -> Any:
@@ -132,7 +142,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
+def _nested(dotted: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Turn `{"a.b": 1}` into `{"a": {"b": 1}}`."""
     found: dict[str, Any] = {}
     for name, value in dotted.items():
@@ -140,5 +150,7 @@ def _nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
         table = found
         for section in sections:
             table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise InputError(f"{where}: {name} and {section!r} both have values: give one of them")
         table[last] = value
     return found

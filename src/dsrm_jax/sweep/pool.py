@@ -1,15 +1,17 @@
 """Run the groups of a sweep over worker processes: one per core, restarted when killed, nothing run twice."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError
@@ -60,16 +62,21 @@ def run_points(
     """Run every point that has no result yet, and return all results in the points' order; see `run_sweep`."""
     if not points:
         raise InputError("the grid has no point: give every field at least one value")
-    _take_folder(folder, points, validate=validate)
-    unfinished = [p for p in points if not (folder / p.name / "result.json").exists()]
-    groups = sorted(group(unfinished), key=lambda members: _affinity(members[0]))
-    if unfinished:
-        say(
-            f"{len(points)} points, {len(points) - len(unfinished)} of them finished before; "
-            f"{len(groups)} programs to run"
-        )
-        _write_groups(folder, groups, validate)
-        _Pool(folder, groups, workers or cores(), say).run()
+    if workers < 0:
+        raise InputError(f"--workers is {workers}, expected 0 (one per core) or more")
+    _make_folder(folder)
+    with _alone(folder):
+        _write_plan(folder, points, validate=validate)
+        unfinished = [p for p in points if not (folder / p.name / "result.json").exists()]
+        groups = sorted(group(unfinished), key=lambda members: _affinity(members[0]))
+        if unfinished:
+            say(
+                f"{len(points)} points, {len(points) - len(unfinished)} of them finished before; "
+                f"{len(groups)} programs to run"
+            )
+            _write_groups(folder, groups, validate)
+            with _terminable():
+                _Pool(folder, groups, workers or cores(), say).run()
     paths = [folder / point.name / "result.json" for point in points]
     return [from_json_value(load_json(path)) for path in paths if path.exists()]
 
@@ -101,17 +108,63 @@ def _affinity(point: Point) -> tuple[str, ...]:
     )
 
 
-def _take_folder(folder: Path, points: Sequence[Point], *, validate: bool) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         others = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
     except OSError as error:
         raise InputError(f"cannot make {folder}: {error.strerror or error}; choose another --out") from error
-    path = folder / "plan.json"
-    if others and not path.exists():
+    if others and not (folder / "plan.json").exists():
         raise InputError(
             f"{folder} is not empty and holds no sweep (no plan.json): choose a new or empty --out"
         )
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other sweeps out of a folder, whose workers would read this one's groups; the lock goes with the process."""
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system: no advisory locks
+        yield
+        return
+    try:
+        file = (folder / ".lock").open("a")
+    except OSError as error:
+        raise InputError(
+            f"cannot write in {folder}: {error.strerror or error}; choose another --out"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another sweep is running in {folder}: wait for it, or choose another --out"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end this process as Ctrl-C does, by an exception, so that the pool stops its workers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _write_plan(folder: Path, points: Sequence[Point], *, validate: bool) -> None:
+    path = folder / "plan.json"
     write_text(path, json.dumps({"validate": validate, "points": points_json(points)}) + "\n")
 
 
@@ -172,15 +225,15 @@ class _Pool:
 
     def _start(self, worker: int) -> subprocess.Popen[str]:
         core = str(worker if self.workers > 1 else -1)
-        log = (self.folder / f"worker-{worker}.log").open("a")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dsrm_jax.sweep.worker", str(self.folder), core],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-        log.close()
+        with (self.folder / f"worker-{worker}.log").open("a") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dsrm_jax.sweep.worker", str(self.folder), core],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,  # Ctrl-C reaches the sweep alone, which stops its workers
+            )
         self.processes[worker] = process
         return process
 
@@ -213,14 +266,14 @@ class _Pool:
             elif "failed" in answer:
                 self._say(index, f"FAILED: {answer['failed']}")
             else:
-                best = max(answer["done"], key=lambda result: result["length"])
-                seconds = sum(result["seconds"] for result in answer["done"])
-                self._say(
-                    index,
-                    f"Len {best['length']:.2f}, R_each {best['reward']:.3f}, p {best['broken']:.2f}"
-                    + (f" (best of {len(answer['done'])})" if len(answer["done"]) > 1 else "")
-                    + f", {seconds:.0f} s",
+                done = answer["done"]
+                seconds = sum(result["seconds"] for result in done)
+                ranges = (
+                    f"Len {_range(done, 'length', 2)}, R_each {_range(done, 'reward', 3)}, "
+                    f"p {_range(done, 'broken', 2)}"
                 )
+                points = f" of {len(done)} points" if len(done) > 1 else ""
+                self._say(index, f"{ranges}{points}, {seconds:.0f} s")
 
     def _say(self, index: int, text: str, *, counts: bool = True) -> None:
         self.finished += counts
@@ -229,3 +282,9 @@ class _Pool:
         elapsed = time.monotonic() - self.started
         left = elapsed / max(self.finished, 1) * (len(self.groups) - self.finished)
         self.say(f"[{self.finished}/{len(self.groups)}] {name}: {text}; about {left / 60:.0f} min left")
+
+
+def _range(results: Sequence[dict[str, Any]], name: str, digits: int) -> str:
+    """Return all results' range, and not the best: held-out sessions choose nothing."""
+    ends = {f"{end(result[name] for result in results):.{digits}f}": None for end in (min, max)}
+    return " to ".join(ends)

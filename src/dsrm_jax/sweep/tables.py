@@ -1,4 +1,4 @@
-"""What a sweep prints: one table per data set and max_len where it compares methods, else one row per point."""
+"""What a sweep prints: one table per cell of the rest of its grid where it compares methods, else one row per point."""
 
 import itertools
 import math
@@ -15,8 +15,10 @@ from rich.text import Text
 from dsrm_jax.evaluation.metrics import difference
 from dsrm_jax.evaluation.sessions import Sessions
 from dsrm_jax.evaluation.tables import FREE_LUNCH, PAPER_METHOD, cell, results_table
+from dsrm_jax.training.serialise import load_json
 
 METHOD = "agent.method"
+HEADED = (METHOD, "data.env", "environment.max_len")  # fields that a table of methods names anyway
 COLUMNS = (
     ("length", "Len", 2),
     ("reward", "R_each", 3),
@@ -39,29 +41,36 @@ def sweep_tables(
     Returns:
         Tables for `rich.console.Console.print`.
     """
-    where = "VALIDATION sessions in the training simulator" if validate else "held-out sessions"
-    if not results or METHOD not in results[0]["values"]:
-        return [points_table(results, where)]
-    tables: list[RenderableType] = []
-    for _, members in itertools.groupby(sorted(results, key=_cell_of), key=_cell_of):
-        rows = sorted(members, key=lambda r: list(results).index(r))
-        tables.append(methods_table(rows, folder, where))
-    return tables
+    if not results:
+        return []
+    if validate:  # beside neither the paper's row nor the words "held-out"
+        return [points_table(results, "VALIDATION sessions in the training simulator")]
+    if METHOD not in results[0]["values"]:
+        return [points_table(results, "held-out sessions")]
+    cells = itertools.groupby(sorted(results, key=_cell_of), key=_cell_of)
+    return [methods_table(list(members), folder) for _, members in cells]
 
 
-def methods_table(rows: Sequence[Mapping[str, Any]], folder: Path, where: str) -> RenderableType:
-    """Lay out the methods of one data set and max_len, with wall time; DSRM-HRL first where it is there."""
+def methods_table(rows: Sequence[Mapping[str, Any]], folder: Path) -> RenderableType:
+    """Lay out the methods of one cell of a grid, with wall time; DSRM-HRL first where it is there.
+
+    Args:
+        rows: results whose values differ in the method alone.
+        folder: of the sweep, with its `plan.json`.
+    """
     rows = sorted(rows, key=lambda r: r["method"] != PAPER_METHOD)
     found = {r["method"]: dict(r["result"]) for r in rows}
     first = rows[0]
     if first["method"] == PAPER_METHOD:
         for other in rows[1:]:
             if other["method"].startswith(FREE_LUNCH):
-                gap = paired_difference(folder, first, other)
+                gap = paired_difference(folder, first, other, slate_size=_slate_size(folder, first["name"]))
                 found[first["method"]].setdefault("difference", {})[other["method"]] = gap
+    others = [f"{name} {value}" for name, value in first["values"].items() if name not in HEADED]
+    diverged = [f"{r['method']} DIVERGED" for r in rows if r.get("diverged")]
     table = results_table(
         found,
-        source=f"{first['source']}, {where}" if where != "held-out sessions" else first["source"],
+        source="; ".join([first["source"], *others, *diverged]),
         env=first["env"],
         max_len=first["max_len"],
         num_seeds=len(first["result"]["seeds"]),
@@ -70,7 +79,7 @@ def methods_table(rows: Sequence[Mapping[str, Any]], folder: Path, where: str) -
 
 
 def points_table(results: Sequence[Mapping[str, Any]], where: str) -> RenderableType:
-    """Lay out one row per point: the grid's fields, the metrics, seconds."""
+    """Lay out one row per point: the grid's fields, the metrics, seconds of Stage II and evaluation."""
     names = list(dict.fromkeys(name for r in results for name in r["values"]))
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in names:
@@ -78,10 +87,11 @@ def points_table(results: Sequence[Mapping[str, Any]], where: str) -> Renderable
     for _, heading, _ in COLUMNS:
         table.add_column(heading, justify="right")
     table.add_column("s", justify="right")
+    table.add_column("")
     for r in results:
         cells = [cell(r["result"][name], digits) for name, _, digits in COLUMNS]
         values = [str(r["values"].get(name, "")) for name in names]
-        table.add_row(*values, *cells, f"{_seconds(r):.0f}")
+        table.add_row(*values, *cells, f"{_seconds(r):.0f}", "DIVERGED" if r.get("diverged") else "")
     return Group(Text(where, style="bold"), table)
 
 
@@ -106,6 +116,11 @@ def load_sessions(path: Path) -> list[Sessions]:
             )
             for s in seeds
         ]
+
+
+def _slate_size(folder: Path, name: str) -> int:
+    points = {p["name"]: p["config"] for p in load_json(folder / "plan.json")["points"]}
+    return int(points[name]["environment"]["slate_size"])
 
 
 def _cell_of(result: Mapping[str, Any]) -> tuple[str, ...]:

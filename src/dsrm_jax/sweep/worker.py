@@ -2,13 +2,16 @@
 
 It pins itself to one core before JAX starts (vmapped programs on one thread each are the fastest and the safest use of a small
 CPU), then reads group numbers from standard input, one a line, and answers each with one line of JSON on standard output:
-`{"done": [summaries]}` or `{"failed": "one sentence"}`. Everything else goes to standard error.
+`{"done": [summaries]}` or `{"failed": "one sentence"}`. Everything else goes to standard error. Where standard input ends, the
+sweep has every answer or is dead: the worker stops at once, whatever it is doing, so that no orphan trains on.
 """
 
 import contextlib
 import json
 import os
+import queue
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,9 +34,9 @@ def main(argv: list[str]) -> None:
         folder = Path(argv[0])
         groups, validate = read_groups(folder)
         memory: dict[Any, Any] = {}
-        for line in sys.stdin:
+        for index in questions():
             try:
-                results = run_group(groups[int(line)], folder, memory, say, validate=validate)
+                results = run_group(groups[index], folder, memory, say, validate=validate)
                 answer: dict[str, Any] = {"done": [brief(result) for result in results]}
             except InputError as error:
                 answer = {"failed": str(error)}
@@ -48,6 +51,20 @@ def pin(core: int) -> None:
     if core >= 0 and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[core % len(cores)]})
+
+
+def questions() -> Iterator[int]:
+    """Yield the group numbers of standard input; a thread of its own ends the process where the input ends."""
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            waiting.put(int(line))
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield waiting.get()
 
 
 @contextlib.contextmanager
