@@ -17,6 +17,8 @@ BIN := .venv/bin
 FLAGS = --env $(ENV) --budget $(BUDGET) --method $(METHOD) --max-len $(MAX_LEN) \
   $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out $(OUT))
 
+SWEEP_BUDGET = $(if $(filter default,$(BUDGET)),,--budget $(BUDGET))
+
 .PHONY: help setup train evaluate data sweep compare reproduce headroom probe fcpo export bench test test-all lint clean
 
 help: ## list the targets and variables
@@ -49,23 +51,23 @@ data: setup ## download, check and parse the official data of ENV
 	@$(BIN)/dsrm-jax data --env $(ENV) $(if $(DATA),--data $(DATA))
 
 sweep: setup ## run a grid of configurations: make sweep PLAN=experiments/sweep.toml
-	@$(BIN)/dsrm-jax sweep $(PLAN) --grid data.env=$(ENV) $(if $(OUT),--out $(OUT))
+	@$(BIN)/dsrm-jax sweep $(PLAN) --grid data.env=$(ENV) $(SWEEP_BUDGET) $(if $(OUT),--out $(OUT))
 
 compare: setup ## every method on both worlds and session lengths, one table each
-	@$(BIN)/dsrm-jax sweep experiments/baselines.toml $(if $(OUT),--out $(OUT))
+	@$(BIN)/dsrm-jax sweep experiments/baselines.toml $(SWEEP_BUDGET) $(if $(OUT),--out $(OUT))
 
 reproduce: setup ## the paper's tables, figures and claims: make reproduce ENV=all BUDGET=quick
 	@$(BIN)/dsrm-jax reproduce --env $(ENV) --budget $(if $(filter default,$(BUDGET)),quick,$(BUDGET)) \
 	  $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT))
 
 headroom: setup ## how much of the oracle state's lead the purifier recovers
-	@$(BIN)/dsrm-jax headroom --env $(ENV)
+	@$(BIN)/dsrm-jax headroom --env $(ENV) --budget $(BUDGET)
 
 probe: setup ## whether the purifier purifies, beside controls that must fail
 	@$(BIN)/dsrm-jax probe --env $(ENV) $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT))
 
 fcpo: setup ## FCPO on MovieLens-100K at three limits on popular items
-	@$(BIN)/dsrm-jax fcpo
+	@$(BIN)/dsrm-jax fcpo $(if $(DATA),--data $(DATA))
 
 export: setup ## write a run's policy to one file: make export OUT=runs/...
 	@$(BIN)/dsrm-jax export $(OUT)

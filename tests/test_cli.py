@@ -226,5 +226,13 @@ def test_a_sweep_with_points_that_failed_says_so_and_does_not_exit_with_status_0
     monkeypatch.setattr(pool, "run_points", lambda points, *args, **kwargs: [])
     status, _, err = run(capsys, "sweep", "plan.toml", "--json", "found.json")
     assert status == 2
-    assert "1 points have no result" in err
+    assert "1 of 1 points have no result" in err
     assert json.loads((tmp_path / "found.json").read_text()) == {"results": []}
+
+
+@pytest.mark.parametrize("command", ["data", "headroom", "fcpo"])
+def test_a_folder_that_nothing_would_be_written_to_is_refused(capsys, tmp_path: Path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(capsys, command, "--out", "mine")
+    assert (status, out) == (2, "")
+    assert err == f"dsrm-jax: --out mine: {command} writes no folder; --json takes its numbers\n"

@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 
 from dsrm_jax.errors import InputError
-from dsrm_jax.options import check_json, parse
+from dsrm_jax.options import Output, check_json, parse
 
 COMMANDS = {
     "train": "train a method, compare it with the yardsticks on held-out sessions, write a run directory",
@@ -72,6 +72,7 @@ def _data(argv: list[str]) -> None:
     from dsrm_jax import pipeline
 
     output, config = parse(argv, "data", COMMANDS["data"])
+    _no_folder(output, "data")
     _write_json(output.json, pipeline.describe_data(config))
 
 
@@ -114,9 +115,10 @@ def _sweep(argv: list[str]) -> None:
         for table in sweep_tables(results, folder, validate=plan.validate):
             console.print(table)
     _write_json(wanted["json"], {"results": [result for results in found for result in results]})
-    if missing := sum(len(expand(plan)) for plan in plans) - sum(map(len, found)):
+    wanted_points = sum(len(expand(plan)) for plan in plans)
+    if missing := wanted_points - sum(map(len, found)):
         raise InputError(
-            f"{missing} points have no result: the lines above and {folder}/worker-*.log say why; "
+            f"{missing} of {wanted_points} points have no result: the lines above and {folder}/worker-*.log say why; "
             "the same command runs them alone again"
         )
 
@@ -159,6 +161,7 @@ def _headroom(argv: list[str]) -> None:
     from dsrm_jax.evaluation.headroom_table import headroom_table
 
     output, config = parse(argv, "headroom", COMMANDS["headroom"])
+    _no_folder(output, "headroom")
     result = headroom(config, say=_say)
     Console().print(headroom_table(result))
     _write_json(output.json, result)
@@ -180,6 +183,7 @@ def _fcpo(argv: list[str]) -> None:
 
     base = {"data": {"env": "ml-100k"}, "agent": {"fcpo": dataclasses.asdict(SETTINGS)}}
     output, config = parse(argv, "fcpo", COMMANDS["fcpo"], base)
+    _no_folder(output, "fcpo")
     result = fcpo_table(config, seeds=config.training.seeds)
     Console().print(render_fcpo_table(result))
     _write_json(output.json, result)
@@ -230,6 +234,12 @@ def _bench(argv: list[str]) -> None:
 def _cli(arguments: Callable[..., Any], argv: list[str], command: str) -> Any:
     description = COMMANDS[command].capitalize() + "."
     return tyro.cli(arguments, args=argv, prog=f"dsrm-jax {command}", description=description)
+
+
+def _no_folder(output: Output, command: str) -> None:
+    """Refuse a folder that nothing would be written to."""
+    if output.out:
+        raise InputError(f"--out {output.out}: {command} writes no folder; --json takes its numbers")
 
 
 def _say(text: str) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -130,6 +131,9 @@ def export(
 
     if seed not in config.training.seeds:
         raise InputError(f"{run.path} has no seed {seed}: choose one of {list(config.training.seeds)}")
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {folder}; make it first")
     say = _speaker(console or Console())
     log, worlds, _ = load_worlds(config, say)
     found = restore(run, config, worlds.train, log.num_items, log.digest)
@@ -141,10 +145,13 @@ def export(
     perception = saved.perception.replace(  # type: ignore[attr-defined]
         purifier=jax.tree.map(lambda x: x[index], saved.perception.purifier)
     )
-    export_policy(path, config, agent, worlds.test, perception, log)
+    last = num_updates(config) * config.training.rollout_length
+    unfinished = "" if found[0] >= last else f"; UNFINISHED, step {found[0]:,} of {last:,}"
+    facts = {"seed": seed, "step": found[0], "steps": last}
+    export_policy(path, config, agent, worlds.test, perception, log, facts=facts)
     rows = latency(load(path))
     size = os.path.getsize(path)
-    say(f"wrote {path} ({size / 1e6:.1f} MB), the policy of seed {seed} at step {found[0]:,}")
+    say(f"wrote {path} ({size / 1e6:.1f} MB), the policy of seed {seed} at step {found[0]:,}{unfinished}")
     for row in rows:
         say(f"{row['users']:>5,} users: p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms")
     return {"path": str(path), "bytes": size, "latency": rows}

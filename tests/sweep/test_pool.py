@@ -31,7 +31,8 @@ for line in sys.stdin:
         print(json.dumps({"failed": "no such thing"}), flush=True)
         continue
     (folder / point["name"]).mkdir()
-    (folder / point["name"] / "result.json").write_text(json.dumps({"max_len": length, "low": "NaN"}))
+    result = {"name": point["name"], "max_len": length, "low": "NaN"}
+    (folder / point["name"] / "result.json").write_text(json.dumps(result))
     brief = {"length": length, "reward": 0.5, "broken": 0.0, "seconds": 1.0}
     print(json.dumps({"done": [brief]}), flush=True)
 """
@@ -54,7 +55,7 @@ def calls(monkeypatch, tmp_path):
 def sweep(tmp_path, lengths, *, workers=2):
     lines = []
     plan = Plan(Config(), {"environment.max_len": tuple(lengths)})
-    results = pool.run_sweep(plan, tmp_path / "sweep", workers=workers, say=lines.append)
+    (results,) = pool.run_plans([plan], tmp_path / "sweep", workers=workers, say=lines.append)
     return [r["max_len"] for r in results], lines
 
 
@@ -92,7 +93,7 @@ def test_a_point_that_always_kills_or_fails_is_reported_and_stops_no_other(tmp_p
 
 def test_infinities_and_nan_come_back_as_numbers(tmp_path, calls):
     plan = Plan(Config(), {"environment.max_len": (10,)})
-    (result,) = pool.run_sweep(plan, tmp_path / "sweep", workers=1, say=lambda line: None)
+    ((result,),) = pool.run_plans([plan], tmp_path / "sweep", workers=1, say=lambda line: None)
     assert result["low"] != result["low"]
 
 
@@ -100,7 +101,7 @@ def test_a_folder_with_other_files_is_refused_untouched(tmp_path):
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match=r"not empty and holds no sweep"):
-        pool.run_sweep(Plan(Config(), {}), tmp_path / "sweep", workers=1, say=print)
+        pool.run_plans([Plan(Config(), {})], tmp_path / "sweep", workers=1, say=print)
     assert [p.name for p in (tmp_path / "sweep").iterdir()] == ["mine.txt"]
 
 

@@ -6,7 +6,7 @@ Shapes: B users (free), H history length, K slate size.
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ from dsrm_jax.state.perception import Perception, make_perceive
 from dsrm_jax.training.serialise import to_json
 
 ALWAYS_RANDOM = ("random", "quota_random")  # an exported program draws nothing
+Recommend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def recommender(config: Config, agent_state: Any, world: World, perception: Perception) -> Any:
-    """Return the pure function `(item, click, length, time) -> slate` of one trained policy, acting by its mode.
+def recommender(config: Config, agent_state: Any, world: World, perception: Perception) -> Recommend:
+    """Return the pure function `(item, click, length, time) -> slate` of one trained policy, acting by its mode; what
+    draws, such as a purifier with noise, draws the same every time.
 
     Args:
         config: of the run.
@@ -69,6 +71,7 @@ def export_policy(
     log: InteractionLog,
     *,
     platforms: Sequence[str] = PLATFORMS,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write one policy to a file that `serving.load.load` reads.
 
@@ -82,6 +85,7 @@ def export_policy(
         perception: encoder, and the purifier of that seed.
         log: for the raw item ids.
         platforms: names that `jax.export` knows.
+        facts: more that the file should say of the policy, such as its seed and step; JSON values.
 
     Raises:
         InputError: a method that acts at random whatever it is asked, or the file cannot be written.
@@ -102,6 +106,7 @@ def export_policy(
     function = jax.jit(recommender(config, agent_state, world, perception))
     program = jax_export.export(function, platforms=platforms)(*shapes).serialize()
     meta = {
+        **(facts or {}),
         "format": FORMAT,
         "method": config.agent.method,
         "source": log.source,

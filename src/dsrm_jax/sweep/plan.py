@@ -14,9 +14,8 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.options import check_names
 from dsrm_jax.training.serialise import canonical, digest, load_toml, merge, to_json, validate
 
-LARGEST_GROUP = (
-    12  # points of one program: more would cost memory and lose more to a crash than they save in compiling
-)
+# Points of one program: more would cost memory and lose more to a crash than they save in compiling.
+LARGEST_GROUP = 12
 
 
 @dataclass(frozen=True)

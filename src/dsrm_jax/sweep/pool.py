@@ -22,29 +22,11 @@ Say = Callable[[str], None]
 ATTEMPTS = 2  # a group that kills its worker this often is reported and left
 
 
-def run_sweep(plan: Plan, folder: Path, *, workers: int, say: Say) -> list[dict[str, Any]]:
-    """Run every point of a plan that has no result yet, and return all results in the grid's order.
-
-    Args:
-        plan: from `load_plan`.
-        folder: of the sweep; made if absent. Where another plan was run in it before, points of the same name count as finished.
-        workers: processes, each on a core of its own; 0: one per core.
-        say: told one line per finished group.
-
-    Returns:
-        What each point's `result.json` holds; points that failed are left out, and were reported.
-
-    Raises:
-        InputError: the plan has no point, or the folder holds other files or cannot be written.
-    """
-    return run_points(expand(plan), folder, validate=plan.validate, workers=workers, say=say)
-
-
 def run_plans(plans: Sequence[Plan], folder: Path, *, workers: int, say: Say) -> list[list[dict[str, Any]]]:
     """Run the points of several plans as one sweep, so that what they share is made once; return each plan's results.
 
     Raises:
-        InputError: as `run_sweep`, or some plans validate and others do not.
+        InputError: as `run_points`, or some plans validate and others do not.
     """
     validate = {plan.validate for plan in plans}
     if len(validate) > 1:
@@ -59,7 +41,21 @@ def run_plans(plans: Sequence[Plan], folder: Path, *, workers: int, say: Say) ->
 def run_points(
     points: Sequence[Point], folder: Path, *, validate: bool, workers: int, say: Say
 ) -> list[dict[str, Any]]:
-    """Run every point that has no result yet, and return all results in the points' order; see `run_sweep`."""
+    """Run every point that has no result yet, and return all results in the points' order.
+
+    Args:
+        points: from `plan.expand`.
+        folder: of the sweep; made if absent. What was run in it before under the same names counts as finished.
+        validate: evaluate on validation sessions in the training simulator.
+        workers: processes, each on a core of its own; 0: one per core.
+        say: told one line per finished group.
+
+    Returns:
+        What each point's `result.json` holds; points that failed are left out, and were reported.
+
+    Raises:
+        InputError: there is no point, or the folder holds other files, is another sweep's at work or cannot be written.
+    """
     if not points:
         raise InputError("the grid has no point: give every field at least one value")
     if workers < 0:
@@ -87,7 +83,7 @@ def cores() -> int:
 
 
 def read_groups(folder: Path) -> tuple[list[list[Point]], bool]:
-    """Return the groups that `run_sweep` wrote for its workers, and whether they validate."""
+    """Return the groups that `run_points` wrote for its workers, and whether they validate."""
     document = load_json(folder / "groups.json")
     groups = [
         [Point(p["name"], p["values"], from_json(p["config"], "groups.json")) for p in members]

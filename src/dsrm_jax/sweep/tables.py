@@ -34,7 +34,7 @@ def sweep_tables(
     """Lay out a sweep's results.
 
     Args:
-        results: of `pool.run_sweep`.
+        results: of one plan, from `pool.run_plans`.
         folder: of the sweep, for the sessions behind paired differences.
         validate: whether the sessions were validation sessions in the training simulator.
 
