@@ -8,6 +8,9 @@ import numpy as np
 
 from dsrm_jax.serving.load import Policy
 
+SECONDS = 5.0
+LEAST = 30
+
 
 def latency(
     policy: Policy, *, users: Sequence[int] = (1, 64, 1024), repeats: int = 300, seed: int = 0
@@ -17,11 +20,12 @@ def latency(
     Args:
         policy: from `load`.
         users: numbers of users asked for at once.
-        repeats: answers per number, after one that compiles and five that warm up.
+        repeats: answers per number, after one that compiles and five that warm up; fewer, but at least `LEAST`, where they take
+            more than `SECONDS`.
         seed: of the random histories.
 
     Returns:
-        Of each number: `users`, `compile_seconds`, and `p50_ms` and `p99_ms` over the repeats.
+        Of each number: `users`, `compile_seconds`, `repeats`, and `p50_ms` and `p99_ms` over them.
     """
     rng = np.random.default_rng(seed)
     history = policy.meta["history_length"]
@@ -36,12 +40,22 @@ def latency(
         begun = time.perf_counter()
         jax.block_until_ready(policy.program(*arguments))
         compile_seconds = time.perf_counter() - begun
-        times = []
+        times: list[float] = []
         for i in range(repeats + 5):
             begun = time.perf_counter()
             np.asarray(policy.program(*arguments))
             if i >= 5:
                 times.append(time.perf_counter() - begun)
+            if len(times) >= LEAST and sum(times) > SECONDS:
+                break
         p50, p99 = (float(x) * 1e3 for x in np.quantile(times, (0.5, 0.99)))
-        rows.append({"users": num_users, "compile_seconds": compile_seconds, "p50_ms": p50, "p99_ms": p99})
+        rows.append(
+            {
+                "users": num_users,
+                "compile_seconds": compile_seconds,
+                "repeats": len(times),
+                "p50_ms": p50,
+                "p99_ms": p99,
+            }
+        )
     return rows
