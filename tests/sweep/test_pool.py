@@ -162,8 +162,12 @@ def test_an_interrupt_or_a_termination_kills_the_workers(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(pool._Pool, "_start", start)
     threading.Thread(target=signal_when_started, daemon=True).start()
-    with pytest.raises(raised):
-        sweep(tmp_path, [10], workers=1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # parallel test processes ignore it
+    try:
+        with pytest.raises(raised):
+            sweep(tmp_path, [10], workers=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert started[0].wait(30) == -signal.SIGKILL
 
 
