@@ -23,16 +23,14 @@ from dsrm_jax.agents.item_values import (
     ItemValues,
     click_probability,
     click_probability_at,
-    clipped_adam,
     collected,
     correction,
     correction_at,
     exposure_of,
     one_step_target,
-    polyak,
     start_experience,
 )
-from dsrm_jax.agents.replay import Replay, add, learn
+from dsrm_jax.agents.replay import Replay, add, clipped_adam, learn
 from dsrm_jax.config import AgentConfig
 from dsrm_jax.state.view import Catalogue, View
 
@@ -70,7 +68,12 @@ def make_dnair(config: AgentConfig, *, slate_size: int) -> Agent:
     Returns:
         The `Agent`; its `init` raises InputError where the catalogue has no exposure counts.
     """
-    parts = _Parts(config, slate_size, ItemValues(config.hidden), clipped_adam(config))
+    parts = _Parts(
+        config,
+        slate_size,
+        ItemValues(config.hidden),
+        clipped_adam(config.learning_rate, config.max_grad_norm),
+    )
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
@@ -178,7 +181,7 @@ def _update(
         error, gradient = jax.value_and_grad(loss)(params)
         updates, opt_state = parts.optimiser.update(gradient, opt_state, params)
         params = optax.apply_updates(params, updates)
-        target = polyak(target, params, tau=config.replay.tau)
+        target = optax.incremental_update(params, target, config.replay.tau)
         return (params, target, opt_state), {"value_loss": error, "value": jnp.mean(goal)}
 
     learner = agent.params, agent.target, agent.opt_state

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents.agent import Agent, Rollout
 from dsrm_jax.agents.fairness import Exposure, observe_slates, slate_fairness, start_exposure
+from dsrm_jax.agents.item_values import click_probability_at
 from dsrm_jax.agents.networks import Manager, Worker, lifted_vectors
 from dsrm_jax.agents.ppo import (
     approx_kl,
@@ -149,17 +150,11 @@ def slot_advantage(
     Args:
         advantage: of the slate, whose reward is the mean click.
         clicks: 0 or 1.
-        expected_click: in [0, 1], of each slot's item (`expected_clicks`).
+        expected_click: in [0, 1], of each slot's item (`item_values.click_probability_at`).
     """
     surprise = clicks - expected_click
     others = (jnp.sum(surprise, axis=-1, keepdims=True) - surprise) / clicks.shape[-1]
     return advantage[..., None] - others
-
-
-def expected_clicks(view: View, slate: Int[Array, "N K"], catalogue: Catalogue) -> Float[Array, "N K"]:
-    """Return the click probability that the frozen encoder gives each shown item, in [0, 1]."""
-    logit = jnp.einsum("nd,nkd->nk", view.state, catalogue.vectors[slate])
-    return jax.nn.sigmoid(logit + catalogue.bias[slate])
 
 
 class _Parts(NamedTuple):
@@ -316,7 +311,7 @@ def _losses(
         # and the slate would have probability zero.
         slots = jnp.sum(catalogue.is_popular[slate], axis=-1, dtype=jnp.int32)
     log_prob = slate_log_prob(scores, slate, catalogue.is_popular, slots)
-    expected = expected_clicks(view, slate, catalogue)
+    expected = click_probability_at(view.state, slate, catalogue)
     manager_part = manager_loss(
         manager_log_prob,
         decision.manager_log_prob,

@@ -19,8 +19,9 @@ from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents.a2c import Value, actor_critic_optimiser, descend, flatten_time, rollout_advantage
 from dsrm_jax.agents.agent import Agent, Rollout
-from dsrm_jax.agents.dsrm_hrl import expected_clicks, goal_from, item_scores, popular_slots, slot_advantage
+from dsrm_jax.agents.dsrm_hrl import goal_from, item_scores, popular_slots, slot_advantage
 from dsrm_jax.agents.fairness import Exposure, observe_slates, slate_fairness, start_exposure
+from dsrm_jax.agents.item_values import click_probability_at
 from dsrm_jax.agents.networks import MLP, lifted_vectors
 from dsrm_jax.agents.ppo import (
     approx_kl,
@@ -222,7 +223,7 @@ def _loss(
     slot_log_prob = slate_log_prob(scores, slate, catalogue.is_popular, slots)
     goal_log_prob = gaussian_log_prob(decision.output, emission.mean, emission.log_std)
     log_prob = jnp.concatenate([goal_log_prob[:, None], slot_log_prob], axis=1)
-    of_slots = slot_advantage(advantage, clicks, expected_clicks(view, slate, catalogue))
+    of_slots = slot_advantage(advantage, clicks, click_probability_at(view.state, slate, catalogue))
     credit = jnp.concatenate([normalise(advantage)[:, None], normalise(of_slots)], axis=1)
     surrogate = clipped_surrogate(log_prob, decision.log_prob, credit, config.clip)
     entropy = gaussian_entropy(emission.log_std) + jnp.mean(

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
@@ -19,7 +18,6 @@ from jaxtyping import Array, Bool, Float, Int
 from dsrm_jax.agents.agent import Rollout, transitions
 from dsrm_jax.agents.networks import MLP, features
 from dsrm_jax.agents.replay import Replay, start_replay
-from dsrm_jax.config import AgentConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.state.view import Catalogue
 
@@ -141,13 +139,3 @@ def exposure_of(catalogue: Catalogue, method: str) -> tuple[Float[Array, "J"], F
             "make the catalogue with make_catalogue from a World that has both"
         )
     return catalogue.exposure, catalogue.clicked
-
-
-def clipped_adam(config: AgentConfig) -> optax.GradientTransformation:
-    """Return Adam on gradients of bounded global norm."""
-    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate))
-
-
-def polyak(target: Any, online: Any, *, tau: float | Float[Array, ""]) -> Any:
-    """Move target parameters a share tau of the way to the online ones."""
-    return jax.tree.map(lambda t, p: t + tau * (p - t), target, online)

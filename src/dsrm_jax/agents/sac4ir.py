@@ -24,16 +24,14 @@ from dsrm_jax.agents.item_values import (
     ItemValues,
     click_probability,
     click_probability_at,
-    clipped_adam,
     collected,
     correction,
     correction_at,
     exposure_of,
     one_step_target,
-    polyak,
     start_experience,
 )
-from dsrm_jax.agents.replay import Replay, add, learn
+from dsrm_jax.agents.replay import Replay, add, clipped_adam, learn
 from dsrm_jax.agents.slates import greedy_slate, sample_slate
 from dsrm_jax.config import AgentConfig
 from dsrm_jax.state.view import Catalogue, View
@@ -98,7 +96,9 @@ def make_sac4ir(config: AgentConfig, *, slate_size: int) -> Agent:
         raises InputError where clicks are to be weighted and the catalogue has no exposure counts.
     """
     labels = ("actor", "critic", "log_temperature")
-    optimiser = optax.multi_transform({x: clipped_adam(config) for x in labels}, {x: x for x in labels})
+    optimiser = optax.multi_transform(
+        {x: clipped_adam(config.learning_rate, config.max_grad_norm) for x in labels}, {x: x for x in labels}
+    )
     parts = _Parts(config, slate_size, SoftActor(config.hidden), ItemValues(config.hidden), optimiser)
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
@@ -214,7 +214,7 @@ def _update(
         updates, opt_state = parts.optimiser.update(gradient, opt_state, params)
         params = dict(optax.apply_updates(params, updates))
         params["log_temperature"] = jnp.clip(params["log_temperature"], *LOG_TEMPERATURE)
-        target = polyak(target, params["critic"], tau=parts.config.replay.tau)
+        target = optax.incremental_update(params["critic"], target, parts.config.replay.tau)
         return (params, target, opt_state), metrics
 
     learner = agent.params, agent.target, agent.opt_state
