@@ -16,6 +16,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents.agent import Agent, Rollout
+from dsrm_jax.agents.block_slates import FactoredScores, greedy_slate, sample_slate, slate_log_prob
 from dsrm_jax.agents.fairness import Exposure, observe_slates, slate_fairness, start_exposure
 from dsrm_jax.agents.item_values import click_probability_at
 from dsrm_jax.agents.networks import Manager, Worker, lifted_vectors
@@ -32,7 +33,6 @@ from dsrm_jax.agents.ppo import (
     value_loss,
 )
 from dsrm_jax.agents.returns import bootstrap_values, generalised_advantage
-from dsrm_jax.agents.slates import greedy_slate, sample_slate, slate_log_prob
 from dsrm_jax.config import AgentConfig
 from dsrm_jax.state.view import Catalogue, View
 
@@ -82,14 +82,14 @@ def popular_slots(goal: Float[Array, "... 2"], *, slate_size: int) -> Int[Array,
     return jnp.ceil(slate_size * share - 0.5).astype(jnp.int32)
 
 
-def item_scores(
+def factored_scores(
     query: Float[Array, "B E"],
     goal: Float[Array, "B 2"],
     sharpness: Float[Array, ""],
     vectors: Float[Array, "J E"],
     catalogue: Catalogue,
-) -> Float[Array, "B J"]:
-    """Eq. (6): sharpness x (w_acc cos(query, e_i) - w_fair log pop_i), the worker's logits.
+) -> FactoredScores:
+    """Eq. (6): sharpness x (w_acc cos(query, e_i) - w_fair log pop_i), the worker's logits, as one inner product.
 
     Args:
         query: what the worker looks for, from the purified state and the goal.
@@ -99,10 +99,20 @@ def item_scores(
         catalogue: for its standardised log-popularity.
     """
     unit = query / (jnp.linalg.norm(query, axis=-1, keepdims=True) + 1e-6)
-    # one matrix product: the two terms of Eq. (6) are an inner product with (e_i, log pop_i)
     left = sharpness * jnp.concatenate([goal[:, :1] * unit, -goal[:, 1:]], axis=1)
     right = jnp.concatenate([vectors, catalogue.log_popularity[:, None]], axis=1)
-    return left @ right.T
+    return FactoredScores(left, right)
+
+
+def item_scores(
+    query: Float[Array, "B E"],
+    goal: Float[Array, "B 2"],
+    sharpness: Float[Array, ""],
+    vectors: Float[Array, "J E"],
+    catalogue: Catalogue,
+) -> Float[Array, "B J"]:
+    """Return `factored_scores` multiplied out."""
+    return factored_scores(query, goal, sharpness, vectors, catalogue).whole()
 
 
 def manager_loss(
@@ -224,7 +234,7 @@ def _act(
         slots = popular_slots(goal_from(output), slate_size=parts.slate_size)
     if greedy:
         slate = greedy_slate(scores, catalogue.is_popular, slots, slate_size=parts.slate_size)
-        log_prob = jnp.zeros(slate.shape, scores.dtype)
+        log_prob = jnp.zeros(slate.shape, jnp.float32)
     else:
         slate, log_prob = sample_slate(
             slate_key, scores, catalogue.is_popular, slots, slate_size=parts.slate_size
@@ -289,11 +299,11 @@ def _work(parts: _Parts, params: Any, view: View, goal: Float[Array, "... 2"]) -
 
 def _score_items(
     parts: _Parts, params: Any, view: View, output: Float[Array, "B 2"], catalogue: Catalogue
-) -> tuple[Float[Array, "B J"], Float[Array, "B"]]:
-    """Return the worker's logits of all items and its value."""
+) -> tuple[FactoredScores, Float[Array, "B"]]:
+    """Return the worker's logits of all items, never multiplied out for a large catalogue, and its value."""
     goal = goal_from(output)
     query, sharpness, value = _work(parts, params, view, goal)
-    return item_scores(query, goal, sharpness, lifted_vectors(catalogue), catalogue), value
+    return factored_scores(query, goal, sharpness, lifted_vectors(catalogue), catalogue), value
 
 
 def _losses(

@@ -20,9 +20,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from dsrm_jax.agents.row_reductions import row_max
+
 _NUM_BLOCKS = 64  # near the square root of a catalogue of thousands, and a multiple of every vector width
 _LARGEST_TRIANGLE = 512  # beyond it the quadratic work of summing by a matrix product shows
-_FLOOR = -8e37  # stands for -inf: far below any score, yet barred items keep finite differences
+FLOOR = -8e37  # stands for -inf: far below any score, yet barred items keep finite differences
 
 
 def sample_slate(
@@ -51,12 +53,12 @@ def sample_slate(
     Raises:
         ValueError: where `slate_size` is not in [1, J].
     """
-    _check(scores, is_popular, num_popular, slate_size)
+    check(scores.shape, is_popular, num_popular, slate_size)
     batch = scores.shape[0]
     rows = jnp.arange(batch)
     blocked, member = _blocks(scores, is_popular, num_popular)
     depth, num_blocks = blocked.shape[1:]
-    slot_group = _slot_groups(is_popular, num_popular, batch, slate_size)
+    slot_group = slot_groups(is_popular, num_popular, batch, slate_size)
     # One flat draw: the bits of a (K, 2, B) draw, at a quarter of its compile time.
     uniform = jax.random.uniform(key, (slate_size * 2 * batch,)).reshape(slate_size, 2, batch)
 
@@ -66,12 +68,12 @@ def sample_slate(
         block_mass = mass[group, rows]
         peak = jnp.max(block_mass, axis=1, keepdims=True)
         weight = jnp.exp(block_mass - peak)
-        block = _inverse_cdf(weight, block_uniform)
+        block = inverse_cdf(weight, block_uniform)
         column = jnp.where(member[group, :, block], left[rows, :, block], -jnp.inf)
-        row = _inverse_cdf(jnp.exp(column - jnp.max(column, axis=1, keepdims=True)), row_uniform)
+        row = inverse_cdf(jnp.exp(column - jnp.max(column, axis=1, keepdims=True)), row_uniform)
         log_total = peak[:, 0] + jnp.log(jnp.sum(weight, axis=1))
         log_prob = column[rows, row] - log_total
-        rest = _logsumexp(jnp.where(jnp.arange(depth) == row[:, None], -jnp.inf, column), axis=1)
+        rest = logsumexp(jnp.where(jnp.arange(depth) == row[:, None], -jnp.inf, column), axis=1)
         carry = mass.at[group, rows, block].set(rest), left.at[rows, row, block].set(-jnp.inf)
         return carry, (row * num_blocks + block, log_prob)
 
@@ -100,8 +102,8 @@ def slate_log_prob(
         `(B, K)` float32, at most 0; -inf, with zero gradient, at a slot whose item is of the wrong group or
         already taken (the slate has probability zero).
     """
-    _check(scores, is_popular, num_popular, slate.shape[1])
-    slot_group = _slot_groups(is_popular, num_popular, scores.shape[0], slate.shape[1])
+    check(scores.shape, is_popular, num_popular, slate.shape[1])
+    slot_group = slot_groups(is_popular, num_popular, scores.shape[0], slate.shape[1])
     labels = None if num_popular is None else is_popular
     return _log_prob(scores, slate, labels, slot_group)
 
@@ -112,31 +114,24 @@ def _log_prob(scores, slate, is_popular, slot_group):
 
 
 def _log_prob_forward(scores, slate, is_popular, slot_group):
-    picked = jnp.maximum(jnp.take_along_axis(scores, slate, axis=1), _FLOOR)
+    picked = jnp.maximum(jnp.take_along_axis(scores, slate, axis=1), FLOOR)
     taken = jnp.zeros(scores.shape, bool).at[jnp.arange(scores.shape[0])[:, None], slate].set(True)
-    peak, rest = _group_logsumexp(jnp.where(taken, -jnp.inf, jnp.maximum(scores, _FLOOR)), is_popular)
-    item_group = _item_groups(is_popular, slate)
-    log_mass, possible = _slot_mass(picked, slate, item_group, slot_group, rest)
+    peak, rest = group_logsumexp(jnp.where(taken, -jnp.inf, jnp.maximum(scores, FLOOR)), is_popular)
+    item_group = item_groups(is_popular, slate)
+    log_mass, possible = slot_mass(picked, slate, item_group, slot_group, rest)
     log_prob = jnp.where(possible, picked - log_mass, -jnp.inf)
     return log_prob, (scores, slate, is_popular, slot_group, peak, log_mass, possible)
 
 
 def _log_prob_backward(residuals, cotangent):
     scores, slate, is_popular, slot_group, peak, log_mass, possible = residuals
-    cotangent = jnp.where(possible, cotangent, 0.0)
-    # d log p_k / d s_j = -exp(s_j - R_k) for an item j that no slot took: one coefficient per group.
-    totals = []
-    for group in range(peak.shape[0]):
-        share = jnp.exp(jnp.minimum(peak[group][:, None] - log_mass, 0.0))
-        totals.append(jnp.sum(jnp.where(slot_group == group, cotangent * share, 0.0), axis=1))
-    total = jax.lax.optimization_barrier(jnp.stack(totals))
-    gradient = -jnp.exp(scores - _by_item(peak, is_popular)) * _by_item(total, is_popular)
-    # The item that slot m took was still to be had at the slots k <= m of its group.
-    picked = jnp.maximum(jnp.take_along_axis(scores, slate, axis=1), _FLOOR)
-    item_group = _item_groups(is_popular, slate)
-    had = _not_after(slate.shape[1]).T & (item_group[:, :, None] == slot_group[:, None, :])
-    share = jnp.where(had, jnp.exp(jnp.minimum(picked[:, :, None] - log_mass[:, None, :], 0.0)), 0.0)
-    at_picks = cotangent - jnp.sum(share * cotangent[:, None, :], axis=2)
+    picked = jnp.maximum(jnp.take_along_axis(scores, slate, axis=1), FLOOR)
+    item_group = item_groups(is_popular, slate)
+    total, at_picks = slot_pull(
+        jnp.where(possible, cotangent, 0.0), picked, item_group, slot_group, log_mass, peak
+    )
+    total = jax.lax.optimization_barrier(total)
+    gradient = -jnp.exp(scores - by_item(peak, is_popular)) * by_item(total, is_popular)
     gradient = gradient.at[jnp.arange(scores.shape[0])[:, None], slate].set(at_picks)
     return gradient, None, None, None
 
@@ -144,7 +139,7 @@ def _log_prob_backward(residuals, cotangent):
 _log_prob.defvjp(_log_prob_forward, _log_prob_backward)
 
 
-def _slot_mass(picked, slate, item_group, slot_group, rest):
+def slot_mass(picked, slate, item_group, slot_group, rest):
     """Log of the mass R that each slot draws from, `(B, K)`, and whether the slot's item was to be had."""
     not_after = _not_after(slate.shape[1])
     same = slate[:, :, None] == slate[:, None, :]
@@ -152,8 +147,27 @@ def _slot_mass(picked, slate, item_group, slot_group, rest):
     counts = not_after & (item_group[:, None, :] == slot_group[:, :, None]) & ~repeated[:, None, :]
     later_picks = jnp.where(counts, picked[:, None, :], -jnp.inf)
     rest_of_group = rest[slot_group, jnp.arange(slate.shape[0])[:, None]]
-    log_mass = _logsumexp(jnp.concatenate([later_picks, rest_of_group[:, :, None]], axis=2), axis=2)
+    log_mass = logsumexp(jnp.concatenate([later_picks, rest_of_group[:, :, None]], axis=2), axis=2)
     return log_mass, (item_group == slot_group) & ~repeated
+
+
+def slot_pull(cotangent, picked, item_group, slot_group, log_mass, reference):
+    """Pull a cotangent of the slots' log-probabilities, `(B, K)`, back to the scores.
+
+    d log p_k / d s_j = -exp(s_j - R_k) for an item j that no slot took: one coefficient per group.
+
+    Returns:
+        `(total, at_picks)`: the cotangent of s_j is -exp(s_j - reference) total, both `(G, B)`, of j's group; that of the item
+        which a slot took is `at_picks`, `(B, K)`.
+    """
+    totals = []
+    for group in range(reference.shape[0]):
+        share = jnp.exp(jnp.minimum(reference[group][:, None] - log_mass, 0.0))
+        totals.append(jnp.sum(jnp.where(slot_group == group, cotangent * share, 0.0), axis=1))
+    # The item that slot m took was still to be had at the slots k <= m of its group.
+    had = _not_after(picked.shape[1]).T & (item_group[:, :, None] == slot_group[:, None, :])
+    share = jnp.where(had, jnp.exp(jnp.minimum(picked[:, :, None] - log_mass[:, None, :], 0.0)), 0.0)
+    return jnp.stack(totals), cotangent - jnp.sum(share * cotangent[:, None, :], axis=2)
 
 
 def _not_after(slate_size: int):
@@ -161,25 +175,25 @@ def _not_after(slate_size: int):
     return jnp.triu(jnp.ones((slate_size, slate_size), bool))
 
 
-def _group_logsumexp(scores, is_popular):
+def group_logsumexp(scores, is_popular):
     """Peak (0 where there is no mass) and logsumexp of each group's scores, each `(G, B)`.
 
     The forms below are the ones that XLA vectorises on a CPU: sums over `where` are several times slower than
     the product.
     """
     if is_popular is None:
-        peak = _finite(jnp.max(scores, axis=1))
+        peak = finite(row_max(scores))
         total = jnp.sum(jnp.exp(scores - peak[:, None]), axis=1)
         return peak[None], (peak + jnp.log(total))[None]
     outside = jnp.where(jnp.stack([is_popular, ~is_popular]), 0.0, -jnp.inf)
-    peak = jnp.stack([_finite(jnp.max(scores + bar, axis=1)) for bar in outside])
-    weight = jnp.exp(scores - _by_item(peak, is_popular))
+    peak = jnp.stack([finite(row_max(scores + bar)) for bar in outside])
+    weight = jnp.exp(scores - by_item(peak, is_popular))
     member = jnp.stack([is_popular, ~is_popular], axis=1).astype(scores.dtype)
     total = jnp.dot(weight, member, precision=jax.lax.Precision.HIGHEST)
     return peak, peak + jnp.log(total.T)
 
 
-def _by_item(values, is_popular):
+def by_item(values, is_popular):
     """Spread per-group values `(G, B)` over the items, `(B, J)` or `(B, 1)`."""
     if is_popular is None:
         return values[0][:, None]
@@ -207,20 +221,24 @@ def greedy_slate(
     Raises:
         ValueError: where `slate_size` is not in [1, J].
     """
-    _check(scores, is_popular, num_popular, slate_size)
-    scores = jnp.where(scores == 0, 0.0, jnp.maximum(scores, _FLOOR))  # top_k puts -0.0 below 0.0
+    check(scores.shape, is_popular, num_popular, slate_size)
+    scores = jnp.where(scores == 0, 0.0, jnp.maximum(scores, FLOOR))  # top_k puts -0.0 below 0.0
     if num_popular is None:
         return jax.lax.top_k(scores, slate_size)[1]
     popular = jax.lax.top_k(jnp.where(is_popular, scores, -jnp.inf), slate_size)[1]
     tail = jax.lax.top_k(jnp.where(is_popular, -jnp.inf, scores), slate_size)[1]
-    slot_group = _slot_groups(is_popular, num_popular, scores.shape[0], slate_size)
+    return join_groups(popular, tail, slot_groups(is_popular, num_popular, scores.shape[0], slate_size))
+
+
+def join_groups(popular, tail, slot_group):
+    """Fill the slots from each group's best items in their order, all `(B, K)`."""
     rank_in_tail = jnp.maximum(jnp.cumsum(slot_group, axis=1) - 1, 0)
     return jnp.where(slot_group == 0, popular, jnp.take_along_axis(tail, rank_in_tail, axis=1))
 
 
-def _check(scores, is_popular, num_popular, slate_size: int) -> None:
-    chex.assert_rank(scores, 2)
-    batch, num_items = scores.shape
+def check(shape: tuple[int, ...], is_popular, num_popular, slate_size: int) -> None:
+    """Check arguments against scores of shape `(B, J)`."""
+    batch, num_items = shape
     chex.assert_shape(is_popular, (num_items,))
     if num_popular is not None:
         chex.assert_shape(num_popular, (batch,))
@@ -235,14 +253,14 @@ def _memberships(is_popular, num_items: int):
     return jnp.stack([is_popular, ~is_popular])
 
 
-def _item_groups(is_popular, slate):
+def item_groups(is_popular, slate):
     """Group of each item of a slate, `(B, K)` int32."""
     if is_popular is None:
         return jnp.zeros(slate.shape, jnp.int32)
     return jnp.where(is_popular[slate], 0, 1)
 
 
-def _slot_groups(is_popular, num_popular, batch: int, slate_size: int) -> jax.Array:
+def slot_groups(is_popular, num_popular, batch: int, slate_size: int) -> jax.Array:
     """Group that each slot draws from, `(B, K)` int32: 0 popular (or any), 1 long tail."""
     if num_popular is None:
         return jnp.zeros((batch, slate_size), jnp.int32)
@@ -258,7 +276,7 @@ def _blocks(scores, is_popular, num_popular):
     num_blocks = min(_NUM_BLOCKS, num_items)
     length = -(-num_items // num_blocks)
     padding = length * num_blocks - num_items
-    blocked = jnp.pad(jnp.maximum(scores, _FLOOR), ((0, 0), (0, padding)), constant_values=-jnp.inf)
+    blocked = jnp.pad(jnp.maximum(scores, FLOOR), ((0, 0), (0, padding)), constant_values=-jnp.inf)
     masks = _memberships(None if num_popular is None else is_popular, num_items)
     member = jnp.pad(masks, ((0, 0), (0, padding)))
     return blocked.reshape(batch, length, num_blocks), member.reshape(-1, length, num_blocks)
@@ -266,21 +284,22 @@ def _blocks(scores, is_popular, num_popular):
 
 def _block_logsumexp(blocked, member):
     """Log-mass of each group in each block, `(G, B, C)`; -inf where a block has none of it."""
-    return jnp.stack([_logsumexp(jnp.where(mask, blocked, -jnp.inf), axis=1) for mask in member])
+    return jnp.stack([logsumexp(jnp.where(mask, blocked, -jnp.inf), axis=1) for mask in member])
 
 
-def _finite(peak):
+def finite(peak):
+    """Replace -inf, the log of no mass, by 0."""
     return jnp.where(peak > -jnp.inf, peak, 0.0)
 
 
-def _logsumexp(x, axis: int):
+def logsumexp(x, axis: int):
     """Logsumexp that gives -inf, not NaN, for no mass at all."""
     peak = jnp.max(x, axis=axis, keepdims=True)
-    total = jnp.sum(jnp.exp(x - _finite(peak)), axis=axis)
+    total = jnp.sum(jnp.exp(x - finite(peak)), axis=axis)
     return jnp.squeeze(peak, axis) + jnp.log(total)
 
 
-def _inverse_cdf(weight: Float[Array, "B N"], uniform: Float[Array, "B"]) -> Int[Array, "B"]:
+def inverse_cdf(weight: Float[Array, "B N"], uniform: Float[Array, "B"]) -> Int[Array, "B"]:
     """Draw one index per row in proportion to non-negative weights; a zero weight is never drawn.
 
     On a CPU a product with a triangular matrix is faster than `cumsum`, and `min` than `argmax`.

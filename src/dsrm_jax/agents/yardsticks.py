@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dsrm_jax.agents.agent import Agent
-from dsrm_jax.agents.slates import greedy_slate, sample_slate
+from dsrm_jax.agents.block_slates import FactoredScores, greedy_slate, sample_slate
 from dsrm_jax.state.view import Catalogue, View
 
 YARDSTICKS = ("random", "quota_random", "quota_greedy", "quota_greedy_purified")
@@ -29,15 +29,15 @@ def make_yardstick(method: str, *, slate_size: int) -> Agent:
     """
     half = slate_size // 2
 
-    def scores(view: View, catalogue: Catalogue) -> jax.Array:
+    def scores(view: View, catalogue: Catalogue) -> FactoredScores:
         state = view.state if method == "quota_greedy_purified" else view.observed
-        return state @ catalogue.vectors.T + catalogue.bias
+        return FactoredScores(state, catalogue.vectors, catalogue.bias)
 
     def act(agent: Any, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False) -> Any:
         batch = view.state.shape[0]
         quota = None if method == "random" else jnp.full((batch,), half, jnp.int32)
         if method in ("random", "quota_random"):
-            flat = jnp.zeros((batch, catalogue.is_popular.shape[0]))
+            flat = FactoredScores(jnp.zeros((batch, 1)), jnp.zeros((catalogue.is_popular.shape[0], 1)))
             slate, _ = sample_slate(key, flat, catalogue.is_popular, quota, slate_size=slate_size)
             return slate, ()
         if method == SOFTMAX:

@@ -19,6 +19,7 @@ from dsrm_jax.agents.fcpo import Experience, constrained_step, fit_values, next_
 from dsrm_jax.agents.networks import MLP, lifted_vectors
 from dsrm_jax.agents.ppo import gaussian_log_prob, gaussian_sample
 from dsrm_jax.agents.returns import generalised_advantage
+from dsrm_jax.agents.row_reductions import row_argmax
 from dsrm_jax.config import AgentConfig
 from dsrm_jax.config.agent import FCPOConfig
 from dsrm_jax.data.log import InteractionLog
@@ -178,7 +179,7 @@ def _run_sessions(
     def step(state, key):
         mean, log_std = parts.policy(params, _features(data, state.recent))
         w = mean if greedy else gaussian_sample(key, mean, log_std)
-        item = jnp.argmax(jnp.where(state.unavailable, -jnp.inf, w @ items), axis=1).astype(jnp.int32)
+        item = row_argmax(jnp.where(state.unavailable, -jnp.inf, w @ items))
         following, reward, cost = show_items(world, state, item)
         log_prob = gaussian_log_prob(w, mean, log_std)
         return following, _Session(state.recent, w, log_prob, item, reward, cost)
