@@ -1,4 +1,4 @@
-"""The training program taken apart: environment, acting, perceiving, update, and the whole loop."""
+"""The training programs taken apart: environment, acting, perceiving, update, and the whole loop."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,16 +13,21 @@ from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.world import World
 from dsrm_jax.state.encoder import make_catalogue
 from dsrm_jax.state.perception import Perception, make_perceive
+from dsrm_jax.state.view import Catalogue
+from dsrm_jax.training.fcpo_ranking import HORIZON, RankingData, evaluate, train_fcpo_ranking
 from dsrm_jax.training.loop import make_step, make_trainer, reset_users
+
+RANKING_ITERATIONS = 5  # constrained steps that one call of FCPO's loop makes
 
 
 @dataclass(frozen=True)
 class Part:
-    """A pure function and what to call it with; one call serves T steps of B users."""
+    """A pure function and what to call it with; one call serves `updates` times T steps of B users."""
 
     name: str
     function: Callable[..., Any]
     args: tuple[Any, ...]
+    updates: int = 1
 
 
 def make_parts(config: Config, world: World, perception: Perception) -> list[Part]:
@@ -48,7 +53,8 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
     keys = jax.random.split(key, length)
     state = jax.jit(trainer.init)(env_key, world, perception)
 
-    def rollout(state: Any) -> Any:
+    # Worlds are arguments everywhere: as constants of a program a million users would be compiled into it.
+    def rollout(state: Any, world: World, perception: Perception, catalogue: Catalogue) -> Any:
         step = make_step(environment, perceive, agent, state.agent, world, perception, catalogue)
         (_, view), (rollout, _) = jax.lax.scan(step, (state.env, state.view), keys)
         return replace(rollout, last_view=view)
@@ -70,8 +76,10 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
     def purify(keys: jax.Array, perception: Perception, observations: Any) -> Any:
         return _over_steps(lambda key, seen: perceive(perception, key, seen), keys, observations)
 
-    seen = jax.jit(rollout)(state)
-    _, env = jax.jit(lambda key: reset_users(key, environment, world, num_users=num_users))(env_key)
+    seen = jax.jit(rollout)(state, world, perception, catalogue)
+    _, env = jax.jit(lambda key, world: reset_users(key, environment, world, num_users=num_users))(
+        env_key, world
+    )
     observations = jax.jit(respond)(keys, env, seen.slate, world)[1][0]
     slates = jnp.broadcast_to(seen.slate[0], seen.slate.shape)
     return [
@@ -80,6 +88,34 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
         Part("perceive", purify, (keys, perception, observations)),
         Part("update", agent.update, (state.agent, update_key, seen, catalogue)),
         Part("loop", trainer.iterate, (state, world, perception)),
+    ]
+
+
+def make_ranking_parts(config: Config, data: RankingData) -> list[Part]:
+    """Take FCPO's own loop apart.
+
+    Returns:
+        `sessions`, in which all users see `HORIZON` items, one at a time, and `loop`, with the constrained steps between them.
+    """
+
+    def train(key: jax.Array, data: RankingData) -> Any:
+        return train_fcpo_ranking(
+            key,
+            data,
+            popular_limit=config.agent.fcpo.popular_limit,
+            config=config.agent,
+            iterations=RANKING_ITERATIONS,
+        )
+
+    def sessions(key: jax.Array, data: RankingData, agent: Any) -> Any:
+        return evaluate(key, data, agent, config=config.agent, length=HORIZON)
+
+    key = jax.random.key(config.training.seeds[0])
+    # All zero it acts as at the start, and costs no compilation.
+    agent = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(train, key, data)[0])
+    return [
+        Part("sessions", sessions, (key, data, agent)),
+        Part("loop", train, (key, data), RANKING_ITERATIONS),
     ]
 
 

@@ -1,0 +1,72 @@
+"""The bench's numbers as tables."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_report(numbers: dict[str, Any], console: Console) -> None:
+    """Print the numbers of `run` as a table with a few lines around it."""
+    shape, budget, machine = numbers["shape"], numbers["budget"], numbers["machine"]
+    title = (
+        f"{numbers['size']}: {shape['users']} users, slate {shape['slate_size']}, {shape['items']:,} items, "
+        f"S = {shape['diffusion_steps']}, {shape['steps_per_update']} steps an update"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("part")
+    for heading in ("ms / update", "floor ms", "ratio", "GFLOP/s", "user-steps/s", "compile s"):
+        table.add_column(heading, justify="right")
+    for name, part in numbers["parts"].items():
+        floor = (f"{part['floor_milliseconds']:.2f}", f"{part['ratio']:.1f}") if part["ratio"] else ("-", "-")
+        table.add_row(
+            name,
+            f"{part['milliseconds']:.2f}",
+            *floor,
+            f"{part['gigaflops_per_second']:.0f}",
+            f"{part['user_steps_per_second']:,.0f}",
+            f"{part['compile_seconds']:.1f}",
+        )
+    console.print(table)
+    how = f"extrapolated from {budget['updates_run']} updates" if budget["extrapolated"] else "all of it run"
+    lines = [
+        f"whole budget of {budget['steps']:,} steps: {budget['seconds']:.0f} s, {budget['compile_seconds']:.0f} s of them "
+        f"compiling ({how}): {budget['user_steps_per_second']:,.0f} user-steps/s",
+        f"peak memory {numbers['peak_memory_gb']:.2f} GB; {machine['cores']} cores, {', '.join(machine['devices'])}, "
+        f"jax {machine['jax']}; medians of {numbers['repeats']}; floor: the part's matrix products alone",
+    ]
+    if numbers["stage_one"]:
+        stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in numbers["stage_one"].items())
+        lines.insert(0, f"before the loop: {stages}")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_scaling(numbers: dict[str, Any], console: Console) -> None:
+    """Print the numbers of `scaling.run_scaling`: a table for each axis with its fit below."""
+    for name, title in (("users", "users"), ("diffusion_steps", "diffusion steps")):
+        found = numbers[name]
+        table = Table(title=f"purification by {title}", title_justify="left")
+        table.add_column(title, justify="right")
+        table.add_column("ms", justify="right")
+        for x, seconds in zip(found["x"], found["seconds"], strict=True):
+            table.add_row(f"{x:,}", f"{1e3 * seconds:.3f}")
+        console.print(table)
+        fit = (
+            f"{1e3 * found['intercept']:.3f} ms + {1e6 * found['slope']:.2f} us each, R2 = {found['r2']:.4f}"
+        )
+        console.print(f"fit: {fit}", highlight=False, markup=False, soft_wrap=True)
+    found = numbers["items"]
+    table = Table(title="temporary memory of the loop by items", title_justify="left")
+    for heading in ("items", "MB", "item table MB", "beyond MB"):
+        table.add_column(heading, justify="right")
+    columns = (found[name] for name in ("temporary_bytes", "table_bytes", "beyond_bytes"))
+    for x, *sizes in zip(found["x"], *columns, strict=True):
+        table.add_row(f"{x:,}", *(f"{size / 1e6:.2f}" for size in sizes))
+    console.print(table)
+    console.print(
+        f"fit beyond the table: items to the power {found['exponent']:.2f}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

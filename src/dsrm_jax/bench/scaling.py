@@ -1,0 +1,130 @@
+"""How cost grows: seconds of purification with users and with diffusion steps, the loop's memory with the catalogue."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from dsrm_jax.bench.floor import median_seconds
+from dsrm_jax.bench.made_up import factor_world
+from dsrm_jax.bench.report import print_scaling
+from dsrm_jax.budgets import budget
+from dsrm_jax.config import Config
+from dsrm_jax.errors import InputError
+from dsrm_jax.simulator.environment import make_environment
+from dsrm_jax.state.perception import Perception, make_perceive
+from dsrm_jax.training.loop import make_trainer, reset_users
+
+USERS = (256, 512, 1024, 2048)
+DIFFUSION_STEPS = (5, 10, 20, 50, 100)
+ITEMS = (3_327, 33_270, 332_700)
+POPULATION = 1000  # users of the worlds; the time does not depend on it
+
+
+def run_scaling(*, repeats: int = 5, console: Console | None = None) -> dict[str, Any]:
+    """Measure how the cost of DSRM-HRL grows with its sizes, and print it.
+
+    Args:
+        repeats: timings of each size, at least 1; medians are reported.
+        console: where to print; standard output by default.
+
+    Returns:
+        Plain numbers. `users` and `diffusion_steps`: seconds of one purification of the loop's states, as `x`, `seconds` and
+        `linear_fit`; the one at the default number of diffusion steps, the other of the fewest users. `items`: what the loop's
+        compiled program takes besides its arguments and results, as `x`, `temporary_bytes`, `table_bytes` of the item tables
+        (what the catalogue says of its items, and what slates are scored with), `beyond_bytes` of the rest, and the `exponent`
+        that fits the rest.
+
+    Raises:
+        InputError: repeats below 1.
+    """
+    if repeats < 1:
+        raise InputError(f"repeats is {repeats}: give a whole number of at least 1")
+    console = console or Console()
+    config = budget("paper")
+    config = replace(config, training=replace(config.training, seeds=config.training.seeds[:1]))
+
+    def at_users(users: int) -> float:
+        return purify_seconds(config, users=users, repeats=repeats)
+
+    def at_steps(steps: int) -> float:
+        changed = replace(config, purifier=replace(config.purifier, diffusion_steps=steps))
+        return purify_seconds(changed, users=USERS[0], repeats=repeats)
+
+    numbers = {
+        "repeats": repeats,
+        "users": _timed(at_users, USERS),
+        "diffusion_steps": _timed(at_steps, DIFFUSION_STEPS),
+        "items": memory_by_items(config, ITEMS),
+    }
+    print_scaling(numbers, console)
+    return numbers
+
+
+def _timed(seconds_at: Callable[[int], float], x: Sequence[int]) -> dict[str, Any]:
+    seconds = [seconds_at(size) for size in x]
+    return {"x": list(x), "seconds": seconds, **linear_fit(x, seconds)}
+
+
+def linear_fit(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
+    """Return `intercept`, `slope` and `r2` of the least-squares line through points; `r2` is 1 where all y are equal."""
+    at, value = np.asarray(x, float), np.asarray(y, float)
+    slope, intercept = np.polyfit(at, value, 1)
+    spread = np.sum((value - value.mean()) ** 2)
+    error = np.sum((value - intercept - slope * at) ** 2)
+    return {
+        "intercept": float(intercept),
+        "slope": float(slope),
+        "r2": float(1 - error / spread) if spread else 1.0,
+    }
+
+
+def power_fit(x: Sequence[float], y: Sequence[float]) -> float:
+    """Return the exponent p of the least-squares fit y = c x^p in logarithms; x and y positive."""
+    return linear_fit(np.log(x).tolist(), np.log(y).tolist())["slope"]
+
+
+def purify_seconds(config: Config, *, users: int, repeats: int) -> float:
+    """Return the median seconds that the loop's `perceive` takes for users who have just arrived."""
+    world, perception = _world(config, items=ITEMS[0])
+    environment, perceive = make_environment(config.environment), make_perceive(config)
+    key = jax.random.key(0)
+    observation, _ = jax.jit(lambda key, world: reset_users(key, environment, world, num_users=users))(
+        key, world
+    )
+    arguments = (perception, key, observation)
+    program = jax.jit(lambda *args: perceive(*args).state).lower(*arguments).compile()
+    return median_seconds(lambda: jax.block_until_ready(program(*arguments)), repeats=repeats)
+
+
+def memory_by_items(config: Config, items: Sequence[int]) -> dict[str, Any]:
+    """Return what `run_scaling` documents under `items`; the loop is compiled and not run."""
+    temporary, tables = [], []
+    for count in items:
+        world, perception = _world(config, items=count)
+        trainer = make_trainer(config)
+        state = jax.eval_shape(trainer.init, jax.random.key(0), world, perception)
+        program = jax.jit(trainer.iterate).lower(state, world, perception).compile()
+        analysis: Any = program.memory_analysis()
+        temporary.append(analysis.temp_size_in_bytes)
+        # of an item, D numbers and a bias in `Catalogue`; D + 2 of `networks.lifted_vectors` and the log-popularity
+        dim = perception.encoder.embeddings.vectors.shape[1]
+        tables.append(count * (2 * dim + 4) * 4)
+    beyond = [max(bytes_ - table, 1) for bytes_, table in zip(temporary, tables, strict=True)]
+    return {
+        "x": list(items),
+        "temporary_bytes": temporary,
+        "table_bytes": tables,
+        "beyond_bytes": beyond,
+        "exponent": power_fit(items, beyond),
+    }
+
+
+def _world(config: Config, *, items: int) -> tuple[Any, Perception]:
+    """Return a training world and the perception of one seed."""
+    prepared = factor_world(POPULATION, items)(config, print)
+    purifier = jax.tree.map(lambda x: x[0], prepared.perception.purifier)
+    return prepared.worlds.train, replace(prepared.perception, purifier=purifier)
