@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dsrm_jax.agents import bcq, bcq_continuous
 from dsrm_jax.agents.agent import LoggedData, Transition
 from dsrm_jax.agents.bcq import BCQState, LoggedSlate, constrained_scores, item_rows, make_bcq
-from dsrm_jax.agents.hyper_action import Experience
+from dsrm_jax.agents.hyper_action import Experience, hyper_slate
 from dsrm_jax.agents.replay import Learner, full_replay
 from dsrm_jax.agents.slates import greedy_slate
 from dsrm_jax.config import AgentConfig, BCQConfig, ReplayConfig
@@ -112,17 +112,23 @@ def test_the_discrete_form_finds_the_best_slates_within_the_support_of_the_data(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_continuous_form_beats_its_log_and_stays_near_it(catalogue, users, logged):
+def test_the_continuous_form_finds_the_best_of_the_slates_that_logged_directions_rank_first(
+    catalogue, users, logged
+):
     state, clicks = users
-    agent = make_bcq(CONTINUOUS, slate_size=SLATE)
+    pairs = jnp.asarray(list(combinations(np.flatnonzero(SHOWN), SLATE)))
+    logged_slates = hyper_slate(bcq_continuous.logged_action(pairs, catalogue), catalogue, slate_size=SLATE)
+    best = np.max([clicks[:, slate].mean(1) for slate in np.asarray(logged_slates)], axis=0).mean()
+    # 2,000 transitions, a fifth of them ended by chance: at a discount of .8 critics of actions learn these ends by heart
+    config = replace(CONTINUOUS, hidden=32, bcq=replace(CONTINUOUS.bcq, learning_rate=1e-3, discount=0.4))
+    agent = make_bcq(config, slate_size=SLATE)
     agent_state = agent.init(jax.random.key(0), catalogue, logged)
     update = jax.jit(partial(agent.update, rollout=None, catalogue=catalogue))
-    for seed in range(4):
-        agent_state, metrics = update(agent_state, jax.random.key(seed))
+    for seed in range(6):
+        agent_state, _ = update(agent_state, jax.random.key(seed))
     reached, slate = mean_click(agent, agent_state, state, clicks, catalogue)
-    assert reached > 1.5 * clicks[:, SHOWN].mean()
-    assert SHOWN[slate].mean() > 0.8
-    assert np.isfinite(float(metrics["critic_loss"]))
+    assert reached > 0.95 * best
+    assert SHOWN[slate].all()  # items 8 to 11 would be clicked more, and no logged direction leads to them
 
 
 @pytest.mark.parametrize("config", [CONFIG, CONTINUOUS])

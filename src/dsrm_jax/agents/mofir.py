@@ -8,34 +8,29 @@ Shapes: B users, T steps, N transitions, K slate size, D state dimensions, E = D
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from dsrm_jax.agents.actor_critic import ActorCritic, make_actor_critic, policy, start, values
 from dsrm_jax.agents.agent import Agent, Rollout, Transition, transitions
 from dsrm_jax.agents.hyper_action import (
-    Critics,
     Experience,
-    HyperActor,
     experience,
     experience_row,
     explore,
     hyper_slate,
-    unit,
 )
 from dsrm_jax.agents.replay import (
     Learner,
     Params,
     Replay,
     add,
-    clipped_adam,
     descend,
     learn,
-    start_learner,
     start_replay,
     track,
 )
@@ -54,16 +49,6 @@ class MOFIRState:
     replay: Replay
 
 
-class _Parts(NamedTuple):
-    """What the functions of the agent are closed over: static, but for the floats of `config`."""
-
-    config: AgentConfig
-    slate_size: int
-    actor: HyperActor
-    critic: Critics
-    optimiser: dict[str, optax.GradientTransformation]
-
-
 def make_mofir(config: AgentConfig, *, slate_size: int) -> Agent:
     """Build MoFIR.
 
@@ -76,10 +61,12 @@ def make_mofir(config: AgentConfig, *, slate_size: int) -> Agent:
         The `Agent`. While it explores, each user of each step is served under another preference; greedily all are served
         under `config.mofir.preference`. Its slate is the top K of the hyper-action's scores; it records the hyper-action.
     """
-    rates = {"actor": config.mofir.actor_learning_rate, "critic": config.learning_rate}
-    optimiser = {name: clipped_adam(rate, config.max_grad_norm) for name, rate in rates.items()}
-    actor, critic = HyperActor(config.hidden), Critics(config.hidden, num_critics=NUM_OBJECTIVES)
-    parts = _Parts(config, slate_size, actor, critic, optimiser)
+    parts = make_actor_critic(
+        config,
+        slate_size=slate_size,
+        actor_learning_rate=config.mofir.actor_learning_rate,
+        num_critics=NUM_OBJECTIVES,
+    )
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
@@ -100,7 +87,7 @@ def reward_vector(found: Transition, *, fairness_reward: str) -> Float[Array, "N
 
 
 def td_target(
-    parts: _Parts, target: Params, batch: Experience, omega: Float[Array, "N 2"]
+    parts: ActorCritic, target: Params, batch: Experience, omega: Float[Array, "N 2"]
 ) -> Float[Array, "N 2"]:
     r"""Return the critic's regression target, a vector.
 
@@ -112,8 +99,8 @@ def td_target(
         batch: transitions, with rewards `(N, 2)`.
         omega: preferences; they condition the target actor too.
     """
-    action = _policy(parts, target["actor"], batch.next_features[:, :-1], omega)
-    value = _values(parts, target["critic"], batch.next_features, action, omega)
+    action = policy(parts, target["actor"], batch.next_features[:, :-1], omega)
+    value = values(parts, target["critic"], batch.next_features, action, omega)
     return batch.reward + parts.config.mofir.discount * jnp.where(batch.terminated[:, None], 0.0, value)
 
 
@@ -135,22 +122,22 @@ def critic_loss(
     return (1.0 - homotopy) * whole + homotopy * mixed
 
 
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Any = None) -> MOFIRState:
+def _init(parts: ActorCritic, key: jax.Array, catalogue: Catalogue, logged: Any = None) -> MOFIRState:
     """`Agent.init`."""
-    actor_key, critic_key = jax.random.split(key)
     row = experience_row(catalogue, num_rewards=NUM_OBJECTIVES)
     features, action = jnp.zeros((1, *row.features.shape)), jnp.zeros((1, *row.action.shape))
-    omega = jnp.zeros((1, NUM_OBJECTIVES))
-    params = {
-        "actor": parts.actor.init(actor_key, features[:, :-1], omega),
-        "critic": parts.critic.init(critic_key, features, action, omega),
-    }
+    learner = start(parts, key, features, action, jnp.zeros((1, NUM_OBJECTIVES)))
     replay = start_replay(row, capacity=parts.config.replay.capacity)
-    return MOFIRState(start_learner(params, parts.optimiser), jnp.zeros((), jnp.int32), replay)
+    return MOFIRState(learner, jnp.zeros((), jnp.int32), replay)
 
 
 def _act(
-    parts: _Parts, agent: MOFIRState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
+    parts: ActorCritic,
+    agent: MOFIRState,
+    key: jax.Array,
+    view: View,
+    catalogue: Catalogue,
+    greedy: bool = False,
 ) -> tuple[Int[Array, "B K"], Float[Array, "B E"]]:
     """`Agent.act`."""
     settings, batch = parts.config.mofir, view.state.shape[0]
@@ -159,14 +146,14 @@ def _act(
         omega = jnp.tile(jnp.stack([settings.preference, 1.0 - settings.preference]), (batch, 1))
     else:
         omega = sample_preferences(omega_key, batch)
-    action = _policy(parts, agent.learner.params["actor"], view.state, omega)
+    action = policy(parts, agent.learner.params["actor"], view.state, omega)
     if not greedy:
         action = explore(noise_key, action, settings.exploration)
     return hyper_slate(action, catalogue, slate_size=parts.slate_size), action
 
 
 def _update(
-    parts: _Parts, agent: MOFIRState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+    parts: ActorCritic, agent: MOFIRState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
 ) -> tuple[MOFIRState, dict[str, jax.Array]]:
     """`Agent.update`."""
     config = parts.config
@@ -181,27 +168,13 @@ def _update(
     return MOFIRState(learner, steps, replay), metrics | {"homotopy": homotopy}
 
 
-def _policy(
-    parts: _Parts, params: Any, state: Float[Array, "N D"], omega: Float[Array, "N 2"]
-) -> Float[Array, "N E"]:
-    """Return the actor's hyper-action under a preference."""
-    action: Any = parts.actor.apply(params, state, omega)
-    return unit(action)
-
-
-def _values(
-    parts: _Parts,
-    params: Any,
-    seen: Float[Array, "N D+1"],
-    action: Float[Array, "N E"],
-    omega: Float[Array, "N 2"],
-) -> Any:
-    """Return the vector of values under a preference, `(N, 2)`."""
-    return parts.critic.apply(params, seen, action, omega)
-
-
 def _gradient_step(
-    parts: _Parts, homotopy: jax.Array, learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
+    parts: ActorCritic,
+    homotopy: jax.Array,
+    learner: Learner,
+    key: jax.Array,
+    batch: Experience,
+    index: jax.Array,
 ) -> tuple[Learner, dict[str, jax.Array]]:
     """Move critic, actor and targets on a batch seen under `num_preferences` preferences each (hindsight relabelling)."""
     copies = parts.config.mofir.num_preferences
@@ -210,12 +183,12 @@ def _gradient_step(
     target = td_target(parts, learner.target, batch, omega)
 
     def loss_of_critic(params: Any) -> Any:
-        value = _values(parts, params, batch.features, batch.action, omega)
+        value = values(parts, params, batch.features, batch.action, omega)
         return critic_loss(value, target, omega, homotopy), value
 
     def loss_of_actor(params: Any, critic: Any) -> Any:
-        action = _policy(parts, params, batch.features[:, :-1], omega)
-        return -jnp.mean(jnp.sum(omega * _values(parts, critic, batch.features, action, omega), axis=-1))
+        action = policy(parts, params, batch.features[:, :-1], omega)
+        return -jnp.mean(jnp.sum(omega * values(parts, critic, batch.features, action, omega), axis=-1))
 
     (loss, value), grads = jax.value_and_grad(loss_of_critic, has_aux=True)(learner.params["critic"])
     learner = descend(learner, "critic", parts.optimiser["critic"], grads)

@@ -8,19 +8,17 @@ Shapes: B users, T steps, N transitions, K slate size, D state dimensions, E = D
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from dsrm_jax.agents.actor_critic import ActorCritic, make_actor_critic, policy, start, values
 from dsrm_jax.agents.agent import Agent, Rollout, transitions
 from dsrm_jax.agents.hyper_action import (
-    Critics,
     Experience,
-    HyperActor,
     experience,
     experience_row,
     explore,
@@ -32,10 +30,8 @@ from dsrm_jax.agents.replay import (
     Params,
     Replay,
     add,
-    clipped_adam,
     descend,
     learn,
-    start_learner,
     start_replay,
     track,
 )
@@ -50,16 +46,6 @@ class TD3State:
 
     learner: Learner
     replay: Replay
-
-
-class _Parts(NamedTuple):
-    """What the functions of the agent are closed over: static, but for the floats of `config`."""
-
-    config: AgentConfig
-    slate_size: int
-    actor: HyperActor
-    critic: Critics
-    optimiser: dict[str, optax.GradientTransformation]
 
 
 def make_td3(config: AgentConfig, *, slate_size: int) -> Agent:
@@ -81,15 +67,17 @@ def make_td3(config: AgentConfig, *, slate_size: int) -> Agent:
             f"agent.replay.gradient_steps is {config.replay.gradient_steps}, and must be a multiple of agent.td3.delay, "
             f"{config.td3.delay}: change either"
         )
-    rates = {"actor": config.td3.actor_learning_rate, "critic": config.learning_rate}
-    optimiser = {name: clipped_adam(rate, config.max_grad_norm) for name, rate in rates.items()}
-    actor, critic = HyperActor(config.hidden), Critics(config.hidden, num_critics=2)
-    parts = _Parts(config, slate_size, actor, critic, optimiser)
+    parts = make_actor_critic(
+        config,
+        slate_size=slate_size,
+        actor_learning_rate=config.td3.actor_learning_rate,
+        num_critics=2,
+    )
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
 def td_target(
-    parts: _Parts, target: Params, batch: Experience, noise: Float[Array, "N E"]
+    parts: ActorCritic, target: Params, batch: Experience, noise: Float[Array, "N E"]
 ) -> Float[Array, "N"]:
     r"""Return the critics' regression target (Fujimoto et al. 2018, Algorithm 1).
 
@@ -102,37 +90,37 @@ def td_target(
         noise: epsilon, before it is clipped.
     """
     settings = parts.config.td3
-    action = _policy(parts, target["actor"], batch.next_features[:, :-1])
+    action = policy(parts, target["actor"], batch.next_features[:, :-1])
     action = unit(action + jnp.clip(noise, -settings.noise_clip, settings.noise_clip))
-    value = jnp.min(_values(parts, target["critic"], batch.next_features, action), axis=-1)
+    value = jnp.min(values(parts, target["critic"], batch.next_features, action), axis=-1)
     return batch.reward + settings.discount * jnp.where(batch.terminated, 0.0, value)
 
 
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Any = None) -> TD3State:
+def _init(parts: ActorCritic, key: jax.Array, catalogue: Catalogue, logged: Any = None) -> TD3State:
     """`Agent.init`."""
-    actor_key, critic_key = jax.random.split(key)
     row = experience_row(catalogue)
     features, action = jnp.zeros((1, *row.features.shape)), jnp.zeros((1, *row.action.shape))
-    params = {
-        "actor": parts.actor.init(actor_key, features[:, :-1]),
-        "critic": parts.critic.init(critic_key, features, action),
-    }
     replay = start_replay(row, capacity=parts.config.replay.capacity)
-    return TD3State(start_learner(params, parts.optimiser), replay)
+    return TD3State(start(parts, key, features, action), replay)
 
 
 def _act(
-    parts: _Parts, agent: TD3State, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
+    parts: ActorCritic,
+    agent: TD3State,
+    key: jax.Array,
+    view: View,
+    catalogue: Catalogue,
+    greedy: bool = False,
 ) -> tuple[Int[Array, "B K"], Float[Array, "B E"]]:
     """`Agent.act`."""
-    action = _policy(parts, agent.learner.params["actor"], view.state)
+    action = policy(parts, agent.learner.params["actor"], view.state)
     if not greedy:
         action = explore(key, action, parts.config.td3.exploration)
     return hyper_slate(action, catalogue, slate_size=parts.slate_size), action
 
 
 def _update(
-    parts: _Parts, agent: TD3State, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+    parts: ActorCritic, agent: TD3State, key: jax.Array, rollout: Rollout, catalogue: Catalogue
 ) -> tuple[TD3State, dict[str, jax.Array]]:
     """`Agent.update`."""
     found = transitions(rollout)
@@ -143,19 +131,8 @@ def _update(
     return TD3State(learner, replay), metrics
 
 
-def _policy(parts: _Parts, params: Any, state: Float[Array, "N D"]) -> Float[Array, "N E"]:
-    """Return the actor's hyper-action."""
-    action: Any = parts.actor.apply(params, state)
-    return unit(action)
-
-
-def _values(parts: _Parts, params: Any, seen: Float[Array, "N D+1"], action: Float[Array, "N E"]) -> Any:
-    """Return both critics' values, `(N, 2)`."""
-    return parts.critic.apply(params, seen, action)
-
-
 def _gradient_step(
-    parts: _Parts, learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
+    parts: ActorCritic, learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
 ) -> tuple[Learner, dict[str, jax.Array]]:
     """Move the critics; every `delay` steps also the actor and the targets."""
     settings = parts.config.td3
@@ -163,18 +140,18 @@ def _gradient_step(
     target = td_target(parts, learner.target, batch, noise)
 
     def critic_loss(params: Any) -> Any:
-        values = _values(parts, params, batch.features, batch.action)
-        return jnp.mean(jnp.sum(jnp.square(values - target[:, None]), axis=-1)), values
+        value = values(parts, params, batch.features, batch.action)
+        return jnp.mean(jnp.sum(jnp.square(value - target[:, None]), axis=-1)), value
 
     def actor_loss(params: Any, critic: Any) -> Any:
-        action = _policy(parts, params, batch.features[:, :-1])
-        return -jnp.mean(_values(parts, critic, batch.features, action)[:, 0])
+        action = policy(parts, params, batch.features[:, :-1])
+        return -jnp.mean(values(parts, critic, batch.features, action)[:, 0])
 
     def move_actor(learner: Learner) -> Learner:
         grads = jax.grad(actor_loss)(learner.params["actor"], learner.params["critic"])
         return track(descend(learner, "actor", parts.optimiser["actor"], grads), parts.config.replay.tau)
 
-    (loss, values), grads = jax.value_and_grad(critic_loss, has_aux=True)(learner.params["critic"])
+    (loss, value), grads = jax.value_and_grad(critic_loss, has_aux=True)(learner.params["critic"])
     learner = descend(learner, "critic", parts.optimiser["critic"], grads)
     learner = jax.lax.cond((index + 1) % settings.delay == 0, move_actor, lambda same: same, learner)
-    return learner, {"critic_loss": loss, "value": jnp.mean(values), "target": jnp.mean(target)}
+    return learner, {"critic_loss": loss, "value": jnp.mean(value), "target": jnp.mean(target)}
