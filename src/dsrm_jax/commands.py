@@ -4,12 +4,12 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 from dsrm_jax.errors import InputError
-from dsrm_jax.options import Output, check_json, parse
+from dsrm_jax.options import Output, check_json, parse, parse_training, parse_with
 
 COMMANDS = {
     "train": "train a method, compare it with the yardsticks on held-out sessions, write a run directory",
@@ -22,26 +22,46 @@ COMMANDS = {
     "probe": "probe whether the purifier purifies, beside controls that must fail; tables and pictures",
     "fcpo": "train and evaluate FCPO on ratings (MovieLens) at several limits on popular items",
     "export": "write the trained policy of a run to one file that recommends without the training code",
-    "bench": "measure speed, compile time and memory at a named size",
+    "bench": "measure speed, compile time and memory at a named size, or how they grow with size",
 }
 
 
 def _train(argv: list[str]) -> None:
     from dsrm_jax import pipeline
-    from dsrm_jax.training.run_directory import create, default_path
+    from dsrm_jax.training.processes import is_first, joined
+    from dsrm_jax.training.run_directory import default_path
 
-    output, config = parse(argv, "train", COMMANDS["train"])
-    run = create(output.out or default_path(config), config)
-    _write_json(output.json, pipeline.train(run, config))
+    output, config, processes = parse_training(argv, COMMANDS["train"])
+    with joined(processes):
+        run = pipeline.new_run(output.out or default_path(config), config)
+        summary = pipeline.train(run, config)
+        _write_json(output.json if is_first() else "", summary)
 
 
 def _resume(argv: list[str]) -> None:
     from dsrm_jax import pipeline
-    from dsrm_jax.training.run_directory import open_run
+    from dsrm_jax.training.processes import Processes, is_first, joined
 
-    folder, json_file = _run_arguments(argv, "resume")
-    run, config = open_run(folder)
-    _write_json(json_file, pipeline.train(run, config))
+    def arguments(
+        run: tyro.conf.Positional[str],
+        json: str = "",
+        processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes(),  # noqa: B008
+    ) -> tuple[str, str, Processes]:
+        """Name a run.
+
+        Args:
+            run: Run directory that training wrote.
+            json: File to write the command's numbers to, as JSON.
+            processes: Many processes.
+        """
+        return run, json, processes
+
+    folder, json_file, processes = _cli(arguments, argv, "resume")
+    check_json(json_file)
+    with joined(processes):
+        run, config = pipeline.old_run(folder)
+        summary = pipeline.train(run, config)
+        _write_json(json_file if is_first() else "", summary)
 
 
 def _evaluate(argv: list[str]) -> None:
@@ -157,14 +177,18 @@ def _reproduce(argv: list[str]) -> None:
 def _headroom(argv: list[str]) -> None:
     from rich.console import Console
 
-    from dsrm_jax.evaluation.headroom import headroom
-    from dsrm_jax.evaluation.headroom_table import headroom_table
+    from dsrm_jax.evaluation.headroom_surface import Surface, headroom_surface
+    from dsrm_jax.evaluation.headroom_table import headroom_table, surface_table
 
-    output, config = parse(argv, "headroom", COMMANDS["headroom"])
+    output, config, surface = parse_with(argv, "headroom", COMMANDS["headroom"], {}, Surface())
     _no_folder(output, "headroom")
-    result = headroom(config, say=_say)
-    Console().print(headroom_table(result))
-    _write_json(output.json, result)
+    results = headroom_surface(config, surface, say=_say)
+    console = Console()
+    for result in results.values():
+        console.print(headroom_table(result))
+    if len(results) > 1:
+        console.print(surface_table(results))
+    _write_json(output.json, results)
 
 
 def _probe(argv: list[str]) -> None:
@@ -216,19 +240,26 @@ def _export(argv: list[str]) -> None:
 def _bench(argv: list[str]) -> None:
     from dsrm_jax import bench
 
-    def arguments(size: str = "paper", json: str = "", repeats: int = 5) -> tuple[str, str, int]:
+    def arguments(
+        size: str = "paper", json: str = "", repeats: int = 5, scaling: bool = False
+    ) -> dict[str, Any]:
         """Measure.
 
         Args:
-            size: Named size; see dsrm_jax.bench.SIZES.
+            size: Named size: paper, paper-quick, easyrl4rec, kuaisim, fcpo, large (a million users and items) or tiny.
             json: File to write the numbers to, as JSON.
             repeats: Timings of each part; medians are reported.
+            scaling: Instead of a size, how cost grows with users, diffusion steps and items.
         """
-        return size, json, repeats
+        return {"size": size, "json": json, "repeats": repeats, "scaling": scaling}
 
-    size, json_file, repeats = _cli(arguments, argv, "bench")
-    check_json(json_file)
-    _write_json(json_file, bench.run(size, repeats=repeats))
+    wanted = _cli(arguments, argv, "bench")
+    check_json(wanted["json"])
+    if wanted["scaling"]:
+        numbers = bench.run_scaling(repeats=wanted["repeats"])
+    else:
+        numbers = bench.run(wanted["size"], repeats=wanted["repeats"])
+    _write_json(wanted["json"], numbers)
 
 
 def _cli(arguments: Callable[..., Any], argv: list[str], command: str) -> Any:

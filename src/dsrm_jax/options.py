@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
@@ -12,6 +12,9 @@ from dsrm_jax.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from dsrm_jax.config import Config
+    from dsrm_jax.training.processes import Processes
+
+E = TypeVar("E")
 
 SHORT = {
     "--env": "--data.env",
@@ -36,6 +39,11 @@ class Output:
     """How much to spend: tiny (seconds), quick (a tenth of the paper's), default (minutes), paper (20,000 steps)."""
 
 
+@dataclass(frozen=True)
+class Nothing:
+    """No further options."""
+
+
 def parse(
     argv: Sequence[str], command: str, about: str, base: Mapping[str, Any] | None = None
 ) -> tuple[Output, "Config"]:
@@ -50,6 +58,29 @@ def parse(
     Raises:
         InputError: an unknown or bad field or value.
     """
+    output, config, _ = parse_with(argv, command, about, base or {}, Nothing())
+    return output, config
+
+
+def parse_training(argv: Sequence[str], about: str) -> tuple[Output, "Config", "Processes"]:
+    """Return what `parse` does for the command `train`, and which processes train together.
+
+    Raises:
+        InputError: as `parse`.
+    """
+    from dsrm_jax.training.processes import Processes
+
+    return parse_with(argv, "train", about, {}, Processes())
+
+
+def parse_with(
+    argv: Sequence[str], command: str, about: str, base: Mapping[str, Any], extra: E
+) -> tuple[Output, "Config", E]:
+    """Return what `parse` does and a third thing: the fields of `extra`, a dataclass of one command's own options.
+
+    Raises:
+        InputError: as `parse`.
+    """
     from dsrm_jax.budgets import budget
     from dsrm_jax.config import Config
     from dsrm_jax.training.serialise import load_toml, merge, validate
@@ -58,18 +89,19 @@ def parse(
         SHORT.get(word.split("=")[0], word.split("=")[0]) + "".join(word.partition("=")[1:]) for word in argv
     ]
     output = _early(argv)
-    default = merge(budget(output.budget), base or {}, command)
+    default = merge(budget(output.budget), base, command)
     if output.config:
         default = merge(default, load_toml(output.config), output.config)
 
     def arguments(
         output: Annotated[Output, tyro.conf.arg(name="")] = output,
+        extra: Annotated[type(extra), tyro.conf.arg(name="")] = extra,  # type: ignore[valid-type]
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
-    ) -> tuple[Output, Config]:
-        return output, config
+    ) -> Any:
+        return output, config, extra
 
     shortcuts = ", ".join(f"{short} for {full}" for short, full in SHORT.items())
-    output, config = tyro.cli(
+    output, config, extra = tyro.cli(
         arguments,
         args=argv,
         prog=f"dsrm-jax {command}",
@@ -78,7 +110,7 @@ def parse(
     validate(config, "command line")
     check_json(output.json)
     check_names(config)
-    return output, config
+    return output, config, extra
 
 
 def check_json(path: str) -> None:

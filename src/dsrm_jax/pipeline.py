@@ -22,20 +22,47 @@ from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.state.perception import Perception
 from dsrm_jax.training.logging import read_metrics
 from dsrm_jax.training.prepare import load_worlds, prepare
-from dsrm_jax.training.run import Saved, num_updates, restore, start
+from dsrm_jax.training.processes import console as default_console
+from dsrm_jax.training.processes import everywhere, first, is_first, require_same
+from dsrm_jax.training.run import Saved, num_updates, restore, run_mesh, start
 from dsrm_jax.training.run import train as train_loop
-from dsrm_jax.training.run_directory import RunDirectory, locked, read_summary, write_summary
+from dsrm_jax.training.run_directory import (
+    RunDirectory,
+    create,
+    layout,
+    locked,
+    open_run,
+    read_summary,
+    write_summary,
+)
+from dsrm_jax.training.serialise import digest, from_json, to_json
+from dsrm_jax.training.sharding import from_first
 
 Say = Callable[[str], None]
+
+
+def new_run(out: str | os.PathLike[str], config: Config) -> RunDirectory:
+    """Make a run's folder, from process 0 where many processes train; see `run_directory.create`."""
+    first("create", lambda: create(out, config) and None)
+    return layout(out)
+
+
+def old_run(path: str | os.PathLike[str]) -> tuple[RunDirectory, Config]:
+    """Open the folder of an earlier run, read by process 0 where many go on with it; see `run_directory.open_run`."""
+    document = first("open", lambda: to_json(open_run(path)[1]))
+    return layout(path), from_json(document, str(path))
 
 
 def train(run: RunDirectory, config: Config, *, console: Console | None = None) -> dict[str, Any]:
     """Train a run from its newest checkpoint (or from nothing) to its end, evaluate it and write its files.
 
+    Training uses all devices that JAX sees, of all processes that were joined (`training.processes.joined`); each of those calls
+    this. Stage I and the evaluation run on one device.
+
     Args:
-        run: its folder, from `run_directory.create` or `open_run`.
+        run: its folder, from `new_run` or `old_run`.
         config: its configuration.
-        console: where tables and phases are printed; standard output by default.
+        console: where tables and phases are printed; standard output of process 0 by default.
 
     Returns:
         The summary, as written to `summary.json`.
@@ -45,14 +72,19 @@ def train(run: RunDirectory, config: Config, *, console: Console | None = None) 
         SystemExit: after a signal, with everything reached saved.
     """
     check_trainable(config)
-    console = console or Console()
+    console = console or default_console()
     say = _speaker(console)
-    with locked(run), abandoned_if_nothing_was_learnt(run):
+    with contextlib.ExitStack() as stack:
+        first("lock", lambda: stack.enter_context(locked(run)))
+        stack.enter_context(abandoned_if_nothing_was_learnt(run))
+        require_same("settings", digest(to_json(config)))
+        run_mesh(config)  # refuses at once what cannot be shared
         use_compilation_cache()
         started = time.perf_counter()
         saved, worlds, facts = _stage_one(run, config, say)
         say(
             f"Stage II: {config.agent.method}, {config.training.steps:,} steps, seeds {list(config.training.seeds)}"
+            f"{_devices(config)}"
         )
         state, training = train_loop(run, config, saved, worlds.train, facts["data_digest"])
         if training:
@@ -60,21 +92,54 @@ def train(run: RunDirectory, config: Config, *, console: Console | None = None) 
                 f"trained in {training['train_seconds']:.0f} s after {training['compile_seconds']:.0f} s of compiling: "
                 f"{training['user_steps_per_second']:,.0f} user-steps/s"
             )
-        earlier = (
-            read_summary(run) if run.summary.exists() else {}
-        )  # Stage I's facts, where this process skipped it
-        facts = earlier | facts | ({"training": training} if training else {})
-        summary = facts | _measure(config, state.agent, worlds, saved.perception, facts, console)
-        summary["seconds"] = time.perf_counter() - started
-        write_summary(run, summary)
-        rows = read_metrics(run.metrics)
-        if rows and config.agent.method in LEARNERS:
-            try:
-                learning_curves(run.curves, rows, title=f"{config.agent.method} on {facts['source']}")
-            except ImportError:
-                say("no curves.png: matplotlib is not installed (pip install 'dsrm-jax[plot]')")
+
+        def finish() -> dict[str, Any]:
+            return _finish(
+                run, config, Saved(state, saved.perception), worlds, facts, training, started, console
+            )
+
+        summary = first("finish", finish)
     say(f"everything is in {run.path} ({summary['seconds']:.0f} s)")
     return summary
+
+
+def _finish(
+    run: RunDirectory,
+    config: Config,
+    saved: Saved,
+    worlds: Worlds,
+    facts: dict[str, Any],
+    training: dict[str, Any],
+    started: float,
+    console: Console,
+) -> dict[str, Any]:
+    """Evaluate what was trained and write summary and curves."""
+    # Stage I's facts are in the summary already, where this process skipped it
+    earlier = read_summary(run) if run.summary.exists() else {}
+    facts = earlier | facts | ({"training": training} if training else {})
+    summary = facts | _measure(config, saved.train.agent, worlds, saved.perception, facts, console)
+    summary["seconds"] = time.perf_counter() - started
+    write_summary(run, summary)
+    rows = read_metrics(run.metrics)
+    if rows and config.agent.method in LEARNERS:
+        try:
+            learning_curves(run.curves, rows, title=f"{config.agent.method} on {facts['source']}")
+        except ImportError:
+            _speaker(console)("no curves.png: matplotlib is not installed (pip install 'dsrm-jax[plot]')")
+    return summary
+
+
+def _devices(config: Config) -> str:
+    """Say what a run is spread over; nothing where it has one device to itself."""
+    mesh = run_mesh(config)
+    if mesh is None:
+        return ""
+    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    unused = jax.device_count() - mesh.size
+    return (
+        f"; {mesh.size} {jax.devices()[0].platform} devices{processes}: {mesh.shape['seeds']} along the seeds x "
+        f"{mesh.shape['users']} along the users" + (f", {unused} unused" if unused else "")
+    )
 
 
 def evaluate(run: RunDirectory, config: Config, *, console: Console | None = None) -> dict[str, Any]:
@@ -197,7 +262,7 @@ def abandoned_if_nothing_was_learnt(run: RunDirectory) -> Iterator[None]:
     try:
         yield
     except InputError:
-        if not run.checkpoints.exists():
+        if is_first() and not run.checkpoints.exists():
             for path in (run.config, run.lock):
                 path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
@@ -219,16 +284,19 @@ def _speaker(console: Console) -> Say:
 
 def _stage_one(run: RunDirectory, config: Config, say: Say) -> tuple[Saved, Worlds, dict[str, Any]]:
     """Restore what was saved, or train everything that Stage II takes as given."""
-    if run.checkpoints.exists():
-        log, worlds, facts = load_worlds(config, say)
+    if first("continue", run.checkpoints.exists):
+        log, worlds, facts = everywhere("data", lambda: load_worlds(config, say))
+        require_same("data", facts["data_digest"])
         found = restore(run, config, worlds.train, log.num_items, log.digest)
         if found is not None:
             say(f"continuing from step {found[0]:,}")
-            return found[1], worlds, facts
-    prepared = prepare(config, say)
-    write_summary(run, {"method": config.agent.method, **prepared.facts})
-    state = start(config, prepared.worlds.train, prepared.perception)
-    return Saved(state, prepared.perception), prepared.worlds, prepared.facts
+            return found[1], from_first(worlds), facts
+    prepared = everywhere("stage one", lambda: prepare(config, say))
+    require_same("data of stage one", prepared.facts["data_digest"])
+    first("facts", lambda: write_summary(run, {"method": config.agent.method, **prepared.facts}))
+    worlds, perception = from_first((prepared.worlds, prepared.perception))
+    state = start(config, worlds.train, perception, mesh=run_mesh(config))
+    return Saved(state, perception), worlds, prepared.facts
 
 
 def _measure(

@@ -40,6 +40,25 @@ def headroom_table(result: Mapping[str, Any]) -> RenderableType:
     return Group(title, rates, Text(""), shares, Text(""), steps, Text(""), *(Text(note) for note in notes))
 
 
+def surface_table(results: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    """Lay out what each purifier recovers over all worlds and history lengths.
+
+    Args:
+        results: world to a result of `headroom.headroom`, all of the same purifiers and lengths.
+
+    Returns:
+        What `rich.console.Console.print` takes.
+    """
+    first = next(iter(results.values()))
+    columns = [(world, str(n)) for world in results for n in first["lengths"]]
+    table = _table("recovered of R_each", *(f"{world}, {n}" for world, n in columns))
+    for purifier in first["recovered"]:
+        table.add_row(
+            purifier, *(share_cell(results[w]["recovered"][purifier][n]["reward"]) for w, n in columns)
+        )
+    return table
+
+
 def share_cell(value: Mapping[str, float | None]) -> str:
     """Return `74 % [72, 76]`; a dash where there was nothing to recover."""
     if value["mean"] is None:

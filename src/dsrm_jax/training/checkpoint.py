@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsrm_jax.errors import InputError
+from dsrm_jax.training.processes import load_alone, save_alone
 from dsrm_jax.training.serialise import digest, sync_folder, write_text
 
 State = TypeVar("State")
@@ -74,7 +75,7 @@ def save(folder: str | os.PathLike[str], step: int, state: Any, fingerprint: str
     Args:
         folder: the checkpoints' folder; made where absent. One process at a time may save into it.
         step: non-negative count that names the step; a step of that number is replaced.
-        state: pytree of arrays (any dtype, typed PRNG keys too), or Python scalars.
+        state: pytree of whole arrays (any dtype, typed PRNG keys too; `sharding.fetch`), or Python scalars.
         fingerprint: what `config_fingerprint` said of the run; `restore` demands the same.
         keep: steps kept, at least 1; older ones are removed once the new one is safe.
 
@@ -266,7 +267,7 @@ def _write_arrays(path: Path, stored: list[np.ndarray]) -> None:
 
     if tree := _orbax_tree(stored):
         with _quiet():
-            orbax.save(path, tree)
+            (save_alone if jax.process_count() > 1 else orbax.save)(path, tree)
 
 
 def _read_arrays(path: Path, manifest: dict[str, Any]) -> list[np.ndarray]:
@@ -284,7 +285,7 @@ def _read_arrays(path: Path, manifest: dict[str, Any]) -> list[np.ndarray]:
     stored = [np.empty(leaf.stored_shape, np.dtype(leaf.stored_dtype)) for leaf in leaves]
     if tree := _orbax_tree(stored):
         try:
-            with _quiet():
+            with _quiet(), load_alone():
                 tree = orbax.load(path / _ARRAYS, tree)
         except Exception as error:  # TensorStore raises bare Exceptions
             raise DamagedError(f"Orbax cannot read it: {_first_line(error)}") from error

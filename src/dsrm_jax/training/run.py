@@ -1,4 +1,7 @@
-"""A training run on the host: chunks of the jitted program with progress, logs and checkpoints between them."""
+"""A training run on the host: chunks of the jitted program with progress, logs and checkpoints between them.
+
+The same on one device, on many and in many processes: `sharding` says where arrays lie, `processes` who writes files.
+"""
 
 import logging
 import math
@@ -10,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import Mesh
 
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError
@@ -27,8 +31,19 @@ from dsrm_jax.training.logging import (
 )
 from dsrm_jax.training.loop import TrainState, make_trainer
 from dsrm_jax.training.prepare import perception_like, seed_keys
+from dsrm_jax.training.processes import console, exchange, first, is_first
 from dsrm_jax.training.run_directory import RunDirectory
 from dsrm_jax.training.serialise import config_fingerprint
+from dsrm_jax.training.sharding import (
+    all_finite,
+    fetch,
+    from_first,
+    make_mesh,
+    place,
+    place_frozen,
+    placement_of_results,
+    state_shardings,
+)
 
 _log = logging.getLogger("dsrm_jax")
 SEED_AXES = Perception(None, 0)  # type: ignore[arg-type]
@@ -69,16 +84,30 @@ def chunk_size(config: Config, done: int = 0) -> int:
     return size if left % size == 0 else next(c for c in sizes if left % c == 0)
 
 
-def start(config: Config, world: World, perception: Perception) -> TrainState:
-    """Return the state of every seed before its first step, with a leading seed axis."""
+def start(config: Config, world: World, perception: Perception, *, mesh: Mesh | None = None) -> TrainState:
+    """Return the state of every seed before its first step, with a leading seed axis, spread over a mesh if there is one."""
     init = jax.vmap(make_trainer(config).init, in_axes=(0, None, SEED_AXES))
-    return jax.jit(init)(seed_keys(config, 0), world, perception)
+    keys = seed_keys(config, 0)
+    if mesh is None:
+        return jax.jit(init)(keys, world, perception)
+    shardings = state_shardings(mesh)
+    world, perception = place_frozen(mesh, world, perception)
+    return jax.jit(init, out_shardings=shardings)(place(keys, shardings.key), world, perception)
+
+
+def run_mesh(config: Config) -> Mesh | None:
+    """Return the mesh that a run is spread over, of all devices that JAX sees; None where it has one to itself.
+
+    Raises:
+        InputError: its seeds and users cannot be shared evenly by the processes.
+    """
+    return make_mesh(len(config.training.seeds), config.training.num_users)
 
 
 def restore(
     run: RunDirectory, config: Config, world: World, num_items: int, data: str
 ) -> tuple[int, Saved] | None:
-    """Return the newest good checkpoint of a run and its step, or None where none was saved.
+    """Return the newest good checkpoint of a run and its step, or None where none was saved; process 0 reads it for all.
 
     Args:
         run: its folder.
@@ -94,7 +123,17 @@ def restore(
     init = jax.vmap(make_trainer(config).init, in_axes=(0, None, SEED_AXES))
     keys = jax.eval_shape(lambda: seed_keys(config, 0))
     train = jax.eval_shape(init, keys, jax.eval_shape(lambda: world), like)
-    return checkpoint.restore(run.checkpoints, Saved(train, like), config_fingerprint(config, data=data))
+    saved = Saved(train, like)
+    found: list[Any] = []
+
+    def read() -> int | None:
+        found.extend(checkpoint.restore(run.checkpoints, saved, config_fingerprint(config, data=data)) or ())
+        return found[0] if found else None
+
+    step = first("restore", read)
+    if step is None:
+        return None
+    return step, from_first(found[1] if found else jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), saved))
 
 
 def compile_chunk(
@@ -111,7 +150,8 @@ def compile_chunk(
         return trainer.train(state, world, perception, length)
 
     mapped = jax.vmap(chunk, in_axes=(0, None, SEED_AXES))
-    return jax.jit(mapped, donate_argnums=0).lower(state, world, perception).compile()
+    placement = placement_of_results(state)
+    return jax.jit(mapped, donate_argnums=0, **placement).lower(state, world, perception).compile()
 
 
 def train(
@@ -125,12 +165,13 @@ def train(
     Args:
         run: where to write.
         config: what to train.
-        saved: where to start; its training state is given up to the program and cannot be used again.
+        saved: where to start, the same in every process; its training state is given up to the program and cannot be used again.
         world: the training world.
         data: digest of the log.
 
     Returns:
-        `(state, facts)`: facts has `compile_seconds`, `train_seconds`, `user_steps_per_second`.
+        `(state, facts)`: the state is whole, on one device or, where there were many, on the host; facts has
+        `compile_seconds`, `train_seconds`, `user_steps_per_second`.
 
     Raises:
         NonFiniteError: a metric or the state became NaN or infinite; nothing of that chunk was saved.
@@ -138,8 +179,8 @@ def train(
         SystemExit: 130 or 143 after a signal, once everything reached has been saved.
     """
     per_update = config.training.rollout_length
-    done, last = int(np.asarray(saved.train.step)[0]), num_updates(config) * per_update
-    truncate_metrics(run.metrics, done)
+    done, last = int(fetch(saved.train.step)[0]), num_updates(config) * per_update
+    first("truncate", lambda: truncate_metrics(run.metrics, done))
     if done > last:
         raise InputError(
             f"{run.path} is at step {done:,} already, beyond training.steps = {config.training.steps:,}: "
@@ -147,16 +188,21 @@ def train(
         )
     if done == last:
         return saved.train, {}
+    mesh = run_mesh(config)
+    if mesh is not None:
+        world, perception = place_frozen(mesh, world, saved.perception)
+        saved = Saved(place(saved.train, state_shardings(mesh)), perception)
     fingerprint = config_fingerprint(config, data=data)
     if done == 0:  # Stage I is worth keeping, whatever happens next
         _save(run, config, saved, 0, fingerprint)
     started = time.perf_counter()
     length = chunk_size(config, done // per_update)
     program = compile_chunk(config, saved.train, world, saved.perception, length=length)
+    exchange("compiled", None)  # a collective waits for the slowest compiler less patiently than this
     compiled = time.perf_counter()
     state = _run_chunks(run, config, saved, world, program, fingerprint)
     seconds = time.perf_counter() - compiled
-    return state, {
+    return state if mesh is None else fetch(state), {
         "compile_seconds": compiled - started,
         "train_seconds": seconds,
         "user_steps_per_second": (last - done) * _num_users(config) / seconds,
@@ -173,36 +219,42 @@ def _run_chunks(
 ) -> TrainState:
     """Call a compiled chunk until the last step; log every chunk, save now and then, at the end and on a signal."""
     per_update = config.training.rollout_length
-    state, step = saved.train, int(np.asarray(saved.train.step)[0])
+    state, step = saved.train, int(fetch(saved.train.step)[0])
     last, started = num_updates(config) * per_update, time.perf_counter()
-    writer = open_tensorboard(run.tensorboard, step) if config.training.tensorboard else None
+    writer = open_tensorboard(run.tensorboard, step) if config.training.tensorboard and is_first() else None
+    output = console(stderr=True)
 
     with (
         interruptible() as stop,
-        progress(last, users=_num_users(config), start=step, label="training") as report,
+        progress(last, users=_num_users(config), start=step, label="training", console=output) as report,
     ):
-        last_save = started
+        last_save, good = started, step
         while step < last:
             state, metrics = program(state, world, saved.perception)
             rows = metric_rows(metrics, step, per_update, time.perf_counter() - started)
-            check_finite(rows, state, config, last_good=checkpoint.steps(run.checkpoints)[-1])
-            append_metrics(run.metrics, rows)
-            write_tensorboard(writer, rows[-1])
+            check_finite(rows, state, config, last_good=good)
+            if is_first():
+                append_metrics(run.metrics, rows)
+                write_tensorboard(writer, rows[-1])
             step = rows[-1]["step"]
             reward, broken = (np.mean(rows[-1][name]) for name in ("reward", "broken"))
             report(step, f"reward {reward:.3f}, slates off balance {broken:.2f}")
             minutes = (time.perf_counter() - last_save) / 60
-            if stop() or step == last or minutes > config.training.checkpoint_minutes:
+            said = exchange(f"step {step}", [stop(), minutes > config.training.checkpoint_minutes])
+            stopped, due = max(code for code, _ in said), said[0][1]
+            if stopped or step == last or due:
                 _save(run, config, Saved(state, saved.perception), step, fingerprint)
-                last_save = time.perf_counter()
-            if stop():
+                last_save, good = time.perf_counter(), step
+            if stopped:
                 _log.warning("stopped at step %d, saved; continue with: dsrm-jax resume %s", step, run.path)
-                raise SystemExit(stop())
+                raise SystemExit(stopped)
     return state
 
 
 def _save(run: RunDirectory, config: Config, saved: Saved, step: int, fingerprint: str) -> None:
-    checkpoint.save(run.checkpoints, step, saved, fingerprint, keep=config.training.keep_checkpoints)
+    """Save whole arrays, from process 0; the others wait, so that none is far ahead of it."""
+    whole, keep = fetch(saved), config.training.keep_checkpoints
+    first(f"save {step}", lambda: checkpoint.save(run.checkpoints, step, whole, fingerprint, keep=keep))
 
 
 def _num_users(config: Config) -> int:
@@ -231,7 +283,7 @@ def check_finite(rows: list[dict[str, Any]], state: TrainState, config: Config, 
             raise _nonfinite_error(row["step"], bad, config, last_good)
     leaves = jax.tree_util.tree_leaves_with_path(state)
     floats = [(path, leaf) for path, leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    if bad := [jax.tree_util.keystr(path) for path, leaf in floats if not np.all(np.isfinite(leaf))]:
+    if bad := [jax.tree_util.keystr(path) for path, leaf in floats if not all_finite(leaf)]:
         raise _nonfinite_error(rows[-1]["step"], bad, config, last_good)
 
 

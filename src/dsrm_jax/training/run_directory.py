@@ -63,6 +63,21 @@ def default_path(config: Config, root: str | os.PathLike[str] = "runs") -> Path:
     return Path(root) / re.sub(r"[^\w.-]+", "_", name)
 
 
+def layout(path: str | os.PathLike[str]) -> RunDirectory:
+    """Return where the parts of the run in a folder lie; reads and writes nothing."""
+    path = Path(path)
+    return RunDirectory(
+        path=path,
+        config=path / "config.json",
+        metrics=path / "metrics.jsonl",
+        summary=path / "summary.json",
+        checkpoints=path / "checkpoints",
+        curves=path / "curves.png",
+        tensorboard=path / "tensorboard",
+        lock=path / ".lock",
+    )
+
+
 def create(out: str | os.PathLike[str], config: Config) -> RunDirectory:
     """Make a run's folder and write its `config.json`; a folder of the same run is taken up as it is.
 
@@ -76,7 +91,7 @@ def create(out: str | os.PathLike[str], config: Config) -> RunDirectory:
     Raises:
         InputError: the folder belongs to another configuration or holds other files, or cannot be written.
     """
-    run = _layout(out)
+    run = layout(out)
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         others = sorted(p.name for p in run.path.iterdir() if not p.name.startswith("."))
@@ -112,7 +127,7 @@ def open_run(path: str | os.PathLike[str]) -> tuple[RunDirectory, Config]:
         InputError: there is no such folder, or its config.json is missing, damaged or of an unknown
             configuration.
     """
-    run = _layout(path)
+    run = layout(path)
     if not run.path.is_dir():
         raise InputError(f"there is no run directory {run.path}: give the folder that a training run wrote")
     if not run.config.is_file():
@@ -183,20 +198,6 @@ def surroundings() -> dict[str, Any]:
         "platform": {"system": platform.platform(), "cpus": os.cpu_count(), "backend": _backend()},
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
-
-
-def _layout(path: str | os.PathLike[str]) -> RunDirectory:
-    path = Path(path)
-    return RunDirectory(
-        path=path,
-        config=path / "config.json",
-        metrics=path / "metrics.jsonl",
-        summary=path / "summary.json",
-        checkpoints=path / "checkpoints",
-        curves=path / "curves.png",
-        tensorboard=path / "tensorboard",
-        lock=path / ".lock",
-    )
 
 
 def _config_of(run: RunDirectory, document: Mapping[str, Any]) -> Config:
