@@ -129,10 +129,13 @@ class PurifierConfig:
     paper: Eq. (7) as printed; sdedit: unconditional, from a partly noised observed state; masked: cleaner target, masked-view
     condition; guided: unconditional over clean preference, guided by the likelihood of the clicks given what was shown;
     regression: masked's network and pairs without diffusion, a control; rce, tce, bod: denoising losses (section denoiser)."""
-    target: Literal["full", "split_half", "inverse_propensity", "popularity_corruption"] = "full"
+    target: Literal[
+        "full", "split_half", "inverse_propensity", "popularity_corruption", "random_exposure"
+    ] = "full"
     """What masked and regression learn to reconstruct: full: the user's full-log embedding without the window's own events;
     split_half: the encoding of the half of the window that the condition does not see; inverse_propensity: the same with
-    popular items thinned; popularity_corruption: the window before some of its events were replaced by popular ones."""
+    popular items thinned; popularity_corruption: the window before some of its events were replaced by popular ones;
+    random_exposure: the encoding of the user's answers to random items in the training simulator."""
     diffusion_steps: int = 20
     """Length S of the reverse scan."""
     schedule: Literal["linear", "rescaled", "cosine"] = "rescaled"

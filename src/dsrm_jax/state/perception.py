@@ -139,7 +139,8 @@ def sample_states(
         arrival_length: the fewest events of a window, where the log holds them.
         mask_rate: mean share of hidden events, in [0, .5].
         batch_size: N.
-        kind: which cleaner state, one of `targets.TARGETS`; `full` reads `target`, the others make theirs of the window itself.
+        kind: which cleaner state, one of `targets.TARGETS`; `full` and `random_exposure` read `target`, the others make theirs of
+            the window itself.
         leverage: takes the window's own events out of `full` targets; None: they stay in.
         visited: histories that a policy made in the training simulator; every second one of the batch is drawn from them. No
             event of a session is a row of the log.
@@ -161,7 +162,7 @@ def sample_states(
     if kind == "popularity_corruption":
         seen = corrupted(view_key, history, starts, hidden)
         visible = other = jnp.ones_like(visible)
-    elif kind != "full":
+    elif kind in ("split_half", "inverse_propensity"):
         visible, other = halves(view_key, history, starts, thin=kind == "inverse_propensity")
     if other is not None:
         clean = encoder.encode(params, summarise(embeddings, history, other))

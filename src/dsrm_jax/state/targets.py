@@ -15,7 +15,7 @@ from dsrm_jax.simulator.fit import BIAS_PRIOR
 from dsrm_jax.simulator.world import History, SessionStarts
 from dsrm_jax.state.encoder import Embeddings
 
-TARGETS = ("full", "split_half", "inverse_propensity", "popularity_corruption")
+TARGETS = ("full", "split_half", "inverse_propensity", "popularity_corruption", "random_exposure")
 FACTOR_PRIOR = 3.0  # `fit_factors`' own precision of a user's factors
 PROPENSITY_EXPONENT = 0.5
 SAMPLED_ROWS = 20_000

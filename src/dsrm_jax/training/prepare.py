@@ -18,16 +18,18 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.build import Worlds, build_worlds
 from dsrm_jax.simulator.fit import fit_factors
 from dsrm_jax.simulator.response import FactorResponse
-from dsrm_jax.simulator.world import History
+from dsrm_jax.simulator.world import History, World
 from dsrm_jax.state.encoder import (
     Embeddings,
     EncoderParams,
     embeddings_from,
     fit_encoder,
     gather_evidence,
+    make_encoder,
     user_states,
 )
 from dsrm_jax.state.perception import (
+    FROM_PAIRS,
     Perception,
     fit_perception_purifier,
     perception_modules,
@@ -35,11 +37,14 @@ from dsrm_jax.state.perception import (
     purifier_settings,
 )
 from dsrm_jax.state.purifier import PurifierBatch
+from dsrm_jax.training.random_exposure import random_exposure_states
 from dsrm_jax.training.refresh import refresh_perception
 
 Say = Callable[[str], None]
 Memory = dict[tuple[Any, ...], Any]
 REFRESH_STAGE = 3
+RANDOM_EXPOSURE_STAGE = 4  # of `data_key`; 0 to 3 are the worlds, the factors, the encoder and the probes
+RANDOM_EVENTS = 512
 DATA_STAGE = 1000  # beyond the stages of `seed_keys`
 
 
@@ -241,7 +246,7 @@ def _fit_purifiers(
 ) -> tuple[Any, dict[str, Any]]:
     """Train each seed's purifier (Stage I)."""
     started = time.perf_counter()
-    target = user_states(factors)[worlds.train_users]
+    target = _targets(config, params, factors, worlds)
     purifier, losses = fit_perception_purifier(
         seed_keys(config, 1), config, params, worlds.train.starts, target
     )
@@ -254,6 +259,25 @@ def _fit_purifiers(
     seconds = time.perf_counter() - started
     say(f"Stage I, {purifier_settings(config).kind} purifier: {seconds:.0f} s")
     return purifier, {"purifier_loss": loss, "purifier_seconds": seconds}
+
+
+def _targets(
+    config: Config, params: EncoderParams, factors: FactorResponse, worlds: Worlds
+) -> Float[Array, "U D"]:
+    """Return the cleaner state of each training user: the full-log embedding, or what random exposure shows."""
+    settings = purifier_settings(config)
+    if settings.kind not in FROM_PAIRS or settings.target != "random_exposure":
+        return user_states(factors)[worlds.train_users]
+
+    @jax.jit
+    def states(params: EncoderParams, world: World) -> jax.Array:
+        key, encoder = (
+            jax.random.fold_in(data_key(config), RANDOM_EXPOSURE_STAGE),
+            make_encoder(config.encoder),
+        )
+        return random_exposure_states(key, encoder, params, world, num_events=RANDOM_EVENTS)
+
+    return states(params, worlds.train)
 
 
 def _tail_mean(losses: Float[Array, "... iterations"]) -> Float[Array, "..."]:

@@ -1,0 +1,46 @@
+"""A cleaner target for Stage I: what training users click where items are shown to them at random, in the TRAINING simulator.
+
+No log here marks random exposure among its training rows (KuaiRand's random log is the held-out one), so the view is made where
+the policy itself is trained. It is as good as that simulator: the truth in a synthetic world, a model of the log elsewhere.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from dsrm_jax.simulator.response import click_probability
+from dsrm_jax.simulator.world import History, World
+from dsrm_jax.state.encoder import Encoder, EncoderParams, summarise
+
+USERS_AT_ONCE = 256
+
+
+def random_exposure_states(
+    key: Key[Array, ""], encoder: Encoder, params: EncoderParams, world: World, *, num_events: int
+) -> Float[Array, "U D"]:
+    """Show each user of a world uniformly random items of its catalogue, and encode what they click.
+
+    Args:
+        key: typed PRNG key; consumed.
+        encoder: module of `params`.
+        params: trained encoder.
+        world: the training world, never the held-out one.
+        num_events: items shown to each user, with repetitions.
+
+    Returns:
+        `(U, D)` float32.
+    """
+    nothing = jnp.zeros(num_events, jnp.int32)
+    arrival = History(item=nothing, click=nothing > 0, length=jnp.zeros((), jnp.int32))
+
+    def state_of(inputs: tuple[Array, Int[Array, ""]]) -> Float[Array, "D"]:
+        user_key, user = inputs
+        item_key, click_key = jax.random.split(user_key)
+        position = jax.random.randint(item_key, (num_events,), 0, world.item.shape[0])
+        probability = click_probability(world.response, user, position, arrival)
+        click = jax.random.uniform(click_key, (num_events,)) < probability
+        history = History(world.item[position], click, jnp.full((), num_events, jnp.int32))
+        return encoder.encode(params, summarise(params.embeddings, history))
+
+    users = jnp.arange(world.num_users)
+    return jax.lax.map(state_of, (jax.random.split(key, world.num_users), users), batch_size=USERS_AT_ONCE)
