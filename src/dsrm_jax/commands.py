@@ -28,11 +28,12 @@ COMMANDS = {
 
 def _train(argv: list[str]) -> None:
     from dsrm_jax import pipeline
-    from dsrm_jax.training.processes import is_first, joined
+    from dsrm_jax.training.processes import first, is_first, joined
     from dsrm_jax.training.run_directory import default_path
 
     output, config, processes = parse_training(argv, COMMANDS["train"])
     with joined(processes):
+        first("json", lambda: check_json(output.json))
         run = pipeline.new_run(output.out or default_path(config), config)
         summary = pipeline.train(run, config)
         _write_json(output.json if is_first() else "", summary)
@@ -40,7 +41,7 @@ def _train(argv: list[str]) -> None:
 
 def _resume(argv: list[str]) -> None:
     from dsrm_jax import pipeline
-    from dsrm_jax.training.processes import Processes, is_first, joined
+    from dsrm_jax.training.processes import Processes, first, is_first, joined
 
     def arguments(
         run: tyro.conf.Positional[str],
@@ -57,8 +58,8 @@ def _resume(argv: list[str]) -> None:
         return run, json, processes
 
     folder, json_file, processes = _cli(arguments, argv, "resume")
-    check_json(json_file)
     with joined(processes):
+        first("json", lambda: check_json(json_file))
         run, config = pipeline.old_run(folder)
         summary = pipeline.train(run, config)
         _write_json(json_file if is_first() else "", summary)
@@ -181,6 +182,7 @@ def _headroom(argv: list[str]) -> None:
     from dsrm_jax.evaluation.headroom_table import headroom_table, surface_table
 
     output, config, surface = parse_with(argv, "headroom", COMMANDS["headroom"], {}, Surface())
+    check_json(output.json)
     _no_folder(output, "headroom")
     results = headroom_surface(config, surface, say=_say)
     console = Console()

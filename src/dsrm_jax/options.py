@@ -59,11 +59,12 @@ def parse(
         InputError: an unknown or bad field or value.
     """
     output, config, _ = parse_with(argv, command, about, base or {}, Nothing())
+    check_json(output.json)
     return output, config
 
 
 def parse_training(argv: Sequence[str], about: str) -> tuple[Output, "Config", "Processes"]:
-    """Return what `parse` does for the command `train`, and which processes train together.
+    """Return what `parse` does for the command `train`, and which processes train together; the JSON file is not checked yet.
 
     Raises:
         InputError: as `parse`.
@@ -108,7 +109,6 @@ def parse_with(
         description=f"{about.capitalize()}. Short forms: {shortcuts}.",
     )
     validate(config, "command line")
-    check_json(output.json)
     check_names(config)
     return output, config, extra
 

@@ -22,8 +22,8 @@ from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.state.perception import Perception
 from dsrm_jax.training.logging import read_metrics
 from dsrm_jax.training.prepare import load_worlds, prepare
+from dsrm_jax.training.processes import check_joined, everywhere, first, is_first, require_same
 from dsrm_jax.training.processes import console as default_console
-from dsrm_jax.training.processes import everywhere, first, is_first, require_same
 from dsrm_jax.training.run import Saved, num_updates, restore, run_mesh, start
 from dsrm_jax.training.run import train as train_loop
 from dsrm_jax.training.run_directory import (
@@ -71,13 +71,14 @@ def train(run: RunDirectory, config: Config, *, console: Console | None = None) 
         InputError: data, settings or checkpoints that cannot be used.
         SystemExit: after a signal, with everything reached saved.
     """
+    check_joined()
+    require_same("settings", digest(to_json(config)))
     check_trainable(config)
     console = console or default_console()
     say = _speaker(console)
     with contextlib.ExitStack() as stack:
         first("lock", lambda: stack.enter_context(locked(run)))
         stack.enter_context(abandoned_if_nothing_was_learnt(run))
-        require_same("settings", digest(to_json(config)))
         run_mesh(config)  # refuses at once what cannot be shared
         use_compilation_cache()
         started = time.perf_counter()

@@ -200,6 +200,19 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
 
     step, saved = restore(parts, CONFIG, world, ITEMS, DATA)
     assert step == 8
+    with monkeypatch.context() as patch:  # and once more while the next chunk is being saved
+        real_save = checkpoint.save
+
+        def interrupted_save(*arguments, **options):
+            real_save(*arguments, **options)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        patch.setattr(run_module.checkpoint, "save", interrupted_save)
+        with pytest.raises(SystemExit) as stopped:
+            train(parts, CONFIG, saved, world, DATA)
+    assert stopped.value.code == 143
+    step, saved = restore(parts, CONFIG, world, ITEMS, DATA)
+    assert step == 16
     resumed, _ = train(parts, CONFIG, saved, world, DATA)
     assert_same_bits(resumed, end)
     assert without_time(read_metrics(parts.metrics)) == without_time(rows)

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -88,6 +89,99 @@ def test_options_that_do_not_go_together_are_one_sentence(processes, says):
         check_processes(processes)
 
 
+@dataclass(frozen=True)
+class Device:
+    process_index: int
+    slice_index: int
+    id: int
+
+
+def test_devices_of_several_machines_make_a_mesh_and_unequal_ones_are_refused():
+    """On GPUs every machine is a slice of its own, which `jax.make_mesh` refuses."""
+
+    def machine(process, count):
+        return [Device(process, process, i) for i in range(count)]
+
+    mesh = make_mesh(2, 8, machine(1, 3) + machine(0, 3))
+    assert dict(mesh.shape) == {"seeds": 2, "users": 2}
+    assert [device.process_index for device in mesh.devices.flat] == [0, 0, 1, 1]
+    with pytest.raises(InputError, match="the same number"):
+        make_mesh(8, 8, machine(0, 1) + machine(1, 3))
+
+
+TALK = """
+import sys
+
+from dsrm_jax.errors import InputError
+from dsrm_jax.training.processes import Processes, exchange, everywhere, first, joined, require_same
+
+index, port, what = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+
+
+def fail():
+    raise InputError("no folder here")
+
+
+try:
+    with joined(Processes(False, f"localhost:{port}", 2, index)):
+        assert exchange("number", index) == [0, 1]
+        assert exchange("number", index + 5) == [5, 6]  # a topic may come up again
+        assert first("chosen", lambda: index + 3) == 3
+        require_same("settings", "one")
+        print("agreed", flush=True)
+        if what == "first":
+            first("folder", fail)
+        if what == "everywhere":
+            everywhere("folder", fail if index else lambda: None)
+        if what == "same":
+            require_same("data", str(index))
+        exchange("end", None)
+except InputError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+"""
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("first", "no folder here"),
+        pytest.param("everywhere", "in process 1: no folder here", marks=pytest.mark.slow),
+        ("same", "process 1 has other data than process 0"),
+        pytest.param("nothing", "", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_agree_and_process_0_alone_says_why_all_stop(what, says):
+    port = free_port()
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TALK, str(index), str(port), what],
+            env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        (out, errors), (other_out, other_errors) = (process.communicate(timeout=100) for process in started)
+    finally:
+        for process in started:
+            process.kill()
+    assert out == other_out == "agreed\n", errors + other_errors
+    assert [process.returncode for process in started] == ([2, 2] if says else [0, 0]), errors + other_errors
+    assert says in errors
+    assert "folder here" not in other_errors
+    assert "other data" not in other_errors
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
 # What every setting below runs: three chunks of two updates of two seeds in a world of twelve items, or the rest of them.
 PROGRAM = """
 import json, os, sys
@@ -163,9 +257,7 @@ with joined(others):
 
 def launch(folder, *, devices=1, processes=1, steps=24):
     """Run PROGRAM and return what process 0 said."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     env = os.environ | {
         "PYTHONPATH": str(ROOT / "src"),
         "JAX_PLATFORMS": "cpu",
@@ -244,7 +336,8 @@ def test_one_device_eight_devices_and_two_processes_train_the_same(tmp_path):
     assert launch(moved, steps=24)["from"] == 8  # what eight devices saved goes on on one
     assert_agree(moved, one)
     launch(again, processes=2, steps=8)
-    assert launch(again, processes=2, steps=24)["from"] == 8  # what two processes saved, in two
+    assert launch(again, processes=2, steps=16)["from"] == 8  # what two processes saved, in two
+    assert launch(again, steps=24)["from"] == 16  # and in one
     assert_agree(again, one)
 
 

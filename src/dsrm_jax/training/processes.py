@@ -13,6 +13,8 @@ import json
 import logging
 import os
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +29,14 @@ from dsrm_jax.training.serialise import from_json_value, json_value
 T = TypeVar("T")
 
 WAIT_SECONDS = 7 * 24 * 3600  # for what another process computes; one that died is noticed by its heartbeat
+TURN_SECONDS = 5
 HEARTBEAT_SECONDS = 60
 LEAVE_SECONDS = 20
+CLIENT_CALLS = ("key_value_set", "blocking_key_value_get", "wait_at_barrier")
+
+_spoken: Counter[str] = (
+    Counter()
+)  # how often each topic was spoken of: the coordination service takes a key once
 
 
 @dataclass(frozen=True)
@@ -63,12 +71,16 @@ def joined(processes: Processes) -> Iterator[None]:
         yield
         return
     _join(processes)
-    if not is_first():
-        logging.getLogger("dsrm_jax").setLevel(logging.ERROR)
+    silent = False
     try:
+        silent = (
+            not is_first()
+        )  # asked now: nobody is the second any more once the processes have left each other
+        if silent:
+            logging.getLogger("dsrm_jax").setLevel(logging.ERROR)
         yield
     except InputError:
-        if _leave(2) and not is_first():
+        if _leave(2) and silent:
             raise SystemExit(2) from None
         raise
     except SystemExit as stop:
@@ -120,6 +132,18 @@ def check_processes(processes: Processes) -> None:
         )
 
 
+def check_joined() -> None:
+    """Refuse to work where JAX sees other processes that this one was not joined to, as on a TPU pod.
+
+    Raises:
+        InputError: they would all write the same files, and wait for each other for ever.
+    """
+    if jax.process_count() > 1 and not jax.distributed.is_initialized():
+        raise InputError(
+            f"JAX sees {jax.process_count()} processes, and this one is joined to none of them: add --distributed"
+        )
+
+
 def is_first() -> bool:
     """Return whether this process is the one that writes files and prints."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
@@ -134,18 +158,27 @@ def exchange(topic: str, value: Any) -> list[Any]:
     """Return what every process said on a topic, in order; waits for all of them.
 
     Args:
-        topic: a name that all processes give, and give once.
+        topic: a name; all processes give the same ones in the same order.
         value: what this one says, as `serialise.json_value` takes it.
     """
     if not jax.distributed.is_initialized():
         return [value]
-    client = _client()
-    client.key_value_set(f"dsrm_jax/{topic}/{jax.process_index()}", json.dumps(json_value(value)))
-    answers = [
-        client.blocking_key_value_get(f"dsrm_jax/{topic}/{i}", WAIT_SECONDS * 1000)
-        for i in range(jax.process_count())
-    ]
+    _spoken[topic] += 1
+    key = f"dsrm_jax/{topic}/{_spoken[topic]}"
+    _client().key_value_set(f"{key}/{jax.process_index()}", json.dumps(json_value(value)))
+    answers = [_wait_for(f"{key}/{i}") for i in range(jax.process_count())]
     return [from_json_value(json.loads(answer)) for answer in answers]
+
+
+def _wait_for(key: str) -> str:
+    """Return what stands under a key once it is there; waits in short turns, so that a signal is heard between them."""
+    until = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return _client().blocking_key_value_get(key, TURN_SECONDS * 1000)
+        except RuntimeError as error:  # jax.errors.JaxRuntimeError
+            if "DEADLINE_EXCEEDED" not in str(error) or time.monotonic() > until:
+                raise
 
 
 def everywhere(topic: str, make: Callable[[], T]) -> T:
@@ -266,6 +299,11 @@ def _join(processes: Processes) -> None:
                 "--coordinator, --num-processes and --process-index"
             ) from error
         raise InputError(f"cannot join the processes at {processes.coordinator}: {reason}") from error
+    if not all(hasattr(_client(), name) for name in CLIENT_CALLS):
+        raise InputError(
+            f"JAX {jax.__version__} has another coordination service than this version of dsrm_jax knows: "
+            "train in one process, or use JAX 0.9.2 to 0.10.2"
+        )
 
 
 def _leave(status: int) -> bool:
@@ -273,7 +311,7 @@ def _leave(status: int) -> bool:
     try:
         _client().wait_at_barrier("dsrm_jax/leaving", LEAVE_SECONDS * 1000)
         jax.distributed.shutdown()
-    except Exception:  # the others are still at work, or gone
+    except RuntimeError:  # the others are still at work, or gone
         atexit.register(_exit, status)  # runs before JAX's own handler, which would wait for them and abort
         return False
     return True
@@ -288,4 +326,4 @@ def _exit(status: int) -> None:
 def _client() -> Any:
     from jax._src import distributed  # the service has no public interface for texts
 
-    return distributed.global_state.client
+    return getattr(distributed.global_state, "client", None)

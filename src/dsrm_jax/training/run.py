@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,7 +32,7 @@ from dsrm_jax.training.logging import (
 )
 from dsrm_jax.training.loop import TrainState, make_trainer
 from dsrm_jax.training.prepare import perception_like, seed_keys
-from dsrm_jax.training.processes import console, exchange, first, is_first
+from dsrm_jax.training.processes import console, everywhere, exchange, first, is_first
 from dsrm_jax.training.run_directory import RunDirectory
 from dsrm_jax.training.serialise import config_fingerprint
 from dsrm_jax.training.sharding import (
@@ -133,7 +134,10 @@ def restore(
     step = first("restore", read)
     if step is None:
         return None
-    return step, from_first(found[1] if found else jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), saved))
+    whole = from_first(found[1] if found else jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), saved))
+    return step, whole if run_mesh(config) is None else fetch(
+        whole
+    )  # no device holds what the mesh will share
 
 
 def compile_chunk(
@@ -221,7 +225,8 @@ def _run_chunks(
     per_update = config.training.rollout_length
     state, step = saved.train, int(fetch(saved.train.step)[0])
     last, started = num_updates(config) * per_update, time.perf_counter()
-    writer = open_tensorboard(run.tensorboard, step) if config.training.tensorboard and is_first() else None
+    wanted = config.training.tensorboard and is_first()
+    writer = everywhere("tensorboard", lambda: open_tensorboard(run.tensorboard, step) if wanted else None)
     output = console(stderr=True)
 
     with (
@@ -233,28 +238,39 @@ def _run_chunks(
             state, metrics = program(state, world, saved.perception)
             rows = metric_rows(metrics, step, per_update, time.perf_counter() - started)
             check_finite(rows, state, config, last_good=good)
-            if is_first():
-                append_metrics(run.metrics, rows)
-                write_tensorboard(writer, rows[-1])
+            first("rows", partial(_log_rows, run, writer, rows))
             step = rows[-1]["step"]
             reward, broken = (np.mean(rows[-1][name]) for name in ("reward", "broken"))
             report(step, f"reward {reward:.3f}, slates off balance {broken:.2f}")
             minutes = (time.perf_counter() - last_save) / 60
-            said = exchange(f"step {step}", [stop(), minutes > config.training.checkpoint_minutes])
+            said = exchange("step", [stop(), minutes > config.training.checkpoint_minutes])
             stopped, due = max(code for code, _ in said), said[0][1]
             if stopped or step == last or due:
                 _save(run, config, Saved(state, saved.perception), step, fingerprint)
                 last_save, good = time.perf_counter(), step
+                stopped = max(
+                    exchange("saved", stop())
+                )  # saving takes time, and a signal may have come meanwhile
             if stopped:
                 _log.warning("stopped at step %d, saved; continue with: dsrm-jax resume %s", step, run.path)
                 raise SystemExit(stopped)
     return state
 
 
+def _log_rows(run: RunDirectory, writer: Any | None, rows: list[dict[str, Any]]) -> None:
+    append_metrics(run.metrics, rows)
+    try:
+        write_tensorboard(writer, rows[-1])
+    except OSError as error:
+        raise InputError(
+            f"cannot write {run.tensorboard}: {error.strerror or error}; free some space, or --training.no-tensorboard"
+        ) from error
+
+
 def _save(run: RunDirectory, config: Config, saved: Saved, step: int, fingerprint: str) -> None:
     """Save whole arrays, from process 0; the others wait, so that none is far ahead of it."""
     whole, keep = fetch(saved), config.training.keep_checkpoints
-    first(f"save {step}", lambda: checkpoint.save(run.checkpoints, step, whole, fingerprint, keep=keep))
+    first("save", lambda: checkpoint.save(run.checkpoints, step, whole, fingerprint, keep=keep))
 
 
 def _num_users(config: Config) -> int:

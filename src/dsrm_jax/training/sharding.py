@@ -64,7 +64,7 @@ def make_mesh(num_seeds: int, num_users: int, devices: Sequence[jax.Device] | No
         devices: what there is; all that JAX sees by default.
 
     Raises:
-        InputError: as `mesh_shape`.
+        InputError: as `mesh_shape`, or some process has fewer devices than the others.
     """
     devices = jax.devices() if devices is None else devices
     processes = sorted({device.process_index for device in devices})
@@ -72,8 +72,16 @@ def make_mesh(num_seeds: int, num_users: int, devices: Sequence[jax.Device] | No
     if shape == (1, 1):
         return None
     each = shape[0] * shape[1] // len(processes)
-    chosen = [d for p in processes for d in [d for d in devices if d.process_index == p][:each]]
-    return jax.make_mesh(shape, (SEEDS, USERS), axis_types=(AxisType.Auto, AxisType.Auto), devices=chosen)
+    chosen = []
+    for process in processes:
+        own = [device for device in devices if device.process_index == process]
+        if len(own) < each:
+            raise InputError(
+                f"process {process} has {len(own)} devices, others more: give every process the same number"
+            )
+        chosen += own[:each]
+    # Not `jax.make_mesh`: it refuses GPUs of several machines, and parts of a TPU slice that are no cuboid.
+    return Mesh(np.array(chosen).reshape(shape), (SEEDS, USERS), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def state_shardings(mesh: Mesh) -> TrainState:
@@ -145,7 +153,10 @@ def _from_first(x: Any) -> Any:
     if _is_key(x):
         data = jnp.asarray(_from_first(jax.random.key_data(x)))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-    value = multihost_utils.broadcast_one_to_all(np.asarray(x))
+    host = np.asarray(x)
+    # As bytes: the broadcast is a sum with zeros, which would lose the sign of -0.0 and 64-bit types.
+    sent = multihost_utils.broadcast_one_to_all(np.ascontiguousarray(host).reshape(-1).view(np.uint8))
+    value = np.asarray(sent).view(host.dtype).reshape(host.shape)
     return jnp.asarray(value) if isinstance(x, jax.Array) else value
 
 
