@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrm_jax.agents.actor_critic import ActorCritic
 from dsrm_jax.agents.agent import Rollout, Transition
 from dsrm_jax.agents.hyper_action import Critics, Experience, HyperActor
+from dsrm_jax.agents.hyper_actor_critic import HyperActorCritic
 from dsrm_jax.agents.mofir import (
     _gradient_step,
     critic_loss,
@@ -144,7 +144,7 @@ def test_preferences_are_uniform_on_the_simplex():
 
 def make_parts(config=CONFIG):
     optimiser = {"actor": clipped_adam(1e-3, 100.0), "critic": clipped_adam(1e-3, 100.0)}
-    return ActorCritic(config, SLATE, HyperActor(16), Critics(16, num_critics=2), optimiser)
+    return HyperActorCritic(config, SLATE, HyperActor(16), Critics(16, num_critics=2), optimiser)
 
 
 def some_learner(key):

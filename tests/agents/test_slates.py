@@ -232,10 +232,27 @@ def test_impossible_slots_have_probability_zero_and_no_gradient(num_popular, sla
     scores, slate = jnp.asarray(SCORES)[None], jnp.array([slate])
     log_prob = slate_log_prob(scores, slate, POPULAR, quotas(num_popular, 1))
     np.testing.assert_allclose(log_prob, batch_reference(scores, slate, POPULAR, [num_popular]), atol=1e-6)
-    assert np.isneginf(log_prob).sum() == 1
-    bad = int(jnp.argmin(log_prob[0]))
-    gradient = jax.grad(lambda s: slate_log_prob(s, slate, POPULAR, quotas(num_popular, 1))[0, bad])(scores)
-    np.testing.assert_array_equal(gradient, 0.0)
+    bad = np.isneginf(log_prob)
+    assert bad.sum() == 1
+    weight = np.random.default_rng(0).normal(size=slate.shape).astype(np.float32)
+
+    def gradient(weight, function):
+        given = (scores, slate, POPULAR, quotas(num_popular, 1), weight)
+        return weighted_gradient(*given, function=function)
+
+    np.testing.assert_array_equal(gradient(jnp.where(bad, weight, 0.0), slates.slate_log_prob), 0.0)
+    expected = gradient(jnp.where(bad, 0.0, weight), masked_log_prob)
+    np.testing.assert_allclose(gradient(weight, slates.slate_log_prob), expected, atol=1e-6)
+
+
+def test_an_item_that_a_slate_repeats_keeps_the_gradient_of_the_slot_that_took_it():
+    """Of the first slot alone: one minus the item's share of the softmax over all five."""
+    scores, slate = jnp.asarray(SCORES)[None], jnp.array([[2, 4, 2]])
+    gradient = weighted_gradient(
+        scores, slate, POPULAR, None, jnp.array([[1.0, 0.0, 0.0]]), function=slates.slate_log_prob
+    )
+    softmax = np.exp(SCORES) / np.exp(SCORES).sum()
+    np.testing.assert_allclose(gradient[0], np.eye(5)[2] - softmax, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1.0, 200.0])

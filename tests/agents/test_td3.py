@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrm_jax.agents.actor_critic import ActorCritic
 from dsrm_jax.agents.agent import Rollout
 from dsrm_jax.agents.hyper_action import Critics, Experience, HyperActor
+from dsrm_jax.agents.hyper_actor_critic import HyperActorCritic
 from dsrm_jax.agents.replay import clipped_adam, sample
 from dsrm_jax.agents.td3 import _gradient_step, make_td3, td_target
 from dsrm_jax.config import AgentConfig, ReplayConfig, TD3Config
@@ -111,7 +111,7 @@ def test_it_finds_the_slates_that_exhaustive_search_finds():
 
 def make_parts(config=CONFIG):
     optimiser = {"actor": clipped_adam(1e-3, 100.0), "critic": clipped_adam(1e-3, 100.0)}
-    return ActorCritic(config, SLATE, HyperActor(16), Critics(16, num_critics=2), optimiser)
+    return HyperActorCritic(config, SLATE, HyperActor(16), Critics(16, num_critics=2), optimiser)
 
 
 def some_learner(parts, key):

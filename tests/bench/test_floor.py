@@ -1,9 +1,11 @@
 """The floor counts a program's matrix products."""
 
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 
-from dsrm_jax.bench.floor import matrix_products
+from dsrm_jax.bench.floor import matrix_products, repeat
 
 
 def test_the_floor_counts_matrix_products_inside_scans():
@@ -16,3 +18,19 @@ def test_the_floor_counts_matrix_products_inside_scans():
     products = matrix_products(program, jnp.zeros((3, 5)), jnp.zeros((5, 5)))
     assert sum(count for count in products.values()) == 7
     assert {p.operations for p in products} == {2 * 3 * 5 * 5}
+
+
+def test_a_counted_product_is_run_again_as_it_was():
+    """Precision, both operands' types and the sum's type decide what a product costs."""
+
+    def program(x, w):
+        full = jnp.dot(x, w, precision=jax.lax.Precision.HIGHEST)
+        mixed = jax.lax.dot(x.astype(jnp.bfloat16), w, preferred_element_type=jnp.float32)
+        return full, x @ w, mixed
+
+    products = matrix_products(program, jnp.zeros((3, 5)), jnp.zeros((5, 5)))
+    assert len(products) == 3
+    for product in products:
+        operands = (jnp.zeros(*of) for of in zip((product.left, product.right), product.dtypes, strict=True))
+        again = matrix_products(lambda x, w, product=product: repeat(product, 4, x, w), *operands)
+        assert again == Counter({product: 4})

@@ -1,5 +1,6 @@
 """The surface: every world and variant reaches the ruler as it was asked for, and bad ones do not."""
 
+import dataclasses
 import io
 
 import pytest
@@ -41,7 +42,7 @@ def test_every_variant_is_a_purifier_that_can_be_built(asked):
     assert options["purifiers"].keys() == VARIANTS.keys()
     assert len(set(options["purifiers"].values())) == len(VARIANTS)
     for settings in options["purifiers"].values():
-        perception_modules(merge(config, {"purifier": {"kind": settings.kind}}, "test"))
+        perception_modules(merge(config, {"purifier": dataclasses.asdict(settings)}, "test"))
 
 
 @pytest.mark.parametrize(

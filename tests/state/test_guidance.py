@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from dsrm_jax.config import PurifierConfig
+from dsrm_jax.state import guidance
 from dsrm_jax.state.encoder import Evidence
-from dsrm_jax.state.guidance import fit_whitening, guided_mean, likelihood_of
+from dsrm_jax.state.guidance import EXPANSIONS, expansion_levels, fit_whitening, guided_mean, likelihood_of
 from dsrm_jax.state.purifier import PurifierBatch, make_purifier
 
 D, H, N = 4, 30, 12
@@ -71,6 +74,32 @@ def test_scan_under_a_gaussian_prior_ends_in_the_posterior_mode(params, evidence
     spread = np.std(expected)
     assert spread > 0.5
     assert np.abs(purify(config, params, evidence) - expected).max() < 0.06 * spread
+
+
+def test_a_hundred_levels_that_expand_the_likelihood_ten_times_end_there_too(params, evidence):
+    config = dataclasses.replace(GUIDED, diffusion_steps=100)
+    expected = posterior_mode(evidence)
+    assert np.abs(purify(config, params, evidence) - expected).max() < 0.06 * np.std(expected)
+
+
+def test_a_start_between_two_expansions_expands_at_once(params, evidence, monkeypatch):
+    """Level 35 of 100 is none of the ten; without an expansion of its own the first guesses would know of no event."""
+    config = dataclasses.replace(GUIDED, diffusion_steps=100, start_fraction=0.35)
+    assert not expansion_levels(100)[30:35].any()
+    few = purify(config, params, evidence)
+    monkeypatch.setattr(guidance, "EXPANSIONS", 100)
+    every = purify(config, params, evidence)
+    assert np.abs(few - every).max() < 0.05 * np.std(every)
+
+
+@settings(max_examples=100, deadline=None)
+@given(num_levels=st.integers(1, 600))
+def test_expansions_are_evenly_spread_and_begin_at_the_highest_level(num_levels):
+    levels = expansion_levels(num_levels)
+    assert levels[-1]
+    assert levels.sum() == min(EXPANSIONS, num_levels)
+    gaps = np.diff(np.flatnonzero(np.append(levels, False)))
+    assert gaps.max(initial=1) - gaps.min(initial=num_levels) <= 1
 
 
 def test_without_events_or_at_scale_zero_it_is_the_prior_mean(params, evidence):

@@ -11,6 +11,7 @@ from scipy import stats
 from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierConfig
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.world import History, SessionStarts
+from dsrm_jax.state import perception
 from dsrm_jax.state.encoder import Embeddings, EncoderParams, Evidence, make_encoder, summarise
 from dsrm_jax.state.perception import (
     Perception,
@@ -239,3 +240,17 @@ def test_kinds_train_and_purify_under_one_interface(kind, encoder_params, starts
     assert ("leak" in probes) == (kind != "regression")
     if kind == "guided":
         assert np.all(np.asarray(probes["leak"]) > 0.2)
+
+
+def test_the_key_of_the_leverage_is_none_of_those_that_the_purifier_is_trained_with(
+    monkeypatch, starts, encoder_params
+):
+    drawn = {}
+    monkeypatch.setattr(perception, "fit_leverage", lambda key, *_: drawn.setdefault("key", key))
+    monkeypatch.setattr(
+        perception, "fit_purifier", lambda key, *_, **__: (drawn["key"], jax.random.split(key, 3))
+    )
+    keys, target = jax.random.split(jax.random.key(0), 2), jnp.zeros((NUM_USERS, D))
+    own, others = fit_perception_purifier(keys, CONFIG, encoder_params, starts, target)
+    own, others = jax.random.key_data(own), jax.random.key_data(others)
+    assert not (own[:, None] == others).all(-1).any()

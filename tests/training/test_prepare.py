@@ -13,7 +13,9 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.state.encoder import Embeddings, make_encoder
 from dsrm_jax.state.perception import Perception, fit_perception_purifier
-from dsrm_jax.training.prepare import check_usable, perception_like, seed_keys
+from dsrm_jax.training import prepare as stage_one
+from dsrm_jax.training.prepare import check_usable, perception_like, prepare, seed_keys
+from dsrm_jax.training.serialise import merge
 
 USERS, ITEMS, DIM = 4, 9, 2
 CONFIG = Config(
@@ -115,3 +117,34 @@ def test_what_the_data_do_meet_is_not_refused():
         check_usable(method, log_of([0, 0, 1, 2]))
     for method in ("a2c", "fcpo", "random"):
         check_usable(method, log_of([0, 1, 2], matrix=MATRIX))
+
+
+@pytest.mark.parametrize(
+    ("purifier", "change", "fits"),
+    [
+        ({"kind": "rce"}, {"denoiser": {"iterations": 7}}, 2),
+        ({"kind": "masked", "target": "random_exposure"}, {"environment": {"double_sigmoid": True}}, 2),
+        ({"kind": "masked", "refresh_rounds": 1}, {"environment": {"max_len": 9}}, 2),
+        ({"kind": "masked", "refresh_rounds": 1}, {"agent": {"method": "dorl"}}, 2),
+        ({"kind": "masked"}, {"environment": {"max_len": 9}}, 1),
+        ({"kind": "guided", "target": "random_exposure"}, {"environment": {"max_len": 9}}, 1),
+    ],
+)
+def test_two_runs_share_a_purifier_only_where_it_would_come_out_alike(monkeypatch, purifier, change, fits):
+    class Reached(Exception):
+        pass
+
+    def stop(*_):
+        raise Reached
+
+    fitted = []
+    monkeypatch.setattr(stage_one, "remembered_worlds", lambda *_: (None, None, {}))
+    monkeypatch.setattr(stage_one, "_fit_factors", lambda *_: (None, {}))
+    monkeypatch.setattr(stage_one, "_fit_encoder", lambda *_: (None, {}))
+    monkeypatch.setattr(stage_one, "_fit_purifiers", lambda config, *_: fitted.append(config) or (None, {}))
+    monkeypatch.setattr(stage_one, "user_states", stop)  # what comes next
+    config, memory = merge(CONFIG, {"purifier": purifier}, "test"), {}
+    for settings in (config, merge(config, change, "test")):
+        with pytest.raises(Reached):
+            prepare(settings, print, memory)
+    assert len(fitted) == fits

@@ -1,20 +1,32 @@
 """The random-exposure target: what users click among uniformly random items, whatever their log shows."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrm_jax.config import Config
-from dsrm_jax.simulator.response import TableResponse
-from dsrm_jax.simulator.world import SessionStarts, World
-from dsrm_jax.state.encoder import Embeddings, Encoder, EncoderParams, make_encoder
-from dsrm_jax.state.perception import fit_perception_purifier
+from dsrm_jax.config import Config, EnvironmentConfig
+from dsrm_jax.simulator.response import FactorResponse, TableResponse, slate_probability
+from dsrm_jax.simulator.world import History, SessionStarts, World
+from dsrm_jax.state.encoder import (
+    Embeddings,
+    Encoder,
+    EncoderParams,
+    gather_evidence,
+    make_encoder,
+    user_states,
+)
+from dsrm_jax.state.perception import fit_perception_purifier, perception_modules
+from dsrm_jax.training import prepare, random_exposure
 from dsrm_jax.training.prepare import seed_keys
 from dsrm_jax.training.random_exposure import random_exposure_states
 from dsrm_jax.training.serialise import merge
 
 USERS, ITEMS, DIM, EVENTS = 300, 12, 3, 400
+ENVIRONMENT = EnvironmentConfig(history_length=EVENTS)
 CLICKED_MEAN = Encoder(init=None, encode=lambda params, summary: summary[..., :DIM])
 
 
@@ -43,7 +55,7 @@ def params():
 
 def test_it_is_the_mean_of_what_each_user_likes_of_the_catalogue(world, params):
     """Exact up to sampling: about 133 clicks fall uniformly on four items."""
-    found = random_exposure_states(jax.random.key(0), CLICKED_MEAN, params, world, num_events=EVENTS)
+    found = random_exposure_states(jax.random.key(0), CLICKED_MEAN, params, world, config=ENVIRONMENT)
     likes, vectors = np.asarray(world.response.probability), np.asarray(params.embeddings.vectors)[1:]
     expected = likes @ vectors / 4
     clicks = EVENTS / 3
@@ -54,7 +66,7 @@ def test_it_is_the_mean_of_what_each_user_likes_of_the_catalogue(world, params):
 
 
 def test_stage_one_learns_it_instead_of_what_the_window_shows(world, params):
-    """A constant target, which no window holds: the regression control's loss falls to where only a constant is left to learn."""
+    """A constant target, which no window holds: the regression control answers with it, whatever the window."""
     config = merge(
         Config(),
         {
@@ -76,4 +88,64 @@ def test_stage_one_learns_it_instead_of_what_the_window_shows(world, params):
 
     encoder = make_encoder(config.encoder).init(jax.random.key(2), params.embeddings)
     purifier, _ = fit_perception_purifier(seed_keys(config, 1), config, encoder, world.starts, target)
-    np.testing.assert_allclose(purifier.target.mean[0], [3.0, -2.0, 5.0], atol=0.01)
+
+    module, regression = perception_modules(config)
+    rng = np.random.default_rng(4)
+    window = History(
+        jnp.asarray(rng.integers(0, ITEMS + 1, (50, 4))),
+        jnp.asarray(rng.random((50, 4)) < 0.5),
+        jnp.full(50, 4),
+    )
+    evidence = gather_evidence(params.embeddings, window)
+    found = regression.purify(
+        jax.tree.map(lambda x: x[0], purifier),
+        jax.random.key(5),
+        module.encode(encoder, evidence.summary),
+        evidence,
+    )
+    np.testing.assert_allclose(found, np.tile([3.0, -2.0, 5.0], (50, 1)), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"), [("masked", "full"), ("guided", "random_exposure"), ("masked", "random_exposure")]
+)
+def test_stage_one_is_given_the_target_that_the_settings_name(world, params, monkeypatch, kind, target):
+    """Only kinds that learn from pairs read the setting; the world's users are the log's, in reverse order."""
+    monkeypatch.setattr(prepare, "make_encoder", lambda config: CLICKED_MEAN)
+    config = merge(Config(), {"purifier": {"kind": kind, "target": target}}, "test")
+    config = dataclasses.replace(config, environment=ENVIRONMENT)
+    rng = np.random.default_rng(6)
+    factors = FactorResponse(
+        rng.normal(size=(USERS, 2)), jnp.zeros((ITEMS, 2)), np.ones(USERS), jnp.zeros(ITEMS)
+    )
+    worlds = SimpleNamespace(train=world, train_users=np.arange(USERS)[::-1])
+    found = prepare._targets(config, params, factors, worlds)
+    if (kind, target) == ("masked", "random_exposure"):
+        likes = np.asarray(world.response.probability)
+        expected = likes @ np.asarray(params.embeddings.vectors)[1:] / 4
+        assert np.corrcoef(np.ravel(found), np.ravel(expected))[0, 1] > 0.9
+    else:
+        np.testing.assert_array_equal(found, user_states(factors)[::-1])
+
+
+@pytest.mark.parametrize("history_length", [20, 600])
+def test_clicks_are_drawn_as_sessions_draw_them_over_a_history_of_the_trained_length(
+    world, params, monkeypatch, history_length
+):
+    """Nobody likes anything: one more sigmoid makes it a half, and an item's likeness to itself, 1/F, takes its share."""
+    vectors = jnp.ones((ITEMS, 4)) * 1e-9
+    response = FactorResponse(jnp.zeros((USERS, 4)), vectors, jnp.full(USERS, -50.0), jnp.zeros(ITEMS))
+    config = EnvironmentConfig(history_length=history_length, double_sigmoid=True, slate_correlation=0.8)
+
+    def looked_at(response, user, slate, history, **options):
+        assert history.item.shape == (history_length,), "what a fitted transformer is made for"
+        return slate_probability(response, user, slate, history, **options)
+
+    monkeypatch.setattr(random_exposure, "slate_probability", looked_at)
+    rate = Encoder(init=None, encode=lambda params, summary: jnp.expm1(summary[..., -2:]))
+    found = random_exposure_states(
+        jax.random.key(0), rate, params, world.replace(response=response), config=config
+    )
+    clicks, events = np.asarray(found).T
+    np.testing.assert_allclose(events, min(512, history_length), rtol=1e-4)
+    assert abs((clicks / events).mean() - (0.5 - 0.8 / 4)) < 4 * 0.5 / np.sqrt(USERS * history_length)

@@ -2,14 +2,15 @@
 
 The same distribution as `slates`, from the factors of the scores instead of the scores: a catalogue is read block by block,
 each block's scores are reduced at once to what is needed of them, and the few blocks that an item is taken from are read
-again. Beside the factors themselves memory grows with users times (blocks + items of a block), never with users times items.
+again. Beside the factors themselves memory grows with users times (blocks + items of a block, and their factors where each
+user reads a block of its own). With the default block size that is at most half of users times items.
 
 * Draw: one pass gives the log-mass of every block and group; each slot draws a block by inverse CDF, then an item inside it.
 * Log-probability: one pass sums the items that no slot took, one more in reverse mode gives the gradient.
 * Mode: a group's K best items lie in the K blocks with its best maxima.
 
 The rules of accuracy are those of `slates`: mass is only ever added, never subtracted. A block that lost an item is summed
-again without it.
+again without it. Where only barred items are left in a group their order is arbitrary and their log-probability 0.
 
 Catalogues of up to `LARGEST_WHOLE` items are multiplied out and left to `slates`, which is faster there.
 
@@ -74,7 +75,7 @@ def sample_slate(
         is_popular: `(J,)` bool, the popular group.
         num_popular: `(B,)` int32, how many slots (the first ones) are popular; None: no groups.
         slate_size: K, in [1, J].
-        block_size: L; None: `BLOCK_SIZE`, or the whole product where the catalogue is small enough.
+        block_size: L; None: at most `BLOCK_SIZE`, or the whole product where the catalogue is small enough.
 
     Returns:
         `(slate, log_prob)`, `(B, K)` int32 and float32, as of `slates.sample_slate`.
@@ -87,7 +88,8 @@ def sample_slate(
     slates.check(scores.shape, is_popular, num_popular, slate_size)
     batch = scores.shape[0]
     rows = jnp.arange(batch)
-    blocks = _blocks(scores, None if num_popular is None else is_popular, block_size)
+    labels = None if num_popular is None else is_popular
+    blocks = _blocks(scores, labels, block_size or _own_size(scores))
     slot_group = slates.slot_groups(is_popular, num_popular, batch, slate_size)
     uniform = jax.random.uniform(key, (slate_size * 2 * batch,)).reshape(slate_size, 2, batch)
 
@@ -173,6 +175,7 @@ def _log_prob_backward(block_size, residuals, cotangent):
     total, at_picks = slates.slot_pull(
         jnp.where(possible, cotangent, 0.0),
         _read_picked(scores.query, blocks, slate),
+        slates.repeats(slate),
         slates.item_groups(is_popular, slate),
         slot_group,
         log_mass,
@@ -187,7 +190,9 @@ def _log_prob_backward(block_size, residuals, cotangent):
         return query_bar + query_more, item_bars
 
     query_bar, item_bars = jax.lax.scan(pull_block, jnp.zeros_like(scores.query), blocks)
-    query_bar += jnp.einsum("bk,bke->be", at_picks, _flat(blocks.vectors)[slate])
+    query_bar += jnp.einsum(
+        "bk,bke->be", at_picks, _flat(blocks.vectors)[slate], precision=jax.lax.Precision.HIGHEST
+    )
     vectors_bar, bias_bar = jax.tree.map(lambda x: _flat(x)[: scores.shape[1]], tuple(item_bars))
     vectors_bar = vectors_bar.at[slate].add(at_picks[..., None] * scores.query[:, None])
     if bias_bar is not None:
@@ -224,7 +229,8 @@ def greedy_slate(
     if _is_small(scores, block_size):
         return slates.greedy_slate(scores.whole(), is_popular, num_popular, slate_size=slate_size)
     slates.check(scores.shape, is_popular, num_popular, slate_size)
-    blocks = _blocks(scores, None if num_popular is None else is_popular, block_size)
+    labels = None if num_popular is None else is_popular
+    blocks = _blocks(scores, labels, block_size or _own_size(scores))
     groups = (0,) if num_popular is None else (0, 1)
 
     def maxima_of(block: _Blocks) -> Float[Array, "G B"]:
@@ -282,6 +288,12 @@ class _Blocks:
 
 def _is_small(scores: FactoredScores, block_size: int | None) -> bool:
     return block_size is None and scores.shape[1] <= LARGEST_WHOLE
+
+
+def _own_size(scores: FactoredScores) -> int:
+    """Return the block size at which one block read for each user takes at most half the numbers of the whole product."""
+    num_items, num_factors = scores.vectors.shape
+    return max(1, min(BLOCK_SIZE, num_items // (2 * num_factors)))
 
 
 def _blocks(scores: FactoredScores, is_popular, block_size: int | None) -> _Blocks:

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.actor_critic import ActorCritic, make_actor_critic, policy, start, values
 from dsrm_jax.agents.agent import Agent, Rollout, Transition, transitions
 from dsrm_jax.agents.hyper_action import (
     Experience,
@@ -23,6 +22,13 @@ from dsrm_jax.agents.hyper_action import (
     experience_row,
     explore,
     hyper_slate,
+)
+from dsrm_jax.agents.hyper_actor_critic import (
+    HyperActorCritic,
+    make_hyper_actor_critic,
+    policy,
+    start,
+    values,
 )
 from dsrm_jax.agents.replay import (
     Learner,
@@ -61,7 +67,7 @@ def make_mofir(config: AgentConfig, *, slate_size: int) -> Agent:
         The `Agent`. While it explores, each user of each step is served under another preference; greedily all are served
         under `config.mofir.preference`. Its slate is the top K of the hyper-action's scores; it records the hyper-action.
     """
-    parts = make_actor_critic(
+    parts = make_hyper_actor_critic(
         config,
         slate_size=slate_size,
         actor_learning_rate=config.mofir.actor_learning_rate,
@@ -87,7 +93,7 @@ def reward_vector(found: Transition, *, fairness_reward: str) -> Float[Array, "N
 
 
 def td_target(
-    parts: ActorCritic, target: Params, batch: Experience, omega: Float[Array, "N 2"]
+    parts: HyperActorCritic, target: Params, batch: Experience, omega: Float[Array, "N 2"]
 ) -> Float[Array, "N 2"]:
     r"""Return the critic's regression target, a vector.
 
@@ -122,7 +128,7 @@ def critic_loss(
     return (1.0 - homotopy) * whole + homotopy * mixed
 
 
-def _init(parts: ActorCritic, key: jax.Array, catalogue: Catalogue, logged: Any = None) -> MOFIRState:
+def _init(parts: HyperActorCritic, key: jax.Array, catalogue: Catalogue, logged: Any = None) -> MOFIRState:
     """`Agent.init`."""
     row = experience_row(catalogue, num_rewards=NUM_OBJECTIVES)
     features, action = jnp.zeros((1, *row.features.shape)), jnp.zeros((1, *row.action.shape))
@@ -132,7 +138,7 @@ def _init(parts: ActorCritic, key: jax.Array, catalogue: Catalogue, logged: Any 
 
 
 def _act(
-    parts: ActorCritic,
+    parts: HyperActorCritic,
     agent: MOFIRState,
     key: jax.Array,
     view: View,
@@ -153,7 +159,7 @@ def _act(
 
 
 def _update(
-    parts: ActorCritic, agent: MOFIRState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+    parts: HyperActorCritic, agent: MOFIRState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
 ) -> tuple[MOFIRState, dict[str, jax.Array]]:
     """`Agent.update`."""
     config = parts.config
@@ -169,7 +175,7 @@ def _update(
 
 
 def _gradient_step(
-    parts: ActorCritic,
+    parts: HyperActorCritic,
     homotopy: jax.Array,
     learner: Learner,
     key: jax.Array,

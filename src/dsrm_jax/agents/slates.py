@@ -13,6 +13,7 @@ forward and one backward.
 Accuracy. Mass is only ever added, never subtracted: blocks that lose an item are summed again, and R_k is
 built from the items that no slot took plus the picks of slots k, k + 1, ... Scores of any finite size are
 therefore safe. A score of -inf bars an item: it is taken only where the slot's group has nothing else left.
+Where only barred items are left in a group their order is arbitrary and their log-probability 0.
 """
 
 import chex
@@ -126,24 +127,30 @@ def _log_prob_forward(scores, slate, is_popular, slot_group):
 def _log_prob_backward(residuals, cotangent):
     scores, slate, is_popular, slot_group, peak, log_mass, possible = residuals
     picked = jnp.maximum(jnp.take_along_axis(scores, slate, axis=1), FLOOR)
-    item_group = item_groups(is_popular, slate)
+    item_group, repeated = item_groups(is_popular, slate), repeats(slate)
     total, at_picks = slot_pull(
-        jnp.where(possible, cotangent, 0.0), picked, item_group, slot_group, log_mass, peak
+        jnp.where(possible, cotangent, 0.0), picked, repeated, item_group, slot_group, log_mass, peak
     )
     total = jax.lax.optimization_barrier(total)
     gradient = -jnp.exp(scores - by_item(peak, is_popular)) * by_item(total, is_popular)
-    gradient = gradient.at[jnp.arange(scores.shape[0])[:, None], slate].set(at_picks)
+    once = jnp.where(repeated, scores.shape[1], slate)  # outside the catalogue, where nothing is written
+    gradient = gradient.at[jnp.arange(scores.shape[0])[:, None], once].set(at_picks, mode="drop")
     return gradient, None, None, None
 
 
 _log_prob.defvjp(_log_prob_forward, _log_prob_backward)
 
 
+def repeats(slate):
+    """Whether an earlier slot has taken each slot's item, `(B, K)` bool."""
+    same = slate[:, :, None] == slate[:, None, :]
+    return jnp.any(same & ~_not_after(slate.shape[1]), axis=2)
+
+
 def slot_mass(picked, slate, item_group, slot_group, rest):
     """Log of the mass R that each slot draws from, `(B, K)`, and whether the slot's item was to be had."""
     not_after = _not_after(slate.shape[1])
-    same = slate[:, :, None] == slate[:, None, :]
-    repeated = jnp.any(same & ~not_after, axis=2)
+    repeated = repeats(slate)
     counts = not_after & (item_group[:, None, :] == slot_group[:, :, None]) & ~repeated[:, None, :]
     later_picks = jnp.where(counts, picked[:, None, :], -jnp.inf)
     rest_of_group = rest[slot_group, jnp.arange(slate.shape[0])[:, None]]
@@ -151,14 +158,14 @@ def slot_mass(picked, slate, item_group, slot_group, rest):
     return log_mass, (item_group == slot_group) & ~repeated
 
 
-def slot_pull(cotangent, picked, item_group, slot_group, log_mass, reference):
-    """Pull a cotangent of the slots' log-probabilities, `(B, K)`, back to the scores.
+def slot_pull(cotangent, picked, repeated, item_group, slot_group, log_mass, reference):
+    """Pull a cotangent of the slots' log-probabilities, `(B, K)` and 0 at impossible slots, back to the scores.
 
     d log p_k / d s_j = -exp(s_j - R_k) for an item j that no slot took: one coefficient per group.
 
     Returns:
         `(total, at_picks)`: the cotangent of s_j is -exp(s_j - reference) total, both `(G, B)`, of j's group; that of the item
-        which a slot took is `at_picks`, `(B, K)`.
+        which a slot took is `at_picks`, `(B, K)`, 0 at slots that repeat an item.
     """
     totals = []
     for group in range(reference.shape[0]):
@@ -166,6 +173,7 @@ def slot_pull(cotangent, picked, item_group, slot_group, log_mass, reference):
         totals.append(jnp.sum(jnp.where(slot_group == group, cotangent * share, 0.0), axis=1))
     # The item that slot m took was still to be had at the slots k <= m of its group.
     had = _not_after(picked.shape[1]).T & (item_group[:, :, None] == slot_group[:, None, :])
+    had &= ~repeated[:, :, None]
     share = jnp.where(had, jnp.exp(jnp.minimum(picked[:, :, None] - log_mass[:, None, :], 0.0)), 0.0)
     return jnp.stack(totals), cotangent - jnp.sum(share * cotangent[:, None, :], axis=2)
 

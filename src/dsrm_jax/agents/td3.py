@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.actor_critic import ActorCritic, make_actor_critic, policy, start, values
 from dsrm_jax.agents.agent import Agent, Rollout, transitions
 from dsrm_jax.agents.hyper_action import (
     Experience,
@@ -24,6 +23,13 @@ from dsrm_jax.agents.hyper_action import (
     explore,
     hyper_slate,
     unit,
+)
+from dsrm_jax.agents.hyper_actor_critic import (
+    HyperActorCritic,
+    make_hyper_actor_critic,
+    policy,
+    start,
+    values,
 )
 from dsrm_jax.agents.replay import (
     Learner,
@@ -67,7 +73,7 @@ def make_td3(config: AgentConfig, *, slate_size: int) -> Agent:
             f"agent.replay.gradient_steps is {config.replay.gradient_steps}, and must be a multiple of agent.td3.delay, "
             f"{config.td3.delay}: change either"
         )
-    parts = make_actor_critic(
+    parts = make_hyper_actor_critic(
         config,
         slate_size=slate_size,
         actor_learning_rate=config.td3.actor_learning_rate,
@@ -77,7 +83,7 @@ def make_td3(config: AgentConfig, *, slate_size: int) -> Agent:
 
 
 def td_target(
-    parts: ActorCritic, target: Params, batch: Experience, noise: Float[Array, "N E"]
+    parts: HyperActorCritic, target: Params, batch: Experience, noise: Float[Array, "N E"]
 ) -> Float[Array, "N"]:
     r"""Return the critics' regression target (Fujimoto et al. 2018, Algorithm 1).
 
@@ -96,7 +102,7 @@ def td_target(
     return batch.reward + settings.discount * jnp.where(batch.terminated, 0.0, value)
 
 
-def _init(parts: ActorCritic, key: jax.Array, catalogue: Catalogue, logged: Any = None) -> TD3State:
+def _init(parts: HyperActorCritic, key: jax.Array, catalogue: Catalogue, logged: Any = None) -> TD3State:
     """`Agent.init`."""
     row = experience_row(catalogue)
     features, action = jnp.zeros((1, *row.features.shape)), jnp.zeros((1, *row.action.shape))
@@ -105,7 +111,7 @@ def _init(parts: ActorCritic, key: jax.Array, catalogue: Catalogue, logged: Any 
 
 
 def _act(
-    parts: ActorCritic,
+    parts: HyperActorCritic,
     agent: TD3State,
     key: jax.Array,
     view: View,
@@ -120,7 +126,7 @@ def _act(
 
 
 def _update(
-    parts: ActorCritic, agent: TD3State, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+    parts: HyperActorCritic, agent: TD3State, key: jax.Array, rollout: Rollout, catalogue: Catalogue
 ) -> tuple[TD3State, dict[str, jax.Array]]:
     """`Agent.update`."""
     found = transitions(rollout)
@@ -132,7 +138,7 @@ def _update(
 
 
 def _gradient_step(
-    parts: ActorCritic, learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
+    parts: HyperActorCritic, learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
 ) -> tuple[Learner, dict[str, jax.Array]]:
     """Move the critics; every `delay` steps also the actor and the targets."""
     settings = parts.config.td3

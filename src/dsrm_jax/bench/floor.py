@@ -13,12 +13,14 @@ from jax.extend import core
 
 @dataclass(frozen=True)
 class Product:
-    """One `dot_general`, by its operands' shapes and dtypes and by what is contracted."""
+    """One `dot_general`, by its operands' shapes and dtypes, by what is contracted and how precisely."""
 
     left: tuple[int, ...]
     right: tuple[int, ...]
     dimension_numbers: Any
-    dtype: str
+    dtypes: tuple[str, str]
+    precision: Any
+    preferred_element_type: Any
 
     @property
     def operations(self) -> int:
@@ -49,9 +51,9 @@ def _count(jaxpr: core.Jaxpr) -> Counter[Product]:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             left, right = (cast(jax.core.ShapedArray, v.aval) for v in equation.invars)
-            counts[
-                Product(left.shape, right.shape, equation.params["dimension_numbers"], str(left.dtype))
-            ] += 1
+            how = [equation.params[n] for n in ("dimension_numbers", "precision", "preferred_element_type")]
+            dtypes = str(left.dtype), str(right.dtype)
+            counts[Product(left.shape, right.shape, how[0], dtypes, how[1], how[2])] += 1
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
         for inner in core.jaxprs_in_params(equation.params):
             for product, count in _count(inner).items():
@@ -77,14 +79,14 @@ def compile_products(counts: Counter[Product]) -> Callable[[], Any]:
         key, left_key, right_key = jax.random.split(key, 3)
         operands.append(
             (
-                jax.random.normal(left_key, product.left, product.dtype),
-                jax.random.normal(right_key, product.right, product.dtype),
+                jax.random.normal(left_key, product.left, product.dtypes[0]),
+                jax.random.normal(right_key, product.right, product.dtypes[1]),
             )
         )
 
     def all_products(operands: Any) -> list[jax.Array]:
         return [
-            _repeat(product, times, left, right)
+            repeat(product, times, left, right)
             for (product, times), (left, right) in zip(counts.items(), operands, strict=True)
         ]
 
@@ -92,15 +94,21 @@ def compile_products(counts: Counter[Product]) -> Callable[[], Any]:
     return lambda: jax.block_until_ready(program(operands))
 
 
-def _repeat(product: Product, times: int, left: jax.Array, right: jax.Array) -> jax.Array:
+def repeat(product: Product, times: int, left: jax.Array, right: jax.Array) -> jax.Array:
+    """Execute a product several times, each after the one before."""
     small_is_left = left.size <= right.size
 
     def once(small: jax.Array, _: None) -> tuple[jax.Array, None]:
         pair = (small, right) if small_is_left else (left, small)
-        result = jax.lax.dot_general(*pair, product.dimension_numbers)
+        result = jax.lax.dot_general(
+            *pair,
+            product.dimension_numbers,
+            precision=product.precision,
+            preferred_element_type=product.preferred_element_type,
+        )
         # Without the barrier XLA would compute just the element that is looked at.
         element = jax.lax.optimization_barrier(result).ravel()[0]
-        return small.at[(0,) * small.ndim].add(1e-30 * element), None
+        return small.at[(0,) * small.ndim].add((1e-30 * element).astype(small.dtype)), None
 
     return jax.lax.scan(once, left if small_is_left else right, length=times)[0]
 

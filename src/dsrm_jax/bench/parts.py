@@ -41,7 +41,7 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
     Returns:
         `environment` (respond and auto-reset, fixed slates), `act` (goal, scores, slate), `perceive` (summarise, encode,
         purify), `update` and `loop` (all of them, as training runs it). What is acted on, perceived and learnt from is one
-        real rollout, so that nothing is constant over its steps.
+        real rollout, so that none of it is constant over its steps; `environment` gets the rollout's first slates each time.
     """
     environment = make_environment(config.environment)
     perceive = make_perceive(config)
@@ -49,9 +49,9 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
     trainer = make_trainer(config)
     num_users, length = config.training.num_users, config.training.rollout_length
     catalogue = make_catalogue(perception.encoder.embeddings, world)
-    key, env_key, update_key = jax.random.split(jax.random.key(config.training.seeds[0]), 3)
+    key, init_key, env_key, update_key = jax.random.split(jax.random.key(config.training.seeds[0]), 4)
     keys = jax.random.split(key, length)
-    state = jax.jit(trainer.init)(env_key, world, perception)
+    state = jax.jit(trainer.init)(init_key, world, perception)
 
     # Worlds are arguments everywhere: as constants of a program a million users would be compiled into it.
     def rollout(state: Any, world: World, perception: Perception, catalogue: Catalogue) -> Any:

@@ -33,7 +33,8 @@ def print_report(numbers: dict[str, Any], console: Console) -> None:
         f"whole budget of {budget['steps']:,} steps: {budget['seconds']:.0f} s, {budget['compile_seconds']:.0f} s of them "
         f"compiling ({how}): {budget['user_steps_per_second']:,.0f} user-steps/s",
         f"peak memory {numbers['peak_memory_gb']:.2f} GB; {machine['cores']} cores, {', '.join(machine['devices'])}, "
-        f"jax {machine['jax']}; medians of {numbers['repeats']}; floor: the part's matrix products alone",
+        f"jax {machine['jax']}; medians of {numbers['repeats']}; floor: the part's matrix products alone, "
+        "those in bodies of while loops once",
     ]
     if numbers["stage_one"]:
         stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in numbers["stage_one"].items())
@@ -62,11 +63,12 @@ def print_scaling(numbers: dict[str, Any], console: Console) -> None:
         table.add_column(heading, justify="right")
     columns = (found[name] for name in ("temporary_bytes", "table_bytes", "beyond_bytes"))
     for x, *sizes in zip(found["x"], *columns, strict=True):
-        table.add_row(f"{x:,}", *(f"{size / 1e6:.2f}" for size in sizes))
+        table.add_row(f"{x:,}", *("-" if size is None else f"{size / 1e6:.2f}" for size in sizes))
     console.print(table)
-    console.print(
-        f"fit beyond the table: items to the power {found['exponent']:.2f}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    if found["exponent"] is not None:
+        console.print(
+            f"fit beyond the table, from {min(found['fitted']):,} items: items to the power {found['exponent']:.2f}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )

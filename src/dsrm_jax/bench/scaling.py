@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from dsrm_jax.agents.block_slates import LARGEST_WHOLE
 from dsrm_jax.bench.floor import median_seconds
 from dsrm_jax.bench.made_up import factor_world
 from dsrm_jax.bench.report import print_scaling
@@ -20,7 +21,7 @@ from dsrm_jax.training.loop import make_trainer, reset_users
 
 USERS = (256, 512, 1024, 2048)
 DIFFUSION_STEPS = (5, 10, 20, 50, 100)
-ITEMS = (3_327, 33_270, 332_700)
+ITEMS = (3_327, 33_270, 110_900, 332_700)
 POPULATION = 1000  # users of the worlds; the time does not depend on it
 
 
@@ -35,8 +36,9 @@ def run_scaling(*, repeats: int = 5, console: Console | None = None) -> dict[str
         Plain numbers. `users` and `diffusion_steps`: seconds of one purification of the loop's states, as `x`, `seconds` and
         `linear_fit`; the one at the default number of diffusion steps, the other of the fewest users. `items`: what the loop's
         compiled program takes besides its arguments and results, as `x`, `temporary_bytes`, `table_bytes` of the item tables
-        (what the catalogue says of its items, and what slates are scored with), `beyond_bytes` of the rest, and the `exponent`
-        that fits the rest.
+        (what the catalogue says of its items, and what slates are scored with), `beyond_bytes` of the rest (None where it is not
+        positive), and the `exponent` that fits the rest over the sizes in `fitted`, those above `LARGEST_WHOLE`:
+        smaller catalogues run another program.
 
     Raises:
         InputError: repeats below 1.
@@ -113,14 +115,19 @@ def memory_by_items(config: Config, items: Sequence[int]) -> dict[str, Any]:
         # of an item, D numbers and a bias in `Catalogue`; D + 2 of `networks.lifted_vectors` and the log-popularity
         dim = perception.encoder.embeddings.vectors.shape[1]
         tables.append(count * (2 * dim + 4) * 4)
-    beyond = [max(bytes_ - table, 1) for bytes_, table in zip(temporary, tables, strict=True)]
-    return {
-        "x": list(items),
-        "temporary_bytes": temporary,
-        "table_bytes": tables,
-        "beyond_bytes": beyond,
-        "exponent": power_fit(items, beyond),
-    }
+    sizes = {"x": list(items), "temporary_bytes": temporary, "table_bytes": tables}
+    return sizes | beyond_fit(items, temporary, tables)
+
+
+def beyond_fit(items: Sequence[int], temporary: Sequence[int], tables: Sequence[int]) -> dict[str, Any]:
+    """Return `beyond_bytes`, `fitted` and `exponent` as `run_scaling` documents them; `exponent` is None below two sizes."""
+    beyond = [
+        total - table if total > table else None for total, table in zip(temporary, tables, strict=True)
+    ]
+    pairs = zip(items, beyond, strict=True)
+    fitted = {size: rest for size, rest in pairs if size > LARGEST_WHOLE and rest is not None}
+    exponent = power_fit(list(fitted), list(fitted.values())) if len(fitted) > 1 else None
+    return {"beyond_bytes": beyond, "fitted": list(fitted), "exponent": exponent}
 
 
 def _world(config: Config, *, items: int) -> tuple[Any, Perception]:

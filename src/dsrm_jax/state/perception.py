@@ -122,6 +122,7 @@ def sample_states(
     batch_size: int,
     kind: str = "full",
     leverage: Leverage | None = None,
+    uncertain: bool = False,
     visited: Visited | None = None,
 ) -> PurifierBatch:
     """Draw observed states, masked views of the same histories and their users' cleaner states.
@@ -134,14 +135,18 @@ def sample_states(
         encoder: module of `params`.
         params: trained encoder.
         starts: training rows.
-        target: `(U, D)` float32, full-log embedding of each user of `starts` (`encoder.user_states`).
+        target: `(U, D)` float32, cleaner state of each user of `starts`: the full-log embedding (`encoder.user_states`), or what
+            random exposure shows (`training.random_exposure`).
         history_length: H.
         arrival_length: the fewest events of a window, where the log holds them.
         mask_rate: mean share of hidden events, in [0, .5].
         batch_size: N.
         kind: which cleaner state, one of `targets.TARGETS`; `full` and `random_exposure` read `target`, the others make theirs of
             the window itself.
-        leverage: takes the window's own events out of `full` targets; None: they stay in.
+        leverage: of the users' log-posteriors; None: embeddings are taken as they are.
+        uncertain: with a leverage, draw each user's target from their posterior, so that targets vary as preferences do and not
+            as their estimates, which shrink towards the mean the more the less the log holds of a user; otherwise the leverage
+            takes the window's own events out of `full` targets.
         visited: histories that a policy made in the training simulator; every second one of the batch is drawn from them. No
             event of a session is a row of the log.
     """
@@ -150,7 +155,9 @@ def sample_states(
     rows = jax.random.randint(row_key, (batch_size,), 0, starts.user.shape[0])
     history = random_windows(window_key, starts, rows, length=history_length, least=arrival_length)
     clean = target[starts.user[rows]]
-    if leverage is not None:
+    if leverage is not None and uncertain:
+        clean = clean + leverage.draw(view_key, rows_of(starts, starts.user[rows]))
+    elif leverage is not None:
         clean = without_window(leverage, embeddings, clean, history, rows_of(starts, starts.user[rows]))
     if visited is not None:
         drawn = jax.random.randint(visit_key, (batch_size,), 0, visited.user.shape[0])
@@ -226,9 +233,10 @@ def fit_perception_purifier(
         if settings.kind in DENOISERS:
             return fit_denoiser(key, purifier, partial(sample_labels, params, starts), config=config.denoiser)
 
-        leverage = None
-        if settings.kind in FROM_PAIRS and settings.target == "full":
-            leverage = fit_leverage(jax.random.fold_in(key, 0), params.embeddings, starts, target)
+        leverage, uncertain = None, settings.kind == "guided"
+        if uncertain or (settings.kind in FROM_PAIRS and settings.target == "full"):
+            leverage_key, key = jax.random.split(key)
+            leverage = fit_leverage(leverage_key, params.embeddings, starts, target)
 
         def sample_batch(key: jax.Array) -> PurifierBatch:
             return sample_states(
@@ -243,6 +251,7 @@ def fit_perception_purifier(
                 batch_size=settings.batch_size,
                 kind=settings.target if settings.kind in FROM_PAIRS else "full",
                 leverage=leverage,
+                uncertain=uncertain,
                 visited=visited,
             )
 

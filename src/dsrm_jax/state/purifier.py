@@ -16,7 +16,16 @@ from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.state.denoiser import Denoiser, LevelFeatures
 from dsrm_jax.state.diffusion import add_noise, eps_from_velocity, reverse, velocity
 from dsrm_jax.state.encoder import Evidence
-from dsrm_jax.state.guidance import Whitening, fit_whitening, guided_mean, likelihood_of
+from dsrm_jax.state.guidance import (
+    Expansion,
+    Whitening,
+    expand,
+    expanded_mean,
+    expansion_levels,
+    fit_whitening,
+    guided_mean,
+    likelihood_of,
+)
 from dsrm_jax.state.schedule import Schedule, at_level, make_schedule, sampling_levels
 
 _KINDS = ("identity", "paper", "sdedit", "masked", "guided", "regression")
@@ -297,18 +306,27 @@ def _purify(
         projected = denoiser.apply(params.network, condition, method="project")
     fractions = jnp.asarray(levels / config.diffusion_steps, jnp.float32)
     features = denoiser.apply(params.network, fractions, method="levels")
-    likelihood = None
+    likelihood = memory = None
     if isinstance(params.target, Whitening):
         likelihood = likelihood_of(evidence, params.target, config.guidance_scale)
+        nowhere = jnp.zeros_like(state)
+        memory = nowhere, Expansion(nowhere, nowhere)
 
-    def predict(noised: Array, level: tuple[Schedule, LevelFeatures], guess: Array | None) -> Any:
-        step, level_features = level
+    def predict(noised: Array, level: tuple[Schedule, LevelFeatures, Array], memory: Any) -> Any:
+        step, level_features, expands = level
         v: Any = denoiser.apply(params.network, noised, level_features, projected, method="denoise")
-        if likelihood is None or guess is None:
-            return eps_from_velocity(step, noised, v), guess
-        expected = step.signal * noised - step.noise * v
-        guess = guided_mean(likelihood, expected, step.noise**2, guess, iterations=config.guidance_steps)
-        return (noised - step.signal * guess) / step.noise, guess
+        if likelihood is None:
+            return eps_from_velocity(step, noised, v), memory
+        expected, variance = step.signal * noised - step.noise * v, step.noise**2
+
+        def renewed() -> tuple[Array, Expansion]:
+            more = config.guidance_steps - 1
+            guess = guided_mean(likelihood, expected, variance, memory[0], iterations=more)
+            return guess, expand(likelihood, guess)
+
+        guess, expansion = jax.lax.cond(expands, renewed, lambda: memory)
+        guess = expanded_mean(likelihood, expansion, expected, variance, guess)
+        return (noised - step.signal * guess) / step.noise, (guess, expansion)
 
     # Eq. (3) adds no noise at k = 1, so the first draw is free for the starting state.
     start_noise = 0.0 if noise is None else noise[0]
@@ -317,10 +335,10 @@ def _purify(
         predict,
         schedule,
         noised,
-        (schedule, features),
+        (schedule, features, expansion_levels(len(levels)) | (jnp.arange(1, len(levels) + 1) == start)),
         start=start,
         noise=noise,
-        memory=None if likelihood is None else jnp.zeros_like(state),
+        memory=memory,
         sampler=config.sampler,
     )
     return params.target.invert(purified)

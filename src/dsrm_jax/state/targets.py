@@ -37,7 +37,7 @@ class Visited:
 
 @struct.dataclass
 class Leverage:
-    """How far a user's full-log embedding moves when some of their rows are left out, from second-order information.
+    """The curvature of users' log-posteriors: how far an embedding moves when rows are left out, and how far it may be off.
 
     With n other rows the negative Hessian of the user's log-posterior is about n M + P, M the log's mean curvature and P the
     prior precision; it is kept in the basis in which both are diagonal.
@@ -54,6 +54,11 @@ class Leverage:
         """Return (rows M + P)^(-1) right."""
         inside = right @ self.basis / (1.0 + rows[..., None] * self.eigenvalue)
         return inside @ self.basis.T
+
+    def draw(self, key: Key[Array, ""], rows: Float[Array, "..."]) -> Float[Array, "... D"]:
+        """Draw from N(0, (rows M + P)^(-1)), the posterior about each embedding; the key is consumed."""
+        noise = jax.random.normal(key, (*rows.shape, self.eigenvalue.shape[0]))
+        return (noise * jax.lax.rsqrt(1.0 + rows[..., None] * self.eigenvalue)) @ self.basis.T
 
 
 def fit_leverage(

@@ -44,7 +44,6 @@ Say = Callable[[str], None]
 Memory = dict[tuple[Any, ...], Any]
 REFRESH_STAGE = 3
 RANDOM_EXPOSURE_STAGE = 4  # of `data_key`; 0 to 3 are the worlds, the factors, the encoder and the probes
-RANDOM_EVENTS = 512
 DATA_STAGE = 1000  # beyond the stages of `seed_keys`
 
 
@@ -150,7 +149,7 @@ def prepare(config: Config, say: Say = print, memory: Memory | None = None) -> P
         ("encoder", *shared),
         lambda: _fit_encoder(jax.random.fold_in(key, 2), config, factors, worlds, say),
     )
-    shared = (*shared, purifier_settings(config), config.training.seeds)
+    shared = (*shared, *_purifier_key(config))
     purifier, purifier_facts = _once(
         memory,
         ("purifier", *shared),
@@ -195,6 +194,15 @@ def _worlds_key(config: Config) -> tuple[Any, ...]:
         env.arrival_length,
     )
     return ("worlds", config.data, config.synthetic, *settings, in_model(config.agent.method))
+
+
+def _purifier_key(config: Config) -> tuple[Any, ...]:
+    """Return everything that `_fit_purifiers` depends on besides the encoder and what that depends on."""
+    settings = purifier_settings(config)
+    key = (settings, config.denoiser, config.training.seeds)
+    if settings.kind in FROM_PAIRS and (settings.target == "random_exposure" or settings.refresh_rounds):
+        return (*key, config.environment, in_model(config.agent.method))  # it plays in the training simulator
+    return key
 
 
 def _fit_factors(
@@ -271,11 +279,10 @@ def _targets(
 
     @jax.jit
     def states(params: EncoderParams, world: World) -> jax.Array:
-        key, encoder = (
-            jax.random.fold_in(data_key(config), RANDOM_EXPOSURE_STAGE),
-            make_encoder(config.encoder),
+        key = jax.random.fold_in(data_key(config), RANDOM_EXPOSURE_STAGE)
+        return random_exposure_states(
+            key, make_encoder(config.encoder), params, world, config=config.environment
         )
-        return random_exposure_states(key, encoder, params, world, num_events=RANDOM_EVENTS)
 
     return states(params, worlds.train)
 

@@ -1,43 +1,59 @@
 """A cleaner target for Stage I: what training users click where items are shown to them at random, in the TRAINING simulator.
 
 No log here marks random exposure among its training rows (KuaiRand's random log is the held-out one), so the view is made where
-the policy itself is trained. It is as good as that simulator: the truth in a synthetic world, a model of the log elsewhere.
+the policy itself is trained. It is as good as that simulator: a model of the log on real data, and in a synthetic world the truth
+itself, data that no log holds. There it is a control with an oracle's data, not a fair rival of what learns from the log.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dsrm_jax.simulator.response import click_probability
+from dsrm_jax.config import EnvironmentConfig
+from dsrm_jax.simulator.response import slate_probability
 from dsrm_jax.simulator.world import History, World
 from dsrm_jax.state.encoder import Encoder, EncoderParams, summarise
 
 USERS_AT_ONCE = 256
+MOST_EVENTS = 512
 
 
 def random_exposure_states(
-    key: Key[Array, ""], encoder: Encoder, params: EncoderParams, world: World, *, num_events: int
+    key: Key[Array, ""], encoder: Encoder, params: EncoderParams, world: World, *, config: EnvironmentConfig
 ) -> Float[Array, "U D"]:
-    """Show each user of a world uniformly random items of its catalogue, and encode what they click.
+    """Show each user of a world uniformly random items of its catalogue, one at a time, and encode what they click.
+
+    Clicks are drawn as in sessions, each item a slate of its own to a user without history. Their number is the longest history
+    that the encoder was trained on, at most `MOST_EVENTS`; items may come again.
 
     Args:
         key: typed PRNG key; consumed.
         encoder: module of `params`.
         params: trained encoder.
         world: the training world, never the held-out one.
-        num_events: items shown to each user, with repetitions.
+        config: history length and how clicks are drawn.
 
     Returns:
         `(U, D)` float32.
     """
-    nothing = jnp.zeros(num_events, jnp.int32)
+    num_events = min(MOST_EVENTS, config.history_length)
+    nothing = jnp.zeros(config.history_length, jnp.int32)
     arrival = History(item=nothing, click=nothing > 0, length=jnp.zeros((), jnp.int32))
 
     def state_of(inputs: tuple[Array, Int[Array, ""]]) -> Float[Array, "D"]:
         user_key, user = inputs
         item_key, click_key = jax.random.split(user_key)
         position = jax.random.randint(item_key, (num_events,), 0, world.item.shape[0])
-        probability = click_probability(world.response, user, position, arrival)
+        probability = jax.vmap(
+            lambda alone: slate_probability(
+                world.response,
+                user,
+                alone[None],
+                arrival,
+                correlation_weight=config.slate_correlation,
+                double_sigmoid=config.double_sigmoid,
+            )[0]
+        )(position)
         click = jax.random.uniform(click_key, (num_events,)) < probability
         history = History(world.item[position], click, jnp.full((), num_events, jnp.int32))
         return encoder.encode(params, summarise(params.embeddings, history))

@@ -76,7 +76,7 @@ def refresh_perception(
         config: of the run.
         perception: trained so far, purifiers with a leading axis N.
         world: the training world.
-        target: `(U, D)` full-log embedding of each of its users.
+        target: `(U, D)` cleaner state of each of its users, as `fit_perception_purifier` takes it.
 
     Returns:
         `(purifier params, losses)` with a leading axis N; the purifiers as they were and None where the kind has no use for it or

@@ -16,7 +16,7 @@ from dsrm_jax.agents.replay import Learner, clipped_adam, start_learner
 from dsrm_jax.config import AgentConfig
 
 
-class ActorCritic(NamedTuple):
+class HyperActorCritic(NamedTuple):
     """What the functions of such an agent are closed over: static, but for the floats of `config`."""
 
     config: AgentConfig
@@ -26,9 +26,9 @@ class ActorCritic(NamedTuple):
     optimiser: dict[str, optax.GradientTransformation]
 
 
-def make_actor_critic(
+def make_hyper_actor_critic(
     config: AgentConfig, *, slate_size: int, actor_learning_rate: float | jax.Array, num_critics: int
-) -> ActorCritic:
+) -> HyperActorCritic:
     """Build networks and optimisers.
 
     Args:
@@ -39,13 +39,13 @@ def make_actor_critic(
     """
     rates = {"actor": actor_learning_rate, "critic": config.learning_rate}
     optimiser = {name: clipped_adam(rate, config.max_grad_norm) for name, rate in rates.items()}
-    return ActorCritic(
+    return HyperActorCritic(
         config, slate_size, HyperActor(config.hidden), Critics(config.hidden, num_critics), optimiser
     )
 
 
 def start(
-    parts: ActorCritic,
+    parts: HyperActorCritic,
     key: jax.Array,
     features: Float[Array, "1 D+1"],
     action: Float[Array, "1 E"],
@@ -61,7 +61,7 @@ def start(
 
 
 def policy(
-    parts: ActorCritic,
+    parts: HyperActorCritic,
     params: Any,
     state: Float[Array, "N D"],
     condition: Float[Array, "N C"] | None = None,
@@ -72,7 +72,7 @@ def policy(
 
 
 def values(
-    parts: ActorCritic,
+    parts: HyperActorCritic,
     params: Any,
     features: Float[Array, "N D+1"],
     action: Float[Array, "N E"],
