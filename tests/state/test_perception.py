@@ -254,3 +254,17 @@ def test_the_key_of_the_leverage_is_none_of_those_that_the_purifier_is_trained_w
     own, others = fit_perception_purifier(keys, CONFIG, encoder_params, starts, target)
     own, others = jax.random.key_data(own), jax.random.key_data(others)
     assert not (own[:, None] == others).all(-1).any()
+
+
+def test_the_prior_of_guided_is_as_wide_as_preferences_and_not_as_their_estimates(starts, encoder_params):
+    """Targets are draws of each user's posterior: their covariance is that of the embeddings plus the posteriors' mean."""
+    config = dataclasses.replace(
+        CONFIG, purifier=dataclasses.replace(CONFIG.purifier, kind="guided", iterations=1, batch_size=4000)
+    )
+    key = jax.random.key(0)
+    params, _ = fit_perception_purifier(key[None], config, encoder_params, starts, jnp.asarray(CODE))
+    factor = np.asarray(params.target.factor[0], np.float64)
+    leverage = perception.fit_leverage(key, encoder_params.embeddings, starts, jnp.asarray(CODE))
+    posterior = np.asarray(leverage.solve(jnp.eye(D), jnp.full(D, float(ROWS))), np.float64)
+    expected = np.cov(CODE.T, bias=True) + posterior
+    np.testing.assert_allclose(factor @ factor.T, expected, atol=0.05 * np.trace(expected))

@@ -76,6 +76,27 @@ def test_window_is_taken_out_as_a_refit_without_it_would(log):
     np.testing.assert_allclose(empty, full, atol=1e-6)
 
 
+@pytest.mark.parametrize("rows", [0.0, 3.0, 500.0])
+def test_posterior_draws_have_the_covariance_of_prior_and_rows(rows):
+    """N(0, (n M + P)^-1): the prior's without rows, ever narrower with them."""
+    generator = np.random.default_rng(4)
+    vectors = generator.normal(size=(6, D)) * np.linspace(0.2, 1.5, D)
+    starts = SessionStarts(
+        jnp.zeros(600, jnp.int32),
+        jnp.asarray(np.arange(600) % 6),
+        jnp.zeros(600, bool),
+        jnp.array([0, 600]),
+    )
+    embeddings = Embeddings(jnp.float32(vectors), jnp.zeros(6))
+    leverage = fit_leverage(jax.random.key(0), embeddings, starts, jnp.zeros((1, D)))
+    draws = np.asarray(leverage.draw(jax.random.key(1), jnp.full(40_000, rows)))
+    prior = np.diag(np.r_[np.full(D - 1, FACTOR_PRIOR), FACTOR_PRIOR * BIAS_PRIOR])
+    expected = np.linalg.inv(rows * vectors.T @ vectors / 6 / 4 + prior)  # at the logit 0 the slope is 1 / 4
+    root = np.linalg.cholesky(np.linalg.inv(expected))
+    np.testing.assert_allclose(np.cov((draws @ root).T), np.eye(D), atol=0.05)
+    np.testing.assert_allclose((draws @ root).mean(0), 0, atol=0.03)
+
+
 def skewed_starts():
     """Item 0 is shown nine times as often as item 1; everybody clicks item 0."""
     item = jnp.asarray(np.tile([0] * 9 + [1], 100))

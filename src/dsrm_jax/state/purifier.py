@@ -117,7 +117,7 @@ def make_purifier(config: PurifierConfig, *, state_dim: int, condition_dim: int)
     state survives but what the condition says, so training and inference agree; a lower start keeps a share
     of the contamination that grows with alpha_bar_k*.
 
-    `guided` learns an unconditional prior over the targets and takes nothing but the events from the user at hand: at each level
+    `guided` learns an unconditional prior over the targets, which are draws of each training user's posterior, and takes nothing but the events from the user at hand: at each level
     the clean state that the prior expects is moved by the likelihood of the clicks (`guidance.guided_mean`), and Eq. (3) steps
     towards the result. It does not read the observed state, whose noised remains at level S carry nothing.
 
