@@ -117,9 +117,10 @@ def make_purifier(config: PurifierConfig, *, state_dim: int, condition_dim: int)
     state survives but what the condition says, so training and inference agree; a lower start keeps a share
     of the contamination that grows with alpha_bar_k*.
 
-    `guided` learns an unconditional prior over the targets, which are draws of each training user's posterior, and takes nothing but the events from the user at hand: at each level
-    the clean state that the prior expects is moved by the likelihood of the clicks (`guidance.guided_mean`), and Eq. (3) steps
-    towards the result. It does not read the observed state, whose noised remains at level S carry nothing.
+    `guided` learns an unconditional prior over the targets, which are draws of each training user's posterior, and takes
+    nothing but the events from the user at hand: at each level the clean state that the prior expects is moved by the
+    likelihood of the clicks (`guidance.guided_mean`), and Eq. (3) steps towards the result. It does not read the observed
+    state, whose noised remains at level S carry nothing.
 
     Args:
         config: kind, schedule, start and widths. `identity` hands the state on. `paper` is Eq. (7) as
