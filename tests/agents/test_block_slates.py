@@ -295,6 +295,8 @@ def test_the_walk_over_programs_sees_into_loops():
     assert largest_array(jax.make_jaxpr(program)(jnp.zeros(100)).jaxpr) == 10_000
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_dsrm_hrl_acts_and_learns_alike_in_blocks(monkeypatch):
     rng = np.random.default_rng(1)
     items, dim, slate_size, steps, users = 23, 3, 3, 4, 5

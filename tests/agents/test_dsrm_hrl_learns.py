@@ -123,6 +123,8 @@ def worker_value(agent, world, perception):
         pytest.param(np.array([[0, 4], [1, 5]])[KIND], id="two kinds, told apart by their state"),
     ],
 )
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_worker_learns_what_each_state_likes(perception, liked):
     world = make_world(liked)
     init, train = programs(CONFIG)
@@ -141,6 +143,8 @@ QUOTA = dataclasses.replace(
 )
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_manager_learns_to_split_the_slate_in_half(perception):
     """All items are alike, so only the balance matters: its weight in Eq. (4), and patience lost for a lopsided slate."""
     world = world_of(np.full((USERS, ITEMS), 0.5, np.float32))

@@ -100,6 +100,8 @@ def value_of(slate, clicks):
     return float(np.take_along_axis(np.asarray(clicks), np.asarray(slate), axis=1).mean())
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_its_front_is_the_one_that_exhaustive_search_finds():
     """Clicks want popular items here, balance wants one of each group: what is best depends on the preference."""
     catalogue, (state, clicks) = make_catalogue(), make_users()

@@ -172,6 +172,8 @@ def starting_lopsided(agent):
 
 
 @pytest.mark.parametrize("slate_mode", ["quota", "penalty"])
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_flat_maximises_eq_4(slate_mode):
     """Two popular items give .9 - .5, one of each group .8: balance wins in both readings of Eq. (5)."""
     config = dataclasses.replace(CONFIG, slate_mode=slate_mode, fairness_weight=0.5)
@@ -204,6 +206,8 @@ def make_logged():
     return LoggedData(steps, jnp.asarray(item, jnp.int32), jnp.zeros(1000, jnp.int32))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_dorl_maximises_its_own_penalised_reward():
     """Clicks alone would show items 0 and 1, or 2 and 3; items 1 and 2 lead into the bubble, so 6 and 7 take their places."""
     agent = make_dorl(CONFIG, slate_size=SLATE)

@@ -92,6 +92,8 @@ def value_of(slate, clicks):
     return float(np.take_along_axis(np.asarray(clicks), np.asarray(slate), axis=1).mean())
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_it_finds_the_slates_that_exhaustive_search_finds():
     catalogue, (state, clicks) = make_catalogue(), make_users()
     agent = make_td3(CONFIG, slate_size=SLATE)

@@ -46,6 +46,8 @@ def everything(params, catalogue):
     return np.asarray(found[0]), np.asarray(found[1])
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_models_learn_each_pairs_mean_and_variance(catalogue, probability):
     logged = make_logged(probability)
     params, losses = jax.jit(partial(fit_world_models, config=CONFIG))(jax.random.key(0), logged, catalogue)
@@ -56,6 +58,8 @@ def test_models_learn_each_pairs_mean_and_variance(catalogue, probability):
     assert np.asarray(losses)[-40:].mean() == pytest.approx((1 + np.log(variance)).mean(), abs=0.1)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_negatives_pull_down_what_the_log_never_shows(catalogue, probability):
     """Of a pair that is shown as often as it is drawn, half of the evidence is a skip; of one never shown, all."""
     logged = make_logged(np.full((STATES, ITEMS), 0.8), items=3)

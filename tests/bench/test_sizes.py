@@ -53,6 +53,8 @@ def arrays_made(jaxpr):
             yield from arrays_made(body)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_loop_of_a_large_world_holds_nothing_of_users_by_items():
     """All of it, traced: rollout, perception, environment and update, with more items than are multiplied out."""
     config, items = bench.SIZES["large"].config, 100_000

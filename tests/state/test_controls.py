@@ -93,6 +93,8 @@ def test_a_derangement_gives_everyone_somebody_elses(size):
     assert not np.any(order == np.arange(size))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_autoencoder_learns_the_regression_of_the_cleaner_state():
     """On linear-Gaussian pairs the best it can do is E[target | view], known in closed form."""
     mixing = jnp.asarray(np.random.default_rng(2).normal(size=(2, 3)), jnp.float32)

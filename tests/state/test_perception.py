@@ -256,6 +256,8 @@ def test_the_key_of_the_leverage_is_none_of_those_that_the_purifier_is_trained_w
     assert not (own[:, None] == others).all(-1).any()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_prior_of_guided_is_as_wide_as_preferences_and_not_as_their_estimates(starts, encoder_params):
     """Targets are draws of each user's posterior: their covariance is that of the embeddings plus the posteriors' mean."""
     config = dataclasses.replace(

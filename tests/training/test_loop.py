@@ -123,6 +123,8 @@ def test_two_chunks_are_one_of_twice_the_length_bit_for_bit(programs, started, w
     assert int(end.step) == 4 * CONFIG.training.rollout_length
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_seeds_trained_together_learn_what_each_learns_alone(programs, world, perception):
     states = [programs.init(CONFIG.agent, jax.random.key(seed), world, perception) for seed in (3, 4)]
     alone = [programs.two(CONFIG.agent, state, world, perception) for state in states]

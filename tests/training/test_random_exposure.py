@@ -65,6 +65,8 @@ def test_it_is_the_mean_of_what_each_user_likes_of_the_catalogue(world, params):
     assert 0.9 < error.std() < 1.1
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_stage_one_learns_it_instead_of_what_the_window_shows(world, params):
     """A constant target, which no window holds: the regression control answers with it, whatever the window."""
     config = merge(

@@ -85,6 +85,8 @@ def test_histories_hold_what_the_policy_showed_the_training_worlds_users(world, 
     assert own < 0.9 * shuffled
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_rounds_move_kinds_that_learn_from_pairs_and_nothing_else(world, perception):
     keys = jax.random.split(jax.random.key(3), 2)
     target = jnp.ones((USERS, D))
