@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
 
 from dsrm_jax.config import AgentConfig, Config
@@ -117,28 +118,32 @@ def _row(limit: float, runs: Mapping[str, np.ndarray], data: RankingData, horizo
     }
 
 
-def render_fcpo_table(results: Mapping[str, Any]) -> Table:
+def render_fcpo_table(results: Mapping[str, Any]) -> RenderableType:
     """Lay out `fcpo_table`'s numbers, means over seeds and their standard deviations, metrics in per cent.
 
     Args:
         results: what `fcpo_table` gives.
 
     Returns:
-        What `rich.console.Console.print` takes.
+        What `rich.console.Console.print` takes: lists' metrics in one table and sessions in another, each within 80 columns.
     """
-    table = Table(
-        title=f"{results['source']}; {len(results['seeds'])} seeds", box=box.SIMPLE_HEAD, title_justify="left"
-    )
-    headings = ("limit", "k", "Recall", "F1", "NDCG", "Gini", "popular", "cost / limit", "reward")
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    title = f"{results['source']}; {len(results['seeds'])} seeds"
+    lists = _table("limit", "k", "Recall", "F1", "NDCG", "Gini", "popular", title=title)
+    sessions = _table("limit", "cost of a session", "at most", "reward of a session")
     for row in results["rows"]:
+        limit = f"{row['limit']:g}"
         for number, (cut, metrics) in enumerate(row["metrics"].items()):
             cells = [_cell(100 * np.asarray(metrics[name])) for name in RANKING_METRICS]
-            session = (f"{_cell(row['cost'])} / {row['cost_limit']:g}", _cell(row["reward"]))
-            first = number == 0
-            table.add_row(f"{row['limit']:g}" if first else "", str(cut), *cells, *(session if first else ()))
-        table.add_section()
+            lists.add_row("" if number else limit, str(cut), *cells)
+        lists.add_section()
+        sessions.add_row(limit, _cell(row["cost"]), f"{row['cost_limit']:g}", _cell(row["reward"]))
+    return Group(lists, sessions)
+
+
+def _table(*headings: str, title: str | None = None) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", show_edge=False, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
