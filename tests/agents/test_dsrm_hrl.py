@@ -12,8 +12,8 @@ from scipy.special import expit
 
 from dsrm_jax.agents.agent import Rollout
 from dsrm_jax.agents.dsrm_hrl import (
+    factored_scores,
     goal_from,
-    item_scores,
     make_dsrm_hrl,
     manager_loss,
     popular_slots,
@@ -107,7 +107,9 @@ def test_scores_are_equation_six(catalogue):
     rng = np.random.default_rng(2)
     query, goal = rng.normal(size=(4, D + 2)).astype(np.float32), rng.normal(size=(4, 2)).astype(np.float32)
     vectors = lifted_vectors(catalogue)
-    result = item_scores(jnp.asarray(query), jnp.asarray(goal), jnp.float32(3.0), vectors, catalogue)
+    result = factored_scores(
+        jnp.asarray(query), jnp.asarray(goal), jnp.float32(3.0), vectors, catalogue
+    ).whole()
     for user, item in np.ndindex(4, J):
         q, e = query[user].astype(np.float64), np.asarray(vectors[item], np.float64)
         similarity = q @ e / (np.linalg.norm(q) * np.linalg.norm(e))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from dsrm_jax.agents.dsrm_hrl import goal_from, item_scores, make_dsrm_hrl, popular_slots
+from dsrm_jax.agents.dsrm_hrl import factored_scores, goal_from, make_dsrm_hrl, popular_slots
 from dsrm_jax.agents.flat import FlatPolicy, make_flat
 from dsrm_jax.agents.networks import lifted_vectors
 from dsrm_jax.config import AgentConfig
@@ -51,7 +51,8 @@ def test_the_recorded_log_prob_is_of_goal_and_slate(catalogue, view):
     np.testing.assert_allclose(decision.log_prob[:, 0], of_goal, atol=1e-4)
     emission = FlatPolicy(CONFIG.hidden).apply(state.params["policy"], view.state, CONFIG.sharpness)
     goal = goal_from(decision.output)
-    scores = item_scores(emission.query, goal, emission.sharpness, lifted_vectors(catalogue), catalogue)
+    vectors = lifted_vectors(catalogue)
+    scores = factored_scores(emission.query, goal, emission.sharpness, vectors, catalogue).whole()
     weight, popular = np.exp(np.asarray(scores, float)), np.asarray(catalogue.is_popular)
     slots = np.asarray(popular_slots(goal, slate_size=SLATE))
     assert len(np.unique(slots)) > 2

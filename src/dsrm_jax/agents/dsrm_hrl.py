@@ -104,17 +104,6 @@ def factored_scores(
     return FactoredScores(left, right)
 
 
-def item_scores(
-    query: Float[Array, "B E"],
-    goal: Float[Array, "B 2"],
-    sharpness: Float[Array, ""],
-    vectors: Float[Array, "J E"],
-    catalogue: Catalogue,
-) -> Float[Array, "B J"]:
-    """Return `factored_scores` multiplied out."""
-    return factored_scores(query, goal, sharpness, vectors, catalogue).whole()
-
-
 def manager_loss(
     log_prob: Float[Array, "N"],
     old_log_prob: Float[Array, "N"],

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents.a2c import Value, actor_critic_optimiser, descend, flatten_time, rollout_advantage
 from dsrm_jax.agents.agent import Agent, Rollout
-from dsrm_jax.agents.dsrm_hrl import goal_from, item_scores, popular_slots, slot_advantage
+from dsrm_jax.agents.dsrm_hrl import factored_scores, goal_from, popular_slots, slot_advantage
 from dsrm_jax.agents.fairness import Exposure, observe_slates, slate_fairness, start_exposure
 from dsrm_jax.agents.item_values import click_probability_at
 from dsrm_jax.agents.networks import MLP, lifted_vectors
@@ -149,7 +149,8 @@ def _value(parts: _Parts, params: Any, view: View) -> Float[Array, "..."]:
 def _scores(emission: Emission, output: Float[Array, "B 2"], catalogue: Catalogue) -> Float[Array, "B J"]:
     """Return Eq. (6)'s logits of all items."""
     vectors = lifted_vectors(catalogue)
-    return item_scores(emission.query, goal_from(output), emission.sharpness, vectors, catalogue)
+    goal = goal_from(output)
+    return factored_scores(emission.query, goal, emission.sharpness, vectors, catalogue).whole()
 
 
 def _act(

@@ -122,7 +122,7 @@ def sample_states(
     batch_size: int,
     kind: str = "full",
     leverage: Leverage | None = None,
-    uncertain: bool = False,
+    posterior: Leverage | None = None,
     visited: Visited | None = None,
 ) -> PurifierBatch:
     """Draw observed states, masked views of the same histories and their users' cleaner states.
@@ -143,10 +143,9 @@ def sample_states(
         batch_size: N.
         kind: which cleaner state, one of `targets.TARGETS`; `full` and `random_exposure` read `target`, the others make theirs of
             the window itself.
-        leverage: of the users' log-posteriors; None: embeddings are taken as they are.
-        uncertain: with a leverage, draw each user's target from their posterior, so that targets vary as preferences do and not
-            as their estimates, which shrink towards the mean the more the less the log holds of a user; otherwise the leverage
-            takes the window's own events out of `full` targets.
+        leverage: takes the window's own events out of `full` targets; None: they stay in.
+        posterior: each user's target is a draw about their embedding, so that targets vary as preferences do and not as their
+            estimates, which shrink towards the mean the more the less the log holds of a user; None: the embedding itself.
         visited: histories that a policy made in the training simulator; every second one of the batch is drawn from them. No
             event of a session is a row of the log.
     """
@@ -155,9 +154,9 @@ def sample_states(
     rows = jax.random.randint(row_key, (batch_size,), 0, starts.user.shape[0])
     history = random_windows(window_key, starts, rows, length=history_length, least=arrival_length)
     clean = target[starts.user[rows]]
-    if leverage is not None and uncertain:
-        clean = clean + leverage.draw(view_key, rows_of(starts, starts.user[rows]))
-    elif leverage is not None:
+    if posterior is not None:
+        clean = clean + posterior.draw(view_key, rows_of(starts, starts.user[rows]))
+    if leverage is not None:
         clean = without_window(leverage, embeddings, clean, history, rows_of(starts, starts.user[rows]))
     if visited is not None:
         drawn = jax.random.randint(visit_key, (batch_size,), 0, visited.user.shape[0])
@@ -233,10 +232,12 @@ def fit_perception_purifier(
         if settings.kind in DENOISERS:
             return fit_denoiser(key, purifier, partial(sample_labels, params, starts), config=config.denoiser)
 
-        leverage, uncertain = None, settings.kind == "guided"
-        if uncertain or (settings.kind in FROM_PAIRS and settings.target == "full"):
+        leverage = posterior = None
+        from_full = settings.kind in FROM_PAIRS and settings.target == "full"
+        if from_full or settings.kind == "guided":
             leverage_key, key = jax.random.split(key)
-            leverage = fit_leverage(leverage_key, params.embeddings, starts, target)
+            fitted = fit_leverage(leverage_key, params.embeddings, starts, target)
+            leverage, posterior = (fitted, None) if from_full else (None, fitted)
 
         def sample_batch(key: jax.Array) -> PurifierBatch:
             return sample_states(
@@ -251,7 +252,7 @@ def fit_perception_purifier(
                 batch_size=settings.batch_size,
                 kind=settings.target if settings.kind in FROM_PAIRS else "full",
                 leverage=leverage,
-                uncertain=uncertain,
+                posterior=posterior,
                 visited=visited,
             )
 

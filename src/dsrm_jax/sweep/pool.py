@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError
 from dsrm_jax.sweep.plan import Plan, Point, expand, group, points_json
+from dsrm_jax.training.lock import held
 from dsrm_jax.training.serialise import from_json, from_json_value, load_json, write_text
 
 Say = Callable[[str], None]
@@ -119,26 +120,12 @@ def _make_folder(folder: Path) -> None:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keep other sweeps out of a folder, whose workers would read this one's groups; the lock goes with the process."""
-    try:
-        import fcntl
-    except ImportError:  # not a POSIX system: no advisory locks
-        yield
-        return
-    try:
-        file = (folder / ".lock").open("a")
-    except OSError as error:
-        raise InputError(
-            f"cannot write in {folder}: {error.strerror or error}; choose another --out"
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another sweep is running in {folder}: wait for it, or choose another --out"
-            ) from error
-        except OSError:  # a file system without locks
-            pass
+    busy = f"another sweep is running in {folder}: wait for it, or choose another --out"
+    with held(
+        folder / ".lock",
+        busy=busy,
+        unwritable=lambda why: f"cannot write in {folder}: {why}; choose another --out",
+    ):
         yield
 
 

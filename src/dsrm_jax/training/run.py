@@ -135,9 +135,9 @@ def restore(
     if step is None:
         return None
     whole = from_first(found[1] if found else jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), saved))
-    return step, whole if run_mesh(config) is None else fetch(
-        whole
-    )  # no device holds what the mesh will share
+    if run_mesh(config) is not None:
+        whole = fetch(whole)  # to the host: no device need hold what the mesh will share
+    return step, whole
 
 
 def compile_chunk(

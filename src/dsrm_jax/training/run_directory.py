@@ -16,6 +16,7 @@ from typing import Any
 
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError
+from dsrm_jax.training.lock import held
 from dsrm_jax.training.serialise import (
     config_fingerprint,
     differences,
@@ -167,26 +168,12 @@ def locked(run: RunDirectory) -> Iterator[None]:
     Raises:
         InputError: another process holds it, or the folder cannot be written.
     """
-    try:
-        import fcntl
-    except ImportError:  # not a POSIX system: no advisory locks
-        yield
-        return
-    try:
-        file = run.lock.open("a")
-    except OSError as error:
-        raise InputError(
-            f"cannot write {run.lock}: {error.strerror or error}; choose another folder"
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another process is training in {run.path}: wait for it, or choose another output folder"
-            ) from error
-        except OSError as error:
-            _log.warning("%s is not locked: %s", run.path, error.strerror or error)
+    busy = f"another process is training in {run.path}: wait for it, or choose another output folder"
+    with held(
+        run.lock, busy=busy, unwritable=lambda why: f"cannot write {run.lock}: {why}; choose another folder"
+    ) as without:
+        if without is not None:
+            _log.warning("%s is not locked: %s", run.path, without.strerror or without)
         yield
 
 

@@ -1,0 +1,42 @@
+"""A lock on a file that goes with the process, however it ends."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from dsrm_jax.errors import InputError
+
+
+@contextlib.contextmanager
+def held(path: Path, *, busy: str, unwritable: Callable[[object], str]) -> Iterator[OSError | None]:
+    """Hold an advisory lock on a file, which is made where it is absent, while the block runs.
+
+    Args:
+        path: the file.
+        busy: what to say where another process holds it.
+        unwritable: what to say, given the reason, where the file cannot be opened.
+
+    Yields:
+        None, or why the file system gives no locks; the block runs all the same. Off POSIX nothing is locked.
+
+    Raises:
+        InputError: `busy` or `unwritable`.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield None
+        return
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise InputError(unwritable(error.strerror or error)) from error
+    with file:
+        without: OSError | None = None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(busy) from error
+        except OSError as error:
+            without = error
+        yield without
