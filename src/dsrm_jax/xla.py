@@ -17,20 +17,24 @@ FLAGS = (
     "--xla_cpu_enable_concurrency_optimized_scheduler=false",
     "--xla_cpu_experimental_ynn_fusion_type=",
 )
+SHORT_PROGRAMS = (
+    "--xla_backend_optimization_level=1",
+)  # LLVM's: a third less compiling, training as fast (27 s and 19 s for DSRM-HRL; 2.0 s for 5 updates of 3 seeds with both)
 AFFECTED = ("0.10.", "0.11.")  # other versions may not know the flags, and XLA stops at an unknown one
 
 
-def set_flags(environ: MutableMapping[str, str]) -> None:
+def set_flags(environ: MutableMapping[str, str], more: tuple[str, ...] = ()) -> None:
     """Append to XLA_FLAGS what the installed jaxlib needs; a flag that is set already stays as it is.
 
     Args:
         environ: `os.environ`, before JAX starts its first backend.
+        more: flags wanted besides, such as `SHORT_PROGRAMS` in a process that compiles much and runs little.
     """
     try:
         affected = version("jaxlib").startswith(AFFECTED)
     except PackageNotFoundError:
         return
     flags = environ.get("XLA_FLAGS", "")
-    missing = [flag for flag in FLAGS if flag.split("=")[0] not in flags]
+    missing = [flag for flag in (*FLAGS, *more) if flag.split("=")[0] not in flags]
     if affected and missing:
         environ["XLA_FLAGS"] = " ".join([flags, *missing]).strip()

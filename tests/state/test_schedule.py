@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dsrm_jax.errors import InputError
-from dsrm_jax.state.schedule import at_level, make_schedule, sampling_levels
+from dsrm_jax.state.schedule import at_level, at_time, make_schedule, sampling_levels
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,20 @@ def test_no_shorter_process_is_the_full_one(visited):
         np.testing.assert_array_equal(
             getattr(make_schedule("linear", 12, sampling_steps=visited), name), expected
         )
+
+
+@pytest.mark.parametrize("name", ["linear", "rescaled", "cosine"])
+@pytest.mark.parametrize("steps", [1, 20, 500])
+def test_every_schedule_visits_levels_of_one_continuous_process(name, steps):
+    schedule = make_schedule(name, steps)
+    level = at_time(schedule.time)
+    before_the_end = np.asarray(schedule.time) < 1
+    np.testing.assert_allclose(level.noise, schedule.noise, rtol=2e-4)
+    np.testing.assert_allclose(level.signal[before_the_end], schedule.signal[before_the_end], rtol=2e-4)
+    assert np.all(np.diff(schedule.time) >= 0)
+    assert float(schedule.time[0]) > 0
+
+
+def test_rescaled_time_runs_evenly_from_nought_to_one():
+    time = make_schedule("rescaled", 1000).time
+    np.testing.assert_allclose(time, np.arange(1, 1001) / 1000, atol=6e-3)

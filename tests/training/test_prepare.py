@@ -128,6 +128,14 @@ def test_what_the_data_do_meet_is_not_refused():
         ({"kind": "masked", "refresh_rounds": 1}, {"agent": {"method": "dorl"}}, 2),
         ({"kind": "masked"}, {"environment": {"max_len": 9}}, 1),
         ({"kind": "guided", "target": "random_exposure"}, {"environment": {"max_len": 9}}, 1),
+        (
+            {"kind": "guided"},
+            {"purifier": {"diffusion_steps": 7, "schedule": "linear", "sampler": "ddim"}},
+            1,
+        ),
+        ({"kind": "guided"}, {"purifier": {"hidden": 9}}, 2),
+        ({"kind": "paper"}, {"purifier": {"diffusion_steps": 7}}, 2),
+        ({"kind": "masked", "refresh_rounds": 1}, {"purifier": {"diffusion_steps": 7}}, 2),
     ],
 )
 def test_two_runs_share_a_purifier_only_where_it_would_come_out_alike(monkeypatch, purifier, change, fits):

@@ -20,18 +20,18 @@ class LevelFeatures:
     shift: Float[Array, "... 2 F"]
 
 
-def time_embedding(fraction: Float[Array, "..."], num_frequencies: int = 16) -> Float[Array, "... E"]:
+def time_embedding(time: Float[Array, "..."], num_frequencies: int = 16) -> Float[Array, "... E"]:
     """Embed levels by sines and cosines at geometric frequencies from 1 to 100.
 
     Args:
-        fraction: `(...)` float32, k / S in (0, 1].
+        time: `(...)` float32 in (0, 1], t of the level (`schedule`).
         num_frequencies: E / 2.
 
     Returns:
         `(..., E)` float32 in [-1, 1].
     """
     frequencies = jnp.asarray(np.geomspace(1.0, 100.0, num_frequencies), jnp.float32)
-    angle = fraction[..., None] * frequencies
+    angle = time[..., None] * frequencies
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
@@ -56,9 +56,9 @@ class Denoiser(nn.Module):
         self.hidden_layer = nn.Dense(self.hidden, use_bias=False)
         self.output_layer = nn.Dense(self.dim, kernel_init=nn.initializers.zeros)
 
-    def levels(self, fraction: Float[Array, "..."]) -> LevelFeatures:
-        """Return the features of levels `(...)` float32, k / S in (0, 1]."""
-        film = self.film(time_embedding(fraction)).reshape(*fraction.shape, 2, 2, self.hidden)
+    def levels(self, time: Float[Array, "..."]) -> LevelFeatures:
+        """Return the features of times `(...)` float32 in (0, 1]."""
+        film = self.film(time_embedding(time)).reshape(*time.shape, 2, 2, self.hidden)
         return LevelFeatures(scale=1 + film[..., 0, :, :], shift=film[..., 1, :, :])
 
     def project(self, condition: Float[Array, "... C"]) -> Float[Array, "... F"]:
@@ -76,7 +76,7 @@ class Denoiser(nn.Module):
         return self.output_layer(hidden)
 
     def __call__(
-        self, noised: Float[Array, "... D"], fraction: Float[Array, "..."], condition: Float[Array, "... C"]
+        self, noised: Float[Array, "... D"], time: Float[Array, "..."], condition: Float[Array, "... C"]
     ) -> Float[Array, "... D"]:
         """Return `denoise` with its level features and projection computed in place; `init` traces this."""
-        return self.denoise(noised, self.levels(fraction), self.project(condition))
+        return self.denoise(noised, self.levels(time), self.project(condition))

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.state.schedule import Schedule
+from dsrm_jax.state.schedule import Level, Schedule
 
 Predict = Callable[[Float[Array, "... D"], Any, Any], tuple[Float[Array, "... D"], Any]]
 """`(noised state, features of the level, memory) -> (predicted eps, memory)`."""
 
 
 def add_noise(
-    step: Schedule, clean: Float[Array, "... D"], noise: Float[Array, "... D"] | float
+    step: Schedule | Level, clean: Float[Array, "... D"], noise: Float[Array, "... D"] | float
 ) -> Float[Array, "... D"]:
     """Noise clean states (Eq. 2): s^(k) = sqrt(alpha_bar_k) s^(0) + sqrt(1 - alpha_bar_k) eps.
 
@@ -43,7 +43,7 @@ def x0_from_eps(
 
 
 def velocity(
-    step: Schedule, clean: Float[Array, "... D"], noise: Float[Array, "... D"]
+    step: Schedule | Level, clean: Float[Array, "... D"], noise: Float[Array, "... D"]
 ) -> Float[Array, "... D"]:
     """Return v = sqrt(alpha_bar_k) eps - sqrt(1 - alpha_bar_k) s^(0), well-scaled at every level.
 

@@ -26,7 +26,7 @@ from dsrm_jax.state.guidance import (
     guided_mean,
     likelihood_of,
 )
-from dsrm_jax.state.schedule import Schedule, at_level, make_schedule, sampling_levels
+from dsrm_jax.state.schedule import Level, Schedule, at_level, at_time, make_schedule, sampling_levels
 
 _KINDS = ("identity", "paper", "sdedit", "masked", "guided", "regression")
 _WITH_SUMMARY = ("masked", "regression")
@@ -110,7 +110,8 @@ def make_purifier(config: PurifierConfig, *, state_dim: int, condition_dim: int)
     The network predicts v (`velocity`), which Eq. (3) executes as eps: its error is not multiplied by
     sqrt(1 / alpha_bar_k - 1) where the signal is drowned, as that of a predicted eps is. On a linear-Gaussian
     problem the purified states are within 2 % of the regression optimum E[target | condition], in square
-    error to the clean state.
+    error to the clean state. Its time input is that of the continuous process (`schedule`), and every kind but `paper`
+    learns at uniform times: one Stage I serves all S and schedules.
 
     `masked` learns from Eq. (2) applied to the cleaner target but starts from the noised OBSERVED state.
     With the default start at level S of a rescaled or cosine schedule (alpha_bar below 1e-4) nothing of that
@@ -134,7 +135,7 @@ def make_purifier(config: PurifierConfig, *, state_dim: int, condition_dim: int)
 
     Returns:
         The purifier. `loss` is Eq. (7), a mean over coordinates, for `paper`; other diffusion kinds divide each level's
-        term by alpha_bar_k (the mean square error of v), since Eq. (7) hardly weighs the levels that
+        term by alpha_bar (the mean square error of v), since Eq. (7) hardly weighs the levels that
         purification starts from; `regression` has the mean square error of the normalised target.
 
     Raises:
@@ -170,8 +171,8 @@ def level_losses(
     rows = batch.state.shape[0]
 
     def at(level: Array) -> Array:
-        levels = jnp.full((rows,), level)
-        return jnp.mean(_velocity_error(config, params, key, batch, levels, jnp.ones(rows, bool)))
+        step = at_level(schedule, jnp.full((rows,), level))
+        return jnp.mean(_velocity_error(config, params, key, batch, step, jnp.ones(rows, bool)))
 
     return schedule.alpha_bar * jax.lax.map(at, jnp.arange(1, config.diffusion_steps + 1))
 
@@ -274,16 +275,17 @@ def _init(
 def _loss(
     config: PurifierConfig, params: PurifierParams, key: Key[Array, ""], batch: PurifierBatch
 ) -> Float[Array, ""]:
-    """`Purifier.loss`: the error at one uniform level per row."""
+    """`Purifier.loss`: the error at one uniform level of the schedule per row for `paper`, at one uniform time for others."""
     level_key, noise_key, drop_key = jax.random.split(key, 3)
     rows = batch.state.shape[0]
-    level = jax.random.randint(level_key, (rows,), 1, config.diffusion_steps + 1)
     if config.kind == "paper":
-        error = _velocity_error(config, params, noise_key, batch, level, jnp.ones(rows, bool))
-        schedule = make_schedule(config.schedule, config.diffusion_steps)
-        return jnp.mean(at_level(schedule, level).alpha_bar * error)
+        level = jax.random.randint(level_key, (rows,), 1, config.diffusion_steps + 1)
+        step = at_level(make_schedule(config.schedule, config.diffusion_steps), level)
+        error = _velocity_error(config, params, noise_key, batch, step, jnp.ones(rows, bool))
+        return jnp.mean(step.alpha_bar * error)
+    time = 1.0 - jax.random.uniform(level_key, (rows,))
     keep = jax.random.bernoulli(drop_key, 1.0 - config.condition_dropout, (rows,))
-    return jnp.mean(_velocity_error(config, params, noise_key, batch, level, keep))
+    return jnp.mean(_velocity_error(config, params, noise_key, batch, at_time(time), keep))
 
 
 def _purify(
@@ -305,8 +307,7 @@ def _purify(
     if config.kind not in _UNCONDITIONAL:
         condition = params.condition.apply(state if config.kind == "paper" else evidence.summary)
         projected = denoiser.apply(params.network, condition, method="project")
-    fractions = jnp.asarray(levels / config.diffusion_steps, jnp.float32)
-    features = denoiser.apply(params.network, fractions, method="levels")
+    features = denoiser.apply(params.network, schedule.time, method="levels")
     likelihood = memory = None
     if isinstance(params.target, Whitening):
         likelihood = likelihood_of(evidence, params.target, config.guidance_scale)
@@ -389,7 +390,7 @@ def _velocity_error(
     params: PurifierParams,
     key: Key[Array, ""],
     batch: PurifierBatch,
-    level: Int[Array, "N"],
+    step: Level | Schedule,
     keep: Bool[Array, "N"],
 ) -> Float[Array, "N"]:
     """Return each row's mean square error of v; the error of eps is sqrt(alpha_bar) times that of v."""
@@ -397,13 +398,12 @@ def _velocity_error(
     denoiser = Denoiser(dim=batch.target.shape[-1], hidden=config.hidden)
     normaliser = jax.lax.stop_gradient((params.condition, params.target))
     clean = normaliser[1].apply(batch.target)
-    step = at_level(make_schedule(config.schedule, config.diffusion_steps), level)
     eps = jax.random.normal(key, clean.shape)
     noised = add_noise(step, clean, eps)
     projected: Any = denoiser.apply(
         params.network, normaliser[0].apply(batch.condition.summary), method="project"
     )
-    features = denoiser.apply(params.network, level / config.diffusion_steps, method="levels")
+    features = denoiser.apply(params.network, step.time, method="levels")
     projected = jnp.where(keep[:, None] & (config.kind not in _UNCONDITIONAL), projected, 0.0)
     predicted: Any = denoiser.apply(params.network, noised, features, projected, method="denoise")
     return jnp.mean((predicted - velocity(step, clean, eps)) ** 2, axis=-1)

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dsrm_jax.errors import InputError
-from dsrm_jax.xla import set_flags
+from dsrm_jax.xla import SHORT_PROGRAMS, set_flags
 
 
 def main(argv: list[str]) -> None:
     """Serve groups of the sweep in `argv[0]` on core number `argv[1]` (-1: any) until standard input ends."""
     pin(int(argv[1]))
-    set_flags(os.environ)
+    set_flags(os.environ, SHORT_PROGRAMS)
     with answers() as out:
         from dsrm_jax.pipeline import use_compilation_cache
         from dsrm_jax.sweep.group import run_group

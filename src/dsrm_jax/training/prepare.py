@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from dsrm_jax.agents.methods import LEARNERS, in_model, needs_log
-from dsrm_jax.config import Config
+from dsrm_jax.config import Config, PurifierConfig
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.sources import describe, load_log
 from dsrm_jax.errors import InputError
@@ -40,6 +41,10 @@ from dsrm_jax.state.purifier import PurifierBatch
 from dsrm_jax.training.random_exposure import random_exposure_states
 from dsrm_jax.training.refresh import refresh_perception
 
+REVERSE_ONLY = (
+    *("diffusion_steps", "schedule", "sampler", "sampling_steps", "start_fraction", "noise_scale"),
+    *("guidance_scale", "guidance_steps"),
+)  # purifier settings that Stage I does not read, but for `paper`
 Say = Callable[[str], None]
 Memory = dict[tuple[Any, ...], Any]
 REFRESH_STAGE = 3
@@ -202,7 +207,10 @@ def _purifier_key(config: Config) -> tuple[Any, ...]:
     key = (settings, config.denoiser, config.training.seeds)
     if settings.kind in FROM_PAIRS and (settings.target == "random_exposure" or settings.refresh_rounds):
         return (*key, config.environment, in_model(config.agent.method))  # it plays in the training simulator
-    return key
+    if settings.kind == "paper":
+        return key
+    plain = {name: getattr(PurifierConfig, name) for name in REVERSE_ONLY}
+    return (replace(settings, **plain), *key[1:])
 
 
 def _fit_factors(
