@@ -155,7 +155,7 @@ class PurifierConfig:
     """Newton steps of the guidance per level (kind=guided)."""
     refresh_rounds: int = 0
     """Times that Stage I goes on with histories which a policy on the purified state made in the training simulator."""
-    hidden: int = 128
+    hidden: int = 64
     """Width of the denoiser."""
     iterations: int = 1500
     """Gradient steps of Stage I."""
