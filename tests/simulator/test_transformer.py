@@ -14,6 +14,7 @@ from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.fit_transformer import Rows, fit_transformer, row_click_logit, row_histories
 from dsrm_jax.simulator.response import click_probability, item_vectors
 from dsrm_jax.simulator.transformer import TransformerResponse, UserResponseModel, one_hot_features
+from dsrm_jax.simulator.transformer_state import frozen_user_state
 from dsrm_jax.simulator.world import History, SessionStarts, World
 
 NUM_USERS, NUM_ITEMS, HISTORY, BATCH = 5, 9, 7, 3
@@ -80,7 +81,7 @@ def reference_logits(params, user, history, feedback, item, features, num_layers
     return np.array(logits)
 
 
-def make_case(num_feedback):
+def make_case(num_feedback, num_layers=2):
     generator = np.random.default_rng(0)
     features = one_hot_features(
         {"age": generator.integers(-1, 3, NUM_USERS), "city": generator.integers(0, 2, NUM_USERS)},
@@ -96,6 +97,7 @@ def make_case(num_feedback):
         dim=12,
         num_heads=3,
         hidden=10,
+        num_layers=num_layers,
         scorer_hidden=14,
     )
     history = np.where(
@@ -120,6 +122,22 @@ def test_model_with_three_kinds_of_feedback_equals_the_float64_reference():
     actual = jax.jit(model.apply)({"params": params}, *inputs)
     assert actual.shape == (BATCH, 3)
     np.testing.assert_allclose(actual, reference_logits(params, *inputs), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(("num_layers", "num_feedback"), [(1, 1), (2, 1), (3, 2)])
+def test_the_state_with_products_saved_is_the_models(num_layers, num_feedback):
+    model, params, (user, history, feedback, _, features) = make_case(num_feedback, num_layers)
+    apply = partial(model.apply, {"params": params})
+
+    @jax.jit
+    def both(history, feedback):
+        tokens = apply(jnp.arange(NUM_ITEMS + 1), features.item, method="encode_items")[history]
+        users = apply(jnp.asarray(user), [x[user] for x in features.user], method="encode_users")
+        plain = apply(tokens, feedback, users, method="user_state")
+        return plain, frozen_user_state(params, tokens, feedback, users)
+
+    plain, fast = both(history, feedback)
+    np.testing.assert_allclose(fast, plain, rtol=2e-4, atol=2e-5)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -1,64 +1,14 @@
-"""The floor under a program's time: its matrix products, read off its jaxpr and run alone."""
+"""The floor under a program's time: its matrix products run alone."""
 
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
-from jax.extend import core
 
-
-@dataclass(frozen=True)
-class Product:
-    """One `dot_general`, by its operands' shapes and dtypes, by what is contracted and how precisely."""
-
-    left: tuple[int, ...]
-    right: tuple[int, ...]
-    dimension_numbers: Any
-    dtypes: tuple[str, str]
-    precision: Any
-    preferred_element_type: Any
-
-    @property
-    def operations(self) -> int:
-        """Multiplications and additions of one execution."""
-        (_, right_contract), (_, right_batch) = self.dimension_numbers
-        free = [n for i, n in enumerate(self.right) if i not in (*right_contract, *right_batch)]
-        return 2 * int(np.prod(self.left)) * int(np.prod(free, dtype=int))
-
-
-def matrix_products(function: Callable[..., Any], *args: Any) -> Counter[Product]:
-    """Count how often a function executes each matrix product.
-
-    Bodies of `scan` count once per iteration; bodies of `while` count once (their number of iterations is not known) and
-    so does every branch of a `cond`.
-
-    Args:
-        function: traceable by JAX.
-        args: what to trace it with.
-
-    Returns:
-        Executions per distinct product.
-    """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
-
-
-def _count(jaxpr: core.Jaxpr) -> Counter[Product]:
-    counts: Counter[Product] = Counter()
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            left, right = (cast(jax.core.ShapedArray, v.aval) for v in equation.invars)
-            how = [equation.params[n] for n in ("dimension_numbers", "precision", "preferred_element_type")]
-            dtypes = str(left.dtype), str(right.dtype)
-            counts[Product(left.shape, right.shape, how[0], dtypes, how[1], how[2])] += 1
-        times = equation.params["length"] if equation.primitive.name == "scan" else 1
-        for inner in core.jaxprs_in_params(equation.params):
-            for product, count in _count(inner).items():
-                counts[product] += times * count
-    return counts
+from dsrm_jax.bench.products import Product
 
 
 def compile_products(counts: Counter[Product]) -> Callable[[], Any]:

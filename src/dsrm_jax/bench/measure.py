@@ -13,8 +13,9 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
-from dsrm_jax.bench.floor import compile_products, matrix_products, median_seconds
+from dsrm_jax.bench.floor import compile_products, median_seconds
 from dsrm_jax.bench.parts import Part
+from dsrm_jax.bench.products import matrix_products, operations
 from dsrm_jax.bench.report import print_report
 from dsrm_jax.bench.sizes import SIZES
 from dsrm_jax.bench.work import make_work
@@ -90,13 +91,13 @@ def measure_part(part: Part, *, user_steps: int, repeats: int) -> dict[str, floa
     seconds = median_seconds(lambda: jax.block_until_ready(program(*part.args)), repeats=repeats)
     products = matrix_products(part.function, *part.args)
     floor = median_seconds(compile_products(products), repeats=repeats) if products else 0.0
-    operations = sum(product.operations * times for product, times in products.items()) / part.updates
+    executed = operations(products) / part.updates
     seconds, floor = seconds / part.updates, floor / part.updates
     return {
         "milliseconds": 1e3 * seconds,
         "floor_milliseconds": 1e3 * floor,
         "ratio": seconds / floor if floor else 0.0,
-        "gigaflops_per_second": operations / seconds / 1e9,
+        "gigaflops_per_second": executed / seconds / 1e9,
         "user_steps_per_second": user_steps / seconds,
         "compile_seconds": compile_seconds,
     }

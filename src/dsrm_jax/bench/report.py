@@ -34,7 +34,7 @@ def print_report(numbers: dict[str, Any], console: Console) -> None:
         f"compiling ({how}): {budget['user_steps_per_second']:,.0f} user-steps/s",
         f"peak memory {numbers['peak_memory_gb']:.2f} GB; {machine['cores']} cores, {', '.join(machine['devices'])}, "
         f"jax {machine['jax']}; medians of {numbers['repeats']}; floor: the part's matrix products alone, "
-        "those in bodies of while loops once",
+        "of while loops one iteration",
     ]
     if numbers["stage_one"]:
         stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in numbers["stage_one"].items())
@@ -49,9 +49,10 @@ def print_scaling(numbers: dict[str, Any], console: Console) -> None:
         found = numbers[name]
         table = Table(title=f"purification by {title}", title_justify="left")
         table.add_column(title, justify="right")
-        table.add_column("ms", justify="right")
-        for x, seconds in zip(found["x"], found["seconds"], strict=True):
-            table.add_row(f"{x:,}", f"{1e3 * seconds:.3f}")
+        for heading in ("ms", "floor ms", "ratio"):
+            table.add_column(heading, justify="right")
+        for x, seconds, floor in zip(found["x"], found["seconds"], found["floor_seconds"], strict=True):
+            table.add_row(f"{x:,}", f"{1e3 * seconds:.3f}", f"{1e3 * floor:.3f}", f"{seconds / floor:.2f}")
         console.print(table)
         fit = (
             f"{1e3 * found['intercept']:.3f} ms + {1e6 * found['slope']:.2f} us each, R2 = {found['r2']:.4f}"

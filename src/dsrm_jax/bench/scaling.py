@@ -9,8 +9,9 @@ import numpy as np
 from rich.console import Console
 
 from dsrm_jax.agents.block_slates import LARGEST_WHOLE
-from dsrm_jax.bench.floor import median_seconds
+from dsrm_jax.bench.floor import compile_products, median_seconds
 from dsrm_jax.bench.made_up import factor_world
+from dsrm_jax.bench.products import matrix_products
 from dsrm_jax.bench.report import print_scaling
 from dsrm_jax.budgets import budget
 from dsrm_jax.config import Config
@@ -33,11 +34,12 @@ def run_scaling(*, repeats: int = 5, console: Console | None = None) -> dict[str
         console: where to print; standard output by default.
 
     Returns:
-        Plain numbers. `users` and `diffusion_steps`: seconds of one purification of the loop's states, as `x`, `seconds` and
-        `linear_fit`; the one at the default number of diffusion steps, the other of the fewest users. `items`: what the loop's
-        compiled program takes besides its arguments and results, as `x`, `temporary_bytes`, `table_bytes` of the item tables
-        (what the catalogue says of its items, and what slates are scored with), `beyond_bytes` of the rest (None where it is not
-        positive), and the `exponent` that fits the rest over the sizes in `fitted`, those above `LARGEST_WHOLE`:
+        Plain numbers. `users` and `diffusion_steps`: seconds of one purification of the loop's states, as `x`, `seconds`,
+        `floor_seconds` (its matrix products alone) and `linear_fit`; the one at the default number of diffusion steps, the
+        other of the fewest users. `items`: what the loop's compiled program takes besides its arguments and results, as `x`,
+        `temporary_bytes`, `table_bytes` of the item tables (what the catalogue says of its items, and what slates are scored
+        with), `beyond_bytes` of the rest (None where it is not positive), and the `exponent` that fits the rest over the sizes
+        in `fitted`, those above `LARGEST_WHOLE`:
         smaller catalogues run another program.
 
     Raises:
@@ -49,10 +51,10 @@ def run_scaling(*, repeats: int = 5, console: Console | None = None) -> dict[str
     config = budget("paper")
     config = replace(config, training=replace(config.training, seeds=config.training.seeds[:1]))
 
-    def at_users(users: int) -> float:
+    def at_users(users: int) -> tuple[float, float]:
         return purify_seconds(config, users=users, repeats=repeats)
 
-    def at_steps(steps: int) -> float:
+    def at_steps(steps: int) -> tuple[float, float]:
         changed = replace(config, purifier=replace(config.purifier, diffusion_steps=steps))
         return purify_seconds(changed, users=USERS[0], repeats=repeats)
 
@@ -66,9 +68,9 @@ def run_scaling(*, repeats: int = 5, console: Console | None = None) -> dict[str
     return numbers
 
 
-def _timed(seconds_at: Callable[[int], float], x: Sequence[int]) -> dict[str, Any]:
-    seconds = [seconds_at(size) for size in x]
-    return {"x": list(x), "seconds": seconds, **linear_fit(x, seconds)}
+def _timed(seconds_at: Callable[[int], tuple[float, float]], x: Sequence[int]) -> dict[str, Any]:
+    seconds, floor = zip(*(seconds_at(size) for size in x), strict=True)
+    return {"x": list(x), "seconds": list(seconds), "floor_seconds": list(floor), **linear_fit(x, seconds)}
 
 
 def linear_fit(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
@@ -89,8 +91,8 @@ def power_fit(x: Sequence[float], y: Sequence[float]) -> float:
     return linear_fit(np.log(x).tolist(), np.log(y).tolist())["slope"]
 
 
-def purify_seconds(config: Config, *, users: int, repeats: int) -> float:
-    """Return the median seconds that the loop's `perceive` takes for users who have just arrived."""
+def purify_seconds(config: Config, *, users: int, repeats: int) -> tuple[float, float]:
+    """Return the median seconds that the loop's `perceive` takes for users who have just arrived, and its products alone."""
     world, perception = _world(config, items=ITEMS[0])
     environment, perceive = make_environment(config.environment), make_perceive(config)
     key = jax.random.key(0)
@@ -98,8 +100,14 @@ def purify_seconds(config: Config, *, users: int, repeats: int) -> float:
         key, world
     )
     arguments = (perception, key, observation)
-    program = jax.jit(lambda *args: perceive(*args).state).lower(*arguments).compile()
-    return median_seconds(lambda: jax.block_until_ready(program(*arguments)), repeats=repeats)
+
+    def states(*args: Any) -> jax.Array:
+        return perceive(*args).state
+
+    program = jax.jit(states).lower(*arguments).compile()
+    products = compile_products(matrix_products(states, *arguments))
+    seconds = median_seconds(lambda: jax.block_until_ready(program(*arguments)), repeats=repeats)
+    return seconds, median_seconds(products, repeats=repeats)
 
 
 def memory_by_items(config: Config, items: Sequence[int]) -> dict[str, Any]:

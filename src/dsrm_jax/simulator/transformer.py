@@ -19,10 +19,10 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from dsrm_jax.simulator.response import click_probability, item_vectors
+from dsrm_jax.simulator.transformer_state import NORM_EPSILON, frozen_user_state
 from dsrm_jax.simulator.world import History
 
 MAX_LEVELS = 64  # features with more levels (authors, music) are left to the id embedding
-_NORM_EPSILON = 1e-5
 
 
 class Features(NamedTuple):
@@ -55,10 +55,10 @@ class EncoderLayer(nn.Module):
         attended = nn.MultiHeadDotProductAttention(
             num_heads=self.num_heads, dropout_rate=self.dropout, deterministic=deterministic, name="attention"
         )(query, x, x, mask=causal[None, None])
-        x = nn.LayerNorm(epsilon=_NORM_EPSILON, name="attention_norm")(query + drop(attended))
+        x = nn.LayerNorm(epsilon=NORM_EPSILON, name="attention_norm")(query + drop(attended))
         hidden = drop(nn.relu(nn.Dense(self.hidden, name="feed_in")(x)))
         forward = nn.Dense(dim, name="feed_out")(hidden)
-        return nn.LayerNorm(epsilon=_NORM_EPSILON, name="feed_norm")(x + drop(forward))
+        return nn.LayerNorm(epsilon=NORM_EPSILON, name="feed_norm")(x + drop(forward))
 
 
 class EntityEncoder(nn.Module):
@@ -76,7 +76,7 @@ class EntityEncoder(nn.Module):
         latents = [nn.Embed(self.size, self.latent, name="id")(index)]
         latents += [nn.Dense(self.latent, name=f"feature_{n}")(x) for n, x in enumerate(features)]
         normed = [
-            nn.LayerNorm(epsilon=_NORM_EPSILON, name=f"norm_{n}")(latent) for n, latent in enumerate(latents)
+            nn.LayerNorm(epsilon=NORM_EPSILON, name=f"norm_{n}")(latent) for n, latent in enumerate(latents)
         ]
         return jnp.sum(nn.Dense(self.dim, name="shared")(jnp.stack(normed)), axis=0)
 
@@ -112,7 +112,7 @@ class UserResponseModel(nn.Module):
 
     def setup(self):
         """Declare the parts; flax calls this."""
-        norm = partial(nn.LayerNorm, epsilon=_NORM_EPSILON)
+        norm = partial(nn.LayerNorm, epsilon=NORM_EPSILON)
         self.user_encoder = EntityEncoder(self.num_users, self.latent, self.dim)
         self.item_encoder = EntityEncoder(self.num_items + 1, self.latent, self.dim)
         self.item_norm = norm()
@@ -243,9 +243,9 @@ def click_logit(
         feedback: `(B, H, F)` 0/1, zero where there is no event.
         items: `(B, K, E)` item encodings.
     """
-    apply = partial(response.model.apply, {"params": response.params})
-    state = apply(response.token[history], feedback, user, method="user_state")
-    weights = cast(Array, apply(state, method="attention"))[:, 0]
+    state = frozen_user_state(response.params, response.token[history], feedback, user)
+    attention = response.model.apply({"params": response.params}, state, method="attention")
+    weights = cast(Array, attention)[:, 0]
     return jnp.mean(weights[:, None, :] * items, axis=-1)
 
 

@@ -1,0 +1,130 @@
+"""A program's matrix products, read off its jaxpr."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+LARGEST_KNOWN = 10_000  # elements of a value that is worked out while counting
+
+
+@dataclass(frozen=True)
+class Product:
+    """One `dot_general`, by its operands' shapes and dtypes, by what is contracted and how precisely."""
+
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+    dimension_numbers: Any
+    dtypes: tuple[str, str]
+    precision: Any
+    preferred_element_type: Any
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of one execution."""
+        (_, right_contract), (_, right_batch) = self.dimension_numbers
+        free = [n for i, n in enumerate(self.right) if i not in (*right_contract, *right_batch)]
+        return 2 * int(np.prod(self.left)) * int(np.prod(free, dtype=int))
+
+
+def matrix_products(function: Callable[..., Any], *args: Any) -> Counter[Product]:
+    """Count how often a function executes each matrix product.
+
+    A body of `scan` counts once per iteration. A `cond` whose index does not depend on `args`, be it another one in each
+    iteration of a scan, counts the branch that is taken; else the cheapest one. A body of `while` counts once, as its
+    iterations are not known: what is counted is never more than what is executed, but for loops of no iteration.
+
+    Args:
+        function: traceable by JAX.
+        args: what to trace it with.
+
+    Returns:
+        Executions per distinct product.
+    """
+    closed = jax.make_jaxpr(function)(*args)
+    consts = [x if isinstance(x, np.ndarray) and x.size <= LARGEST_KNOWN else None for x in closed.consts]
+    return _count(closed.jaxpr, consts, [None] * len(closed.jaxpr.invars))[0]
+
+
+def _count(
+    jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any]
+) -> tuple[Counter[Product], list[Any]]:
+    """Return the executions and the outputs; None stands for a value that is not known."""
+    counts: Counter[Product] = Counter()
+    known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, core.Literal) else known.get(atom)
+
+    for equation in jaxpr.eqns:
+        found, outputs = _count_equation(equation, [read(atom) for atom in equation.invars])
+        counts.update(found)
+        known.update(zip(equation.outvars, outputs, strict=True))
+    return counts, [read(atom) for atom in jaxpr.outvars]
+
+
+def _count_equation(equation: Any, values: list[Any]) -> tuple[Counter[Product], list[Any]]:
+    """Return the executions of one equation and what is known of its outputs."""
+    unknown = [None] * len(equation.outvars)
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        return Counter([_product(equation)]), unknown
+    if name == "scan":
+        return _count_scan(params, values), unknown
+    if name == "cond":
+        branches = [_count(b.jaxpr, b.consts, values[1:])[0] for b in params["branches"]]
+        if values[0] is None:
+            return min(branches, key=operations), unknown
+        return branches[int(np.clip(values[0], 0, len(branches) - 1))], unknown
+    inner = list(core.jaxprs_in_params(params))
+    if len(inner) == 1 and len(inner[0].invars) == len(values):  # a call, such as that of a jitted function
+        return _count(inner[0], [None] * len(inner[0].constvars), values)
+    if inner:
+        return sum((_count_blindly(jaxpr) for jaxpr in inner), Counter()), unknown
+    plain = not any(jnp.issubdtype(v.aval.dtype, jax.dtypes.extended) for v in equation.outvars)
+    small = all(np.prod(v.aval.shape) <= LARGEST_KNOWN for v in equation.outvars)
+    if not (plain and small) or any(value is None for value in values):
+        return Counter(), unknown
+    outputs = equation.primitive.bind(*values, **params)
+    return Counter(), list(outputs) if equation.primitive.multiple_results else [outputs]
+
+
+def _count_blindly(jaxpr: core.Jaxpr) -> Counter[Product]:
+    return _count(jaxpr, [None] * len(jaxpr.constvars), [None] * len(jaxpr.invars))[0]
+
+
+def _count_scan(params: dict[str, Any], values: list[Any]) -> Counter[Product]:
+    """Return the executions of a scan; one by one only where something is known of each iteration."""
+    body, length = params["jaxpr"], params["length"]
+    fixed, carry = params["num_consts"], params["num_carry"]
+    consts, columns = values[:fixed], values[fixed + carry :]
+    counts: Counter[Product] = Counter()
+    if all(column is None for column in columns) or not _branches(body.jaxpr):
+        once = _count(body.jaxpr, body.consts, [*consts, *[None] * (carry + len(columns))])[0]
+        return Counter({product: length * count for product, count in once.items()})
+    for i in range(length):
+        row = [None if column is None else np.asarray(column)[i] for column in columns]
+        counts.update(_count(body.jaxpr, body.consts, [*consts, *[None] * carry, *row])[0])
+    return counts
+
+
+def _branches(jaxpr: core.Jaxpr) -> bool:
+    """Return whether there is a `cond` anywhere inside."""
+    inner = (j for equation in jaxpr.eqns for j in core.jaxprs_in_params(equation.params))
+    return any(equation.primitive.name == "cond" for equation in jaxpr.eqns) or any(map(_branches, inner))
+
+
+def operations(counts: Counter[Product]) -> int:
+    """Return the multiplications and additions of all executions."""
+    return sum(product.operations * times for product, times in counts.items())
+
+
+def _product(equation: Any) -> Product:
+    left, right = (cast(jax.core.ShapedArray, v.aval) for v in equation.invars)
+    how = [equation.params[n] for n in ("dimension_numbers", "precision", "preferred_element_type")]
+    return Product(left.shape, right.shape, how[0], (str(left.dtype), str(right.dtype)), how[1], how[2])
