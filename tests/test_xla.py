@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrm_jax.xla import FLAGS, set_flags
+from dsrm_jax.xla import FLAGS, SHORT_PROGRAMS, set_flags
 
 CODE = """
 import os
@@ -27,6 +27,8 @@ def test_flags_are_appended_and_a_users_own_choice_stays():
     before = dict(environ)
     set_flags(environ)
     assert environ == before
+    set_flags(environ, SHORT_PROGRAMS)
+    assert environ["XLA_FLAGS"] == " ".join([before["XLA_FLAGS"], *SHORT_PROGRAMS])
 
 
 def test_the_command_line_sets_them_before_jax_starts():

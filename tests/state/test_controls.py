@@ -16,7 +16,8 @@ from dsrm_jax.state.controls import (
 )
 from dsrm_jax.state.encoder import Evidence
 from dsrm_jax.state.popularity_probes import explained_share, ridge_r2
-from dsrm_jax.state.purifier import PurifierBatch, fit_purifier
+from dsrm_jax.state.purifier import PurifierBatch
+from dsrm_jax.state.stage_one import fit_purifier
 
 N, D = 2000, 5
 

@@ -14,12 +14,12 @@ from dsrm_jax.state.encoder import Evidence
 from dsrm_jax.state.probes import change, gaussian_floor, leak_ratio, oracle_recovery
 from dsrm_jax.state.purifier import (
     PurifierBatch,
-    fit_purifier,
     level_losses,
     make_purifier,
     start_level,
 )
 from dsrm_jax.state.schedule import make_schedule
+from dsrm_jax.state.stage_one import fit_purifier
 
 D = 16
 MASKED = PurifierConfig(kind="masked", diffusion_steps=10, schedule="cosine", hidden=64)

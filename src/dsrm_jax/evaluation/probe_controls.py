@@ -23,7 +23,7 @@ from dsrm_jax.state.perception import (
     sample_states,
 )
 from dsrm_jax.state.popularity_probes import clicked_popularity
-from dsrm_jax.state.purifier import fit_purifier
+from dsrm_jax.state.stage_one import fit_purifier
 from dsrm_jax.training.prepare import Prepared, Say, data_key, seed_keys
 
 NUM_FIT = 4000  # training histories that the linear controls are fitted to

@@ -137,7 +137,7 @@ class _Autoencoder(nn.Module):
 def denoising_autoencoder(*, state_dim: int, hidden: int) -> Purifier:
     """Return a denoising autoencoder under the `Purifier` contract: a masked view in, the cleaner state out, square error.
 
-    It has the widths of a diffusion purifier and learns from the same pairs (`purifier.fit_purifier`), so what it lacks is
+    It has the widths of a diffusion purifier and learns from the same pairs (`stage_one.fit_purifier`), so what it lacks is
     diffusion alone.
 
     Args:

@@ -24,9 +24,10 @@ from dsrm_jax.state.encoder import (
     summary_dim,
 )
 from dsrm_jax.state.probes import change, gaussian_floor, leak_ratio, oracle_recovery
-from dsrm_jax.state.purifier import Purifier, PurifierBatch, fit_purifier, level_losses, make_purifier
+from dsrm_jax.state.purifier import Purifier, PurifierBatch, level_losses, make_purifier
 from dsrm_jax.state.rce import LabelledBatch, fit_denoiser, make_rce_purifier, sample_labelled_states
 from dsrm_jax.state.schedule import make_schedule
+from dsrm_jax.state.stage_one import fit_purifier
 from dsrm_jax.state.targets import (
     Leverage,
     Visited,
