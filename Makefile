@@ -26,7 +26,7 @@ help: ## list the targets and variables
 	@echo
 	@echo "  ENV=$(ENV)        kuairec, kuairand, kuairec-signed, ml-100k, ml-1m, log (a CSV or Parquet file in DATA)"
 	@echo "  METHOD=$(METHOD)   dsrm_hrl, a2c, td3, bcq, mofir, dorl, dnair, sac4ir, fcpo, flat, hrl, ... (README lists them)"
-	@echo "  BUDGET=$(BUDGET)    tiny (seconds), quick (a tenth of the paper's), default (minutes), paper (20,000 steps)"
+	@echo "  BUDGET=$(BUDGET)    tiny (seconds), quick (a tenth of the paper's; sweep, compare, reproduce), default (minutes), paper (20,000 steps)"
 	@echo "  DATA=folder or file of the real data (empty: ./data/ENV if it is there, else the embedded synthetic world)"
 	@echo "  MAX_LEN=$(MAX_LEN)  SEEDS=\"11 15 19\"  OUT=run directory"
 
@@ -50,7 +50,7 @@ evaluate: setup ## evaluate a trained run again: make evaluate OUT=runs/...
 data: setup ## download, check and parse the official data of ENV
 	@$(BIN)/dsrm-jax data --env $(ENV) $(if $(DATA),--data $(DATA))
 
-sweep: setup ## run a grid of configurations: make sweep PLAN=experiments/sweep.toml
+sweep: setup ## run a grid of configurations on one ENV: make sweep PLAN=experiments/sweep.toml ENV=kuairec
 	@$(BIN)/dsrm-jax sweep $(PLAN) --grid data.env=$(ENV) $(SWEEP_BUDGET) $(if $(OUT),--out $(OUT))
 
 compare: setup ## every method on both worlds and session lengths, one table each

@@ -112,6 +112,19 @@ def test_a_method_whose_need_the_data_cannot_meet_is_refused(method, log, messag
     assert f" {method}," not in str(caught.value).split("choose one of")[1]
 
 
+def test_worlds_remembered_from_another_method_do_not_let_one_in(monkeypatch):
+    """A sweep hands the worlds of its first method to the next."""
+    monkeypatch.setattr(
+        stage_one, "load_worlds", lambda config, say: (log_of([0, 0, 1, 2], matrix=MATRIX), None, {})
+    )
+    memory = {}
+    config = merge(CONFIG, {"agent": {"method": "a2c"}}, "test")
+    stage_one.remembered_worlds(config, print, memory)
+    with pytest.raises(InputError, match="bcq learns from a log"):
+        stage_one.remembered_worlds(merge(config, {"agent": {"method": "bcq"}}, "test"), print, memory)
+    assert len(memory) == 1
+
+
 def test_what_the_data_do_meet_is_not_refused():
     for method in ("bcq", "dorl", "dnair", "dsrm_hrl"):
         check_usable(method, log_of([0, 0, 1, 2]))

@@ -35,9 +35,9 @@ class Product:
 def matrix_products(function: Callable[..., Any], *args: Any) -> Counter[Product]:
     """Count how often a function executes each matrix product.
 
-    A body of `scan` counts once per iteration. A `cond` whose index does not depend on `args`, be it another one in each
-    iteration of a scan, counts the branch that is taken; else the cheapest one. A body of `while` counts once, as its
-    iterations are not known: what is counted is never more than what is executed, but for loops of no iteration.
+    A body of `scan` counts once per iteration. A `cond` whose index depends neither on `args` nor on a scan's carry, be it
+    another one in each iteration, counts the branch that is taken; else the cheapest one. A body of `while` counts once, as
+    its iterations are not known. XLA may still drop or hoist a product that is counted.
 
     Args:
         function: traceable by JAX.
@@ -82,7 +82,7 @@ def _count_equation(equation: Any, values: list[Any]) -> tuple[Counter[Product],
             return min(branches, key=operations), unknown
         return branches[int(np.clip(values[0], 0, len(branches) - 1))], unknown
     inner = list(core.jaxprs_in_params(params))
-    if len(inner) == 1 and len(inner[0].invars) == len(values):  # a call, such as that of a jitted function
+    if len(inner) == 1 and _is_call(equation, inner[0]):
         return _count(inner[0], [None] * len(inner[0].constvars), values)
     if inner:
         return sum((_count_blindly(jaxpr) for jaxpr in inner), Counter()), unknown
@@ -92,6 +92,12 @@ def _count_equation(equation: Any, values: list[Any]) -> tuple[Counter[Product],
         return Counter(), unknown
     outputs = equation.primitive.bind(*values, **params)
     return Counter(), list(outputs) if equation.primitive.multiple_results else [outputs]
+
+
+def _is_call(equation: Any, inner: core.Jaxpr) -> bool:
+    """Return whether an equation hands its operands to `inner` and its results on, as that of a jitted function does."""
+    atoms = (equation.invars, inner.invars), (equation.outvars, inner.outvars)
+    return all([v.aval for v in outside] == [v.aval for v in inside] for outside, inside in atoms)
 
 
 def _count_blindly(jaxpr: core.Jaxpr) -> Counter[Product]:

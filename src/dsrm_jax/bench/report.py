@@ -34,7 +34,7 @@ def print_report(numbers: dict[str, Any], console: Console) -> None:
         f"compiling ({how}): {budget['user_steps_per_second']:,.0f} user-steps/s",
         f"peak memory {numbers['peak_memory_gb']:.2f} GB; {machine['cores']} cores, {', '.join(machine['devices'])}, "
         f"jax {machine['jax']}; medians of {numbers['repeats']}; floor: the part's matrix products alone, "
-        "of while loops one iteration",
+        "of while loops one iteration; a ratio is below 1 where XLA hoists or drops products",
     ]
     if numbers["stage_one"]:
         stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in numbers["stage_one"].items())

@@ -11,6 +11,7 @@ from dsrm_jax.bench.parts import Part, make_parts, make_ranking_parts
 from dsrm_jax.bench.sizes import Size
 from dsrm_jax.config import Config
 from dsrm_jax.simulator.held_ratings import NUM_RECENT
+from dsrm_jax.state.perception import purifier_settings
 from dsrm_jax.training.fcpo_ranking import HORIZON, ITERATIONS, RankingData, train_fcpo_ranking
 from dsrm_jax.training.prepare import Prepared
 from dsrm_jax.training.run import chunk_size, compile_chunk, num_updates, start
@@ -47,7 +48,9 @@ def make_work(size: Size, prepared: Prepared | RankingData) -> Work:
             "slate_size": config.environment.slate_size,
             "items": world.num_items,
             "population": world.num_users,
-            "diffusion_steps": config.purifier.diffusion_steps,
+            "diffusion_steps": 0
+            if purifier_settings(config).kind == "identity"
+            else config.purifier.diffusion_steps,
             "history_length": config.environment.history_length,
         },
         facts=prepared.facts,

@@ -118,7 +118,9 @@ def load_log(data: "DataConfig", synthetic: "SyntheticConfig") -> InteractionLog
         return generate(data.env, synthetic, data.seed)
     if not path.exists():
         hint = (
-            "check data.path" if data.path else "fetch it with `make data`, or name its folder in data.path"
+            "check data.path"
+            if data.path
+            else f"fetch it with `make data ENV={data.env}`, or name its folder in data.path"
         )
         raise InputError(f"{path}: no such file or folder for data set {data.env!r}; {hint}")
     load = _loader(source)

@@ -1,4 +1,4 @@
-"""The frozen user response model's state, with a third less arithmetic than its layers written out.
+"""The frozen user response model's state, with two fifths less arithmetic than its layers written out.
 
 `UserResponseModel.user_state` is the plain form, and what is trained. Here, where nothing is dropped out, three identities save
 products: the first layer's tokens are a placed item beside a linear map of a few feedback bits, whose projection is a product

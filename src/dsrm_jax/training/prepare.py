@@ -176,8 +176,10 @@ def prepare(config: Config, say: Say = print, memory: Memory | None = None) -> P
 def remembered_worlds(
     config: Config, say: Say, memory: Memory
 ) -> tuple[InteractionLog, Worlds, dict[str, Any]]:
-    """Return `load_worlds`, made once for all configurations that share it."""
-    return _once(memory, _worlds_key(config), lambda: load_worlds(config, say))
+    """Return `load_worlds`, made once for all configurations that share it; raises as it does, for each."""
+    found = _once(memory, _worlds_key(config), lambda: load_worlds(config, say))
+    check_usable(config.agent.method, found[0])  # what is remembered may have been made for another method
+    return found
 
 
 def _once(memory: Memory, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
