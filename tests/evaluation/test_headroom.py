@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
+import scipy.special
 from rich.console import Console
 
 from dsrm_jax.agents.yardsticks import make_yardstick
@@ -109,15 +111,20 @@ def test_ends_of_the_scale_are_exact():
     assert gain["low"] < gain["mean"] < gain["high"]
 
 
-def test_oracle_state_is_the_ridge_regression_of_the_true_logits(world, embeddings):
+def test_oracle_state_is_the_nearest_to_the_true_click_chances(world, embeddings):
+    """Against SciPy's minimum of the same objective in float64."""
     r = jax.tree.map(lambda x: np.asarray(x, np.float64), world.response)
-    logits = r.user @ r.item.T + r.user_bias[:, None] + r.item_bias
+    chance = scipy.special.expit(r.user @ r.item.T + r.user_bias[:, None] + r.item_bias)
     items = np.asarray(world.item)
-    vectors = np.asarray(embeddings.vectors, np.float64)[items]
-    design = np.r_[vectors, np.sqrt(0.7) * np.eye(D)]
-    wanted = logits - np.asarray(embeddings.bias)[items]
-    expected = np.linalg.lstsq(design, np.r_[wanted.T, np.zeros((D, USERS))], rcond=None)[0].T
-    np.testing.assert_allclose(oracle_states(embeddings, world, ridge=0.7), expected, rtol=2e-4, atol=2e-4)
+    vectors, bias = (np.asarray(x, np.float64)[items] for x in (embeddings.vectors, embeddings.bias))
+    found = jax.jit(lambda e, w: oracle_states(e, w, ridge=0.7))(embeddings, world)
+    for p, state in zip(chance, found, strict=True):
+
+        def distance(s, p=p):
+            logit = vectors @ s + bias
+            return np.sum(np.logaddexp(0, logit) - p * logit) + 0.35 * s @ s
+
+        np.testing.assert_allclose(state, scipy.optimize.minimize(distance, np.zeros(D)).x, atol=2e-3)
 
 
 def test_oracle_state_needs_a_known_truth(world, embeddings):

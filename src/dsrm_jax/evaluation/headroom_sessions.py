@@ -21,6 +21,9 @@ from dsrm_jax.state.encoder import Embeddings, make_catalogue, recent_events
 from dsrm_jax.state.perception import Perceive, Perception
 from dsrm_jax.state.view import View
 
+ORACLE_STEPS = 10
+USERS_AT_ONCE = 64
+
 
 @struct.dataclass
 class Recorded:
@@ -70,10 +73,12 @@ def arriving_with(environment: Environment, lengths: Sequence[int]) -> Environme
 
 
 def oracle_states(embeddings: Embeddings, world: World, *, ridge: float = 1.0) -> Float[Array, "U D"]:
-    """Return the best state of each user in the learnt space: the ridge regression of their true click logits.
+    """Return the best state of each user in the learnt space: the one whose predicted clicks are nearest to the true chances.
 
-    Over the catalogue, minimises sum_j (<s, vector_j> + bias_j - logit_j)^2 + ridge |s|^2, so that what separates the oracle
-    from a purified state is the state alone and never the item vectors.
+    Over the catalogue, minimises sum_j KL(p_j || sigmoid(<s, vector_j> + bias_j)) + ridge / 2 |s|^2: what endless histories of
+    uniformly shown items would teach, so that what separates the oracle from a purified state is the state alone and never
+    the item vectors. A regression of the true logits would spend its fit on chances near 0 and 1; where item vectors are learnt
+    from few rows its slates earn less than those of a purified state (R_each .69 and .71 in the kuairand world).
 
     Args:
         embeddings: the frozen item side.
@@ -81,7 +86,7 @@ def oracle_states(embeddings: Embeddings, world: World, *, ridge: float = 1.0) -
         ridge: weight of the squared norm, positive.
 
     Returns:
-        `(U, D)` float32.
+        `(U, D)` float32, after `ORACLE_STEPS` Newton steps from zero.
 
     Raises:
         InputError: the world's responses are no factors.
@@ -92,11 +97,22 @@ def oracle_states(embeddings: Embeddings, world: World, *, ridge: float = 1.0) -
             "the oracle state needs users whose true click logits are factors, which the embedded synthetic worlds have: "
             "leave data.path empty and the default data folder without files"
         )
-    vectors = embeddings.vectors[world.item]
-    gram = vectors.T @ vectors + ridge * jnp.eye(vectors.shape[1])
-    offset = vectors.T @ (response.item_bias - embeddings.bias[world.item])
-    moment = response.user @ (response.item.T @ vectors) + response.user_bias[:, None] * jnp.sum(vectors, 0)
-    return jnp.linalg.solve(gram, (moment + offset).T).T
+    vectors, bias = embeddings.vectors[world.item], embeddings.bias[world.item]
+    prior = ridge * jnp.eye(vectors.shape[1])
+
+    def of_user(user: tuple[Array, Array]) -> Array:
+        factors, user_bias = user
+        truth = jax.nn.sigmoid(response.item @ factors + response.item_bias + user_bias)
+
+        def newton(_: int, state: Array) -> Array:
+            chance = jax.nn.sigmoid(vectors @ state + bias)
+            gradient = vectors.T @ (truth - chance) - ridge * state
+            curvature = (vectors * (chance * (1 - chance))[:, None]).T @ vectors + prior
+            return state + jnp.linalg.solve(curvature, gradient)
+
+        return jax.lax.fori_loop(0, ORACLE_STEPS, newton, jnp.zeros(vectors.shape[1]))
+
+    return jax.lax.map(of_user, (response.user, response.user_bias), batch_size=USERS_AT_ONCE)
 
 
 def oracle_perceive(perception: Perception, key: jax.Array, state: EnvState) -> View:
