@@ -130,7 +130,7 @@ def _cell_of(result: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _times(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for i, heading in enumerate(("method", "compiling, s", "training, s", "evaluation, s", "user-steps/s")):
+    for i, heading in enumerate(("method", "compile, s", "train, s", "evaluate, s", "user-steps/s")):
         table.add_column(heading, justify="right" if i else "left")
     for r in rows:
         time = r["timing"]
