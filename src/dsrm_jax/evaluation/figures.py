@@ -1,6 +1,5 @@
 """Pictures of a run."""
 
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from dsrm_jax.evaluation.pictures import write_picture
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SIZE = (10.0, 6.5)  # inches
-DPI = 110
 
 # metric, title, unit, lowest value of the axis where it is fixed
 PANELS = (
@@ -35,9 +35,7 @@ def learning_curves(path: Path, rows: Sequence[Mapping[str, Any]], *, title: str
         smooth: as `draw_learning_curves`.
     """
     figure = draw_learning_curves(rows, title=title, smooth=smooth)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=DPI, format="png")
-    os.replace(temporary, path)
+    write_picture(figure, path)
 
 
 def draw_learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str, smooth: int = 15) -> "Figure":

@@ -1,6 +1,5 @@
 """Pictures of the probes: Figure 4's maps with their numbers, and every control between popularity and interest."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from dsrm_jax.evaluation.pictures import write_picture
 from dsrm_jax.evaluation.probe_verdicts import MAX_POPULARITY, PURIFIER, RAW
 from dsrm_jax.state.clustering import popularity_bins, separation, tsne_map
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-DPI = 110
+    pass
 
 
 def states_figure(
@@ -58,7 +56,7 @@ def states_figure(
             )
             axes.set(xticks=[], yticks=[])
     figure.suptitle(f"{title}\nt-SNE of states of {len(interest):,} held-out users", fontsize=10)
-    _write(figure, path)
+    write_picture(figure, path)
 
 
 def controls_figure(path: Path, report: Mapping[str, Any]) -> None:
@@ -113,10 +111,4 @@ def controls_figure(path: Path, report: Mapping[str, Any]) -> None:
     figure.suptitle(
         f"{report['source']}; {report['purifier']} purifier, {report['users']:,} held-out users", fontsize=10
     )
-    _write(figure, path)
-
-
-def _write(figure: "Figure", path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=DPI, format="png")
-    os.replace(temporary, path)
+    write_picture(figure, path)

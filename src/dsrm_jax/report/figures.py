@@ -1,11 +1,11 @@
 """The report's pictures, PNGs written whole or not at all."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dsrm_jax.evaluation.pictures import write_picture
 from dsrm_jax.report import paper
 from dsrm_jax.report.curves import read_curve
 from dsrm_jax.report.evidence import Cell, Evidence, Row
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI = 100
 WIDTH = 10.0  # inches
 PANELS = (("length", "Len, steps"), ("reward", "R_each"), ("return", "R_cum"), ("ad", "AD"))
 OWN = "dsrm_hrl"
@@ -39,7 +38,7 @@ def draw_all(evidence: Evidence, folder: Path) -> dict[str, str]:
     ):
         figure = draw(evidence)
         if figure is not None:
-            _write(figure, folder / f"{name}.png")
+            write_picture(figure, folder / f"{name}.png")
             drawn[name] = (
                 draw.__doc__.splitlines()[0].removeprefix("Draw ").rstrip(".") if draw.__doc__ else name
             )
@@ -212,9 +211,3 @@ def _band(axes: "Axes", steps: np.ndarray, curves: np.ndarray, method: str, colo
     axes.fill_between(steps, curves.min(axis=1), curves.max(axis=1), color=colour, alpha=0.15, linewidth=0)
     label = method_name(method)
     axes.plot(steps, curves.mean(axis=1), color=colour, linewidth=2.2 if own else 1.0, label=label)
-
-
-def _write(figure: "Figure", path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=DPI, format="png")
-    os.replace(temporary, path)
