@@ -44,18 +44,17 @@ def surface_table(results: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     """Lay out what each purifier recovers over all worlds and history lengths.
 
     Args:
-        results: world to a result of `headroom.headroom`, all of the same purifiers and lengths.
+        results: world to a result of `headroom.headroom`, all of the same purifiers.
 
     Returns:
         What `rich.console.Console.print` takes.
     """
-    first = next(iter(results.values()))
-    columns = [(world, str(n)) for world in results for n in first["lengths"]]
-    table = _table("recovered of R_each", *(f"{world}, {n}" for world, n in columns))
-    for purifier in first["recovered"]:
-        table.add_row(
-            purifier, *(share_cell(results[w]["recovered"][purifier][n]["reward"]) for w, n in columns)
-        )
+    purifiers = next(iter(results.values()))["recovered"]
+    table = _table("recovered of R_each", *purifiers)
+    for world, result in results.items():
+        for n in result["lengths"]:
+            shares = (result["recovered"][purifier][str(n)]["reward"] for purifier in purifiers)
+            table.add_row(f"{world}, {n} events", *map(share_cell, shares))
     return table
 
 
