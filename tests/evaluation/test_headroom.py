@@ -199,6 +199,7 @@ TINY = Config(
 )
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["trained", "greedy"])
 def test_ruler_reports_every_state_length_and_step(policy, tmp_path):
