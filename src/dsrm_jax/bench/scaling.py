@@ -9,9 +9,9 @@ import numpy as np
 from rich.console import Console
 
 from dsrm_jax.agents.block_slates import LARGEST_WHOLE
-from dsrm_jax.bench.floor import compile_products, median_seconds
 from dsrm_jax.bench.made_up import factor_world
-from dsrm_jax.bench.products import matrix_products
+from dsrm_jax.bench.measure import measure_part
+from dsrm_jax.bench.parts import Part
 from dsrm_jax.bench.report import print_scaling
 from dsrm_jax.budgets import budget
 from dsrm_jax.config import Config
@@ -104,10 +104,8 @@ def purify_seconds(config: Config, *, users: int, repeats: int) -> tuple[float, 
     def states(*args: Any) -> jax.Array:
         return perceive(*args).state
 
-    program = jax.jit(states).lower(*arguments).compile()
-    products = compile_products(matrix_products(states, *arguments))
-    seconds = median_seconds(lambda: jax.block_until_ready(program(*arguments)), repeats=repeats)
-    return seconds, median_seconds(products, repeats=repeats)
+    found = measure_part(Part("perceive", states, arguments), user_steps=users, repeats=repeats)
+    return found["milliseconds"] / 1e3, found["floor_milliseconds"] / 1e3
 
 
 def memory_by_items(config: Config, items: Sequence[int]) -> dict[str, Any]:

@@ -10,10 +10,11 @@ Shapes: B users, H events, E width of encodings, D = 2E width of tokens, F kinds
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jaxtyping import Array, Float
 
 NORM_EPSILON = 1e-5
@@ -33,7 +34,7 @@ def frozen_user_state(
         feedback: `(B, H, F)` float32 0/1, zero where there is no event.
         user: `(B, E)` float32 user encodings.
     """
-    placed = layer_norm(params["token_norm"], tokens + params["position"]["embedding"])
+    placed = _layer_norm(params["token_norm"], tokens + params["position"]["embedding"])
     x = jnp.concatenate([placed, _dense(params["feedback"], feedback)], axis=-1)
     layers = [params[f"layers_{n}"] for n in range(sum(name.startswith("layers_") for name in params))]
     for n, layer in enumerate(layers[:-1]):
@@ -44,14 +45,11 @@ def frozen_user_state(
             projected = jnp.einsum("bhe,epnm->pbhnm", x, kernel) + bias[:, None, None]
         x = _finish(layer, x, _attend(*projected))
     last = _finish(layers[-1], x[:, -1], _attend_from_last(layers[-1]["attention"], x))
-    return jnp.concatenate([last, layer_norm(params["user_norm"], user)], axis=-1)
+    return jnp.concatenate([last, _layer_norm(params["user_norm"], user)], axis=-1)
 
 
-def layer_norm(norm: Mapping[str, Array], x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-    """Return x with mean 0 and variance 1 over its last axis, scaled and shifted."""
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(variance + NORM_EPSILON) * norm["scale"] + norm["bias"]
+def _layer_norm(norm: Mapping[str, Array], x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    return cast(Array, nn.LayerNorm(epsilon=NORM_EPSILON).apply({"params": norm}, x))
 
 
 def _dense(layer: Mapping[str, Array], x: Float[Array, "... I"]) -> Float[Array, "... O"]:
@@ -106,6 +104,6 @@ def _finish(
     """What follows attention in a layer: its output map, feed-forward, residuals and norms."""
     out = layer["attention"]["out"]
     mapped = jnp.einsum("...nm,nmd->...d", attended, out["kernel"]) + out["bias"]
-    x = layer_norm(layer["attention_norm"], x + mapped)
+    x = _layer_norm(layer["attention_norm"], x + mapped)
     forward = _dense(layer["feed_out"], jax.nn.relu(_dense(layer["feed_in"], x)))
-    return layer_norm(layer["feed_norm"], x + forward)
+    return _layer_norm(layer["feed_norm"], x + forward)

@@ -241,12 +241,12 @@ def _purify(
 ) -> Float[Array, "... D"]:
     """`Purifier.purify`: everything but the noised state is computed before the scan."""
     schedule = make_schedule(config.schedule, config.diffusion_steps, sampling_steps=config.sampling_steps)
-    levels = sampling_levels(config.diffusion_steps, config.sampling_steps)
+    num_levels = schedule.time.shape[0]
     denoiser = Denoiser(state.shape[-1], config.hidden)
     start = start_level(config)
     noise = None
     if not (isinstance(config.noise_scale, int | float) and config.noise_scale == 0):
-        noise = config.noise_scale * jax.random.normal(key, (len(levels), *state.shape))
+        noise = config.noise_scale * jax.random.normal(key, (num_levels, *state.shape))
     projected: Any = jnp.zeros(config.hidden)
     if config.kind not in _UNCONDITIONAL:
         condition = params.condition.apply(state if config.kind == "paper" else evidence.summary)
@@ -281,7 +281,7 @@ def _purify(
         predict,
         schedule,
         noised,
-        (schedule, features, expansion_levels(len(levels)) | (jnp.arange(1, len(levels) + 1) == start)),
+        (schedule, features, expansion_levels(num_levels) | (jnp.arange(1, num_levels + 1) == start)),
         start=start,
         noise=noise,
         memory=memory,
