@@ -150,6 +150,7 @@ class PurifierConfig:
     noise_scale: float = 0.0
     """Standard deviation multiplier of the noise in the starting state and the reverse steps; 0: deterministic."""
     guidance_scale: float = 1.0
+    exposure_scale: float = 1.0
     """Exponent of the clicks' likelihood (kind=guided); 1: Bayes' rule."""
     guidance_steps: int = 1
     """Newton steps of the guidance per level (kind=guided)."""

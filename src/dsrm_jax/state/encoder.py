@@ -96,6 +96,7 @@ class Evidence:
         click: `(..., H)` bool.
         shown: `(..., H)` bool, slots that hold an event which may be looked at.
         item: `(..., H)` int32 vocabulary indices.
+        logged: `(..., H)` bool, those of the shown events that the logging policy chose, and not ours.
     """
 
     summary: Float[Array, "... C"]
@@ -104,12 +105,23 @@ class Evidence:
     click: Bool[Array, "... H"] | None = None
     shown: Bool[Array, "... H"] | None = None
     item: Int[Array, "... H"] | None = None
+    logged: Bool[Array, "... H"] | None = None
 
 
 def gather_evidence(
-    embeddings: Embeddings, history: History, visible: Bool[Array, "... H"] | None = None
+    embeddings: Embeddings,
+    history: History,
+    visible: Bool[Array, "... H"] | None = None,
+    own: Int[Array, "..."] | int = 0,
 ) -> Evidence:
-    """Return the evidence of a history; `visible` hides events as in `summarise`. What is not used costs nothing under `jit`."""
+    """Return the evidence of a history. What is not used of it costs nothing under `jit`.
+
+    Args:
+        embeddings: the frozen item side.
+        history: of any leading shape, H slots.
+        visible: hides events, as in `summarise`.
+        own: how many of the latest events our own policy showed; a history from a log has none.
+    """
     slots = history.item.shape[-1]
     shown = jnp.arange(slots) >= slots - history.length[..., None]
     if visible is not None:
@@ -121,6 +133,7 @@ def gather_evidence(
         click=history.click,
         shown=shown,
         item=history.item,
+        logged=shown & (jnp.arange(slots) < slots - jnp.asarray(own)[..., None]),
     )
 
 

@@ -22,6 +22,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from dsrm_jax.state.encoder import Evidence
+from dsrm_jax.state.exposure import Exposure, read_exposure
 
 CONJUGATE_STEPS = 3
 EXPANSIONS = (
@@ -65,30 +66,44 @@ def fit_whitening(x: Float[Array, "N D"]) -> Whitening:
 
 @struct.dataclass
 class Likelihood:
-    """Bernoulli likelihood of the clicks of a history, as a function of a whitened state x.
+    """Likelihood of a history as a function of a whitened state x: Bernoulli of its clicks, Gaussian of what the log chose.
 
     Attributes:
         vectors: `(..., H, D)` float32; the click logit of event h is `<vectors[h], x> + offset[h]`.
         offset: `(..., H)` float32, the logit of the mean user.
         click: `(..., H)` float32, 0 or 1.
         weight: `(..., H)` float32, guidance scale where there is an event, else 0.
-        curvature: `(..., D, D)` float32, negative Hessian of the log-likelihood, averaged over the prior.
+        exposed: `(..., D)` float32, gradient at 0 of the log-likelihood of what the log showed (`exposure`).
+        exposed_precision: `(..., D, D)` float32, its negative Hessian, the same everywhere.
+        curvature: `(..., D, D)` float32, negative Hessian of the clicks' log-likelihood averaged over the prior, and
+            `exposed_precision`.
     """
 
     vectors: Float[Array, "... H D"]
     offset: Float[Array, "... H"]
     click: Float[Array, "... H"]
     weight: Float[Array, "... H"]
+    exposed: Float[Array, "... D"]
+    exposed_precision: Float[Array, "... D D"]
     curvature: Float[Array, "... D D"]
 
 
-def likelihood_of(evidence: Evidence, whitening: Whitening, scale: float | Float[Array, ""]) -> Likelihood:
-    """Return the likelihood of a history's clicks.
+def likelihood_of(
+    evidence: Evidence,
+    whitening: Whitening,
+    exposure: Exposure,
+    *,
+    scale: float | Float[Array, ""],
+    exposure_scale: float | Float[Array, ""],
+) -> Likelihood:
+    """Return the likelihood of a history: of its clicks given what was shown, times that of what the log showed.
 
     Args:
-        evidence: `vectors`, `bias`, `click` and `shown` are read.
+        evidence: `vectors`, `bias`, `click`, `shown` and `logged` are read.
         whitening: of the states.
-        scale: exponent of the likelihood; 1: Bayes' rule, 0: the prior alone.
+        exposure: what the log's choices tell.
+        scale: exponent of the clicks' likelihood; 1: Bayes' rule, 0: not read.
+        exposure_scale: exponent of the exposure's.
     """
     chex.assert_equal_shape([evidence.bias, evidence.click, evidence.shown])
     assert evidence.vectors is not None
@@ -100,7 +115,13 @@ def likelihood_of(evidence: Evidence, whitening: Whitening, scale: float | Float
     probability = jax.nn.sigmoid(offset / spread)
     slope = weight * probability * (1.0 - probability) / spread
     curvature = jnp.einsum("...hd,...he->...de", slope[..., None] * vectors, vectors)
-    return Likelihood(vectors, offset, jnp.asarray(evidence.click, jnp.float32), weight, curvature)
+    logged = exposure_scale * jnp.asarray(evidence.logged, jnp.float32)
+    count = jnp.sum(logged, axis=-1)
+    chosen = jnp.einsum("...h,...hd->...d", logged, evidence.vectors)
+    exposed = read_exposure(exposure, chosen, count, whitening.mean) @ whitening.factor
+    precision = count[..., None, None] * (whitening.factor.T @ exposure.precision @ whitening.factor)
+    click = jnp.asarray(evidence.click, jnp.float32)
+    return Likelihood(vectors, offset, click, weight, exposed, precision, curvature + precision)
 
 
 @struct.dataclass
@@ -120,7 +141,9 @@ def expand(likelihood: Likelihood, at: Float[Array, "... D"]) -> Expansion:
     """Return the expansion about a point: all that reads the events, and most of what guidance costs."""
     logit = jnp.einsum("...hd,...d->...h", likelihood.vectors, at) + likelihood.offset
     surprise = likelihood.weight * (likelihood.click - jax.nn.sigmoid(logit))
-    return Expansion(at, jnp.einsum("...hd,...h->...d", likelihood.vectors, surprise))
+    of_clicks = jnp.einsum("...hd,...h->...d", likelihood.vectors, surprise)
+    of_exposure = likelihood.exposed - jnp.einsum("...de,...e->...d", likelihood.exposed_precision, at)
+    return Expansion(at, of_clicks + of_exposure)
 
 
 def expanded_mean(

@@ -23,6 +23,7 @@ from dsrm_jax.state.encoder import (
     summarise,
     summary_dim,
 )
+from dsrm_jax.state.exposure import fit_exposure
 from dsrm_jax.state.probes import change, gaussian_floor, leak_ratio, oracle_recovery
 from dsrm_jax.state.purifier import Purifier, PurifierBatch, level_losses, make_purifier
 from dsrm_jax.state.rce import LabelledBatch, fit_denoiser, make_rce_purifier, sample_labelled_states
@@ -101,7 +102,8 @@ def make_perceive(config: Config) -> Perceive:
     encoder, purifier = perception_modules(config)
 
     def perceive(perception: Perception, key: jax.Array, observation: Observation) -> View:
-        evidence = gather_evidence(perception.encoder.embeddings, observation.history)
+        own = config.environment.slate_size * observation.time
+        evidence = gather_evidence(perception.encoder.embeddings, observation.history, own=own)
         observed = encoder.encode(perception.encoder, evidence.summary)
         state = purifier.purify(perception.purifier, key, observed, evidence)
         recent, recent_click = recent_events(observation.history)
@@ -237,8 +239,9 @@ def fit_perception_purifier(
         from_full = settings.kind in FROM_PAIRS and settings.target == "full"
         if from_full or settings.kind == "guided":
             leverage_key, key = jax.random.split(key)
-            fitted = fit_leverage(leverage_key, params.embeddings, starts, target)
-            leverage, posterior = (fitted, None) if from_full else (None, fitted)
+            exposure_key = jax.random.fold_in(leverage_key, 1)
+            measured = fit_leverage(leverage_key, params.embeddings, starts, target)
+            leverage, posterior = (measured, None) if from_full else (None, measured)
 
         def sample_batch(key: jax.Array) -> PurifierBatch:
             return sample_states(
@@ -257,7 +260,7 @@ def fit_perception_purifier(
                 visited=visited,
             )
 
-        return fit_purifier(
+        fitted, losses = fit_purifier(
             key,
             purifier,
             sample_batch,
@@ -266,6 +269,10 @@ def fit_perception_purifier(
             ema=settings.ema,
             initial=initial,
         )
+        if posterior is not None:
+            exposure = fit_exposure(exposure_key, params.embeddings, starts, target, posterior)
+            fitted = fitted.replace(exposure=exposure)
+        return fitted, losses
 
     mapped = jax.jit(jax.vmap(fit, in_axes=(0, None, None, None, 0, 0)))
     return mapped(keys, params, starts, jnp.asarray(target), visited, initial)

@@ -15,6 +15,7 @@ from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.state.denoiser import Denoiser, LevelFeatures
 from dsrm_jax.state.diffusion import add_noise, eps_from_velocity, reverse, velocity
 from dsrm_jax.state.encoder import Evidence
+from dsrm_jax.state.exposure import Exposure, silent_exposure
 from dsrm_jax.state.guidance import (
     Expansion,
     Whitening,
@@ -71,12 +72,15 @@ class PurifierParams:
     Attributes:
         network: variables of `Denoiser`, the only trained leaves.
         state, condition, target: how each input of `PurifierBatch` is normalised; `guided` whitens states and targets alike.
+        exposure: of `guided`, what the log's choices tell; `init` leaves it silent, `perception.fit_perception_purifier` puts in
+            what it fits to the log (`exposure.fit_exposure`).
     """
 
     network: Any
     state: Normaliser | Whitening
     condition: Normaliser
     target: Normaliser | Whitening
+    exposure: Exposure | None = None
 
 
 class Purifier(NamedTuple):
@@ -212,7 +216,7 @@ def _init(
     condition = fit_normaliser(batch.condition.summary)
     if config.kind == "guided":
         whitening = fit_whitening(batch.target)
-        return PurifierParams(network, whitening, condition, whitening)
+        return PurifierParams(network, whitening, condition, whitening, silent_exposure(state_dim))
     return PurifierParams(network, fit_normaliser(batch.state), condition, fit_normaliser(batch.target))
 
 
@@ -254,7 +258,13 @@ def _purify(
     features = denoiser.apply(params.network, schedule.time, method="levels")
     likelihood = memory = None
     if isinstance(params.target, Whitening):
-        likelihood = likelihood_of(evidence, params.target, config.guidance_scale)
+        likelihood = likelihood_of(
+            evidence,
+            params.target,
+            params.exposure,
+            scale=config.guidance_scale,
+            exposure_scale=config.exposure_scale,
+        )
         nowhere = jnp.zeros_like(state)
         memory = nowhere, Expansion(nowhere, nowhere)
 
@@ -316,7 +326,7 @@ def _regression_loss(
 ) -> Float[Array, ""]:
     """`Purifier.loss` of the control."""
     normalisers = jax.lax.stop_gradient((params.state, params.condition, params.target))
-    params = PurifierParams(params.network, *normalisers)
+    params = params.replace(state=normalisers[0], condition=normalisers[1], target=normalisers[2])
     predicted = _regression_output(config, params, batch.state, batch.condition)
     return jnp.mean((predicted - params.target.apply(batch.target)) ** 2)
 

@@ -55,6 +55,11 @@ class Leverage:
         inside = right @ self.basis / (1.0 + rows[..., None] * self.eigenvalue)
         return inside @ self.basis.T
 
+    def expectation(self, matrix: Float[Array, "D D"], rows: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return E[e' matrix e] over posterior errors e ~ N(0, (rows M + P)^(-1))."""
+        inside = jnp.diagonal(self.basis.T @ matrix @ self.basis)
+        return jnp.sum(inside / (1.0 + rows[..., None] * self.eigenvalue), axis=-1)
+
     def draw(self, key: Key[Array, ""], rows: Float[Array, "..."]) -> Float[Array, "... D"]:
         """Draw from N(0, (rows M + P)^(-1)), the posterior about each embedding; the key is consumed."""
         noise = jax.random.normal(key, (*rows.shape, self.eigenvalue.shape[0]))

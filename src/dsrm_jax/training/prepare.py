@@ -43,7 +43,7 @@ from dsrm_jax.training.refresh import refresh_perception
 
 REVERSE_ONLY = (
     *("diffusion_steps", "schedule", "sampler", "sampling_steps", "start_fraction", "noise_scale"),
-    *("guidance_scale", "guidance_steps"),
+    *("guidance_scale", "guidance_steps", "exposure_scale"),
 )  # purifier settings that Stage I does not read, but for `paper`
 Say = Callable[[str], None]
 Memory = dict[tuple[Any, ...], Any]

@@ -74,6 +74,7 @@ RANGES: Mapping[str, Range] = types.MappingProxyType(
         "purifier.start_fraction": SHARE,
         "purifier.noise_scale": NON_NEGATIVE,
         "purifier.guidance_scale": NON_NEGATIVE,
+        "purifier.exposure_scale": NON_NEGATIVE,
         "purifier.guidance_steps": COUNT,
         "purifier.refresh_rounds": COUNT_OR_ZERO,
         "purifier.hidden": COUNT,
