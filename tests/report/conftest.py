@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,23 @@ def evidence(work, folder, tmp_path_factory):
         probe_folders={"kuairec": pictures},
         budget="tiny",
     )
+
+
+@pytest.fixture
+def changed(evidence):
+    """Return what returns the evidence with `change(row)` applied to a copy of each result."""
+
+    def edited(change):
+        results = {
+            plan: [dict(row) | {"result": dict(row["result"])} for row in rows]
+            for plan, rows in evidence.results.items()
+        }
+        for rows in results.values():
+            for row in rows:
+                change(row)
+        return replace(evidence, results=results)
+
+    return edited
 
 
 @pytest.fixture

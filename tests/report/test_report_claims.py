@@ -8,8 +8,7 @@ import pytest
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.report.claims import FAILS, HOLDS, OPEN, decide, judge, load_claims
-from dsrm_jax.report.evidence import Cell
-from dsrm_jax.report.measures import Measured
+from dsrm_jax.report.evidence import Cell, Measured
 from dsrm_jax.report.plan import CLAIMS, plans_folder
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dsrm_jax.errors import InputError
-from dsrm_jax.report import tables
+from dsrm_jax.report import paper, tables
 from dsrm_jax.report.claims import judge, load_claims
 from dsrm_jax.report.page import page
 from dsrm_jax.report.plan import CLAIMS, plans_folder
@@ -93,7 +93,7 @@ def test_every_section_of_the_paper_stands_in_the_report(written):
 def test_the_numbers_are_the_results(written, evidence):
     text = (written / "report.md").read_text(encoding="utf-8")
     for env, max_len in evidence.cells():
-        block = text[text.index(f"**{tables.env_name(env)}, Max Len {max_len};") :]
+        block = text[text.index(f"**{paper.env_name(env)}, Max Len {max_len};") :]
         for method in ("td3", "dsrm_hrl", "quota_greedy"):
             result = evidence.row(env, max_len, method)["result"]
             row = next(

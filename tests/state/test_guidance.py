@@ -14,6 +14,7 @@ from scipy.optimize import minimize
 from dsrm_jax.config import PurifierConfig
 from dsrm_jax.state import guidance
 from dsrm_jax.state.encoder import Evidence
+from dsrm_jax.state.exposure import Exposure, silent_exposure
 from dsrm_jax.state.guidance import EXPANSIONS, expansion_levels, fit_whitening, guided_mean, likelihood_of
 from dsrm_jax.state.purifier import PurifierBatch, make_purifier
 
@@ -39,6 +40,7 @@ def evidence():
         bias=jnp.float32(bias),
         click=jnp.asarray(click & shown),
         shown=jnp.asarray(shown),
+        logged=jnp.asarray(shown & (np.arange(H) < H - 6)),
     )
 
 
@@ -54,15 +56,24 @@ def purify(config, params, evidence):
     return np.asarray(jax.jit(purifier.purify)(params, None, jnp.zeros((N, D)), evidence))
 
 
-def posterior_mode(evidence, scale=1.0):
-    """Float64 minimum of the negative log-posterior under N(mean, covariance) of the states, user by user."""
+def posterior_mode(evidence, exposure=None, scale=1.0):
+    """Float64 minimum of the negative log-posterior under N(mean, covariance) of the states, user by user.
+
+    `exposure`: `(slope (D, F), covariance (F, F))` of the vectors of items that the log chose.
+    """
     mean, precision = STATES.mean(0), np.linalg.inv(np.cov(STATES.T, bias=True))
     e = jax.tree.map(lambda x: np.asarray(x, np.float64), evidence)
 
     def objective(s, n):
         logit = e.vectors[n] @ s + e.bias[n]
         likelihood = e.shown[n] * (np.logaddexp(0, logit) - e.click[n] * logit)
-        return scale * likelihood.sum() + (s - mean) @ precision @ (s - mean) / 2
+        found = scale * likelihood.sum() + (s - mean) @ precision @ (s - mean) / 2
+        if exposure is not None:
+            away = e.vectors[n][:, :-1] - (s - CENTRE) @ exposure[0]
+            found += (
+                e.logged[n] * np.einsum("hf,fg,hg->h", away, np.linalg.inv(exposure[1]), away)
+            ).sum() / 2
+        return found
 
     return np.stack([minimize(objective, mean, args=(n,), tol=1e-9).x for n in range(N)])
 
@@ -74,6 +85,25 @@ def test_scan_under_a_gaussian_prior_ends_in_the_posterior_mode(params, evidence
     spread = np.std(expected)
     assert spread > 0.5
     assert np.abs(purify(config, params, evidence) - expected).max() < 0.06 * spread
+
+
+def test_what_the_log_showed_is_read_and_what_our_policy_showed_is_not(params, evidence):
+    """The last six events are our own: their clicks count, their being shown does not."""
+    slope, covariance = 0.3 * GENERATOR.normal(size=(D, D - 1)), np.diag([0.8, 1.0, 1.2])
+    inverse = np.linalg.inv(covariance)
+    told = Exposure(
+        jnp.float32(CENTRE),
+        jnp.zeros(D),
+        jnp.float32(np.pad(inverse @ slope.T, ((0, 1), (0, 0)))),
+        jnp.float32(slope @ inverse @ slope.T),
+    )
+    silent, expected = posterior_mode(evidence), posterior_mode(evidence, (slope, covariance))
+    spread = np.std(expected)
+    assert np.abs(silent - expected).max() > 0.3 * spread
+    read = dataclasses.replace(params, exposure=told)
+    assert np.abs(purify(GUIDED, read, evidence) - expected).max() < 0.06 * spread
+    unread = purify(dataclasses.replace(GUIDED, exposure_scale=0.0), read, evidence)
+    assert np.abs(unread - silent).max() < 0.06 * spread
 
 
 def test_a_hundred_levels_that_expand_the_likelihood_ten_times_end_there_too(params, evidence):
@@ -126,6 +156,7 @@ def test_linear_gaussian_likelihood_in_closed_form():
         bias=jnp.zeros(H),
         click=jnp.asarray(click),
         shown=jnp.ones(H, bool),
+        logged=jnp.ones(H, bool),
     )
     whitening = fit_whitening(jnp.float32(generator.normal(size=(50, D))))
     design = vectors @ np.asarray(whitening.factor, np.float64)
@@ -134,7 +165,8 @@ def test_linear_gaussian_likelihood_in_closed_form():
     precision = scale / 4 * design.T @ design + np.eye(D) / variance
     right = scale * design.T @ (click - 0.5 - offset / 4) + mean / variance
     expected = np.linalg.solve(precision, right)
-    likelihood = likelihood_of(events, whitening, scale)
+    silent = silent_exposure(D)
+    likelihood = likelihood_of(events, whitening, silent, scale=scale, exposure_scale=1.0)
     step = jax.jit(partial(guided_mean, iterations=8))
     got = step(likelihood, jnp.float32(mean), jnp.float32(variance), jnp.zeros(D))
     np.testing.assert_allclose(got, expected, rtol=2e-3, atol=1e-4 * np.abs(expected).max())
@@ -159,6 +191,7 @@ def test_popular_clicks_move_the_estimate_less_than_niche_ones(params):
             bias=jnp.full((N, 1), bias),
             click=jnp.full((N, 1), click),
             shown=jnp.ones((N, 1), bool),
+            logged=jnp.ones((N, 1), bool),
         )
         return np.linalg.norm(purify(GUIDED, params, events)[0] - STATES.mean(0))
 

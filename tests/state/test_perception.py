@@ -13,6 +13,8 @@ from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.world import History, SessionStarts
 from dsrm_jax.state import perception
 from dsrm_jax.state.encoder import Embeddings, EncoderParams, Evidence, make_encoder, summarise
+from dsrm_jax.state.exposure import silent_exposure
+from dsrm_jax.state.leverage import leverage_of
 from dsrm_jax.state.perception import (
     Perception,
     fit_perception_purifier,
@@ -21,7 +23,8 @@ from dsrm_jax.state.perception import (
     probe_perception,
     sample_states,
 )
-from dsrm_jax.state.purifier import PurifierBatch
+from dsrm_jax.state.posterior import UserPosterior
+from dsrm_jax.state.purifier import Purifier, PurifierBatch
 from dsrm_jax.state.targets import Visited
 
 NUM_USERS, ROWS, H, DIM = 6, 9, 8, 2
@@ -33,6 +36,8 @@ CONFIG = Config(
 )
 CODE = np.random.default_rng(0).normal(size=(NUM_USERS, D)).astype(np.float32)
 CODE[:, -1] = 1.0
+LEVERAGE = leverage_of(0.3 * jnp.eye(D))
+KNOWN = UserPosterior(jnp.asarray(CODE), LEVERAGE, silent_exposure(D))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +82,7 @@ def draw(key, encoder_params, starts, mask_rate, rows=2000):
             encoder,
             encoder_params,
             starts,
-            jnp.asarray(CODE),
+            KNOWN,
             history_length=H,
             arrival_length=H,
             mask_rate=mask_rate,
@@ -152,14 +157,29 @@ def test_a_view_is_the_purified_encoding_of_the_history(encoder_params, observat
     np.testing.assert_array_equal(view.time, observation.time)
 
 
+def test_events_of_the_session_are_our_own_and_those_before_it_the_logs(
+    monkeypatch, encoder_params, observation
+):
+    """At time t the last t slates are ours; a history of n events holds n - K t of the log, or none."""
+    seen = []
+    spy = Purifier(None, None, lambda params, key, state, evidence: seen.append(evidence.logged) or state)
+    monkeypatch.setattr(perception, "perception_modules", lambda _: (make_encoder(CONFIG.encoder), spy))
+    config = dataclasses.replace(CONFIG, environment=EnvironmentConfig(history_length=H, slate_size=2))
+    make_perceive(config)(Perception(encoder_params, {}), None, observation)
+    length, time = np.asarray(observation.history.length), np.asarray(observation.time)
+    np.testing.assert_array_equal(np.sum(seen[0], -1), np.maximum(length - 2 * time, 0))
+    slots = np.arange(H)
+    assert not np.any(np.asarray(seen[0]) & (slots >= H - 2 * time[..., None]))
+
+
 def test_the_identity_purifier_hands_the_observed_state_on(encoder_params, starts, observation):
     config = dataclasses.replace(CONFIG, purifier=dataclasses.replace(CONFIG.purifier, kind="identity"))
     keys = jax.random.split(jax.random.key(0), 3)
-    params, _ = fit_perception_purifier(keys, config, encoder_params, starts, jnp.asarray(CODE))
+    params, _ = fit_perception_purifier(keys, config, encoder_params, starts, KNOWN)
     perception = Perception(encoder_params, params)
     view = jax.jit(make_perceive(config))(perception, keys[0], observation)
     np.testing.assert_array_equal(view.state, view.observed)
-    probes = probe_perception(keys[1], config, perception, starts, jnp.asarray(CODE), num_states=50)
+    probes = probe_perception(keys[1], config, perception, starts, KNOWN, num_states=50)
     for name, value in {"change": 0.0, "cka": 1.0, "recovery": 0.0}.items():
         np.testing.assert_allclose(probes[name], [value] * 3, atol=1e-5)
 
@@ -167,9 +187,8 @@ def test_the_identity_purifier_hands_the_observed_state_on(encoder_params, start
 @pytest.mark.slow
 def test_seeds_trained_together_learn_what_each_learns_alone(encoder_params, starts):
     keys = jax.random.split(jax.random.key(5), 2)
-    target = jnp.asarray(CODE)
-    together, losses = fit_perception_purifier(keys, CONFIG, encoder_params, starts, target)
-    alone, loss = fit_perception_purifier(keys[1:], CONFIG, encoder_params, starts, target)
+    together, losses = fit_perception_purifier(keys, CONFIG, encoder_params, starts, KNOWN)
+    alone, loss = fit_perception_purifier(keys[1:], CONFIG, encoder_params, starts, KNOWN)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b[0], rtol=1e-4, atol=1e-5), together, alone)
     np.testing.assert_allclose(losses[1], loss[0], rtol=1e-4)
     assert np.all(np.abs(np.asarray(losses[0]) - np.asarray(losses[1])) > 1e-6)  # two seeds, two purifiers
@@ -182,7 +201,7 @@ def sampled(encoder_params, starts, **options):
         make_encoder(CONFIG.encoder),
         encoder_params,
         starts,
-        jnp.asarray(CODE),
+        KNOWN,
         history_length=H,
         arrival_length=H,
         mask_rate=0.3,
@@ -229,31 +248,17 @@ def test_kinds_train_and_purify_under_one_interface(kind, encoder_params, starts
     settings = dataclasses.replace(CONFIG.purifier, kind=kind, diffusion_steps=4)
     config = dataclasses.replace(CONFIG, purifier=settings)
     keys = jax.random.split(jax.random.key(0), 3)
-    params, losses = fit_perception_purifier(keys, config, encoder_params, starts, jnp.asarray(CODE))
+    params, losses = fit_perception_purifier(keys, config, encoder_params, starts, KNOWN)
     assert np.isfinite(losses).all()
     perception = Perception(encoder_params, jax.tree.map(lambda x: x[0], params))
     view = jax.jit(make_perceive(config))(perception, None, observation)
     assert view.state.shape == view.observed.shape
     assert np.isfinite(view.state).all()
-    probes = probe_perception(keys[1], config, Perception(encoder_params, params), starts, jnp.asarray(CODE))
+    probes = probe_perception(keys[1], config, Perception(encoder_params, params), starts, KNOWN)
     # an unconditional prior cannot contain the target
     assert ("leak" in probes) == (kind != "regression")
     if kind == "guided":
         assert np.all(np.asarray(probes["leak"]) > 0.2)
-
-
-def test_the_key_of_the_leverage_is_none_of_those_that_the_purifier_is_trained_with(
-    monkeypatch, starts, encoder_params
-):
-    drawn = {}
-    monkeypatch.setattr(perception, "fit_leverage", lambda key, *_: drawn.setdefault("key", key))
-    monkeypatch.setattr(
-        perception, "fit_purifier", lambda key, *_, **__: (drawn["key"], jax.random.split(key, 3))
-    )
-    keys, target = jax.random.split(jax.random.key(0), 2), jnp.zeros((NUM_USERS, D))
-    own, others = fit_perception_purifier(keys, CONFIG, encoder_params, starts, target)
-    own, others = jax.random.key_data(own), jax.random.key_data(others)
-    assert not (own[:, None] == others).all(-1).any()
 
 
 @pytest.mark.slow
@@ -264,7 +269,7 @@ def test_the_prior_of_guided_is_as_wide_as_preferences_and_not_as_their_estimate
         CONFIG, purifier=dataclasses.replace(CONFIG.purifier, kind="guided", iterations=1, batch_size=4000)
     )
     key = jax.random.key(0)
-    params, _ = fit_perception_purifier(key[None], config, encoder_params, starts, jnp.asarray(CODE))
+    params, _ = fit_perception_purifier(key[None], config, encoder_params, starts, KNOWN)
     factor = np.asarray(params.target.factor[0], np.float64)
     leverage = perception.fit_leverage(key, encoder_params.embeddings, starts, jnp.asarray(CODE))
     posterior = np.asarray(leverage.solve(jnp.eye(D), jnp.full(D, float(ROWS))), np.float64)

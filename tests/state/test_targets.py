@@ -1,100 +1,13 @@
-"""Cleaner states, against refits and expectations computed another way."""
+"""What is looked at and what is reconstructed, against expectations computed another way."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import minimize
 
 from dsrm_jax.errors import InputError
-from dsrm_jax.simulator.fit import BIAS_PRIOR
 from dsrm_jax.simulator.world import History, SessionStarts
-from dsrm_jax.state.encoder import Embeddings
-from dsrm_jax.state.targets import (
-    FACTOR_PRIOR,
-    check_target,
-    corrupted,
-    every_second,
-    fit_leverage,
-    halves,
-    rows_of,
-    without_window,
-)
-
-USERS, ROWS, ITEMS, D, H = 12, 60, 40, 4, 30
-PRIOR = FACTOR_PRIOR * np.array([1.0] * (D - 1) + [BIAS_PRIOR])
-
-
-@pytest.fixture(scope="module")
-def log():
-    """A log of 60 rows per user, item vectors and biases, all in float64."""
-    generator = np.random.default_rng(0)
-    vectors = np.c_[generator.normal(size=(ITEMS, D - 1)), np.ones(ITEMS)]
-    bias = generator.normal(size=ITEMS)
-    item = generator.integers(0, ITEMS, (USERS, ROWS))
-    taste = generator.normal(size=(USERS, D))
-    logit = np.einsum("urd,ud->ur", vectors[item], taste) + bias[item]
-    return vectors, bias, item, generator.uniform(size=item.shape) < 1 / (1 + np.exp(-logit))
-
-
-def mode(vectors, bias, item, click):
-    """Float64 maximum a posteriori of one user's state."""
-
-    def objective(s):
-        logit = vectors[item] @ s + bias[item]
-        return np.sum(np.logaddexp(0, logit) - click * logit) + np.sum(PRIOR * s**2) / 2
-
-    return minimize(objective, np.zeros(D), tol=1e-10).x
-
-
-def test_window_is_taken_out_as_a_refit_without_it_would(log):
-    vectors, bias, item, click = log
-    full = np.stack([mode(vectors, bias, item[u], click[u]) for u in range(USERS)])
-    rest = np.stack([mode(vectors, bias, item[u, :-H], click[u, :-H]) for u in range(USERS)])
-    starts = SessionStarts(
-        jnp.repeat(jnp.arange(USERS), ROWS),
-        jnp.asarray(item.reshape(-1)),
-        jnp.asarray(click.reshape(-1)),
-        jnp.arange(0, USERS * ROWS + 1, ROWS),
-    )
-    embeddings = Embeddings(jnp.float32(vectors), jnp.float32(bias))
-    leverage = fit_leverage(jax.random.key(0), embeddings, starts, jnp.float32(full))
-    window = History(jnp.asarray(item[:, -H:]), jnp.asarray(click[:, -H:]), jnp.full(USERS, H, jnp.int32))
-    num_rows = rows_of(starts, jnp.arange(USERS))
-    np.testing.assert_array_equal(num_rows, ROWS)
-    got = without_window(leverage, embeddings, jnp.float32(full), window, num_rows)
-    moved, wanted = np.asarray(got) - full, rest - full
-    assert np.corrcoef(moved.ravel(), wanted.ravel())[0, 1] > 0.85
-    assert np.sum((moved - wanted) ** 2) < 0.35 * np.sum(wanted**2)
-    empty = without_window(
-        leverage,
-        embeddings,
-        jnp.float32(full),
-        History(window.item, window.click, jnp.zeros(USERS, jnp.int32)),
-        num_rows,
-    )
-    np.testing.assert_allclose(empty, full, atol=1e-6)
-
-
-@pytest.mark.parametrize("rows", [0.0, 3.0, 500.0])
-def test_posterior_draws_have_the_covariance_of_prior_and_rows(rows):
-    """N(0, (n M + P)^-1): the prior's without rows, ever narrower with them."""
-    generator = np.random.default_rng(4)
-    vectors = generator.normal(size=(6, D)) * np.linspace(0.2, 1.5, D)
-    starts = SessionStarts(
-        jnp.zeros(600, jnp.int32),
-        jnp.asarray(np.arange(600) % 6),
-        jnp.zeros(600, bool),
-        jnp.array([0, 600]),
-    )
-    embeddings = Embeddings(jnp.float32(vectors), jnp.zeros(6))
-    leverage = fit_leverage(jax.random.key(0), embeddings, starts, jnp.zeros((1, D)))
-    draws = np.asarray(leverage.draw(jax.random.key(1), jnp.full(40_000, rows)))
-    prior = np.diag(np.r_[np.full(D - 1, FACTOR_PRIOR), FACTOR_PRIOR * BIAS_PRIOR])
-    expected = np.linalg.inv(rows * vectors.T @ vectors / 6 / 4 + prior)  # at the logit 0 the slope is 1 / 4
-    root = np.linalg.cholesky(np.linalg.inv(expected))
-    np.testing.assert_allclose(np.cov((draws @ root).T), np.eye(D), atol=0.05)
-    np.testing.assert_allclose((draws @ root).mean(0), 0, atol=0.03)
+from dsrm_jax.state.targets import check_target, corrupted, every_second, halves
 
 
 def skewed_starts():

@@ -1,6 +1,7 @@
 """What a checkpoint is restored into, and the keys of seeds and stages."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.state.encoder import Embeddings, make_encoder
 from dsrm_jax.state.perception import Perception, fit_perception_purifier
+from dsrm_jax.state.posterior import fit_posterior
 from dsrm_jax.training import prepare as stage_one
 from dsrm_jax.training.prepare import check_usable, perception_like, prepare, seed_keys
 from dsrm_jax.training.serialise import merge
@@ -35,8 +37,8 @@ def trained(config):
     def train():
         embeddings = Embeddings(jnp.zeros((ITEMS, DIM + 1)), jnp.zeros(ITEMS))
         params = make_encoder(config.encoder).init(jax.random.key(0), embeddings)
-        target = jnp.zeros((USERS, DIM + 1))
-        purifier, _ = fit_perception_purifier(seed_keys(config, 1), config, params, starts, target)
+        posterior = fit_posterior(jax.random.key(1), embeddings, starts, jnp.zeros((USERS, DIM + 1)))
+        purifier, _ = fit_perception_purifier(seed_keys(config, 1), config, params, starts, posterior)
         return Perception(params, purifier)
 
     return jax.eval_shape(train)
@@ -158,12 +160,14 @@ def test_two_runs_share_a_purifier_only_where_it_would_come_out_alike(monkeypatc
     def stop(*_):
         raise Reached
 
+    users = dict.fromkeys(("train_users", "test_users")) | {"test": SimpleNamespace(starts=None)}
     fitted = []
-    monkeypatch.setattr(stage_one, "remembered_worlds", lambda *_: (None, None, {}))
+    monkeypatch.setattr(stage_one, "remembered_worlds", lambda *_: (None, SimpleNamespace(**users), {}))
+    monkeypatch.setattr(stage_one, "_fit_posterior", lambda *_: SimpleNamespace(of=lambda _: None))
     monkeypatch.setattr(stage_one, "_fit_factors", lambda *_: (None, {}))
     monkeypatch.setattr(stage_one, "_fit_encoder", lambda *_: (None, {}))
     monkeypatch.setattr(stage_one, "_fit_purifiers", lambda config, *_: fitted.append(config) or (None, {}))
-    monkeypatch.setattr(stage_one, "user_states", stop)  # what comes next
+    monkeypatch.setattr(stage_one, "probe_perception", stop)  # what comes next
     config, memory = merge(CONFIG, {"purifier": purifier}, "test"), {}
     for settings in (config, merge(config, change, "test")):
         with pytest.raises(Reached):

@@ -17,9 +17,11 @@ from dsrm_jax.state.encoder import (
     EncoderParams,
     gather_evidence,
     make_encoder,
-    user_states,
 )
+from dsrm_jax.state.exposure import silent_exposure
+from dsrm_jax.state.leverage import leverage_of
 from dsrm_jax.state.perception import fit_perception_purifier, perception_modules
+from dsrm_jax.state.posterior import UserPosterior
 from dsrm_jax.training import prepare, random_exposure
 from dsrm_jax.training.prepare import seed_keys
 from dsrm_jax.training.random_exposure import random_exposure_states
@@ -28,6 +30,11 @@ from dsrm_jax.training.serialise import merge
 USERS, ITEMS, DIM, EVENTS = 300, 12, 3, 400
 ENVIRONMENT = EnvironmentConfig(history_length=EVENTS)
 CLICKED_MEAN = Encoder(init=None, encode=lambda params, summary: summary[..., :DIM])
+
+
+def known(mode):
+    """A posterior of which nothing but the mode is read."""
+    return UserPosterior(mode, leverage_of(jnp.eye(DIM)), silent_exposure(DIM))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +96,7 @@ def test_stage_one_learns_it_instead_of_what_the_window_shows(world, params):
     target += 0.01 * jax.random.normal(jax.random.key(3), target.shape)
 
     encoder = make_encoder(config.encoder).init(jax.random.key(2), params.embeddings)
-    purifier, _ = fit_perception_purifier(seed_keys(config, 1), config, encoder, world.starts, target)
+    purifier, _ = fit_perception_purifier(seed_keys(config, 1), config, encoder, world.starts, known(target))
 
     module, regression = perception_modules(config)
     rng = np.random.default_rng(4)
@@ -112,22 +119,18 @@ def test_stage_one_learns_it_instead_of_what_the_window_shows(world, params):
     ("kind", "target"), [("masked", "full"), ("guided", "random_exposure"), ("masked", "random_exposure")]
 )
 def test_stage_one_is_given_the_target_that_the_settings_name(world, params, monkeypatch, kind, target):
-    """Only kinds that learn from pairs read the setting; the world's users are the log's, in reverse order."""
+    """Only kinds that learn from pairs read the setting."""
     monkeypatch.setattr(prepare, "make_encoder", lambda config: CLICKED_MEAN)
     config = merge(Config(), {"purifier": {"kind": kind, "target": target}}, "test")
     config = dataclasses.replace(config, environment=ENVIRONMENT)
-    rng = np.random.default_rng(6)
-    factors = FactorResponse(
-        rng.normal(size=(USERS, 2)), jnp.zeros((ITEMS, 2)), np.ones(USERS), jnp.zeros(ITEMS)
-    )
-    worlds = SimpleNamespace(train=world, train_users=np.arange(USERS)[::-1])
-    found = prepare._targets(config, params, factors, worlds)
+    mode = jnp.float32(np.random.default_rng(6).normal(size=(USERS, DIM)))
+    found = prepare._targets(config, params, known(mode), SimpleNamespace(train=world))
     if (kind, target) == ("masked", "random_exposure"):
         likes = np.asarray(world.response.probability)
         expected = likes @ np.asarray(params.embeddings.vectors)[1:] / 4
         assert np.corrcoef(np.ravel(found), np.ravel(expected))[0, 1] > 0.9
     else:
-        np.testing.assert_array_equal(found, user_states(factors)[::-1])
+        np.testing.assert_array_equal(found, mode)
 
 
 @pytest.mark.parametrize("history_length", [20, 600])

@@ -11,7 +11,10 @@ from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierCo
 from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 from dsrm_jax.state.encoder import Embeddings, EncoderParams, make_encoder
+from dsrm_jax.state.exposure import silent_exposure
+from dsrm_jax.state.leverage import leverage_of
 from dsrm_jax.state.perception import Perception, fit_perception_purifier
+from dsrm_jax.state.posterior import UserPosterior
 from dsrm_jax.training import refresh
 from dsrm_jax.training.refresh import collect_histories, refresh_perception
 
@@ -25,6 +28,7 @@ CONFIG = Config(
     ),
 )
 GENERATOR = np.random.default_rng(0)
+KNOWN = UserPosterior(jnp.ones((USERS, D)), leverage_of(0.3 * jnp.eye(D)), silent_exposure(D))
 VECTORS = jnp.float32(np.c_[GENERATOR.normal(size=(ITEMS, DIM)), np.ones(ITEMS)])
 
 
@@ -57,7 +61,7 @@ def world():
 def perception(world):
     encoder = make_encoder(CONFIG.encoder).init(jax.random.key(0), Embeddings(VECTORS, jnp.zeros(ITEMS)))
     keys = jax.random.split(jax.random.key(1), 2)
-    purifier, _ = fit_perception_purifier(keys, CONFIG, encoder, world.starts, jnp.ones((USERS, D)))
+    purifier, _ = fit_perception_purifier(keys, CONFIG, encoder, world.starts, KNOWN)
     return Perception(EncoderParams(encoder.embeddings, encoder.network), purifier)
 
 
@@ -89,14 +93,13 @@ def test_histories_hold_what_the_policy_showed_the_training_worlds_users(world, 
 @pytest.mark.timeout(300)
 def test_rounds_move_kinds_that_learn_from_pairs_and_nothing_else(world, perception):
     keys = jax.random.split(jax.random.key(3), 2)
-    target = jnp.ones((USERS, D))
-    purifier, losses = refresh_perception(keys, CONFIG, perception, world, target)
+    purifier, losses = refresh_perception(keys, CONFIG, perception, world, KNOWN)
     assert losses.shape == (2, CONFIG.purifier.iterations)
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), purifier, perception.purifier)
     assert max(jax.tree.leaves(moved.network)) > 1e-3
     assert max(jax.tree.leaves((moved.state, moved.condition, moved.target))) == 0
     for kind in ("guided", "paper", "identity"):
         config = replace(CONFIG, purifier=replace(CONFIG.purifier, kind=kind))
-        same, losses = refresh_perception(keys, config, perception, world, target)
+        same, losses = refresh_perception(keys, config, perception, world, KNOWN)
         assert same is perception.purifier
         assert losses is None

@@ -10,9 +10,6 @@ which the policy changes, drops out of it, while a limit on the plain sum of s w
 session length (renewal-reward) it is mean(s) - limit <= 0 over the steps of a rollout: that is c, and the mean of ratio x cost
 advantage, taken over the same steps, has its units.
 
-CPO with sampled gradients settles above its limit: the step leans on the very noise that makes the cost look lower. A margin that
-follows the excess (`next_margin`) takes that bias out; `margin_rate` 0 is CPO as printed.
-
 A Gaussian over w does not balance each slate: only the mean exposure is held, which is FCPO's own notion of fairness.
 
 Shapes: B users, T steps, N = T B samples, K slate size, J items, D state dimensions, E = D + 3.
@@ -27,11 +24,10 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax import struct
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents.agent import Agent, Rollout
-from dsrm_jax.agents.cpo import Case, Outcome, backtrack, cpo_step
+from dsrm_jax.agents.gaussian_cpo import Experience, constrained_step, next_margin
 from dsrm_jax.agents.hyper_action import HyperActor, item_features
 from dsrm_jax.agents.networks import MLP, features
 from dsrm_jax.agents.ppo import (
@@ -39,15 +35,11 @@ from dsrm_jax.agents.ppo import (
     gaussian_log_prob,
     gaussian_sample,
     minibatch_indices,
-    normalise,
     value_loss,
 )
 from dsrm_jax.agents.returns import bootstrap_values, generalised_advantage
 from dsrm_jax.config import AgentConfig
-from dsrm_jax.config.agent import FCPOConfig
 from dsrm_jax.state.view import Catalogue, View
-
-Policy = Callable[[Any, Any], tuple[Float[Array, "N E"], Float[Array, "E"]]]
 
 
 @struct.dataclass
@@ -86,156 +78,6 @@ class GaussianHyperActor(nn.Module):
         mean = HyperActor(self.hidden)(state)
         log_factor = self.param("log_factor", nn.initializers.zeros, (mean.shape[-1],))
         return mean, jnp.log(initial_std) + log_factor
-
-
-@struct.dataclass
-class Experience:
-    """What one constrained step learns from.
-
-    Attributes:
-        inputs: `(N, ...)` pytree, what the policy saw.
-        action: `(N, E)` float32, what it drew.
-        log_prob: `(N,)` float32, under the policy that drew it.
-        advantage: `(N,)` float32, of the reward, any scale: it is normalised.
-        cost_advantage: `(N,)` float32, in the units of `excess`: it is centred and never scaled, since a scale would move the
-            limit.
-        excess: `()` float32, c: mean cost of a step minus its limit, plus the margin.
-    """
-
-    inputs: Any
-    action: Float[Array, "N E"]
-    log_prob: Float[Array, "N"]
-    advantage: Float[Array, "N"]
-    cost_advantage: Float[Array, "N"]
-    excess: Float[Array, ""]
-
-
-def gaussian_kl(
-    mean: Float[Array, "... E"],
-    log_std: Float[Array, "E"],
-    other_mean: Float[Array, "... E"],
-    other_log_std: Float[Array, "E"],
-) -> Float[Array, "..."]:
-    r"""Return KL(first || second) of diagonal Gaussians in nats, summed over the last axis.
-
-    $$\sum_n \log \frac{\sigma'_n}{\sigma_n} + \frac{\sigma_n^2 + (\mu_n - \mu'_n)^2}{2 \sigma_n'^2} - \tfrac{1}{2}.$$
-    """
-    spread = jnp.exp(2 * (log_std - other_log_std))
-    shift = jnp.square((mean - other_mean) * jnp.exp(-other_log_std))
-    return jnp.sum(other_log_std - log_std + 0.5 * (spread + shift - 1.0), axis=-1)
-
-
-def fisher_product(
-    policy: Policy, params: Any, inputs: Any, *, damping: float | Float[Array, ""]
-) -> Callable[[Float[Array, "P"]], Float[Array, "P"]]:
-    """Return v -> (F + damping I) v on flattened parameters, F the mean Fisher matrix of a Gaussian policy.
-
-    F is the Gauss-Newton matrix J' M J: J differentiates (mean, log_std) by the parameters, and M is the Gaussian's own Fisher
-    matrix, 1 / std^2 for means and 2 for log-deviations. It equals the Hessian of the mean KL divergence, at the price of one
-    product with J and one with J'.
-
-    Args:
-        policy: `(params, inputs) -> (mean (N, E), log_std (E,))`.
-        params: pytree.
-        inputs: `(N, ...)`, the samples that F is averaged over.
-        damping: added to the diagonal, above 0.
-    """
-    flat, unravel = ravel_pytree(params)
-
-    def distribution(theta):
-        return policy(unravel(theta), inputs)
-
-    (mean, log_std), push = jax.linearize(distribution, flat)
-    pull = jax.linear_transpose(push, flat)
-    precision = jnp.exp(-2 * log_std) / mean.shape[0]
-
-    def product(v: Float[Array, "P"]) -> Float[Array, "P"]:
-        mean_change, log_std_change = push(v)
-        return pull((mean_change * precision, 2.0 * log_std_change))[0] + damping * v
-
-    return product
-
-
-def constrained_step(
-    policy: Policy, params: Any, experience: Experience, *, config: FCPOConfig, fisher_stride: int = 1
-) -> tuple[Any, dict[str, jax.Array]]:
-    """Improve a Gaussian policy by one CPO step (Achiam et al. 2017, Algorithm 1).
-
-    Args:
-        policy: `(params, inputs) -> (mean (N, E), log_std (E,))`.
-        params: of the policy that acted.
-        experience: N samples of it.
-        config: trust region, damping and solver.
-        fisher_stride: the Fisher matrix is averaged over every so-manieth sample.
-
-    Returns:
-        New parameters (the old ones where no shortened step is acceptable) and scalars: `case` (`cpo.Case`), `lam`, `nu`,
-        `accepted`, `shrink`, and `kl` in nats.
-    """
-    theta, unravel = ravel_pytree(params)
-    old_mean, old_log_std = policy(params, experience.inputs)
-    advantage = normalise(experience.advantage)
-    cost_advantage = experience.cost_advantage - jnp.mean(experience.cost_advantage)
-
-    def surrogates(theta):
-        mean, log_std = policy(unravel(theta), experience.inputs)
-        ratio = jnp.exp(gaussian_log_prob(experience.action, mean, log_std) - experience.log_prob)
-        return jnp.stack([-jnp.mean(ratio * advantage), jnp.mean(ratio * cost_advantage)]), (mean, log_std)
-
-    def evaluate(theta):
-        (loss, cost), (mean, log_std) = surrogates(theta)
-        return Outcome(loss, cost, jnp.mean(gaussian_kl(old_mean, old_log_std, mean, log_std)))
-
-    _, pull, _ = jax.vjp(surrogates, theta, has_aux=True)
-    (gradients,) = jax.vmap(pull)(jnp.eye(2))
-    some = jax.tree.map(lambda x: x[::fisher_stride], experience.inputs)
-    step = cpo_step(
-        gradients[0],
-        gradients[1],
-        experience.excess,
-        fisher_product(policy, params, some, damping=config.damping),
-        config.max_kl,
-        iterations=config.solver_iterations,
-        tolerance=1e-4,
-    )
-    found = backtrack(
-        evaluate,
-        theta,
-        step.x,
-        c=experience.excess,
-        delta=config.max_kl,
-        iterations=config.backtracks,
-    )
-    return unravel(found.theta), {
-        "case": step.case,
-        "lam": step.lam,
-        "nu": step.nu,
-        "accepted": found.accepted,
-        "shrink": found.shrink,
-        "kl": evaluate(found.theta).kl,
-    }
-
-
-def next_margin(
-    margin: Float[Array, ""],
-    excess: Float[Array, ""],
-    case: Int[Array, ""],
-    *,
-    rate: float | Float[Array, ""],
-) -> Float[Array, ""]:
-    """Return by how much the limit is tightened next: up by rate x excess, down half as fast, never below 0.
-
-    It stands still where the limit was out of reach (case I): that is no bias, and the margin would grow for as long as the way
-    back takes.
-
-    Args:
-        margin: so far, at least 0, in units of cost per step.
-        excess: mean cost minus the limit, without the margin.
-        case: `cpo.Case` of the step just taken.
-        rate: at least 0.
-    """
-    change = rate * jnp.where(excess > 0, excess, 0.5 * excess)
-    return jnp.where(case == Case.INFEASIBLE, margin, jnp.maximum(margin + change, 0.0))
 
 
 def fit_values(

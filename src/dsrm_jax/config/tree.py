@@ -127,7 +127,8 @@ class PurifierConfig:
     ] = "auto"
     """auto: what the method calls for (identity for methods that act on the observed state); identity: observed state as it is;
     paper: Eq. (7) as printed; sdedit: unconditional, from a partly noised observed state; masked: cleaner target, masked-view
-    condition; guided: unconditional over clean preference, guided by the likelihood of the clicks given what was shown;
+    condition; guided: unconditional over clean preference, guided by the likelihood of the clicks given what was shown and by
+    that of what the log showed;
     regression: masked's network and pairs without diffusion, a control; rce, tce, bod: denoising losses (section denoiser)."""
     target: Literal[
         "full", "split_half", "inverse_propensity", "popularity_corruption", "random_exposure"
@@ -150,8 +151,9 @@ class PurifierConfig:
     noise_scale: float = 0.0
     """Standard deviation multiplier of the noise in the starting state and the reverse steps; 0: deterministic."""
     guidance_scale: float = 1.0
-    exposure_scale: float = 1.0
     """Exponent of the clicks' likelihood (kind=guided); 1: Bayes' rule."""
+    exposure_scale: float = 1.0
+    """Exponent of the likelihood of what the log showed (kind=guided); 1: as estimated from the log, 0: not read."""
     guidance_steps: int = 1
     """Newton steps of the guidance per level (kind=guided)."""
     refresh_rounds: int = 0

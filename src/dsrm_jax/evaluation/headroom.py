@@ -6,7 +6,6 @@ held-out users of a synthetic world whose truth is known: `recovered = (purified
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from dsrm_jax.state.encoder import make_catalogue
 from dsrm_jax.state.perception import Perceive, Perception, make_perceive, purifier_settings
 from dsrm_jax.training.loop import make_step, reset_users
 from dsrm_jax.training.prepare import prepare, seed_keys
+from dsrm_jax.training.serialise import write_text
 
 Say = Callable[[str], None]
 LENGTHS = (5, 10, 20, 50)
@@ -184,9 +184,7 @@ def write_headroom(result: Mapping[str, Any], path: str | Path) -> None:
     """Write a result as JSON, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    os.replace(scratch, path)
+    write_text(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 class _Views(NamedTuple):

@@ -1,9 +1,10 @@
 """Figures as small PNG files."""
 
 import io
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dsrm_jax.training.serialise import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,13 +18,16 @@ def write_picture(figure: "Figure", path: Path) -> None:
 
     Args:
         figure: of matplotlib, whose dependency Pillow is.
-        path: PNG to write.
+        path: PNG to write; its folder must exist.
+
+    Raises:
+        InputError: the file cannot be written.
     """
     from PIL import Image
 
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=DPI, format="png")
     small = Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    temporary = path.with_name(f".{path.name}.tmp")
-    small.save(temporary, format="png", optimize=True)
-    os.replace(temporary, path)
+    png = io.BytesIO()
+    small.save(png, format="png", optimize=True)
+    write_bytes(path, png.getvalue())

@@ -1,19 +1,16 @@
 """The purifier and its controls (P9 of facts 5.5), fitted to the training users of a run."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
 from dsrm_jax.config import Config
-from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.evaluation.probe_measures import Bench, applied
 from dsrm_jax.evaluation.probe_verdicts import PURIFIER, RAW
-from dsrm_jax.simulator.fit import fit_factors
 from dsrm_jax.state.controls import Control, blur, denoising_autoencoder, erasure, shrinkage, swap_users
-from dsrm_jax.state.encoder import user_states
 from dsrm_jax.state.perception import (
     Perception,
     fit_perception_purifier,
@@ -23,6 +20,7 @@ from dsrm_jax.state.perception import (
     sample_states,
 )
 from dsrm_jax.state.popularity_probes import clicked_popularity
+from dsrm_jax.state.posterior import UserPosterior
 from dsrm_jax.state.stage_one import fit_purifier
 from dsrm_jax.training.prepare import Prepared, Say, data_key, seed_keys
 
@@ -41,32 +39,19 @@ class Controls(NamedTuple):
     leak: dict[str, float]
 
 
-def make_controls(
-    config: Config, prepared: Prepared, log: InteractionLog, bench: Bench, say: Say
-) -> Controls:
+def make_controls(config: Config, prepared: Prepared, bench: Bench, say: Say) -> Controls:
     """Return the purifier and all controls, fitted to training users alone.
 
     Args:
         config: of the run.
         prepared: from `prepare`.
-        log: its training rows give the cleaner states that `autoencoder` and `paper` are trained on.
         bench: from `make_bench`.
         say: told what is trained.
     """
     settings = purifier_settings(config)
     embeddings, starts = bench.perception.encoder.embeddings, prepared.worlds.train.starts
-    # the key of `prepare`, so that these are the targets that Stage I learnt from
-    factors = fit_factors(
-        jax.random.fold_in(data_key(config), 1),
-        log.train.user,
-        log.train.item,
-        log.train.click,
-        num_users=log.num_users,
-        num_items=log.num_items,
-        dim=config.encoder.dim,
-        epochs=config.encoder.embedding_epochs,
-    )
-    target = user_states(factors)[prepared.worlds.train_users]
+    everyone = cast(UserPosterior, prepared.posterior)
+    posterior = everyone.of(prepared.worlds.train_users)
     key = jax.random.fold_in(data_key(config), 4)
     fit_key, encoder_key, untrained_key, leak_key = jax.random.split(key, 4)
 
@@ -76,7 +61,7 @@ def make_controls(
             bench.encoder,
             bench.perception.encoder,
             starts,
-            target,
+            posterior,
             history_length=config.environment.history_length,
             arrival_length=config.environment.arrival_length,
             mask_rate=mask_rate,
@@ -119,17 +104,16 @@ def make_controls(
         say("probes: training the paper's purifier (condition = target = observed state)")
         printed = replace(config, purifier=replace(settings, kind="paper"))
         params, _ = fit_perception_purifier(
-            seed_keys(config, 1)[:1], printed, bench.perception.encoder, starts, target
+            seed_keys(config, 1)[:1], printed, bench.perception.encoder, starts, posterior
         )
         one = jax.tree.map(lambda x: x[0], params)
         controls["paper"] = applied(perception_modules(printed)[1], one)
-        clean = user_states(factors)[prepared.worlds.test_users]
         probed = probe_perception(
             leak_key,
             printed,
             Perception(bench.perception.encoder, params),
             prepared.worlds.test.starts,
-            clean,
+            everyone.of(prepared.worlds.test_users),
         )
         leak["paper"] = float(probed["leak"][0])
     return Controls(controls, leak)

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from dsrm_jax.evaluation.probe_verdicts import PURIFIER, claims, verdicts
 from dsrm_jax.state.perception import purifier_settings
 from dsrm_jax.state.popularity_probes import missing_scikit_learn
 from dsrm_jax.training.prepare import Prepared, Say, prepare
+from dsrm_jax.training.serialise import write_text
 
 
 def run_probe(
@@ -58,12 +58,10 @@ def run_probe(
     prepared = prepare(config, say)
     log = load_log(config.data, config.synthetic)
     bench = make_bench(config, prepared, log, num_users=num_users)
-    controls = make_controls(config, prepared, log, bench, say)
+    controls = make_controls(config, prepared, bench, say)
     report = probe_report(config, prepared, bench, controls, say)
     console.print(probe_table(report))
-    temporary = folder / ".probe.json.tmp"
-    temporary.write_text(json.dumps(report, indent=1))
-    os.replace(temporary, folder / "probe.json")
+    write_text(folder / "probe.json", json.dumps(report, indent=1))
     try:
         from dsrm_jax.evaluation.probe_figures import controls_figure, states_figure
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dsrm_jax.errors import InputError
-from dsrm_jax.report.evidence import Evidence
-from dsrm_jax.report.measures import MEASURES, Measured, NotMeasuredError
+from dsrm_jax.report.evidence import Evidence, Measured, NotMeasuredError
+from dsrm_jax.report.measures import MEASURES
 from dsrm_jax.training.serialise import load_toml
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be decided here"

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dsrm_jax.report import paper, tables
 from dsrm_jax.report.claims import FAILS, HOLDS, OPEN, Judgement
 from dsrm_jax.report.evidence import Evidence
-from dsrm_jax.report.tables import env_name, markdown
+from dsrm_jax.report.paper import env_name
+from dsrm_jax.report.tables import markdown
 from dsrm_jax.training.serialise import to_json
 
 TITLE = "# DSRM-HRL reproduced: ours beside the paper's\n"

@@ -1,10 +1,10 @@
 """Everything measured, looked up by data set, session length and method."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from dsrm_jax.sweep.tables import paired_difference
 from dsrm_jax.training.serialise import from_json_value, load_json
 
 Row = Mapping[str, Any]
+METHOD_PLANS = ("table2", "table3", "fig3", "table4")  # those of one point per method and cell
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,22 @@ class Cell:
     def half(self) -> float:
         """Half the interval's width."""
         return (self.high - self.low) / 2
+
+
+class Measured(NamedTuple):
+    """One number that a claim is about: where it was measured, and its interval."""
+
+    where: str
+    cell: Cell
+
+    @classmethod
+    def exact(cls, where: str, value: float) -> "Measured":
+        """Return a number without an interval."""
+        return cls(where, Cell(value, value, value))
+
+
+class NotMeasuredError(Exception):
+    """Nothing here decides the claim; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +87,24 @@ class Evidence:
         order = list(ENVIRONMENTS)
         return sorted(found, key=lambda env: (order.index(family(env)) if family(env) in order else 9, env))
 
+    def environments_of(self, envs: Iterable[str]) -> list[str]:
+        """Return the data sets at hand that are of some of the paper's, or all where none is named."""
+        wanted = set(envs)
+        return [env for env in self.environments if not wanted or family(env) in wanted]
+
     def cells(self, plans: Sequence[str] = ("table2",)) -> list[tuple[str, int]]:
         """Return the pairs of data set and session length that some plans have a result for."""
         found = {(r["env"], r["max_len"]) for plan in plans for r in self.results.get(plan, [])}
         return [(env, length) for env in self.environments for length in MAX_LENS if (env, length) in found]
 
+    def table_cells(self, envs: Iterable[str], max_lens: Sequence[int]) -> list[tuple[str, int]]:
+        """Return the cells that `row` may have a result for, of some of the paper's data sets and session lengths."""
+        chosen = self.environments_of(envs)
+        return [(env, n) for env, n in self.cells(METHOD_PLANS) if env in chosen and n in max_lens]
+
     def row(self, env: str, max_len: int, method: str) -> Row | None:
         """Return the result of a method of Tables 2 to 4 or Figure 3; None where it did not finish."""
-        for plan in ("table2", "table3", "fig3", "table4"):
+        for plan in METHOD_PLANS:
             for r in self.results.get(plan, []):
                 if (r["env"], r["max_len"], r["method"]) == (env, max_len, method):
                     return r

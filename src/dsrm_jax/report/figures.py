@@ -10,7 +10,8 @@ from dsrm_jax.report import paper
 from dsrm_jax.report.curves import read_curve
 from dsrm_jax.report.evidence import Cell, Evidence, Row
 from dsrm_jax.report.measures import figure2_sources
-from dsrm_jax.report.tables import CLOSED_FORM_BOUND, env_name, method_name
+from dsrm_jax.report.paper import env_name, method_name
+from dsrm_jax.report.tables import CLOSED_FORM_BOUND
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

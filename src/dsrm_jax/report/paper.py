@@ -105,6 +105,21 @@ def family(env: str) -> str:
     return env.split("-")[0]
 
 
+def env_name(env: str) -> str:
+    """Return a data set's name as the paper writes it."""
+    return ENVIRONMENTS.get(env, env)
+
+
+def cell_name(env: str, max_len: int) -> str:
+    """Return the name of a cell of the tables, such as `KuaiRec 30`."""
+    return f"{env_name(env)} {max_len}"
+
+
+def method_name(method: str) -> str:
+    """Return a method's name as the paper writes it."""
+    return LABELS.get(method, method)
+
+
 @cache
 def printed_rows() -> dict[tuple[str, int, str], dict[str, Printed]]:
     """Return every row of Tables 2 and 3: `(env, max_len, method)` to metric (`METRICS`) to its cell."""

@@ -17,9 +17,9 @@ from dsrm_jax.report.document import report
 from dsrm_jax.report.evidence import Evidence, read_results
 from dsrm_jax.report.figures import draw_all
 from dsrm_jax.report.page import page
+from dsrm_jax.report.paper import env_name
 from dsrm_jax.report.plan import CLAIMS, Work, by_name, load_work, plans_folder, unfinished
 from dsrm_jax.report.raw_numbers import write_csvs
-from dsrm_jax.report.tables import env_name
 from dsrm_jax.sweep.plan import Point
 from dsrm_jax.sweep.pool import run_points
 from dsrm_jax.training.serialise import load_json, write_text

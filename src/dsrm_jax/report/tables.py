@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from dsrm_jax.report import paper
 from dsrm_jax.report.claims import OPEN, Judgement, worst
+from dsrm_jax.report.comparisons import LOWER_IS_BETTER
 from dsrm_jax.report.evidence import Cell, Evidence, Row
-from dsrm_jax.report.measures import LOWER_IS_BETTER, closed_form_errors, figure2_sources, training_seconds
+from dsrm_jax.report.measures import closed_form_errors, figure2_sources, training_seconds
+from dsrm_jax.report.paper import env_name, method_name
 
 METRIC_HEADINGS = {"length": ("Len", 2), "reward": ("R_each", 3), "return": ("R_cum", 2), "ad": ("AD", 3)}
 CLOSED_FORM_BOUND = 0.3  # steps
@@ -249,16 +251,6 @@ def claims_table(judgements: Sequence[Judgement]) -> ReportTable:
         rows.append([j.claim.section, f"“{j.claim.quote}”", j.claim.reads, threshold, number, verdict])
     header = ("section", "claim", "measured", "threshold", "ours", "verdict")
     return ReportTable("", header, rows, prose=True)
-
-
-def env_name(env: str) -> str:
-    """Return a data set's name as the paper writes it."""
-    return paper.ENVIRONMENTS.get(env, env)
-
-
-def method_name(method: str) -> str:
-    """Return a method's name as the paper writes it."""
-    return paper.LABELS.get(method, method)
 
 
 def decisive_number(judgement: Judgement) -> str:

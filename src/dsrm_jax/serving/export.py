@@ -3,11 +3,11 @@
 Shapes: B users (free), H history length, K slate size.
 """
 
+import io
 import json
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.world import History, World
 from dsrm_jax.state.encoder import make_catalogue
 from dsrm_jax.state.perception import Perception, make_perceive
-from dsrm_jax.training.serialise import to_json
+from dsrm_jax.training.serialise import to_json, write_bytes
 
 ALWAYS_RANDOM = ("random", "quota_random")  # an exported program draws nothing
 Recommend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -116,19 +116,16 @@ def export_policy(
         "jax": jax.__version__,
         "config": to_json(config),
     }
-    _write(Path(path), program, meta, np.asarray(log.item_ids))
+    _write(path, program, meta, np.asarray(log.item_ids))
 
 
-def _write(path: Path, program: bytes | bytearray, meta: dict[str, Any], item_ids: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(META, json.dumps(meta, indent=1))
-            archive.writestr(PROGRAM, bytes(program))
-            with archive.open(ITEMS, "w") as file:
-                np.lib.format.write_array(file, item_ids, allow_pickle=False)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another file") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write(
+    path: str | os.PathLike[str], program: bytes | bytearray, meta: dict[str, Any], item_ids: np.ndarray
+) -> None:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(META, json.dumps(meta, indent=1))
+        archive.writestr(PROGRAM, bytes(program))
+        with archive.open(ITEMS, "w") as file:
+            np.lib.format.write_array(file, item_ids, allow_pickle=False)
+    write_bytes(path, content.getvalue())

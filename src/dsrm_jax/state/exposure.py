@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Key
 from dsrm_jax.simulator.environment import history_before
 from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.state.encoder import Embeddings
-from dsrm_jax.state.targets import Leverage, rows_of
+from dsrm_jax.state.leverage import Leverage, rows_of
 
 WINDOWS = 4_000
 WINDOW_LENGTH = 50
@@ -94,7 +94,10 @@ def fit_exposure(
 
 
 def read_exposure(
-    exposure: Exposure, shown_sum: Float[Array, "... D"], count: Float[Array, "..."], at: Float[Array, "D"]
+    exposure: Exposure,
+    shown_sum: Float[Array, "... D"],
+    count: Float[Array, "..."],
+    at: Float[Array, "... D"],
 ) -> Float[Array, "... D"]:
     """Return the gradient at a state of the log-likelihood of what the log showed.
 
@@ -102,11 +105,11 @@ def read_exposure(
         exposure: of the log.
         shown_sum: `(..., D)` float32, sum of the vectors of the items that the log chose.
         count: `(...)` float32, how many they are.
-        at: `(D,)` float32.
+        at: `(..., D)` or `(D,)` float32.
     """
     away = shown_sum - count[..., None] * exposure.mean
     # the last coordinate is 1 in every item vector and tells nothing; its row of the gain is 0
-    return away @ exposure.gain - count[..., None] * (exposure.precision @ (at - exposure.centre))
+    return away @ exposure.gain - count[..., None] * ((at - exposure.centre) @ exposure.precision)
 
 
 def _regular(matrix: Float[Array, "N N"]) -> Float[Array, "N N"]:

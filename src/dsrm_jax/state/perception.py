@@ -23,23 +23,14 @@ from dsrm_jax.state.encoder import (
     summarise,
     summary_dim,
 )
-from dsrm_jax.state.exposure import fit_exposure
+from dsrm_jax.state.leverage import rows_of
+from dsrm_jax.state.posterior import UserPosterior, without_window
 from dsrm_jax.state.probes import change, gaussian_floor, leak_ratio, oracle_recovery
 from dsrm_jax.state.purifier import Purifier, PurifierBatch, level_losses, make_purifier
 from dsrm_jax.state.rce import LabelledBatch, fit_denoiser, make_rce_purifier, sample_labelled_states
 from dsrm_jax.state.schedule import make_schedule
 from dsrm_jax.state.stage_one import fit_purifier
-from dsrm_jax.state.targets import (
-    Leverage,
-    Visited,
-    check_target,
-    corrupted,
-    every_second,
-    fit_leverage,
-    halves,
-    rows_of,
-    without_window,
-)
+from dsrm_jax.state.targets import Visited, check_target, corrupted, every_second, halves
 from dsrm_jax.state.tce import make_tce_purifier
 from dsrm_jax.state.view import View
 
@@ -117,15 +108,13 @@ def sample_states(
     encoder: Encoder,
     params: EncoderParams,
     starts: SessionStarts,
-    target: Float[Array, "U D"],
+    posterior: UserPosterior,
     *,
     history_length: int,
     arrival_length: int,
     mask_rate: float | jax.Array,
     batch_size: int,
-    kind: str = "full",
-    leverage: Leverage | None = None,
-    posterior: Leverage | None = None,
+    kind: str = "mode",
     visited: Visited | None = None,
 ) -> PurifierBatch:
     """Draw observed states, masked views of the same histories and their users' cleaner states.
@@ -138,17 +127,16 @@ def sample_states(
         encoder: module of `params`.
         params: trained encoder.
         starts: training rows.
-        target: `(U, D)` float32, cleaner state of each user of `starts`: the full-log embedding (`encoder.user_states`), or what
-            random exposure shows (`training.random_exposure`).
+        posterior: of the users of `starts`; its mode is their cleaner state (or what random exposure shows of them:
+            `training.random_exposure`).
         history_length: H.
         arrival_length: the fewest events of a window, where the log holds them.
         mask_rate: mean share of hidden events, in [0, .5].
         batch_size: N.
-        kind: which cleaner state, one of `targets.TARGETS`; `full` and `random_exposure` read `target`, the others make theirs of
-            the window itself.
-        leverage: takes the window's own events out of `full` targets; None: they stay in.
-        posterior: each user's target is a draw about their embedding, so that targets vary as preferences do and not as their
-            estimates, which shrink towards the mean the more the less the log holds of a user; None: the embedding itself.
+        kind: which cleaner state. `mode`: the posterior's. `draw`: a draw about it, so that targets vary as preferences do and
+            not as their estimates, which shrink towards the mean the more the less the log holds of a user. Or one of
+            `targets.TARGETS`: `full`: the mode without the window's own events; `random_exposure`: the mode; the others make
+            theirs of the window itself.
         visited: histories that a policy made in the training simulator; every second one of the batch is drawn from them. No
             event of a session is a row of the log.
     """
@@ -156,15 +144,16 @@ def sample_states(
     embeddings = params.embeddings
     rows = jax.random.randint(row_key, (batch_size,), 0, starts.user.shape[0])
     history = random_windows(window_key, starts, rows, length=history_length, least=arrival_length)
-    clean = target[starts.user[rows]]
-    if posterior is not None:
-        clean = clean + posterior.draw(view_key, rows_of(starts, starts.user[rows]))
-    if leverage is not None:
-        clean = without_window(leverage, embeddings, clean, history, rows_of(starts, starts.user[rows]))
+    user = starts.user[rows]
+    clean = posterior.mode[user]
+    if kind == "draw":
+        clean = clean + posterior.leverage.draw(view_key, rows_of(starts, user))
+    if kind == "full":
+        clean = without_window(posterior, embeddings, history, user, rows_of(starts, user))
     if visited is not None:
         drawn = jax.random.randint(visit_key, (batch_size,), 0, visited.user.shape[0])
         fresh = jax.tree.map(lambda x: x[drawn], visited)
-        history, clean = every_second((fresh.history, target[fresh.user]), (history, clean))
+        history, clean = every_second((fresh.history, posterior.mode[fresh.user]), (history, clean))
     hidden = 2 * mask_rate * jax.random.uniform(rate_key, (batch_size, 1))
     visible = jax.random.uniform(mask_key, history.item.shape) >= hidden
     seen, other = history, None
@@ -187,7 +176,7 @@ def fit_perception_purifier(
     config: Config,
     params: EncoderParams,
     starts: SessionStarts,
-    target: Float[Array, "U D"],
+    posterior: UserPosterior,
     *,
     visited: Visited | None = None,
     initial: Any = None,
@@ -199,7 +188,7 @@ def fit_perception_purifier(
         config: the purifier, encoder and history settings.
         params: trained encoder.
         starts: training rows.
-        target: `(U, D)` cleaner states.
+        posterior: of the users of `starts`, as `sample_states` takes it.
         visited: of each seed, histories to mix with log windows (`training.refresh`); None: log windows alone.
         initial: of each seed, parameters to go on from; None: fresh ones.
 
@@ -228,20 +217,12 @@ def fit_perception_purifier(
         key: jax.Array,
         params: EncoderParams,
         starts: SessionStarts,
-        target: jax.Array,
+        posterior: UserPosterior,
         visited: Visited | None,
         initial: Any,
     ) -> Any:
         if settings.kind in DENOISERS:
             return fit_denoiser(key, purifier, partial(sample_labels, params, starts), config=config.denoiser)
-
-        leverage = posterior = None
-        from_full = settings.kind in FROM_PAIRS and settings.target == "full"
-        if from_full or settings.kind == "guided":
-            leverage_key, key = jax.random.split(key)
-            exposure_key = jax.random.fold_in(leverage_key, 1)
-            measured = fit_leverage(leverage_key, params.embeddings, starts, target)
-            leverage, posterior = (measured, None) if from_full else (None, measured)
 
         def sample_batch(key: jax.Array) -> PurifierBatch:
             return sample_states(
@@ -249,14 +230,12 @@ def fit_perception_purifier(
                 encoder,
                 params,
                 starts,
-                target,
+                posterior,
                 history_length=config.environment.history_length,
                 arrival_length=config.environment.arrival_length,
                 mask_rate=settings.mask_rate,
                 batch_size=settings.batch_size,
-                kind=settings.target if settings.kind in FROM_PAIRS else "full",
-                leverage=leverage,
-                posterior=posterior,
+                kind=settings.target if settings.kind in FROM_PAIRS else "draw",
                 visited=visited,
             )
 
@@ -269,13 +248,12 @@ def fit_perception_purifier(
             ema=settings.ema,
             initial=initial,
         )
-        if posterior is not None:
-            exposure = fit_exposure(exposure_key, params.embeddings, starts, target, posterior)
-            fitted = fitted.replace(exposure=exposure)
+        if settings.kind == "guided":
+            fitted = fitted.replace(exposure=posterior.exposure)
         return fitted, losses
 
     mapped = jax.jit(jax.vmap(fit, in_axes=(0, None, None, None, 0, 0)))
-    return mapped(keys, params, starts, jnp.asarray(target), visited, initial)
+    return mapped(keys, params, starts, posterior, visited, initial)
 
 
 def probe_perception(
@@ -283,7 +261,7 @@ def probe_perception(
     config: Config,
     perception: Perception,
     starts: SessionStarts,
-    clean: Float[Array, "U D"],
+    posterior: UserPosterior,
     *,
     num_states: int = 2000,
 ) -> dict[str, Float[Array, "N"]]:
@@ -294,7 +272,7 @@ def probe_perception(
         config: of the run.
         perception: purifier parameters with a leading axis N, one per seed.
         starts: log rows of the users to probe.
-        clean: `(U, D)` their full-log embeddings, what stands for the clean state.
+        posterior: of these users; its mode stands for the clean state.
         num_states: histories drawn.
 
     Returns:
@@ -305,13 +283,15 @@ def probe_perception(
     settings = purifier_settings(config)
     batch_key, purify_key, loss_key = jax.random.split(key, 3)
 
-    def probe(params: Any, encoder_params: EncoderParams, starts: SessionStarts, clean: jax.Array) -> Any:
+    def probe(
+        params: Any, encoder_params: EncoderParams, starts: SessionStarts, posterior: UserPosterior
+    ) -> Any:
         batch = sample_states(
             batch_key,
             encoder,
             encoder_params,
             starts,
-            clean,
+            posterior,
             history_length=config.environment.history_length,
             arrival_length=config.environment.arrival_length,
             mask_rate=0.0,
@@ -335,4 +315,4 @@ def probe_perception(
 
     # the identity has no parameters that could tell the number of seeds
     mapped = jax.vmap(probe, in_axes=(0, None, None, None), axis_size=len(config.training.seeds))
-    return jax.jit(mapped)(perception.purifier, perception.encoder, starts, clean)
+    return jax.jit(mapped)(perception.purifier, perception.encoder, starts, posterior)

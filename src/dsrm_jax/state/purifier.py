@@ -72,8 +72,8 @@ class PurifierParams:
     Attributes:
         network: variables of `Denoiser`, the only trained leaves.
         state, condition, target: how each input of `PurifierBatch` is normalised; `guided` whitens states and targets alike.
-        exposure: of `guided`, what the log's choices tell; `init` leaves it silent, `perception.fit_perception_purifier` puts in
-            what it fits to the log (`exposure.fit_exposure`).
+        exposure: of `guided`, what the log's choices tell: silent after `init`, for batches of states do not tell it;
+            `perception.fit_perception_purifier` puts in that of the posterior.
     """
 
     network: Any
@@ -258,6 +258,7 @@ def _purify(
     features = denoiser.apply(params.network, schedule.time, method="levels")
     likelihood = memory = None
     if isinstance(params.target, Whitening):
+        assert params.exposure is not None
         likelihood = likelihood_of(
             evidence,
             params.target,
@@ -326,7 +327,7 @@ def _regression_loss(
 ) -> Float[Array, ""]:
     """`Purifier.loss` of the control."""
     normalisers = jax.lax.stop_gradient((params.state, params.condition, params.target))
-    params = params.replace(state=normalisers[0], condition=normalisers[1], target=normalisers[2])
+    params = PurifierParams(params.network, *normalisers)
     predicted = _regression_output(config, params, batch.state, batch.condition)
     return jnp.mean((predicted - params.target.apply(batch.target)) ** 2)
 

@@ -15,7 +15,8 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
-from dsrm_jax.agents.fcpo import Experience, constrained_step, fit_values, next_margin
+from dsrm_jax.agents.fcpo import fit_values
+from dsrm_jax.agents.gaussian_cpo import Experience, constrained_step, next_margin
 from dsrm_jax.agents.networks import MLP, lifted_vectors
 from dsrm_jax.agents.ppo import gaussian_log_prob, gaussian_sample
 from dsrm_jax.agents.returns import generalised_advantage
@@ -211,7 +212,7 @@ def train_fcpo_ranking(
 
     Returns:
         The policy, and per iteration: `reward` and `cost`, means over users of a session's sums; and what
-        `agents.fcpo.constrained_step` reports.
+        `agents.gaussian_cpo.constrained_step` reports.
     """
     parts = _make_parts(config, data)
     init_key, train_key = jax.random.split(key)

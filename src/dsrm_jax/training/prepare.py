@@ -19,7 +19,7 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.build import Worlds, build_worlds
 from dsrm_jax.simulator.fit import fit_factors
 from dsrm_jax.simulator.response import FactorResponse
-from dsrm_jax.simulator.world import History, World
+from dsrm_jax.simulator.world import History, SessionStarts, World
 from dsrm_jax.state.encoder import (
     Embeddings,
     EncoderParams,
@@ -37,6 +37,7 @@ from dsrm_jax.state.perception import (
     probe_perception,
     purifier_settings,
 )
+from dsrm_jax.state.posterior import UserPosterior, fit_posterior
 from dsrm_jax.state.purifier import PurifierBatch
 from dsrm_jax.training.random_exposure import random_exposure_states
 from dsrm_jax.training.refresh import refresh_perception
@@ -48,7 +49,9 @@ REVERSE_ONLY = (
 Say = Callable[[str], None]
 Memory = dict[tuple[Any, ...], Any]
 REFRESH_STAGE = 3
-RANDOM_EXPOSURE_STAGE = 4  # of `data_key`; 0 to 3 are the worlds, the factors, the encoder and the probes
+RANDOM_EXPOSURE_STAGE = (
+    4  # of `data_key`; 0 to 3 are the worlds, the factors, the encoder and the probes, 5 the posterior
+)
 DATA_STAGE = 1000  # beyond the stages of `seed_keys`
 
 
@@ -60,11 +63,13 @@ class Prepared:
         worlds: the training simulator and the held-out one.
         perception: frozen encoder, and one purifier per seed (leading axis).
         facts: plain numbers for the summary: the data's statistics, how the worlds were made, Stage I's losses and times.
+        posterior: what the training log tells of every user of its vocabulary; None where nothing was learnt from a log.
     """
 
     worlds: Worlds
     perception: Perception
     facts: dict[str, Any] = struct.field(pytree_node=False)
+    posterior: UserPosterior | None = None
 
 
 def seed_keys(config: Config, stage: int) -> Key[Array, "N"]:
@@ -154,23 +159,28 @@ def prepare(config: Config, say: Say = print, memory: Memory | None = None) -> P
         ("encoder", *shared),
         lambda: _fit_encoder(jax.random.fold_in(key, 2), config, factors, worlds, say),
     )
+    posterior = _once(
+        memory,
+        ("posterior", *shared[:3]),
+        lambda: _fit_posterior(jax.random.fold_in(key, 5), log, factors),
+    )
     shared = (*shared, *_purifier_key(config))
     purifier, purifier_facts = _once(
         memory,
         ("purifier", *shared),
-        lambda: _fit_purifiers(config, params, factors, worlds, say),
+        lambda: _fit_purifiers(config, params, posterior.of(worlds.train_users), worlds, say),
     )
     facts = dict(facts)
     facts |= fit_facts | encoder_facts | purifier_facts
     perception = Perception(params, purifier)
-    clean = user_states(factors)[worlds.test_users]
-    probes = probe_perception(jax.random.fold_in(key, 3), config, perception, worlds.test.starts, clean)
+    held_out = posterior.of(worlds.test_users)
+    probes = probe_perception(jax.random.fold_in(key, 3), config, perception, worlds.test.starts, held_out)
     facts["probes"] = {name: np.asarray(values).tolist() for name, values in probes.items()}
     say(
         f"on held-out users it moves the state by {np.mean(probes['change']):.0%} and takes away "
         f"{np.mean(probes['recovery']):.0%} of its squared distance to the full-log embedding"
     )
-    return Prepared(worlds, perception, facts)
+    return Prepared(worlds, perception, facts, posterior)
 
 
 def remembered_worlds(
@@ -236,6 +246,14 @@ def _fit_factors(
     return factors, {"embedding_seconds": seconds}
 
 
+def _fit_posterior(key: jax.Array, log: InteractionLog, factors: FactorResponse) -> UserPosterior:
+    """Return what the training log tells of each user of the vocabulary."""
+    rows = log.train
+    first = rows.user_start(log.num_users).astype(np.int32)
+    starts = SessionStarts(*(jnp.asarray(x) for x in (rows.user, rows.item, rows.click, first)))
+    return jax.jit(fit_posterior)(key, embeddings_from(factors), starts, user_states(factors))
+
+
 def _fit_encoder(
     key: jax.Array, config: Config, factors: FactorResponse, worlds: Worlds, say: Say
 ) -> tuple[EncoderParams, dict[str, Any]]:
@@ -260,18 +278,18 @@ def _fit_encoder(
 
 
 def _fit_purifiers(
-    config: Config, params: EncoderParams, factors: FactorResponse, worlds: Worlds, say: Say
+    config: Config, params: EncoderParams, posterior: UserPosterior, worlds: Worlds, say: Say
 ) -> tuple[Any, dict[str, Any]]:
-    """Train each seed's purifier (Stage I)."""
+    """Train each seed's purifier (Stage I); the posterior is that of the training users."""
     started = time.perf_counter()
-    target = _targets(config, params, factors, worlds)
+    posterior = posterior.replace(mode=_targets(config, params, posterior, worlds))  # type: ignore[attr-defined]
     purifier, losses = fit_perception_purifier(
-        seed_keys(config, 1), config, params, worlds.train.starts, target
+        seed_keys(config, 1), config, params, worlds.train.starts, posterior
     )
     if purifier_settings(config).refresh_rounds:
         keys = seed_keys(config, REFRESH_STAGE)
         perception = Perception(params, purifier)
-        purifier, again = refresh_perception(keys, config, perception, worlds.train, target)
+        purifier, again = refresh_perception(keys, config, perception, worlds.train, posterior)
         losses = losses if again is None else again
     loss = np.asarray(_tail_mean(losses)).tolist()
     seconds = time.perf_counter() - started
@@ -280,12 +298,12 @@ def _fit_purifiers(
 
 
 def _targets(
-    config: Config, params: EncoderParams, factors: FactorResponse, worlds: Worlds
+    config: Config, params: EncoderParams, posterior: UserPosterior, worlds: Worlds
 ) -> Float[Array, "U D"]:
-    """Return the cleaner state of each training user: the full-log embedding, or what random exposure shows."""
+    """Return the cleaner state of each training user: the full log's, or what random exposure shows."""
     settings = purifier_settings(config)
     if settings.kind not in FROM_PAIRS or settings.target != "random_exposure":
-        return user_states(factors)[worlds.train_users]
+        return posterior.mode
 
     @jax.jit
     def states(params: EncoderParams, world: World) -> jax.Array:

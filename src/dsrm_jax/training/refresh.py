@@ -8,7 +8,6 @@ need none of this.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dsrm_jax.agents.yardsticks import make_yardstick
@@ -23,6 +22,7 @@ from dsrm_jax.state.perception import (
     make_perceive,
     purifier_settings,
 )
+from dsrm_jax.state.posterior import UserPosterior
 from dsrm_jax.state.targets import Visited
 from dsrm_jax.training.loop import reset_users
 
@@ -67,7 +67,7 @@ def refresh_perception(
     config: Config,
     perception: Perception,
     world: World,
-    target: Float[Array, "U D"],
+    posterior: UserPosterior,
 ) -> tuple[Any, Float[Array, "N iterations"] | None]:
     """Run `purifier.refresh_rounds` rounds of collecting histories and training on them mixed with log windows.
 
@@ -76,7 +76,7 @@ def refresh_perception(
         config: of the run.
         perception: trained so far, purifiers with a leading axis N.
         world: the training world.
-        target: `(U, D)` cleaner state of each of its users, as `fit_perception_purifier` takes it.
+        posterior: of its users, as `fit_perception_purifier` takes it.
 
     Returns:
         `(purifier params, losses)` with a leading axis N; the purifiers as they were and None where the kind has no use for it or
@@ -103,7 +103,7 @@ def refresh_perception(
             config,
             perception.encoder,
             world.starts,
-            jnp.asarray(target),
+            posterior,
             visited=visited,
             initial=purifier,
         )

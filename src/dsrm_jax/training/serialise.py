@@ -331,11 +331,16 @@ def from_json_value(value: Any) -> Any:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a file so that, whatever happens, either the old or the whole new text is there.
+    """Write a text as UTF-8, as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file so that, whatever happens, either the old or the whole new content is there.
 
     Args:
         path: the file; its folder must exist.
-        text: written as UTF-8, flushed to the disk, then renamed into place.
+        content: flushed to the disk, then renamed into place.
 
     Raises:
         InputError: the disk is full or the folder cannot be written; the old file is untouched.
@@ -344,14 +349,15 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(text.encode())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
         raise InputError(
-            f"cannot write {path}: {error.strerror or error}; what was there is untouched"
+            f"cannot write {path}: {error.strerror or error}; what was there is untouched: "
+            "free some space or choose another file"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
