@@ -13,8 +13,8 @@ from dsrm_jax.simulator.calibration import auc
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.fit_transformer import Rows, fit_transformer, row_click_logit, row_histories
 from dsrm_jax.simulator.response import click_probability, item_vectors
-from dsrm_jax.simulator.transformer import TransformerResponse, UserResponseModel, one_hot_features
-from dsrm_jax.simulator.transformer_state import frozen_user_state
+from dsrm_jax.simulator.transformer import TransformerResponse, UserResponseModel, one_hot_features, tabulated
+from dsrm_jax.simulator.transformer_state import frozen_user_state, token_table
 from dsrm_jax.simulator.world import History, SessionStarts, World
 
 NUM_USERS, NUM_ITEMS, HISTORY, BATCH = 5, 9, 7, 3
@@ -81,7 +81,7 @@ def reference_logits(params, user, history, feedback, item, features, num_layers
     return np.array(logits)
 
 
-def make_case(num_feedback, num_layers=2):
+def make_case(num_feedback, num_layers=2, length=HISTORY):
     generator = np.random.default_rng(0)
     features = one_hot_features(
         {"age": generator.integers(-1, 3, NUM_USERS), "city": generator.integers(0, 2, NUM_USERS)},
@@ -91,7 +91,7 @@ def make_case(num_feedback, num_layers=2):
     model = UserResponseModel(
         NUM_USERS,
         NUM_ITEMS,
-        HISTORY,
+        length,
         num_feedback,
         latent=8,
         dim=12,
@@ -101,12 +101,12 @@ def make_case(num_feedback, num_layers=2):
         scorer_hidden=14,
     )
     history = np.where(
-        np.arange(HISTORY) < np.array([[0], [3], [7]]),
+        np.arange(length) < np.array([[0], [length // 2], [length]]),
         NUM_ITEMS,
-        generator.integers(NUM_ITEMS, size=(BATCH, HISTORY)),
+        generator.integers(NUM_ITEMS, size=(BATCH, length)),
     )
     feedback = (
-        (generator.random((BATCH, HISTORY, num_feedback)) < 0.5) & (history < NUM_ITEMS)[..., None]
+        (generator.random((BATCH, length, num_feedback)) < 0.5) & (history < NUM_ITEMS)[..., None]
     ).astype(float)
     inputs = (np.array([0, 4, 2]), history, feedback.astype(np.float32), np.array([3, 8, 0]), features)
     shapes = jax.eval_shape(model.init, jax.random.key(1), *inputs)["params"]
@@ -124,17 +124,20 @@ def test_model_with_three_kinds_of_feedback_equals_the_float64_reference():
     np.testing.assert_allclose(actual, reference_logits(params, *inputs), rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize(("num_layers", "num_feedback"), [(1, 1), (2, 1), (3, 2)])
-def test_the_state_with_products_saved_is_the_models(num_layers, num_feedback):
-    model, params, (user, history, feedback, _, features) = make_case(num_feedback, num_layers)
+@pytest.mark.parametrize(
+    ("num_layers", "num_feedback", "length"), [(1, 1, 7), (2, 1, 8), (3, 2, 7), (2, 1, 1)]
+)
+def test_the_state_with_products_saved_is_the_models(num_layers, num_feedback, length):
+    model, params, (user, history, feedback, _, features) = make_case(num_feedback, num_layers, length)
     apply = partial(model.apply, {"params": params})
 
     @jax.jit
     def both(history, feedback):
-        tokens = apply(jnp.arange(NUM_ITEMS + 1), features.item, method="encode_items")[history]
+        vocabulary = apply(jnp.arange(NUM_ITEMS + 1), features.item, method="encode_items")
         users = apply(jnp.asarray(user), [x[user] for x in features.user], method="encode_users")
-        plain = apply(tokens, feedback, users, method="user_state")
-        return plain, frozen_user_state(params, tokens, feedback, users)
+        plain = apply(vocabulary[history], feedback, users, method="user_state")
+        table = token_table(params, vocabulary)
+        return plain, frozen_user_state(params, table, history, feedback, users)
 
     plain, fast = both(history, feedback)
     np.testing.assert_allclose(fast, plain, rtol=2e-4, atol=2e-5)
@@ -154,7 +157,8 @@ def case():
     return frozen(model, params, inputs[-1]), params, inputs
 
 
-def test_frozen_response_gives_the_models_probability_for_each_shown_item(case):
+@pytest.mark.parametrize("prepare", [tabulated, lambda response: response])
+def test_frozen_response_gives_the_models_probability_for_each_shown_item(case, prepare):
     response, params, (user, history, feedback, _, features) = case
     events = History(
         item=jnp.asarray(np.where(history == NUM_ITEMS, 0, history), jnp.int32),
@@ -164,7 +168,7 @@ def test_frozen_response_gives_the_models_probability_for_each_shown_item(case):
     )
     slate = np.array([[0, 3], [2, 1], [3, 2]])
     actual = jax.jit(jax.vmap(click_probability, in_axes=(None, 0, 0, 0)))(
-        response, jnp.asarray(user, jnp.int32), jnp.asarray(slate), events
+        prepare(response), jnp.asarray(user, jnp.int32), jnp.asarray(slate), events
     )
     for k in range(2):
         logit = reference_logits(params, user, history, feedback, CATALOGUE[slate[:, k]], features)[:, 0]

@@ -11,7 +11,13 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.calibration import auc
-from dsrm_jax.simulator.transformer import Features, TransformerResponse, UserResponseModel, click_logit
+from dsrm_jax.simulator.transformer import (
+    Features,
+    TransformerResponse,
+    UserResponseModel,
+    click_logit,
+    tabulated,
+)
 
 PREDICT_BATCH = 256
 
@@ -163,7 +169,9 @@ def _freeze(
     apply = partial(model.apply, {"params": params})
     token = cast(Array, apply(jnp.arange(model.num_items + 1), features.item, method="encode_items"))
     user = cast(Array, apply(jnp.arange(model.num_users), features.user, method="encode_users"))
-    return TransformerResponse(params=params, user=user, item=token[catalogue], token=token, model=model)
+    return tabulated(
+        TransformerResponse(params=params, user=user, item=token[catalogue], token=token, model=model)
+    )
 
 
 def _fit_epoch(

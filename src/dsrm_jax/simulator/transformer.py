@@ -7,6 +7,7 @@ on logits and a single sigmoid.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -19,7 +20,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from dsrm_jax.simulator.response import click_probability, item_vectors
-from dsrm_jax.simulator.transformer_state import NORM_EPSILON, frozen_user_state
+from dsrm_jax.simulator.transformer_state import NORM_EPSILON, TokenTable, frozen_user_state, token_table
 from dsrm_jax.simulator.world import History
 
 MAX_LEVELS = 64  # features with more levels (authors, music) are left to the id embedding
@@ -199,6 +200,7 @@ class TransformerResponse:
         item: `(J, E)` float32 encodings of the catalogue.
         token: `(I + 1, E)` float32 encodings of the vocabulary, the padding item last.
         model: the module (static).
+        table: of `token`, from `tabulated`; None: made where it is used, which XLA moves out of a loop over steps.
     """
 
     params: Mapping[str, Any]
@@ -206,6 +208,12 @@ class TransformerResponse:
     item: Float[Array, "J E"]
     token: Float[Array, "I+1 E"]
     model: UserResponseModel = struct.field(pytree_node=False)
+    table: TokenTable | None = None
+
+
+def tabulated(response: TransformerResponse) -> TransformerResponse:
+    """Return the response with its `table` made, `(I + 1) (E + 3D)` numbers that depend on one item alone."""
+    return replace(response, table=token_table(response.params, response.token))
 
 
 @click_probability.register(TransformerResponse)
@@ -243,7 +251,8 @@ def click_logit(
         feedback: `(B, H, F)` 0/1, zero where there is no event.
         items: `(B, K, E)` item encodings.
     """
-    state = frozen_user_state(response.params, response.token[history], feedback, user)
+    table = token_table(response.params, response.token) if response.table is None else response.table
+    state = frozen_user_state(response.params, table, history, feedback, user)
     attention = response.model.apply({"params": response.params}, state, method="attention")
     weights = cast(Array, attention)[:, 0]
     return jnp.mean(weights[:, None, :] * items, axis=-1)

@@ -68,23 +68,29 @@ def fit_whitening(x: Float[Array, "N D"]) -> Whitening:
 class Likelihood:
     """Likelihood of a history as a function of a whitened state x: Bernoulli of its clicks, Gaussian of what the log chose.
 
+    Events stay in the state's own coordinates and x is brought there: one product per state where whitening the events would
+    take one per event.
+
     Attributes:
-        vectors: `(..., H, D)` float32; the click logit of event h is `<vectors[h], x> + offset[h]`.
-        offset: `(..., H)` float32, the logit of the mean user.
+        whitening: of the states.
+        vectors: `(..., H, D)` float32; the click logit of event h is `<vectors[h], whitening.invert(x)> + bias[h]`.
+        bias: `(..., H)` float32, the click logit that an average user gives the item.
         click: `(..., H)` float32, 0 or 1.
         weight: `(..., H)` float32, guidance scale where there is an event, else 0.
-        exposed: `(..., D)` float32, gradient at 0 of the log-likelihood of what the log showed (`exposure`).
-        exposed_precision: `(..., D, D)` float32, its negative Hessian, the same everywhere.
-        curvature: `(..., D, D)` float32, negative Hessian of the clicks' log-likelihood averaged over the prior, and
-            `exposed_precision`.
+        exposure: what the log's choices tell.
+        chosen: `(..., D)` float32, sum of the vectors of the items that the log chose, times the exposure's scale.
+        count: `(...)` float32, how many they are, times the same.
+        curvature: `(..., D, D)` float32, negative Hessian in x: of the clicks averaged over the prior, of the exposure exact.
     """
 
+    whitening: Whitening
     vectors: Float[Array, "... H D"]
-    offset: Float[Array, "... H"]
+    bias: Float[Array, "... H"]
     click: Float[Array, "... H"]
     weight: Float[Array, "... H"]
-    exposed: Float[Array, "... D"]
-    exposed_precision: Float[Array, "... D D"]
+    exposure: Exposure
+    chosen: Float[Array, "... D"]
+    count: Float[Array, "..."]
     curvature: Float[Array, "... D D"]
 
 
@@ -107,21 +113,21 @@ def likelihood_of(
     """
     chex.assert_equal_shape([evidence.bias, evidence.click, evidence.shown])
     assert evidence.vectors is not None
-    vectors = evidence.vectors @ whitening.factor
-    offset = jnp.asarray(evidence.bias) + evidence.vectors @ whitening.mean
+    vectors, factor, bias = evidence.vectors, whitening.factor, jnp.asarray(evidence.bias)
     weight = scale * jnp.asarray(evidence.shown, jnp.float32)
-    # Mean of sigmoid' over a normal logit, MacKay 1992: exact at variance 0, within a few per cent else.
-    spread = jnp.sqrt(1.0 + jnp.pi / 8.0 * jnp.sum(jnp.square(vectors), axis=-1))
-    probability = jax.nn.sigmoid(offset / spread)
-    slope = weight * probability * (1.0 - probability) / spread
-    curvature = jnp.einsum("...hd,...he->...de", slope[..., None] * vectors, vectors)
     logged = exposure_scale * jnp.asarray(evidence.logged, jnp.float32)
     count = jnp.sum(logged, axis=-1)
-    chosen = jnp.einsum("...h,...hd->...d", logged, evidence.vectors)
-    exposed = read_exposure(exposure, chosen, count, whitening.mean) @ whitening.factor
-    precision = count[..., None, None] * (whitening.factor.T @ exposure.precision @ whitening.factor)
+    chosen = jnp.einsum("...h,...hd->...d", logged, vectors)
+    # Mean of sigmoid' over a normal logit, MacKay 1992: exact at variance 0, within a few per cent else. Of the logit's variance
+    # the coordinates' own do; the curvature decides how fast the mode is reached, and not where it is.
+    variance = jnp.square(vectors) @ jnp.sum(jnp.square(factor), axis=1)
+    spread = jnp.sqrt(1.0 + jnp.pi / 8.0 * variance)
+    probability = jax.nn.sigmoid((bias + vectors @ whitening.mean) / spread)
+    slope = weight * probability * (1.0 - probability) / spread
+    curvature = jnp.einsum("...hd,...he->...de", slope[..., None] * vectors, vectors)
+    curvature = factor.T @ (curvature + count[..., None, None] * exposure.precision) @ factor
     click = jnp.asarray(evidence.click, jnp.float32)
-    return Likelihood(vectors, offset, click, weight, exposed, precision, curvature + precision)
+    return Likelihood(whitening, vectors, bias, click, weight, exposure, chosen, count, curvature)
 
 
 @struct.dataclass
@@ -139,11 +145,12 @@ class Expansion:
 
 def expand(likelihood: Likelihood, at: Float[Array, "... D"]) -> Expansion:
     """Return the expansion about a point: all that reads the events, and most of what guidance costs."""
-    logit = jnp.einsum("...hd,...d->...h", likelihood.vectors, at) + likelihood.offset
+    state = likelihood.whitening.invert(at)
+    logit = jnp.einsum("...hd,...d->...h", likelihood.vectors, state) + likelihood.bias
     surprise = likelihood.weight * (likelihood.click - jax.nn.sigmoid(logit))
     of_clicks = jnp.einsum("...hd,...h->...d", likelihood.vectors, surprise)
-    of_exposure = likelihood.exposed - jnp.einsum("...de,...e->...d", likelihood.exposed_precision, at)
-    return Expansion(at, of_clicks + of_exposure)
+    of_exposure = read_exposure(likelihood.exposure, likelihood.chosen, likelihood.count, at=state)
+    return Expansion(at, (of_clicks + of_exposure) @ likelihood.whitening.factor)
 
 
 def expanded_mean(

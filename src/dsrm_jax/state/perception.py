@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Key
 
 from dsrm_jax.config import Config, PurifierConfig
 from dsrm_jax.simulator.environment import Observation, random_windows
-from dsrm_jax.simulator.world import SessionStarts
+from dsrm_jax.simulator.world import History, SessionStarts
+from dsrm_jax.state.blocks import in_blocks
 from dsrm_jax.state.bod import make_bod_purifier
 from dsrm_jax.state.encoder import (
     Encoder,
@@ -91,12 +92,20 @@ def make_perceive(config: Config) -> Perceive:
     The key is consumed; it is used by purifiers that draw noise (`noise_scale` above 0).
     """
     encoder, purifier = perception_modules(config)
+    noise_scale = purifier_settings(config).noise_scale
+    draws = not isinstance(noise_scale, int | float) or noise_scale != 0
 
     def perceive(perception: Perception, key: jax.Array, observation: Observation) -> View:
-        own = config.environment.slate_size * observation.time
-        evidence = gather_evidence(perception.encoder.embeddings, observation.history, own=own)
-        observed = encoder.encode(perception.encoder, evidence.summary)
-        state = purifier.purify(perception.purifier, key, observed, evidence)
+        def look(history: History, time: jax.Array) -> tuple[jax.Array, jax.Array]:
+            own = config.environment.slate_size * time
+            evidence = gather_evidence(perception.encoder.embeddings, history, own=own)
+            observed = encoder.encode(perception.encoder, evidence.summary)
+            return purifier.purify(perception.purifier, key, observed, evidence), observed
+
+        seen = observation.history, observation.time
+        # one key is one draw for a whole batch
+        whole = draws or observation.time.ndim != 1
+        state, observed = look(*seen) if whole else in_blocks(look, *seen)
         recent, recent_click = recent_events(observation.history)
         return View(state, observed, observation.time, recent, recent_click)
 

@@ -187,9 +187,10 @@ def remembered_worlds(
     config: Config, say: Say, memory: Memory
 ) -> tuple[InteractionLog, Worlds, dict[str, Any]]:
     """Return `load_worlds`, made once for all configurations that share it; raises as it does, for each."""
-    found = _once(memory, _worlds_key(config), lambda: load_worlds(config, say))
-    check_usable(config.agent.method, found[0])  # what is remembered may have been made for another method
-    return found
+    key = _worlds_key(config)
+    if key in memory:  # what is remembered may have been made for another method
+        check_usable(config.agent.method, memory[key][0])
+    return _once(memory, key, lambda: load_worlds(config, say))
 
 
 def _once(memory: Memory, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:

@@ -18,7 +18,7 @@ from dsrm_jax.training.ranges import ANY, RANGES
 
 C = TypeVar("C")
 
-FINGERPRINT_FORMAT = 2  # 2: the denoiser is told the time of the continuous process
+FINGERPRINT_FORMAT = 3  # 2: the denoiser is told the time of the continuous process
 
 # What a run may change when it is resumed: how long, how it is shown and kept, where the same files lie.
 FREE_FIELDS = frozenset(

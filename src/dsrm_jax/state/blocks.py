@@ -1,0 +1,36 @@
+"""Rows of a batch in blocks that stay in a processor's cache."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+ROWS = 64  # histories of 256 events take 18 KB each; three seeds of 64 fill the second-level caches of a few cores
+
+
+def in_blocks(function: Callable[..., Any], *rows: Any) -> Any:
+    """Return `function(*rows)`, on a CPU computed block by block.
+
+    A thousand histories gathered at once travel between memory and processor at every step of a reverse scan; in blocks they
+    stay where they are used, which halves the time. Other devices hide that and want the whole batch.
+
+    Args:
+        function: pure, each row of its result depends on the same row of its arguments alone.
+        rows: pytrees of arrays with one leading axis in common.
+    """
+    count = jax.tree.leaves(rows)[0].shape[0]
+    if count <= ROWS:
+        return function(*rows)
+    blocks = -(-count // ROWS)
+    size = -(-count // blocks)  # blocks of one size, so that the function is compiled once
+
+    def split(x: jax.Array) -> jax.Array:
+        padded = jnp.pad(x, [(0, blocks * size - count)] + [(0, 0)] * (x.ndim - 1))
+        return padded.reshape(blocks, size, *x.shape[1:])
+
+    def blockwise(*rows: Any) -> Any:
+        found = jax.lax.map(lambda block: function(*block), jax.tree.map(split, rows))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
+
+    return jax.lax.platform_dependent(*rows, cpu=blockwise, default=function)
