@@ -41,9 +41,12 @@ def test_conditions_are_compared_with_the_identity():
             for _ in range(2)
         ]
 
-    found = downstream({"identity": sessions(0.5), "dsrm": sessions(0.8)}, slate_size=6, max_len=30)
-    assert found["dsrm"]["reward"]["mean"] == pytest.approx(0.8, abs=0.02)
-    assert found["dsrm"]["decomposition"]["reward"] == pytest.approx(closed(0.8, 0) - closed(0.5, 0), abs=0.5)
+    compared = {"identity": sessions(0.5), "purifier": sessions(0.8)}
+    found = downstream(compared, slate_size=6, max_len=30)
+    assert found["purifier"]["reward"]["mean"] == pytest.approx(0.8, abs=0.02)
+    parts = found["purifier"]["decomposition"]
+    assert parts["reward"] == pytest.approx(closed(0.8, 0) - closed(0.5, 0), abs=0.5)
     assert found["identity"]["decomposition"]["total"] == 0
+    assert found["purifier"]["length_gain"]["mean"] == 0  # every session was given 20 steps
     with pytest.raises(KeyError):
-        downstream({"dsrm": sessions(0.8)}, slate_size=6, max_len=30)
+        downstream({"purifier": sessions(0.8)}, slate_size=6, max_len=30)

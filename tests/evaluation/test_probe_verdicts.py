@@ -26,12 +26,14 @@ RAW = {
     "insert_popular": 1.0, "insert_niche": 1.0, "remove_popular": 1.0, "remove_niche": 1.0,
     "selectivity": 1.0, "removal_selectivity": 1.0,
     "popularity_silhouette": 0.05, "popularity_nmi": 0.1, "interest_silhouette": -0.02, "interest_nmi": 0.1,
+    "length_gain": interval(0.0, 0.0),
 }  # fmt: skip
 GOOD = RAW | {
     "change": 0.5, "cka": 0.6, "leak": 0.7, "condition_sensitivity": 1.0, "variance_share": 0.1,
     "explained_share": 0.05, "distance_correlation": 0.05, "interest_auc": interval(0.65),
     "interest_difference": interval(0.05), "recovery": 0.5, "selectivity": 0.6,
     "popularity_silhouette": 0.0, "popularity_nmi": 0.02, "interest_nmi": 0.2, "interest_silhouette": 0.05,
+    "length_gain": interval(1.0, 0.2),
 }  # fmt: skip
 ERASED = RAW | {
     "change": 0.2,
@@ -48,11 +50,18 @@ NOISE = RAW | {
 }
 
 
+DOWNSTREAM = {
+    "length": interval(26.0), "reward": interval(0.8), "broken": interval(0.0), "length_gain": interval(0.7),
+    "decomposition": {"total": 0.7, "reward": 0.65, "broken": 0.0, "residual": 0.05},
+}  # fmt: skip
+
+
 def report(states):
     decided = verdicts(states)
     return {
         "source": "a made-up world", "purifier": "masked", "users": 100, "true_preference": True, "states": states,
         "verdicts": decided, "claims": claims(states, decided), "next_click": None,
+        "downstream": dict.fromkeys(("identity", "none"), DOWNSTREAM),
         "start_sweep": [{"start_fraction": f, "change": 0.1, "explained_share": 0.1, "interest_auc": 0.6} for f in (0.5, 1.0)],
     }  # fmt: skip
 
@@ -105,6 +114,7 @@ def test_the_identity_in_a_purifiers_place_fails_all_but_what_it_keeps(honest):
         ("P8", {"popularity_nmi": 0.095}),
         ("P8", {"interest_nmi": 0.05}),
         ("P8", {"interest_silhouette": -0.02}),
+        ("P10", {"length_gain": interval(0.1, 0.2)}),
         ("P9", {"interest_auc": interval(0.56)}),
     ],
 )
@@ -122,6 +132,13 @@ def test_a_control_that_gets_through_is_named(honest):
     text = rendered(report(states))
     assert "NOT paper" in text
     assert "controls behave: NO" in text
+
+
+def test_an_oracle_that_fails_what_it_must_pass_is_named(honest):
+    """Where the best state in the learnt space recovers nothing, the probe is no instrument there."""
+    states = honest | {"oracle": GOOD}
+    assert misbehaving(verdicts(states)["P6"]) == []
+    assert misbehaving(verdicts(states | {"oracle": RAW})["P6"]) == ["oracle"]
 
 
 def test_what_does_not_apply_is_neither_passed_nor_failed(honest):

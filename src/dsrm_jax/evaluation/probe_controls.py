@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from dsrm_jax.config import Config
+from dsrm_jax.evaluation.headroom_sessions import oracle_states
 from dsrm_jax.evaluation.probe_measures import Bench, applied
 from dsrm_jax.evaluation.probe_verdicts import PURIFIER, RAW
 from dsrm_jax.state.controls import Control, blur, denoising_autoencoder, erasure, shrinkage, swap_users
@@ -31,7 +32,8 @@ class Controls(NamedTuple):
     """What is compared.
 
     Attributes:
-        maps: name to map of states; `purifier` and `identity` are among them.
+        maps: name to map of states; `purifier` and `identity` are among them, and `oracle`, the best state in the learnt space
+            (`headroom_sessions.oracle_states`), where the world's truth is known.
         leak: name to P2, error at k = 1 over the unconditional floor, of those that are diffusion models.
     """
 
@@ -98,6 +100,9 @@ def make_controls(config: Config, prepared: Prepared, bench: Bench, say: Say) ->
         "noise": lambda state, evidence: blur(state),
         "shuffled": lambda state, evidence: swap_users(purified(state, evidence)),
     }
+    if prepared.worlds.test.preference is not None:
+        best = np.asarray(oracle_states(embeddings, prepared.worlds.test), np.float64)[bench.data.user]
+        controls["oracle"] = lambda state, evidence: best
     own = prepared.facts.get("probes", {}).get("leak")
     leak = {} if own is None else {PURIFIER: float(own[0])}
     if settings.kind != "paper":

@@ -282,10 +282,10 @@ def _counterfactuals(bench: Bench, control: Control, states: np.ndarray) -> dict
 
 
 def _clusters(bench: Bench, states: np.ndarray) -> dict[str, float]:
-    """Return P8."""
+    """Return P8, in coordinates of item-centred scores as P6 and P7."""
     labels = {"popularity": popularity_bins(bench.data.clicked_popularity), "interest": bench.data.interest}
     result: dict[str, float] = {}
     for name, label in labels.items():
-        found = separation(states, label)
+        found = separation(score_coordinates(states, bench.vectors), label)
         result |= {f"{name}_silhouette": found.silhouette, f"{name}_nmi": found.nmi}
     return result

@@ -11,6 +11,8 @@ from rich.console import Console
 
 from dsrm_jax.config import Config
 from dsrm_jax.data.sources import load_log
+from dsrm_jax.evaluation.downstream import downstream as compare_downstream
+from dsrm_jax.evaluation.downstream import downstream_sessions
 from dsrm_jax.evaluation.probe_controls import Controls, make_controls
 from dsrm_jax.evaluation.probe_measures import (
     NUM_USERS,
@@ -22,6 +24,7 @@ from dsrm_jax.evaluation.probe_measures import (
 )
 from dsrm_jax.evaluation.probe_table import probe_table
 from dsrm_jax.evaluation.probe_verdicts import PURIFIER, claims, verdicts
+from dsrm_jax.state.interest_probes import score_coordinates
 from dsrm_jax.state.perception import purifier_settings
 from dsrm_jax.state.popularity_probes import missing_scikit_learn
 from dsrm_jax.training.prepare import Prepared, Say, prepare
@@ -67,9 +70,10 @@ def run_probe(
 
         purified = controls.maps[PURIFIER](bench.observed, bench.evidence)
         data = bench.data
+        states = {"raw": np.asarray(bench.observed), "purified": purified}
         states_figure(
             folder / "states.png",
-            {"raw": np.asarray(bench.observed), "purified": purified},
+            {name: score_coordinates(state, bench.vectors) for name, state in states.items()},
             popularity=data.clicked_popularity,
             interest=data.interest,
             title=report["source"],
@@ -96,12 +100,22 @@ def probe_report(
     Returns:
         Plain numbers: `source`, `purifier` (its kind), `users`, `true_preference` (whether it is known), `states` (name to
         `measure`), `verdicts` (`probe_verdicts.verdicts`), `claims`, `start_sweep` (P3) and `next_click` (`next_click_ranking` of
-        all states, None where the log holds no later clicks).
+        all states, None where the log holds no later clicks) and `downstream` (P10: `downstream.downstream`).
     """
+    settings = config.environment
+    downstream = compare_downstream(
+        downstream_sessions(config, prepared.worlds.test, bench.perception),
+        slate_size=settings.slate_size,
+        max_len=settings.max_len,
+        ad_penalty=settings.ad_penalty,
+        step_cap=settings.step_cap,
+        confidence=config.evaluation.confidence,
+    )
     states: dict[str, dict[str, Any]] = {}
     for name, control in controls.maps.items():
         say(f"probes: measuring {name}")
-        states[name] = measure(bench, control) | {"leak": controls.leak.get(name)}
+        gain = downstream[name]["length_gain"] if name in downstream else None
+        states[name] = measure(bench, control) | {"leak": controls.leak.get(name), "length_gain": gain}
     decided = verdicts(states)
     data = bench.data
     later = None
@@ -120,4 +134,5 @@ def probe_report(
         "claims": claims(states, decided),
         "start_sweep": start_sweep(config, bench),
         "next_click": later,
+        "downstream": downstream,
     }

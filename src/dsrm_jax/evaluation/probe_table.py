@@ -74,6 +74,7 @@ def probe_table(report: Mapping[str, Any]) -> RenderableType:
         parts += [table, Text()]
     if report["next_click"]:
         parts += [_next_click(report["next_click"]), Text()]
+    parts += [_downstream(report["downstream"]), Text()]
     parts += [_verdicts(report["verdicts"]), Text()]
     parts += [
         Text(f"{name.replace('_', ' ')}: {'yes' if held else 'NO'}")
@@ -94,6 +95,24 @@ def _next_click(later: Mapping[str, Any]) -> Table:
     for name, row in later.items():
         cells = (_cell(row[key], 3) for key in ("auc", "auc_difference", "ndcg", "ndcg_difference"))
         table.add_row(name, *cells, style=_style(name))
+    return table
+
+
+def _downstream(conditions: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = _table(
+        "state",
+        "Len",
+        "R_each",
+        "p",
+        "Len vs raw",
+        "by R_each",
+        "by p",
+        title="sessions of greedy half-and-half slates (P10)",
+    )
+    for name, row in conditions.items():
+        measured = (_cell(row[key], 3) for key in ("length", "reward", "broken", "length_gain"))
+        parts = (_cell(row["decomposition"][key], 3) for key in ("reward", "broken"))
+        table.add_row(name, *measured, *parts, style=_style(name))
     return table
 
 

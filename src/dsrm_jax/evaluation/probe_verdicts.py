@@ -25,7 +25,7 @@ class Probe:
     """One decision.
 
     Attributes:
-        name: `P1` to `P9`.
+        name: `P1` to `P10`, but for P9 (`rivals`).
         question: what passing means, with its threshold.
         passes: `(states' numbers, raw states' numbers) -> bool`; None where the probe does not apply to the states or the data.
         must_fail: negative controls that it has to catch, or it is no instrument.
@@ -64,6 +64,10 @@ def _interest_kept(row: Mapping[str, Any], raw: Mapping[str, Any]) -> bool | Non
     return row["interest_difference"]["low"] >= -MAX_INTEREST_LOSS
 
 
+def _lengthens(row: Mapping[str, Any], raw: Mapping[str, Any]) -> bool | None:
+    return None if row.get("length_gain") is None else row["length_gain"]["low"] > 0
+
+
 PROBES = (
     Probe(
         "P1",
@@ -96,12 +100,14 @@ PROBES = (
         f"interest on popularity-matched negatives does not fall (AUC, by {MAX_INTEREST_LOSS:g} at most within the interval)",
         _interest_kept,
         ("untrained", "noise", "shuffled"),
+        ("oracle",),
     ),
     Probe(
         "P6",
         f"takes away {MIN_RECOVERY:g} or more of the squared distance to true preference",
         _recovers,
         ("identity", "noise", "shuffled", "paper"),
+        ("oracle",),
     ),
     Probe(
         "P7",
@@ -114,6 +120,12 @@ PROBES = (
         f"grouped less by popularity (NMI, by {MIN_MOVE:g}) and more by interest (silhouette, by {MIN_MOVE:g}, and NMI)",
         _regrouped,
         ("identity", "untrained", "noise", "shuffled", "paper"),
+    ),
+    Probe(
+        "P10",
+        "makes sessions longer than the raw states do, beyond the interval, under the same greedy half-and-half policy",
+        _lengthens,
+        ("identity", "shuffled"),
     ),
 )
 
@@ -143,7 +155,7 @@ def verdicts(states: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
             and all(passes[n] for n in let_through),
         }
     result["P9"] = rivals(states)
-    return result
+    return dict(sorted(result.items(), key=lambda entry: int(entry[0][1:])))
 
 
 def rivals(states: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
