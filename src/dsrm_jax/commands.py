@@ -69,24 +69,22 @@ def _evaluate(argv: list[str]) -> None:
     from dsrm_jax import pipeline
     from dsrm_jax.training.run_directory import open_run
 
-    folder, json_file = _run_arguments(argv, "evaluate")
-    run, config = open_run(folder)
-    _write_json(json_file, pipeline.evaluate(run, config))
-
-
-def _run_arguments(argv: list[str], command: str) -> tuple[str, str]:
-    def arguments(run: tyro.conf.Positional[str], json: str = "") -> tuple[str, str]:
+    def arguments(
+        run: tyro.conf.Positional[str], kuaisim: bool = False, json: str = ""
+    ) -> tuple[str, bool, str]:
         """Name a run.
 
         Args:
             run: Run directory that training wrote.
+            kuaisim: Also report the last ten entries as KuaiSim and its forks do, to compare with their numbers.
             json: File to write the command's numbers to, as JSON.
         """
-        return run, json
+        return run, kuaisim, json
 
-    folder, json_file = _cli(arguments, argv, command)
+    folder, kuaisim, json_file = _cli(arguments, argv, "evaluate")
     check_json(json_file)
-    return folder, json_file
+    run, config = open_run(folder)
+    _write_json(json_file, pipeline.evaluate(run, config, kuaisim=kuaisim))
 
 
 def _data(argv: list[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from dsrm_jax.agents.methods import LEARNERS, check_method
@@ -17,6 +18,7 @@ from dsrm_jax.data.sources import SOURCES, data_path, describe, load_log
 from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.evaluation.evaluate import evaluate_all
 from dsrm_jax.evaluation.figures import learning_curves
+from dsrm_jax.evaluation.kuaisim import lab_report
 from dsrm_jax.evaluation.tables import data_table, results_table
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.state.perception import Perception
@@ -143,8 +145,16 @@ def _devices(config: Config) -> str:
     )
 
 
-def evaluate(run: RunDirectory, config: Config, *, console: Console | None = None) -> dict[str, Any]:
+def evaluate(
+    run: RunDirectory, config: Config, *, kuaisim: bool = False, console: Console | None = None
+) -> dict[str, Any]:
     """Evaluate the newest good checkpoint of a run and rewrite its summary.
+
+    Args:
+        run: its folder.
+        config: its configuration.
+        kuaisim: add `kuaisim_last10`, the lab's own report of ten entries (`evaluation.kuaisim`), to compare with its numbers.
+        console: where the table is printed.
 
     Raises:
         InputError: the run has no usable checkpoint.
@@ -164,6 +174,13 @@ def evaluate(run: RunDirectory, config: Config, *, console: Console | None = Non
         earlier = read_summary(run) if run.summary.exists() else {}
         measured = _measure(config, saved.train.agent, worlds, saved.perception, facts, console)
         summary = earlier | measured | {"step": step}
+        if kuaisim:
+            lab = lab_report(config, saved.train.agent, worlds.train, saved.perception)
+            cells = ", ".join(f"{name} {np.mean(values):.3f}" for name, values in lab.items())
+            _speaker(console)(
+                f"last ten entries, as KuaiSim reports them (training world, exploring): {cells}"
+            )
+            summary |= {"kuaisim_last10": lab}
         write_summary(run, summary)
     return summary
 

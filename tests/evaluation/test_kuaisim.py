@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrm_jax.config import EnvironmentConfig
+from dsrm_jax.config import Config, EnvironmentConfig, TrainingConfig
+from dsrm_jax.evaluation import kuaisim
 from dsrm_jax.evaluation.kuaisim import Trace, kuaisim_last10, record_trace
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
+from dsrm_jax.state.perception import Perception
 
 
 def make_trace(rewards, ended, popular_share=0.5):
@@ -47,11 +49,22 @@ def test_the_balance_is_the_batchs_not_the_slates():
     assert (found["length"], found["return"]) == (0.0, 0.0)
 
 
+def world_of(probability):
+    """Three users and four items, half of them popular."""
+    rows = jnp.arange(3, dtype=jnp.int32)
+    return World(
+        response=TableResponse(probability),
+        starts=SessionStarts(rows, rows, rows > 0, jnp.arange(4, dtype=jnp.int32)),
+        item=jnp.arange(4, dtype=jnp.int32),
+        is_popular=jnp.arange(4) % 2 == 0,
+        log_popularity=jnp.zeros(4),
+    )
+
+
 @pytest.fixture(scope="module")
 def record():
     """`probability -> Trace` of 3 slots over 60 steps, every slate balanced."""
     config = EnvironmentConfig(slate_size=2, max_len=19, history_length=2)
-    rows = jnp.arange(3, dtype=jnp.int32)
     program = jax.jit(
         partial(
             record_trace,
@@ -65,13 +78,7 @@ def record():
     )
 
     def run(probability):
-        world = World(
-            response=TableResponse(jnp.full((3, 4), probability)),
-            starts=SessionStarts(rows, rows, rows > 0, jnp.arange(4, dtype=jnp.int32)),
-            item=jnp.arange(4, dtype=jnp.int32),
-            is_popular=jnp.arange(4) % 2 == 0,
-            log_popularity=jnp.zeros(4),
-        )
+        world = world_of(jnp.full((3, 4), probability))
         return jax.device_get(program(jax.random.key(0), world=world))
 
     return run
@@ -87,3 +94,26 @@ def test_a_recorded_trace_restarts_sessions_and_reports_their_length(record, pro
     # 6 ends of 10 steps or 3 of 19: the zero that the list starts with is still among the last ten
     expected["return"] = np.mean([0.0, *[probability * length] * (60 // length)])
     assert kuaisim_last10(trace) == pytest.approx(expected)
+
+
+def test_the_labs_report_explores_in_the_world_it_is_given_seed_by_seed(monkeypatch):
+    """Exploring, the first seed shows what nobody likes and the second what everybody does; greedy it is the other way round."""
+    config = Config(
+        environment=EnvironmentConfig(slate_size=2, max_len=19, history_length=2),
+        training=TrainingConfig(seeds=(1, 2), num_users=3),
+    )
+
+    def decide(config, method, world):
+        assert method == config.agent.method
+
+        def rule(state, key, env, *_):
+            shown = jnp.where(state != config.evaluation.greedy, jnp.array([0, 1]), jnp.array([2, 3]))
+            return jnp.broadcast_to(shown.astype(jnp.int32), (3, 2))
+
+        return rule
+
+    monkeypatch.setattr(kuaisim, "make_decide", decide)
+    world = world_of(jnp.array([[0.0, 0.0, 1.0, 1.0]] * 3))
+    found = kuaisim.lab_report(config, jnp.array([True, False]), world, Perception({}, jnp.zeros(2)))
+    assert found["reward"] == [0.0, 1.0]
+    assert found["length"] == [10.0, 19.0]

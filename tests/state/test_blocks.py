@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax import export
 
 from dsrm_jax.state import blocks
 from dsrm_jax.state.blocks import in_blocks
@@ -26,6 +27,14 @@ def test_every_row_comes_back_once_and_in_its_place(count, size):
         patch.setattr(blocks, "ROWS", size)
         found = in_blocks(row_products, x, y)
     jax.tree.map(np.testing.assert_array_equal, found, row_products(x, y))
+
+
+def test_a_batch_of_any_size_can_be_exported():
+    (batch,) = export.symbolic_shape("batch")
+    program = export.export(jax.jit(lambda x: in_blocks(lambda x: 2 * x, x)))(
+        jax.ShapeDtypeStruct((batch, 3), jnp.float32)
+    )
+    np.testing.assert_array_equal(program.call(jnp.ones((200, 3))), 2.0)
 
 
 @pytest.mark.parametrize(("platform", "loops"), [("cpu", True), ("cuda", False)])

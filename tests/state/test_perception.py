@@ -12,8 +12,9 @@ from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierCo
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.world import History, SessionStarts
 from dsrm_jax.state import perception
+from dsrm_jax.state.blocks import ROWS as ROWS_OF_A_BLOCK
 from dsrm_jax.state.encoder import Embeddings, EncoderParams, Evidence, make_encoder, summarise
-from dsrm_jax.state.exposure import silent_exposure
+from dsrm_jax.state.exposure import Exposure
 from dsrm_jax.state.leverage import leverage_of
 from dsrm_jax.state.perception import (
     Perception,
@@ -34,10 +35,12 @@ CONFIG = Config(
     encoder=EncoderConfig(dim=DIM),
     purifier=PurifierConfig(kind="masked", diffusion_steps=2, hidden=8, iterations=30, batch_size=32),
 )
+GUIDED = dataclasses.replace(CONFIG, purifier=dataclasses.replace(CONFIG.purifier, kind="guided"))
 CODE = np.random.default_rng(0).normal(size=(NUM_USERS, D)).astype(np.float32)
 CODE[:, -1] = 1.0
 LEVERAGE = leverage_of(0.3 * jnp.eye(D))
-KNOWN = UserPosterior(jnp.asarray(CODE), LEVERAGE, silent_exposure(D))
+TOLD = Exposure(jnp.zeros(D), jnp.zeros(D), 0.1 * jnp.eye(D), 0.01 * jnp.eye(D))
+KNOWN = UserPosterior(jnp.asarray(CODE), jnp.full(NUM_USERS, float(ROWS)), LEVERAGE, TOLD)
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +175,30 @@ def test_events_of_the_session_are_our_own_and_those_before_it_the_logs(
     assert not np.any(np.asarray(seen[0]) & (slots >= H - 2 * time[..., None]))
 
 
+def test_a_long_batch_is_perceived_as_its_rows_are_and_one_draw_of_noise_serves_it_all(
+    encoder_params, observation
+):
+    """More rows than a block holds: a deterministic purifier gives what it gives row by row, a drawing one repeats no noise."""
+    _, purifier = perception_modules(GUIDED)
+    one = jax.tree.map(lambda x: x[0, 0], observation)
+    rows = 2 * ROWS_OF_A_BLOCK + 1
+    many = jax.tree.map(lambda x: jnp.broadcast_to(x, (rows, *x.shape)), one)
+    many = Observation(many.history, jnp.arange(rows, dtype=jnp.int32) % 3)
+    states = jnp.asarray(np.random.default_rng(2).normal(size=(50, D)), jnp.float32)
+    batch = PurifierBatch(states, Evidence(summary=jnp.zeros((50, 4 * D + 2))), states)
+    params = jax.jit(purifier.init)(jax.random.key(3), batch).replace(exposure=TOLD)
+    perception = Perception(encoder_params, params)
+    whole = jax.jit(make_perceive(GUIDED))(perception, None, many).state
+    for i in (0, 1, 2, rows - 1):
+        alone = jax.tree.map(lambda x, i=i: x[i : i + 1], many)
+        expected = jax.jit(make_perceive(GUIDED))(perception, None, alone).state[0]
+        np.testing.assert_allclose(whole[i], expected, atol=1e-5)
+    noisy = dataclasses.replace(GUIDED, purifier=dataclasses.replace(GUIDED.purifier, noise_scale=1.0))
+    same = Observation(many.history, jnp.zeros(rows, jnp.int32))
+    drawn = np.asarray(jax.jit(make_perceive(noisy))(perception, jax.random.key(0), same).state)
+    assert len(np.unique(drawn.round(5), axis=0)) == rows
+
+
 def test_the_identity_purifier_hands_the_observed_state_on(encoder_params, starts, observation):
     config = dataclasses.replace(CONFIG, purifier=dataclasses.replace(CONFIG.purifier, kind="identity"))
     keys = jax.random.split(jax.random.key(0), 3)
@@ -258,6 +285,8 @@ def test_kinds_train_and_purify_under_one_interface(kind, encoder_params, starts
     # an unconditional prior cannot contain the target
     assert ("leak" in probes) == (kind != "regression")
     if kind == "guided":
+        for own, told in zip(jax.tree.leaves(params.exposure), jax.tree.leaves(TOLD), strict=True):
+            np.testing.assert_array_equal(own, np.broadcast_to(told, own.shape))
         assert np.all(np.asarray(probes["leak"]) > 0.2)
 
 
@@ -271,7 +300,6 @@ def test_the_prior_of_guided_is_as_wide_as_preferences_and_not_as_their_estimate
     key = jax.random.key(0)
     params, _ = fit_perception_purifier(key[None], config, encoder_params, starts, KNOWN)
     factor = np.asarray(params.target.factor[0], np.float64)
-    leverage = perception.fit_leverage(key, encoder_params.embeddings, starts, jnp.asarray(CODE))
-    posterior = np.asarray(leverage.solve(jnp.eye(D), jnp.full(D, float(ROWS))), np.float64)
+    posterior = np.asarray(LEVERAGE.solve(jnp.eye(D), jnp.full(D, float(ROWS))), np.float64)
     expected = np.cov(CODE.T, bias=True) + posterior
     np.testing.assert_allclose(factor @ factor.T, expected, atol=0.05 * np.trace(expected))

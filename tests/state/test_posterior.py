@@ -85,18 +85,41 @@ def test_window_is_taken_out_as_a_refit_without_it_would(log, exposure):
     embeddings = Embeddings(jnp.float32(vectors), jnp.float32(bias))
     curvature = click_curvature(jax.random.key(0), embeddings, starts, jnp.float32(full))
     read = silent_exposure(D) if exposure is None else READ
-    posterior = UserPosterior(jnp.float32(full), leverage_of(curvature + read.precision), read)
-    window = History(jnp.asarray(item[:, -H:]), jnp.asarray(click[:, -H:]), jnp.full(USERS, H, jnp.int32))
     everyone = jnp.arange(USERS)
     num_rows = rows_of(starts, everyone)
     np.testing.assert_array_equal(num_rows, ROWS)
-    got = without_window(posterior, embeddings, window, everyone, num_rows)
+    posterior = UserPosterior(jnp.float32(full), num_rows, leverage_of(curvature + read.precision), read)
+    window = History(jnp.asarray(item[:, -H:]), jnp.asarray(click[:, -H:]), jnp.full(USERS, H, jnp.int32))
+    got = without_window(posterior, embeddings, window, everyone)
     moved, wanted = np.asarray(got) - full, rest - full
     assert np.corrcoef(moved.ravel(), wanted.ravel())[0, 1] > 0.85
     assert np.sum((moved - wanted) ** 2) < 0.35 * np.sum(wanted**2)
     nothing = History(window.item, window.click, jnp.zeros(USERS, jnp.int32))
-    empty = without_window(posterior, embeddings, nothing, everyone, num_rows)
+    empty = without_window(posterior, embeddings, nothing, everyone)
     np.testing.assert_allclose(empty, full, atol=1e-6)
+    # of users whose rows are none of the log's nothing can be taken out
+    strangers = without_window(posterior.replace(rows=0 * num_rows), embeddings, window, everyone)
+    np.testing.assert_allclose(strangers, full, atol=1e-6)
+
+
+def test_the_windows_being_shown_is_taken_out_apart_from_its_clicks(log):
+    """What moves where the clicks surprise nobody: the closed form of the Gaussian part."""
+    vectors, _, item, _ = log
+    full = np.zeros((USERS, D))
+    leverage = leverage_of(READ.precision)
+    rows = jnp.full(USERS, float(ROWS))
+    posterior = UserPosterior(jnp.float32(full), rows, leverage, READ)
+    embeddings = Embeddings(
+        jnp.float32(vectors), jnp.full(ITEMS, -30.0)
+    )  # nobody ever clicks, and nobody does
+    window = History(jnp.asarray(item[:, -H:]), jnp.zeros((USERS, H), bool), jnp.full(USERS, H, jnp.int32))
+    got = without_window(posterior, embeddings, window, jnp.arange(USERS))
+    centre, mean, slope, covariance = EXPOSURE
+    inverse = np.linalg.inv(covariance)
+    residual = vectors[item[:, -H:]][..., :-1] - mean + centre @ slope
+    gradient = residual.sum(1) @ inverse @ slope.T
+    precision = (ROWS - H) * slope @ inverse @ slope.T + np.diag(PRIOR)
+    np.testing.assert_allclose(got, -np.linalg.solve(precision, gradient.T).T, rtol=1e-3, atol=1e-4)
 
 
 def test_modes_move_by_what_was_shown_as_a_refit_with_it_would(log, monkeypatch):

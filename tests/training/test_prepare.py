@@ -149,6 +149,8 @@ def test_what_the_data_do_meet_is_not_refused():
             1,
         ),
         ({"kind": "guided"}, {"purifier": {"hidden": 9}}, 2),
+        ({"kind": "guided"}, {"purifier": {"exposure_scale": 0.5}}, 1),
+        ({"kind": "guided"}, {"encoder": {"embedding_epochs": 3}}, 2),
         ({"kind": "paper"}, {"purifier": {"diffusion_steps": 7}}, 2),
         ({"kind": "masked", "refresh_rounds": 1}, {"purifier": {"diffusion_steps": 7}}, 2),
     ],
@@ -157,19 +159,28 @@ def test_two_runs_share_a_purifier_only_where_it_would_come_out_alike(monkeypatc
     class Reached(Exception):
         pass
 
-    def stop(*_):
+    def fit(config, params, posterior, worlds, say):
+        assert posterior == "modes of the training users"
+        fitted.append(config)
+        return None, {}
+
+    def stop(key, config, perception, starts, posterior):
+        assert posterior == "modes of the held-out users"
         raise Reached
 
-    users = dict.fromkeys(("train_users", "test_users")) | {"test": SimpleNamespace(starts=None)}
-    fitted = []
+    users = {"train_users": "the training users", "test_users": "the held-out users"}
+    users["test"] = SimpleNamespace(starts=None)
+    fitted, posteriors = [], []
     monkeypatch.setattr(stage_one, "remembered_worlds", lambda *_: (None, SimpleNamespace(**users), {}))
-    monkeypatch.setattr(stage_one, "_fit_posterior", lambda *_: SimpleNamespace(of=lambda _: None))
+    modes = SimpleNamespace(of=lambda users: f"modes of {users}")
+    monkeypatch.setattr(stage_one, "_fit_posterior", lambda *_: posteriors.append(0) or (modes, {}))
     monkeypatch.setattr(stage_one, "_fit_factors", lambda *_: (None, {}))
     monkeypatch.setattr(stage_one, "_fit_encoder", lambda *_: (None, {}))
-    monkeypatch.setattr(stage_one, "_fit_purifiers", lambda config, *_: fitted.append(config) or (None, {}))
+    monkeypatch.setattr(stage_one, "_fit_purifiers", fit)
     monkeypatch.setattr(stage_one, "probe_perception", stop)  # what comes next
     config, memory = merge(CONFIG, {"purifier": purifier}, "test"), {}
     for settings in (config, merge(config, change, "test")):
         with pytest.raises(Reached):
             prepare(settings, print, memory)
     assert len(fitted) == fits
+    assert len(posteriors) == (2 if "encoder" in change else 1)

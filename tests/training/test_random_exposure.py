@@ -34,7 +34,7 @@ CLICKED_MEAN = Encoder(init=None, encode=lambda params, summary: summary[..., :D
 
 def known(mode):
     """A posterior of which nothing but the mode is read."""
-    return UserPosterior(mode, leverage_of(jnp.eye(DIM)), silent_exposure(DIM))
+    return UserPosterior(mode, jnp.ones(len(mode)), leverage_of(jnp.eye(DIM)), silent_exposure(DIM))
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,9 @@ CONFIG = Config(
     ),
 )
 GENERATOR = np.random.default_rng(0)
-KNOWN = UserPosterior(jnp.ones((USERS, D)), leverage_of(0.3 * jnp.eye(D)), silent_exposure(D))
+KNOWN = UserPosterior(
+    jnp.ones((USERS, D)), jnp.full(USERS, float(ROWS)), leverage_of(0.3 * jnp.eye(D)), silent_exposure(D)
+)
 VECTORS = jnp.float32(np.c_[GENERATOR.normal(size=(ITEMS, DIM)), np.ones(ITEMS)])
 
 

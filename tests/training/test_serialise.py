@@ -5,7 +5,6 @@ import functools
 import json
 import math
 import os
-import tomllib
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import jax.numpy as jnp
@@ -41,11 +40,9 @@ configs = strategy(Config)
 
 @settings(max_examples=30, deadline=None)
 @given(configs)
-def test_any_configuration_survives_json_and_toml(config):
-    through_json = serialise.from_json(json.loads(json.dumps(serialise.to_json(config))), "test")
-    through_toml = serialise.merge(Config(), tomllib.loads(serialise.to_toml(config)), "test")
-    for other in (through_json, through_toml):
-        assert repr(other) == repr(config)  # repr tells 0.0 from -0.0 and 1 from 1.0
+def test_any_configuration_survives_json(config):
+    other = serialise.from_json(json.loads(json.dumps(serialise.to_json(config))), "test")
+    assert repr(other) == repr(config)  # repr tells 0.0 from -0.0 and 1 from 1.0
 
 
 @settings(max_examples=15, deadline=None)

@@ -166,20 +166,6 @@ def approx_kl(log_prob: Float[Array, "..."], old_log_prob: Float[Array, "..."]) 
     return jnp.mean(jnp.expm1(log_ratio) - log_ratio)
 
 
-def clip_fraction(
-    log_prob: Float[Array, "..."], old_log_prob: Float[Array, "..."], clip: float | Float[Array, ""]
-) -> Float[Array, ""]:
-    """Return the share of samples, in [0, 1], whose probability ratio lies outside [1 - clip, 1 + clip].
-
-    Args:
-        log_prob: log-probability of the action under the new policy.
-        old_log_prob: the same under the policy that drew it.
-        clip: the epsilon of `clipped_surrogate`.
-    """
-    ratio = jnp.exp(log_prob - old_log_prob)
-    return jnp.mean(jnp.abs(ratio - 1.0) > clip, dtype=jnp.float32)
-
-
 def explained_variance(values: Float[Array, "..."], target: Float[Array, "..."]) -> Float[Array, ""]:
     r"""Return $1 - \mathrm{Var}(\mathrm{target} - V) / \mathrm{Var}(\mathrm{target})$.
 

@@ -153,7 +153,8 @@ class PurifierConfig:
     guidance_scale: float = 1.0
     """Exponent of the clicks' likelihood (kind=guided); 1: Bayes' rule."""
     exposure_scale: float = 1.0
-    """Exponent of the likelihood of what the log showed (kind=guided); 1: as estimated from the log, 0: not read."""
+    """Exponent of the likelihood of what the log showed (kind=guided); 1: as estimated from the log, 0: not read but in users'
+    posteriors, which Stage I learns from."""
     guidance_steps: int = 1
     """Newton steps of the guidance per level (kind=guided)."""
     refresh_rounds: int = 0

@@ -4,11 +4,9 @@ The same policy class acts on the raw, the purified and the oracle state, with t
 held-out users of a synthetic world whose truth is known: `recovered = (purified - raw) / (oracle - raw)`.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import jax
@@ -34,7 +32,6 @@ from dsrm_jax.state.encoder import make_catalogue
 from dsrm_jax.state.perception import Perceive, Perception, make_perceive, purifier_settings
 from dsrm_jax.training.loop import make_step, reset_users
 from dsrm_jax.training.prepare import prepare, seed_keys
-from dsrm_jax.training.serialise import write_text
 
 Say = Callable[[str], None]
 LENGTHS = (5, 10, 20, 50)
@@ -178,13 +175,6 @@ def summarise_recorded(per_seed: Sequence[Recorded], config: Config) -> dict[str
         "ad": float(np.mean(balance)),
         "steps": [float(x) for x in clicks[:steps] / (slots * present[:steps])],
     }
-
-
-def write_headroom(result: Mapping[str, Any], path: str | Path) -> None:
-    """Write a result as JSON, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 class _Views(NamedTuple):

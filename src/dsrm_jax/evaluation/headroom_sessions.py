@@ -17,7 +17,7 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.environment import Environment, EnvState, keep_last
 from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.world import World
-from dsrm_jax.state.encoder import Embeddings, make_catalogue, recent_events
+from dsrm_jax.state.encoder import Embeddings, make_catalogue, recent_items
 from dsrm_jax.state.perception import Perceive, Perception
 from dsrm_jax.state.view import View
 
@@ -118,8 +118,7 @@ def oracle_states(embeddings: Embeddings, world: World, *, ridge: float = 1.0) -
 def oracle_perceive(perception: Perception, key: jax.Array, state: EnvState) -> View:
     """`Perceive` of the ruler's ceiling: `perception.purifier` is the table `(U, D)` of `oracle_states`."""
     found = perception.purifier[state.user]
-    recent, recent_click = recent_events(state.history)
-    return View(found, found, state.time, recent, recent_click)
+    return View(found, found, state.time, recent_items(state.history))
 
 
 def record_sessions(

@@ -7,6 +7,7 @@ section 4, A12 and A14). `sessions.run_sessions` gives exact sums over complete 
 Shapes: T steps, B users in parallel.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -14,10 +15,15 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from dsrm_jax.config import Config
+from dsrm_jax.evaluation.evaluate import SEED_AXES, make_decide
 from dsrm_jax.evaluation.sessions import Decide
-from dsrm_jax.simulator.environment import Environment
+from dsrm_jax.simulator.environment import Environment, make_environment
 from dsrm_jax.simulator.world import World
 from dsrm_jax.state.perception import Perception
+from dsrm_jax.training.prepare import seed_keys
+
+SESSIONS_LONG = 3  # steps of a trace, in longest sessions: by then the slots' sessions are no longer in step
 
 
 @struct.dataclass
@@ -106,3 +112,40 @@ def kuaisim_last10(trace: Trace, *, entries: int = 10) -> dict[str, float]:
     share = np.mean(np.asarray(trace.popular_share, np.float64), axis=1)
     report = {"length": length, "return": total, "reward": reward, "ad": np.abs(2 * share - 1)}
     return {name: float(np.mean(values[-entries:])) for name, values in report.items()}
+
+
+def lab_report(
+    config: Config, agent_state: Any, world: World, perception: Perception
+) -> dict[str, list[float]]:
+    """Return the lab's report of a trained method, seed by seed: the policy explores, in the world that it was trained in.
+
+    Args:
+        config: of the run.
+        agent_state: trained state with a leading seed axis.
+        world: the training world.
+        perception: as trained, one purifier per seed.
+
+    Returns:
+        What `kuaisim_last10` gives, a list over seeds each.
+    """
+    exploring = replace(config, evaluation=replace(config.evaluation, greedy=False))
+    decide = make_decide(exploring, config.agent.method, world)
+    environment = make_environment(config.environment)
+
+    def record(key: jax.Array, state: Any, world: World, perception: Perception) -> Trace:
+        return record_trace(
+            key,
+            decide,
+            state,
+            environment,
+            world,
+            perception,
+            num_steps=SESSIONS_LONG * environment.max_steps,
+            num_users=config.training.num_users,
+        )
+
+    run = jax.jit(jax.vmap(record, in_axes=(0, 0, None, SEED_AXES)))
+    traces = jax.device_get(run(seed_keys(config, 2), agent_state, world, perception))
+    seeds = range(len(config.training.seeds))
+    reports = [kuaisim_last10(jax.tree.map(lambda x, s=s: x[s], traces)) for s in seeds]
+    return {name: [report[name] for report in reports] for name in reports[0]}

@@ -22,6 +22,7 @@ from dsrm_jax.state.perception import (
 )
 from dsrm_jax.state.popularity_probes import clicked_popularity
 from dsrm_jax.state.posterior import UserPosterior
+from dsrm_jax.state.purifier import Purifier, PurifierBatch
 from dsrm_jax.state.stage_one import fit_purifier
 from dsrm_jax.training.prepare import Prepared, Say, data_key, seed_keys
 
@@ -57,7 +58,7 @@ def make_controls(config: Config, prepared: Prepared, bench: Bench, say: Say) ->
     key = jax.random.fold_in(data_key(config), 4)
     fit_key, encoder_key, untrained_key, leak_key = jax.random.split(key, 4)
 
-    def sample(key: Array, rows: int, mask_rate: float = 0.0) -> Any:
+    def sample(key: Array, rows: int, mask_rate: float = 0.0, kind: str = "mode") -> Any:
         return sample_states(
             key,
             bench.encoder,
@@ -68,9 +69,12 @@ def make_controls(config: Config, prepared: Prepared, bench: Bench, say: Say) ->
             arrival_length=config.environment.arrival_length,
             mask_rate=mask_rate,
             batch_size=rows,
+            kind=kind,
         )
 
-    batch = jax.jit(sample, static_argnums=(1, 2))(fit_key, NUM_FIT, 0.0)
+    sample_jit = jax.jit(sample, static_argnums=(1, 2, 3))
+    batch = sample_jit(fit_key, NUM_FIT, 0.0)
+    drawn = sample_jit(fit_key, NUM_FIT, 0.0, "draw" if settings.kind == "guided" else "mode")
     seen = batch.condition
     popularity = clicked_popularity(bench.data.popularity, seen.item, seen.click, seen.shown)
     known = np.isfinite(popularity)
@@ -79,7 +83,7 @@ def make_controls(config: Config, prepared: Prepared, bench: Bench, say: Say) ->
 
     _, purifier = perception_modules(config)
     purified = applied(purifier, bench.perception.purifier)
-    untrained = applied(purifier, jax.jit(purifier.init)(untrained_key, batch))
+    untrained = applied(purifier, _fresh(purifier, untrained_key, drawn, posterior))
     say("probes: training a denoising autoencoder on the same pairs")
     autoencoder = denoising_autoencoder(state_dim=embeddings.vectors.shape[1], hidden=settings.hidden)
     fitted, _ = fit_purifier(
@@ -122,3 +126,9 @@ def make_controls(config: Config, prepared: Prepared, bench: Bench, say: Say) ->
         )
         leak["paper"] = float(probed["leak"][0])
     return Controls(controls, leak)
+
+
+def _fresh(purifier: Purifier, key: Array, batch: PurifierBatch, posterior: UserPosterior) -> Any:
+    """Return a purifier whose network is untrained and that is otherwise as Stage I leaves it."""
+    params = jax.jit(purifier.init)(key, batch)
+    return params.replace(exposure=posterior.exposure) if getattr(params, "exposure", None) else params

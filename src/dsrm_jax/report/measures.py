@@ -163,15 +163,6 @@ def closed_form_errors(evidence: Evidence) -> list[tuple[str, float]]:
     return sorted(errors, key=lambda pair: -pair[1])
 
 
-def of_kind(measure: str) -> Measure:
-    """Return a measurement by its name in the ledger.
-
-    Raises:
-        KeyError: there is none of that name.
-    """
-    return MEASURES[measure]
-
-
 def _number(value: Any) -> float:
     """Return a probe's number, the mean of one with an interval; NaN where it was not measured."""
     if isinstance(value, dict):

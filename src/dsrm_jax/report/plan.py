@@ -12,7 +12,6 @@ from dsrm_jax.sweep.plan import Plan, Point, expand, load_plan
 
 DATA_PLANS = ("table1", "fig2")  # need the log alone
 PROBE_PLAN = "fig4"  # needs Stage I alone
-TIMED_PLAN = "table4"
 EXTENSIVE_PLANS = (
     "fig6",
     "pareto_penalty",

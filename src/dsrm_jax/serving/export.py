@@ -43,9 +43,9 @@ def recommender(config: Config, agent_state: Any, world: World, perception: Perc
         perception: encoder, and the purifier of that seed.
 
     Returns:
-        A function of `item` `(B, H)` int32 vocabulary indices, `click` `(B, H)` bool, `length` `(B,)` int32 and `time` `(B,)`
-        int32 (a `History`, oldest first and right-aligned, and the steps of the session so far) that gives `(B, K)` int32
-        vocabulary indices.
+        A function of `item` `(B, H)` int32 vocabulary indices, `click` `(B, H)` bool, `length` `(B,)` int32 (a `History`, oldest
+        first and right-aligned) and `time` `(B,)` int32 (steps of the session so far, whose slates end the history) that gives
+        `(B, K)` int32 vocabulary indices.
     """
     perceive = make_perceive(config)
     agent = make_agent(config.agent, slate_size=config.environment.slate_size)

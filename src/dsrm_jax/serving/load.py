@@ -46,7 +46,9 @@ class Policy:
         Args:
             histories: of each user, the events oldest first; more than `history_length` are cut at the front, and items
                 that the policy does not know are left out.
-            times: steps that each user's session has taken already; 0 by default.
+            times: steps that each user's session has taken already; 0 by default. As many slates at the end of a history are
+                taken as this policy's own, and everything before them as chosen by a logging policy, whose choices tell of the
+                user: leave slates of this policy's earlier sessions out, or count them in.
 
         Returns:
             `(users, K)` raw item ids, best first within each group.

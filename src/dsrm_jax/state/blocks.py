@@ -17,10 +17,11 @@ def in_blocks(function: Callable[..., Any], *rows: Any) -> Any:
 
     Args:
         function: pure, each row of its result depends on the same row of its arguments alone.
-        rows: pytrees of arrays with one leading axis in common.
+        rows: pytrees of arrays with one leading axis in common; where its size is symbolic, as in an exported program, there are
+            no blocks.
     """
     count = jax.tree.leaves(rows)[0].shape[0]
-    if count <= ROWS:
+    if not isinstance(count, int) or count <= ROWS:
         return function(*rows)
     blocks = -(-count // ROWS)
     size = -(-count // blocks)  # blocks of one size, so that the function is compiled once

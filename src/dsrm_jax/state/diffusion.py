@@ -32,16 +32,6 @@ def add_noise(
     return step.signal[..., None] * clean + step.noise[..., None] * noise
 
 
-def x0_from_eps(
-    step: Schedule, noised: Float[Array, "... D"], eps: Float[Array, "... D"]
-) -> Float[Array, "... D"]:
-    """Solve Eq. (2) for s^(0): (s^(k) - sqrt(1 - alpha_bar_k) eps) / sqrt(alpha_bar_k).
-
-    Ill-conditioned where alpha_bar_k is small: an error in eps is multiplied by sqrt(1 / alpha_bar_k - 1).
-    """
-    return (noised - step.noise[..., None] * eps) / step.signal[..., None]
-
-
 def velocity(
     step: Schedule | Level, clean: Float[Array, "... D"], noise: Float[Array, "... D"]
 ) -> Float[Array, "... D"]:

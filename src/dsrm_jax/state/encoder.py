@@ -66,7 +66,7 @@ def embeddings_from(factors: FactorResponse) -> Embeddings:
 
 
 def user_states(factors: FactorResponse) -> Float[Array, "U D"]:
-    """Return each training user's full-log embedding, the cleanest state that the training log holds of them."""
+    """Return each training user's full-log embedding: the mode given what they clicked; `posterior` adds what they were shown."""
     return jnp.concatenate([factors.user, factors.user_bias[:, None]], axis=1)
 
 
@@ -137,12 +137,11 @@ def gather_evidence(
     )
 
 
-def recent_events(history: History) -> tuple[Int[Array, "... R"], Bool[Array, "... R"]]:
-    """Return the last `NUM_RECENT` events, oldest first: vocabulary indices (-1 where there is none) and clicks."""
+def recent_items(history: History) -> Int[Array, "... R"]:
+    """Return the vocabulary indices of the last `NUM_RECENT` events, oldest first, -1 where there is none."""
     slots = history.item.shape[-1]
     present = jnp.arange(slots) >= slots - history.length[..., None]
-    item = jnp.where(present, history.item, -1)[..., -NUM_RECENT:]
-    return item, (history.click & present)[..., -NUM_RECENT:]
+    return jnp.where(present, history.item, -1)[..., -NUM_RECENT:]
 
 
 def summarise(

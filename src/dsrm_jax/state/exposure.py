@@ -7,7 +7,8 @@ shown (`guidance`), and by what was shown. The second voice is read as a linear-
 
 with every number estimated on the training log. Where a log shows items whatever the user likes, the slope comes out as nothing,
 and so does what is read. Only events that the LOG chose may be read: what our own policy shows follows from the state that it
-already had, and would be counted twice.
+already had, and would be counted twice. (Held-out users without a training row arrive with rows of the held-out log, which are
+read as the training log's: 3 % of kuairand's arrivals.)
 
 Shapes: D state dimensions, F = D - 1 coordinates in which item vectors differ, W windows of H events.
 """
@@ -59,8 +60,9 @@ def fit_exposure(
 ) -> Exposure:
     """Estimate how the training log's choice of items depends on its users' states.
 
-    The slope is that of a regression of shown vectors on the full-log embeddings, posterior means, whose errors therefore do
-    not flatten it. Events of one window may resemble each other beyond what the state explains (one visit, one topic): the
+    The slope is that of a regression of shown vectors on the full-log embeddings. These are posterior modes, whose errors do not
+    flatten a slope as far as the factorisation's prior is as wide as preferences are (a wider one flattens, a narrower one
+    steepens it). Events of one window may resemble each other beyond what the state explains (one visit, one topic): the
     covariance is multiplied by Pearson's dispersion of the windows' sums, at least 1, after what is due to the embeddings'
     errors is taken away, so that such events are not counted as if each told something new.
 

@@ -1,10 +1,11 @@
-"""Guidance: the likelihood of what a user clicked, given what was shown, inside the reverse scan.
+"""Guidance: the likelihood of a user's history inside the reverse scan.
 
 A diffusion prior says what preferences are like; the events of a history say which of them this user may have. The two meet at
 every level: where the prior alone expects s^(0) to be `mean` with variance 1 - alpha_bar_k, the guided estimate is the mode of
-that Gaussian times the Bernoulli likelihood of the observed clicks. An item's appeal and popularity stand in its bias, so a
-click on what everybody clicks moves the estimate little, and a skip counts as much as it tells. Nothing here was learnt from
-anybody's policy: histories of any kind of slate are read alike.
+that Gaussian times the likelihood of the history. That is a Bernoulli one of what was clicked given what was shown, which reads
+slates of any policy alike: an item's appeal and popularity stand in its bias, so a click on what everybody clicks moves the
+estimate little, and a skip counts as much as it tells. And it is a Gaussian one of what the LOG showed (`exposure`), estimated on
+that log.
 
 Coordinates are whitened ones, in which preferences have mean 0 and covariance I. A denoiser that predicts v = 0 there is exactly
 the Gaussian prior; what it learns is how preferences differ from a Gaussian.
@@ -187,7 +188,7 @@ def guided_mean(
     solved by a few conjugate-gradient steps, matrix products alone.
 
     Args:
-        likelihood: of the clicks.
+        likelihood: of the history.
         mean: `(..., D)` float32, what the prior expects.
         variance: `(...)` float32, positive.
         guess: `(..., D)` float32, where to start, such as the estimate of the level before.

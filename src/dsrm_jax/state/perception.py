@@ -20,11 +20,10 @@ from dsrm_jax.state.encoder import (
     EncoderParams,
     gather_evidence,
     make_encoder,
-    recent_events,
+    recent_items,
     summarise,
     summary_dim,
 )
-from dsrm_jax.state.leverage import rows_of
 from dsrm_jax.state.posterior import UserPosterior, without_window
 from dsrm_jax.state.probes import change, gaussian_floor, leak_ratio, oracle_recovery
 from dsrm_jax.state.purifier import Purifier, PurifierBatch, level_losses, make_purifier
@@ -89,6 +88,9 @@ def perception_modules(config: Config) -> tuple[Encoder, Purifier]:
 def make_perceive(config: Config) -> Perceive:
     """Build `(perception, key, observation) -> View`, batched over leading dimensions of the observation.
 
+    The last `slate_size` times `time` events of a history are those of the session, which our own policy showed; the others count
+    as chosen by the log (`exposure`).
+
     The key is consumed; it is used by purifiers that draw noise (`noise_scale` above 0).
     """
     encoder, purifier = perception_modules(config)
@@ -106,8 +108,7 @@ def make_perceive(config: Config) -> Perceive:
         # one key is one draw for a whole batch
         whole = draws or observation.time.ndim != 1
         state, observed = look(*seen) if whole else in_blocks(look, *seen)
-        recent, recent_click = recent_events(observation.history)
-        return View(state, observed, observation.time, recent, recent_click)
+        return View(state, observed, observation.time, recent_items(observation.history))
 
     return perceive
 
@@ -156,9 +157,9 @@ def sample_states(
     user = starts.user[rows]
     clean = posterior.mode[user]
     if kind == "draw":
-        clean = clean + posterior.leverage.draw(view_key, rows_of(starts, user))
+        clean = posterior.draw(view_key, user)
     if kind == "full":
-        clean = without_window(posterior, embeddings, history, user, rows_of(starts, user))
+        clean = without_window(posterior, embeddings, history, user)
     if visited is not None:
         drawn = jax.random.randint(visit_key, (batch_size,), 0, visited.user.shape[0])
         fresh = jax.tree.map(lambda x: x[drawn], visited)
@@ -281,7 +282,8 @@ def probe_perception(
         config: of the run.
         perception: purifier parameters with a leading axis N, one per seed.
         starts: log rows of the users to probe.
-        posterior: of these users; its mode stands for the clean state.
+        posterior: of these users; its mode without the window's own events stands for the clean state, so that no kind is
+            rewarded for what it shares with the target's own estimate.
         num_states: histories drawn.
 
     Returns:
@@ -305,6 +307,7 @@ def probe_perception(
             arrival_length=config.environment.arrival_length,
             mask_rate=0.0,
             batch_size=num_states,
+            kind="full",
         )
         purified = purifier.purify(params, purify_key, batch.state, batch.condition)
         moved = change(batch.state, purified)

@@ -23,21 +23,27 @@ ROWS_AT_ONCE = 1 << 18  # summed in blocks: the vectors of 12.5 million rows wou
 
 @struct.dataclass
 class UserPosterior:
-    """Gaussian posteriors N(mode, (rows M + P)^(-1)) of users' states.
+    """Gaussian posteriors N(mode, (rows M + P)^(-1)) of users' states: the cleanest states that a log holds of them.
 
     Attributes:
         mode: `(U, D)` float32.
+        rows: `(U,)` float32, how many rows the log holds of each user.
         leverage: their precision; M holds what a row's click and its being shown add.
         exposure: what the log's choices tell.
     """
 
     mode: Float[Array, "U D"]
+    rows: Float[Array, "U"]
     leverage: Leverage
     exposure: Exposure
 
     def of(self, user: Int[np.ndarray, "N"]) -> "UserPosterior":
         """Return the posteriors of some of the users, in their order."""
-        return self.replace(mode=self.mode[user])  # type: ignore[attr-defined]
+        return self.replace(mode=self.mode[user], rows=self.rows[user])  # type: ignore[attr-defined]
+
+    def draw(self, key: Key[Array, ""], user: Int[Array, "B"]) -> Float[Array, "B D"]:
+        """Draw a state of each user from their posterior; the key is consumed."""
+        return self.mode[user] + self.leverage.draw(key, self.rows[user])
 
 
 def fit_posterior(
@@ -61,7 +67,7 @@ def fit_posterior(
     rows = rows_of(starts, jnp.arange(clicked.shape[0]))
     shown = _sum_by_user(embeddings.vectors, starts, clicked.shape[0])
     gradient = read_exposure(exposure, shown, rows, at=clicked)
-    return UserPosterior(clicked + leverage.solve(gradient, rows), leverage, exposure)
+    return UserPosterior(clicked + leverage.solve(gradient, rows), rows, leverage, exposure)
 
 
 def without_window(
@@ -69,7 +75,6 @@ def without_window(
     embeddings: Embeddings,
     history: History,
     user: Int[Array, "B"],
-    num_rows: Float[Array, "B"],
 ) -> Float[Array, "B D"]:
     """Return users' modes as they would be without the window's own events: one Newton step back.
 
@@ -80,8 +85,7 @@ def without_window(
         posterior: from `fit_posterior`.
         embeddings: the frozen item side.
         history: events that are rows of the log.
-        user: of each history.
-        num_rows: float32, rows that the log holds of each user.
+        user: of each history; of one without rows in the log nothing is taken out, for nothing was put in.
     """
     slots = history.item.shape[-1]
     present = jnp.arange(slots) >= slots - history.length[..., None]
@@ -92,7 +96,9 @@ def without_window(
     own = jnp.einsum("bh,bhd->bd", surprise, vectors)
     shown = jnp.einsum("bh,bhd->bd", present.astype(jnp.float32), vectors)
     own += read_exposure(posterior.exposure, shown, history.length.astype(jnp.float32), at=mode)
-    return mode - posterior.leverage.solve(own, jnp.maximum(num_rows - history.length, 0.0))
+    others = posterior.rows[user] - history.length
+    stepped = mode - posterior.leverage.solve(own, jnp.maximum(others, 0.0))
+    return jnp.where(others[:, None] >= 0, stepped, mode)
 
 
 def _sum_by_user(vectors: Float[Array, "V D"], starts: SessionStarts, num_users: int) -> Float[Array, "U D"]:

@@ -18,6 +18,7 @@ from dsrm_jax.state.encoder import Evidence
 from dsrm_jax.state.exposure import Exposure, silent_exposure
 from dsrm_jax.state.guidance import (
     Expansion,
+    Likelihood,
     Whitening,
     expand,
     expanded_mean,
@@ -123,7 +124,7 @@ def make_purifier(config: PurifierConfig, *, state_dim: int, condition_dim: int)
 
     `guided` learns an unconditional prior over the targets, which are draws of each training user's posterior, and takes
     nothing but the events from the user at hand: at each level the clean state that the prior expects is moved by the
-    likelihood of the clicks (`guidance.guided_mean`), and Eq. (3) steps towards the result. It does not read the observed
+    likelihood of their history (`guidance.guided_mean`), and Eq. (3) steps towards the result. It does not read the observed
     state, whose noised remains at level S carry nothing.
 
     Args:
@@ -251,23 +252,11 @@ def _purify(
     noise = None
     if not (isinstance(config.noise_scale, int | float) and config.noise_scale == 0):
         noise = config.noise_scale * jax.random.normal(key, (num_levels, *state.shape))
-    projected: Any = jnp.zeros(config.hidden)
-    if config.kind not in _UNCONDITIONAL:
-        condition = params.condition.apply(state if config.kind == "paper" else evidence.summary)
-        projected = denoiser.apply(params.network, condition, method="project")
+    projected = _projection(config, params, state, evidence)
     features = denoiser.apply(params.network, schedule.time, method="levels")
-    likelihood = memory = None
-    if isinstance(params.target, Whitening):
-        assert params.exposure is not None
-        likelihood = likelihood_of(
-            evidence,
-            params.target,
-            params.exposure,
-            scale=config.guidance_scale,
-            exposure_scale=config.exposure_scale,
-        )
-        nowhere = jnp.zeros_like(state)
-        memory = nowhere, Expansion(nowhere, nowhere)
+    likelihood = _likelihood(config, params, evidence)
+    nowhere = jnp.zeros_like(state)
+    memory = None if likelihood is None else (nowhere, Expansion(nowhere, nowhere))
 
     def predict(noised: Array, level: tuple[Schedule, LevelFeatures, Array], memory: Any) -> Any:
         step, level_features, expands = level
@@ -299,6 +288,30 @@ def _purify(
         sampler=config.sampler,
     )
     return params.target.invert(purified)
+
+
+def _projection(
+    config: PurifierConfig, params: PurifierParams, state: Float[Array, "... D"], evidence: Evidence
+) -> Any:
+    """Return the projected condition of the state or of the events; zeros for unconditional kinds."""
+    if config.kind in _UNCONDITIONAL:
+        return jnp.zeros(config.hidden)
+    condition = params.condition.apply(state if config.kind == "paper" else evidence.summary)
+    return Denoiser(state.shape[-1], config.hidden).apply(params.network, condition, method="project")
+
+
+def _likelihood(config: PurifierConfig, params: PurifierParams, evidence: Evidence) -> Likelihood | None:
+    """Return the likelihood that guides the reverse process; None for kinds that are not guided."""
+    if not isinstance(params.target, Whitening):
+        return None
+    assert params.exposure is not None
+    return likelihood_of(
+        evidence,
+        params.target,
+        params.exposure,
+        scale=config.guidance_scale,
+        exposure_scale=config.exposure_scale,
+    )
 
 
 def _regress(

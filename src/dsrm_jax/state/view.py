@@ -14,14 +14,12 @@ class View:
         time: `(...)` int32, steps already taken in the session.
         recent: `(..., R)` int32, vocabulary indices of the last events, oldest first; -1 where there is none. None where a caller
             has no use for it.
-        recent_click: `(..., R)` bool, their clicks.
     """
 
     state: Float[Array, "... D"]
     observed: Float[Array, "... D"]
     time: Int[Array, "..."]
     recent: Int[Array, "... R"] | None = None
-    recent_click: Bool[Array, "... R"] | None = None
 
 
 @struct.dataclass

@@ -1,8 +1,8 @@
 """Refresh rounds: Stage I goes on with histories that a policy made in the TRAINING simulator.
 
 A purifier that reads its condition by a learnt network is used off its training distribution once a policy acts on it: log
-windows hold what the logging policy showed, sessions what the ranking showed. `guided` purifiers read any history alike and
-need none of this.
+windows hold what the logging policy showed, sessions what the ranking showed. `guided` purifiers read our own
+slates by the likelihood of their clicks alone, whatever chose them, and need none of this.
 """
 
 from typing import Any

@@ -18,7 +18,9 @@ from dsrm_jax.training.ranges import ANY, RANGES
 
 C = TypeVar("C")
 
-FINGERPRINT_FORMAT = 3  # 2: the denoiser is told the time of the continuous process
+FINGERPRINT_FORMAT = (
+    3  # 2: the denoiser is told the time of the continuous process; 3: what the log showed is read
+)
 
 # What a run may change when it is resumed: how long, how it is shown and kept, where the same files lie.
 FREE_FIELDS = frozenset(
@@ -214,26 +216,6 @@ def from_json(document: Mapping[str, Any], where: str) -> Config:
         InputError: as `merge`.
     """
     return merge(Config(), document, where)
-
-
-def to_toml(config: Any) -> str:
-    """Return a configuration as TOML text that `load_toml` and `merge` read back to the same values."""
-    return "\n".join(_toml_lines(to_json(config), "")[1:]) + "\n"
-
-
-def _toml_lines(table: Mapping[str, Any], name: str) -> list[str]:
-    """Return a table's own values under its heading, then its tables."""
-    values = [f"{key} = {_toml(value)}" for key, value in table.items() if not isinstance(value, Mapping)]
-    lines = ["", f"[{name}]", *values] if values else []
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            lines += _toml_lines(value, f"{name}.{key}".lstrip("."))
-    return lines
-
-
-def _toml(value: Any) -> str:
-    # JSON's scalars are TOML's, but for the one control character that JSON leaves bare.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def config_fingerprint(config: Config, *, data: str = "") -> str:
