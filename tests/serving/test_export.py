@@ -21,8 +21,10 @@ from dsrm_jax.serving.export import export_policy, recommender
 from dsrm_jax.serving.load import META, load, pack
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
-from dsrm_jax.state.encoder import Embeddings, EncoderParams, make_catalogue, make_encoder
-from dsrm_jax.state.perception import Perception
+from dsrm_jax.state.encoder import Embeddings, EncoderParams, Evidence, make_catalogue, make_encoder
+from dsrm_jax.state.exposure import Exposure
+from dsrm_jax.state.perception import Perception, perception_modules
+from dsrm_jax.state.purifier import PurifierBatch
 
 VOCABULARY, ITEMS, H, K = 16, 12, 6, 4
 RAW = np.arange(VOCABULARY) * 10 + 5
@@ -90,6 +92,28 @@ def test_a_loaded_policy_recommends_what_the_agent_does(trained, path, users):
     assert set(found.ravel()) <= set(RAW[np.asarray(trained.world.item)])
     assert all(len(set(slate)) == K for slate in found.tolist())
     assert policy.meta["method"] == "hrl"
+
+
+def test_a_purifying_policy_takes_any_number_of_users_as_well(trained, tmp_path):
+    """Here 70 users are perceived in two blocks, in the file all at once; the time tells their own slates from the log's."""
+    purifying = PurifierConfig(kind="guided", diffusion_steps=3, hidden=8)
+    config = dataclasses.replace(CONFIG, purifier=purifying)
+    _, purifier = perception_modules(config)
+    states = jnp.asarray(np.random.default_rng(4).normal(size=(40, 3)), jnp.float32)
+    batch = PurifierBatch(states, Evidence(summary=jnp.zeros((40, 14))), states)
+    params = jax.jit(purifier.init)(jax.random.key(2), batch)
+    told = Exposure(jnp.zeros(3), jnp.zeros(3), 2.0 * jnp.eye(3), jnp.eye(3))
+    perception = trained.perception.replace(purifier=params.replace(exposure=told))
+    path = tmp_path / "policy.dsrm"
+    log = SimpleNamespace(item_ids=RAW, source="twelve items")
+    export_policy(path, config, trained.agent, trained.world, perception, log, platforms=("cpu",))
+    histories = random_histories(5, 70)
+    arrays = pack(histories, RAW, history_length=H)
+    act = jax.jit(recommender(config, trained.agent, trained.world, perception))
+    expected = {t: RAW[np.asarray(act(*arrays, np.full(70, t, np.int32)))] for t in (0, 2)}
+    for time, slates in expected.items():
+        np.testing.assert_array_equal(load(path).recommend(histories, [time] * 70), slates)
+    assert np.any(expected[0] != expected[2])
 
 
 def test_what_is_recommended_depends_on_the_history(path):
