@@ -171,11 +171,11 @@ def figure3_table(evidence: Evidence) -> ReportTable:
 
 
 def figure4_table(evidence: Evidence) -> ReportTable:
-    """Return silhouette and normalised mutual information of raw and purified states, by popularity and by interest."""
+    """Return silhouette and normalised mutual information of raw, purified and oracle states, by popularity and by interest."""
     keys = ("popularity_silhouette", "popularity_nmi", "interest_silhouette", "interest_nmi")
     rows = []
     for env, report in evidence.probes.items():
-        for state, label in (("identity", "raw"), ("purifier", "purified")):
+        for state, label in (("identity", "raw"), ("purifier", "purified"), ("oracle", "oracle")):
             numbers = report["states"].get(state)
             if numbers is not None:
                 rows.append([f"{env_name(env)}, {label}", *(f"{numbers[key]:+.3f}" for key in keys)])
