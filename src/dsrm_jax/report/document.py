@@ -147,8 +147,8 @@ FIGURE2 = """The paper correlates two counts, users shown and users who played. 
 impressions, so that R² is high whatever users like: the control shuffles the play rates over items and counts again.
 Rates are the average reward that the paper's words are about.
 """
-FIGURE4 = """Distances are those between what states make of the catalogue, item-centred scores, and not between coordinates that no
-policy sees. The oracle state predicts the true click chances best: what purification could reach.
+FIGURE4 = """Distances are those between what states make of the catalogue, item-centred scores, and not between coordinates that
+no policy sees. The oracle state predicts the true click chances best: what purification could reach.
 """
 FIGURE6 = """The fixed schedule runs from 1e-4 to 2e-2 whatever S is, so that S also decides how much noise there is: at S = 20
 almost none, at S = 500 nearly all. The rescaled schedule noises as much for every S, so that only the number of steps
