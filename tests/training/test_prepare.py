@@ -150,7 +150,7 @@ def test_what_the_data_do_meet_is_not_refused():
         ),
         ({"kind": "guided"}, {"purifier": {"hidden": 9}}, 2),
         ({"kind": "guided"}, {"purifier": {"exposure_scale": 0.5}}, 1),
-        ({"kind": "guided"}, {"encoder": {"embedding_epochs": 3}}, 2),
+        ({"kind": "guided"}, {"encoder": {"embedding_epochs": 7}}, 2),
         ({"kind": "paper"}, {"purifier": {"diffusion_steps": 7}}, 2),
         ({"kind": "masked", "refresh_rounds": 1}, {"purifier": {"diffusion_steps": 7}}, 2),
     ],
