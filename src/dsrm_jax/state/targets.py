@@ -1,6 +1,6 @@
 """What a purifier learns to reconstruct, and what it may look at meanwhile: the choices of `purifier.target`.
 
-Nothing here knows more than the training log. Shapes: B histories of H slots, D state dimensions, U users of the log.
+Nothing here knows more than the training log. Shapes: B histories of H slots, D state dimensions.
 """
 
 from typing import Any

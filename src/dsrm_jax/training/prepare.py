@@ -49,9 +49,9 @@ REVERSE_ONLY = (
 Say = Callable[[str], None]
 Memory = dict[tuple[Any, ...], Any]
 REFRESH_STAGE = 3
-RANDOM_EXPOSURE_STAGE = (
-    4  # of `data_key`; 0 to 3 are the worlds, the factors, the encoder and the probes, 5 the posterior
-)
+# of `data_key`; 0 to 3 are the worlds, the factors, the encoder and the probes
+RANDOM_EXPOSURE_STAGE = 4
+POSTERIOR_STAGE = 5
 DATA_STAGE = 1000  # beyond the stages of `seed_keys`
 
 
@@ -162,7 +162,7 @@ def prepare(config: Config, say: Say = print, memory: Memory | None = None) -> P
     posterior, posterior_facts = _once(
         memory,
         ("posterior", *shared[:3]),
-        lambda: _fit_posterior(jax.random.fold_in(key, 5), log, factors),
+        lambda: _fit_posterior(jax.random.fold_in(key, POSTERIOR_STAGE), log, factors),
     )
     shared = (*shared, *_purifier_key(config))
     purifier, purifier_facts = _once(
