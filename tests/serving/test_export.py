@@ -86,7 +86,8 @@ def test_a_loaded_policy_recommends_what_the_agent_does(trained, path, users):
     histories, times = random_histories(users, users), list(range(users))
     item, click, length = pack(histories, RAW, history_length=H)
     act = jax.jit(recommender(CONFIG, trained.agent, trained.world, trained.perception))
-    expected = RAW[np.asarray(act(item, click, length, np.asarray(times, np.int32)))]
+    time = np.asarray(times, np.int32)
+    expected = RAW[np.asarray(act(item, click, length, time, K * time))]
     found = policy.recommend(histories, times)
     np.testing.assert_array_equal(found, expected)
     assert set(found.ravel()) <= set(RAW[np.asarray(trained.world.item)])
@@ -95,14 +96,14 @@ def test_a_loaded_policy_recommends_what_the_agent_does(trained, path, users):
 
 
 def test_a_purifying_policy_takes_any_number_of_users_as_well(trained, tmp_path):
-    """Here 70 users are perceived in two blocks, in the file all at once; the time tells their own slates from the log's."""
+    """Here 70 users are perceived in two blocks, in the file all at once; what the log did not choose is counted, or told."""
     purifying = PurifierConfig(kind="guided", diffusion_steps=3, hidden=8)
     config = dataclasses.replace(CONFIG, purifier=purifying)
     _, purifier = perception_modules(config)
     states = jnp.asarray(np.random.default_rng(4).normal(size=(40, 3)), jnp.float32)
     batch = PurifierBatch(states, Evidence(summary=jnp.zeros((40, 14))), states)
     params = jax.jit(purifier.init)(jax.random.key(2), batch)
-    told = Exposure(jnp.zeros(3), jnp.zeros(3), 2.0 * jnp.eye(3), jnp.eye(3))
+    told = Exposure(jnp.zeros(3), jnp.zeros(3), 2.0 * jnp.eye(3), jnp.eye(3), jnp.zeros(()))
     perception = trained.perception.replace(purifier=params.replace(exposure=told))
     path = tmp_path / "policy.dsrm"
     log = SimpleNamespace(item_ids=RAW, source="twelve items")
@@ -110,10 +111,15 @@ def test_a_purifying_policy_takes_any_number_of_users_as_well(trained, tmp_path)
     histories = random_histories(5, 70)
     arrays = pack(histories, RAW, history_length=H)
     act = jax.jit(recommender(config, trained.agent, trained.world, perception))
-    expected = {t: RAW[np.asarray(act(*arrays, np.full(70, t, np.int32)))] for t in (0, 2)}
-    for time, slates in expected.items():
-        np.testing.assert_array_equal(load(path).recommend(histories, [time] * 70), slates)
-    assert np.any(expected[0] != expected[2])
+    policy, none = load(path), np.zeros(70, np.int32)
+    for time, unlogged in ((0, 0), (1, None), (0, 3)):
+        other = K * time if unlogged is None else unlogged
+        expected = RAW[np.asarray(act(*arrays, none + time, none + other))]
+        told = None if unlogged is None else [unlogged] * 70
+        np.testing.assert_array_equal(policy.recommend(histories, [time] * 70, told), expected)
+    assert np.any(policy.recommend(histories) != policy.recommend(histories, unlogged=[3] * 70))
+    with pytest.raises(InputError, match="2 unlogged for 70 histories: give one of each user"):
+        policy.recommend(histories, unlogged=[0, 0])
 
 
 def test_what_is_recommended_depends_on_the_history(path):
@@ -165,7 +171,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(path, tmp_path):
     broken.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(InputError, match="no exported policy, or damaged"):
         load(broken)
-    with pytest.raises(InputError, match="has format 99, this version reads 1"):
+    with pytest.raises(InputError, match="has format 99, this version reads 2"):
         load(rewritten(path, tmp_path, format=99))
     with pytest.raises(InputError, match="exported for mars, and JAX runs on cpu here"):
         load(rewritten(path, tmp_path, platforms=["mars"]))

@@ -168,6 +168,8 @@ def test_a_test_user_without_training_rows_starts_from_test_rows(log):
     )
     starts = jax.tree.map(np.asarray, worlds.test.starts)
     assert np.all(np.diff(starts.user) >= 0)
+    np.testing.assert_array_equal(starts.logged, np.asarray(TEST_USERS) != 6)
+    assert worlds.train.starts.logged is None
     for u, user in enumerate(TEST_USERS):
         source = log.test if user == 6 else log.train
         rows = slice(starts.first[u], starts.first[u + 1])

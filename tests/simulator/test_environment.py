@@ -207,6 +207,26 @@ def test_trajectories_follow_the_reference_step_by_step(config, world):
     assert all(over), "every session should have ended within max_len steps"
 
 
+def test_events_that_the_training_log_did_not_choose_are_counted(world):
+    """All slates of the session, and everything that a user whose rows are another log's arrived with."""
+    reset, step, _ = compiled()
+    logged = jnp.arange(NUM_USERS) != 3
+    mixed = world.replace(starts=world.starts.replace(logged=logged))
+    observation, state = reset(jax.random.split(jax.random.key(3), B), mixed)
+    stranger = np.asarray(state.user) == 3
+    assert stranger.any()
+    assert not stranger.all()
+    arrived = np.where(stranger, observation.history.length, 0)
+    np.testing.assert_array_equal(observation.unlogged, arrived)
+    for t in range(1, 3):
+        observation, state, *_ = step(
+            jax.random.split(jax.random.key(t), B), state, jnp.zeros((B, 4), int), mixed
+        )
+        np.testing.assert_array_equal(
+            observation.unlogged, np.minimum(arrived + 4 * t, CONFIG.history_length)
+        )
+
+
 @cache
 def repeated_clicks(config):
     """`(keys (n,), state, slate, world) -> clicks (n, K)` of one user, compiled once."""

@@ -96,12 +96,21 @@ def test_what_the_log_showed_is_read_and_what_our_policy_showed_is_not(params, e
         jnp.zeros(D),
         jnp.float32(np.pad(inverse @ slope.T, ((0, 1), (0, 0)))),
         jnp.float32(slope @ inverse @ slope.T),
+        jnp.zeros(()),
     )
     silent, expected = posterior_mode(evidence), posterior_mode(evidence, (slope, covariance))
     spread = np.std(expected)
     assert np.abs(silent - expected).max() > 0.3 * spread
     read = dataclasses.replace(params, exposure=told)
     assert np.abs(purify(GUIDED, read, evidence) - expected).max() < 0.06 * spread
+    # events that resemble each other wholly tell as much as one of them
+    alike = dataclasses.replace(told, correlation=jnp.ones(()))
+    logged = np.sum(np.asarray(evidence.logged), axis=-1)
+    of_one = purify(GUIDED, dataclasses.replace(params, exposure=alike), evidence)
+    most = logged.max()
+    shared = purify(dataclasses.replace(GUIDED, exposure_scale=1.0 / most), read, evidence)
+    rows = logged == most
+    np.testing.assert_allclose(of_one[rows], shared[rows], atol=1e-5)
     unread = purify(dataclasses.replace(GUIDED, exposure_scale=0.0), read, evidence)
     assert np.abs(unread - silent).max() < 0.06 * spread
 

@@ -39,8 +39,8 @@ GUIDED = dataclasses.replace(CONFIG, purifier=dataclasses.replace(CONFIG.purifie
 CODE = np.random.default_rng(0).normal(size=(NUM_USERS, D)).astype(np.float32)
 CODE[:, -1] = 1.0
 LEVERAGE = leverage_of(0.3 * jnp.eye(D))
-TOLD = Exposure(jnp.zeros(D), jnp.zeros(D), 0.1 * jnp.eye(D), 0.01 * jnp.eye(D))
-KNOWN = UserPosterior(jnp.asarray(CODE), jnp.full(NUM_USERS, float(ROWS)), LEVERAGE, TOLD)
+TOLD = Exposure(jnp.zeros(D), jnp.zeros(D), 0.1 * jnp.eye(D), 0.01 * jnp.eye(D), jnp.float32(0.2))
+KNOWN = UserPosterior(jnp.asarray(CODE), jnp.full(NUM_USERS, float(ROWS)), LEVERAGE, TOLD, jnp.ones(()))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def observation():
         jnp.asarray(rng.random((2, 3, H)) < 0.5),
         jnp.asarray(rng.integers(0, H + 1, (2, 3)), jnp.int32),
     )
-    return Observation(history, jnp.arange(6, dtype=jnp.int32).reshape(2, 3))
+    return Observation(history, jnp.arange(6, dtype=jnp.int32).reshape(2, 3), jnp.arange(6).reshape(2, 3) % 5)
 
 
 def draw(key, encoder_params, starts, mask_rate, rows=2000):
@@ -160,19 +160,17 @@ def test_a_view_is_the_purified_encoding_of_the_history(encoder_params, observat
     np.testing.assert_array_equal(view.time, observation.time)
 
 
-def test_events_of_the_session_are_our_own_and_those_before_it_the_logs(
+def test_only_events_that_the_training_log_chose_are_read_as_its_choice(
     monkeypatch, encoder_params, observation
 ):
-    """At time t the last t slates are ours; a history of n events holds n - K t of the log, or none."""
+    """The last `unlogged` ones are not; of n events the log chose n - unlogged, or none."""
     seen = []
     spy = Purifier(None, None, lambda params, key, state, evidence: seen.append(evidence.logged) or state)
     monkeypatch.setattr(perception, "perception_modules", lambda _: (make_encoder(CONFIG.encoder), spy))
-    config = dataclasses.replace(CONFIG, environment=EnvironmentConfig(history_length=H, slate_size=2))
-    make_perceive(config)(Perception(encoder_params, {}), None, observation)
-    length, time = np.asarray(observation.history.length), np.asarray(observation.time)
-    np.testing.assert_array_equal(np.sum(seen[0], -1), np.maximum(length - 2 * time, 0))
-    slots = np.arange(H)
-    assert not np.any(np.asarray(seen[0]) & (slots >= H - 2 * time[..., None]))
+    make_perceive(CONFIG)(Perception(encoder_params, {}), None, observation)
+    length, unlogged = np.asarray(observation.history.length), np.asarray(observation.unlogged)
+    np.testing.assert_array_equal(np.sum(seen[0], -1), np.maximum(length - unlogged, 0))
+    assert not np.any(np.asarray(seen[0]) & (np.arange(H) >= H - unlogged[..., None]))
 
 
 def test_a_long_batch_is_perceived_as_its_rows_are_and_one_draw_of_noise_serves_it_all(
@@ -183,7 +181,7 @@ def test_a_long_batch_is_perceived_as_its_rows_are_and_one_draw_of_noise_serves_
     one = jax.tree.map(lambda x: x[0, 0], observation)
     rows = 2 * ROWS_OF_A_BLOCK + 1
     many = jax.tree.map(lambda x: jnp.broadcast_to(x, (rows, *x.shape)), one)
-    many = Observation(many.history, jnp.arange(rows, dtype=jnp.int32) % 3)
+    many = many.replace(unlogged=jnp.arange(rows, dtype=jnp.int32) % 3)
     states = jnp.asarray(np.random.default_rng(2).normal(size=(50, D)), jnp.float32)
     batch = PurifierBatch(states, Evidence(summary=jnp.zeros((50, 4 * D + 2))), states)
     params = jax.jit(purifier.init)(jax.random.key(3), batch).replace(exposure=TOLD)
@@ -194,7 +192,7 @@ def test_a_long_batch_is_perceived_as_its_rows_are_and_one_draw_of_noise_serves_
         expected = jax.jit(make_perceive(GUIDED))(perception, None, alone).state[0]
         np.testing.assert_allclose(whole[i], expected, atol=1e-5)
     noisy = dataclasses.replace(GUIDED, purifier=dataclasses.replace(GUIDED.purifier, noise_scale=1.0))
-    same = Observation(many.history, jnp.zeros(rows, jnp.int32))
+    same = many.replace(unlogged=jnp.zeros(rows, jnp.int32))
     drawn = np.asarray(jax.jit(make_perceive(noisy))(perception, jax.random.key(0), same).state)
     assert len(np.unique(drawn.round(5), axis=0)) == rows
 

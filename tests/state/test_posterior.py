@@ -8,14 +8,18 @@ from scipy.optimize import minimize
 
 from dsrm_jax.simulator.fit import BIAS_PRIOR
 from dsrm_jax.simulator.world import History, SessionStarts
+from dsrm_jax.state import exposure as module_of_exposure
 from dsrm_jax.state import posterior as module
 from dsrm_jax.state.encoder import Embeddings
-from dsrm_jax.state.exposure import Exposure, fit_exposure, read_exposure, silent_exposure
+from dsrm_jax.state.exposure import Exposure, fit_exposure, independent_share, read_exposure, silent_exposure
 from dsrm_jax.state.leverage import FACTOR_PRIOR, click_curvature, leverage_of, rows_of
 from dsrm_jax.state.posterior import UserPosterior, fit_posterior, without_window
 
 USERS, ROWS, ITEMS, D, H = 12, 60, 40, 4, 30
 PRIOR = FACTOR_PRIOR * np.array([1.0] * (D - 1) + [BIAS_PRIOR])
+
+
+ONE = jnp.ones(())
 
 
 def rows_by_user(item, click):
@@ -63,7 +67,7 @@ def taught(slope, covariance, centre, mean):
     """`Exposure` of a known slope `(D, F)` and covariance `(F, F)`."""
     inverse = np.linalg.inv(covariance)
     gain = np.pad(inverse @ slope.T, ((0, 1), (0, 0)))
-    parts = (centre, np.append(mean, 0.0), gain, slope @ inverse @ slope.T)
+    parts = (centre, np.append(mean, 0.0), gain, slope @ inverse @ slope.T, 0.0)
     return Exposure(*(jnp.float32(x) for x in parts))
 
 
@@ -88,7 +92,7 @@ def test_window_is_taken_out_as_a_refit_without_it_would(log, exposure):
     everyone = jnp.arange(USERS)
     num_rows = rows_of(starts, everyone)
     np.testing.assert_array_equal(num_rows, ROWS)
-    posterior = UserPosterior(jnp.float32(full), num_rows, leverage_of(curvature + read.precision), read)
+    posterior = UserPosterior(jnp.float32(full), num_rows, leverage_of(curvature + read.precision), read, ONE)
     window = History(jnp.asarray(item[:, -H:]), jnp.asarray(click[:, -H:]), jnp.full(USERS, H, jnp.int32))
     got = without_window(posterior, embeddings, window, everyone)
     moved, wanted = np.asarray(got) - full, rest - full
@@ -108,7 +112,7 @@ def test_the_windows_being_shown_is_taken_out_apart_from_its_clicks(log):
     full = np.zeros((USERS, D))
     leverage = leverage_of(READ.precision)
     rows = jnp.full(USERS, float(ROWS))
-    posterior = UserPosterior(jnp.float32(full), rows, leverage, READ)
+    posterior = UserPosterior(jnp.float32(full), rows, leverage, READ, ONE)
     embeddings = Embeddings(
         jnp.float32(vectors), jnp.full(ITEMS, -30.0)
     )  # nobody ever clicks, and nobody does
@@ -201,11 +205,40 @@ def test_a_log_that_shows_whatever_the_user_likes_tells_nothing():
 
 
 def test_events_that_repeat_each_other_count_once():
-    """Each choice stands five times in the log: what a window tells is a fifth."""
+    """Each choice stands five times in the log: what a window of it tells is a fifth."""
     single = FIT(jax.random.key(0), *shown_log(3000, 60, 0.3)[:3], CERTAIN)
     repeated = FIT(jax.random.key(0), *shown_log(3000, 60, 0.3, visits=5)[:3], CERTAIN)
-    share = np.trace(repeated.precision) / np.trace(single.precision)
-    np.testing.assert_allclose(share, 1 / 5, rtol=0.15)
+    np.testing.assert_allclose(np.trace(repeated.precision), np.trace(single.precision), rtol=0.1)
+    assert single.correlation < 0.003
+    windows = jnp.float32(
+        np.arange(60).clip(max=module_of_exposure.WINDOW_LENGTH)
+    )  # before each row of a user
+    weight = windows / windows.sum()
+    np.testing.assert_allclose(weight @ independent_share(repeated, windows), 1 / 5, rtol=0.15)
+
+
+@pytest.mark.parametrize("correlation", [0.05, 0.4])
+def test_a_users_events_that_share_a_part_are_told_from_their_state(monkeypatch, correlation):
+    """Vectors shown to a user are moved together, whatever they like: found at any length of window, and their sum tells less."""
+    generator = np.random.default_rng(3)
+    users, rows, slope = 3000, 60, 0.5
+    taste = generator.normal(size=(users, D - 1))
+    own = np.sqrt(correlation) * generator.normal(size=(users, 1, D - 1))
+    rest = np.sqrt(1 - correlation) * generator.normal(size=(users, rows, D - 1))
+    vectors = (slope * taste[:, None] + own + rest).reshape(-1, D - 1)
+    embeddings = Embeddings(
+        jnp.float32(np.c_[vectors, np.ones(users * rows)]), jnp.zeros(users * rows)
+    )  # every row an item of its own
+    starts = rows_by_user(np.arange(users * rows).reshape(users, rows), np.zeros((users, rows), bool))
+    state = jnp.float32(np.c_[taste, np.zeros(users)])
+    for length in (10, 50):
+        monkeypatch.setattr(module_of_exposure, "WINDOW_LENGTH", length)
+        exposure = jax.jit(lambda *x: fit_exposure(*x))(jax.random.key(0), embeddings, starts, state, CERTAIN)
+        np.testing.assert_allclose(exposure.correlation, correlation, rtol=0.1)
+    # n vectors have the mean slope x + N(0, correlation + (1 - correlation) / n): the precision of x that they give
+    n = 20.0
+    told = n * independent_share(exposure, jnp.float32(n)) * np.diag(exposure.precision)[:-1]
+    np.testing.assert_allclose(told, slope**2 / (correlation + (1 - correlation) / n), rtol=0.1)
 
 
 def test_errors_of_the_embeddings_are_no_reason_to_distrust_the_log():
@@ -225,7 +258,9 @@ def test_errors_of_the_embeddings_are_no_reason_to_distrust_the_log():
     blamed = FIT(jax.random.key(0), embeddings, starts, jnp.float32(means), CERTAIN)
     exact = FIT(jax.random.key(0), embeddings, starts, taste, CERTAIN)
     np.testing.assert_allclose(np.trace(told.precision), np.trace(exact.precision), rtol=0.1)
-    assert np.trace(blamed.precision) < 0.9 * np.trace(told.precision)
+    assert told.correlation < 0.003
+    assert exact.correlation < 0.003
+    assert blamed.correlation > 0.005
 
 
 def test_reading_is_the_gradient_of_the_gaussian_log_likelihood(log):

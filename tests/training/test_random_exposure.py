@@ -34,7 +34,9 @@ CLICKED_MEAN = Encoder(init=None, encode=lambda params, summary: summary[..., :D
 
 def known(mode):
     """A posterior of which nothing but the mode is read."""
-    return UserPosterior(mode, jnp.ones(len(mode)), leverage_of(jnp.eye(DIM)), silent_exposure(DIM))
+    return UserPosterior(
+        mode, jnp.ones(len(mode)), leverage_of(jnp.eye(DIM)), silent_exposure(DIM), jnp.ones(())
+    )
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,11 @@ CONFIG = Config(
 )
 GENERATOR = np.random.default_rng(0)
 KNOWN = UserPosterior(
-    jnp.ones((USERS, D)), jnp.full(USERS, float(ROWS)), leverage_of(0.3 * jnp.eye(D)), silent_exposure(D)
+    jnp.ones((USERS, D)),
+    jnp.full(USERS, float(ROWS)),
+    leverage_of(0.3 * jnp.eye(D)),
+    silent_exposure(D),
+    jnp.ones(()),
 )
 VECTORS = jnp.float32(np.c_[GENERATOR.normal(size=(ITEMS, DIM)), np.ones(ITEMS)])
 

@@ -28,13 +28,13 @@ from dsrm_jax.state.perception import Perception, make_perceive
 from dsrm_jax.training.serialise import to_json, write_bytes
 
 ALWAYS_RANDOM = ("random", "quota_random")  # an exported program draws nothing
-Recommend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+Recommend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def recommender(config: Config, agent_state: Any, world: World, perception: Perception) -> Recommend:
-    """Return the pure function `(item, click, length, time) -> slate` of one trained policy, acting by its mode; what
-    draws, such as a purifier with noise, draws the same every time.
+    """Return the pure function `(item, click, length, time, unlogged) -> slate` of one trained policy, acting by its mode;
+    what draws, such as a purifier with noise, draws the same every time.
 
     Args:
         config: of the run.
@@ -44,17 +44,21 @@ def recommender(config: Config, agent_state: Any, world: World, perception: Perc
 
     Returns:
         A function of `item` `(B, H)` int32 vocabulary indices, `click` `(B, H)` bool, `length` `(B,)` int32 (a `History`, oldest
-        first and right-aligned) and `time` `(B,)` int32 (steps of the session so far, whose slates end the history) that gives
-        `(B, K)` int32 vocabulary indices.
+        first and right-aligned), `time` `(B,)` int32 (steps of the session so far) and `unlogged` `(B,)` int32 (how many of the
+        latest events the training log's policy did not choose: `Observation`) that gives `(B, K)` int32 vocabulary indices.
     """
     perceive = make_perceive(config)
     agent = make_agent(config.agent, slate_size=config.environment.slate_size)
     catalogue = make_catalogue(perception.encoder.embeddings, world)
 
     def recommend(
-        item: Int[Array, "B H"], click: Bool[Array, "B H"], length: Int[Array, "B"], time: Int[Array, "B"]
+        item: Int[Array, "B H"],
+        click: Bool[Array, "B H"],
+        length: Int[Array, "B"],
+        time: Int[Array, "B"],
+        unlogged: Int[Array, "B"],
     ) -> Int[Array, "B K"]:
-        observation = Observation(History(item, click, length), time)
+        observation = Observation(History(item, click, length), time, unlogged)
         view = perceive(perception, jax.random.key(0), observation)
         slate, _ = agent.act(agent_state, jax.random.key(0), view, catalogue, True)
         return world.item[slate]
@@ -97,12 +101,9 @@ def export_policy(
         )
     history = config.environment.history_length
     (batch,) = jax_export.symbolic_shape("batch")
-    shapes = (
-        jax.ShapeDtypeStruct((batch, history), jnp.int32),
-        jax.ShapeDtypeStruct((batch, history), jnp.bool_),
-        jax.ShapeDtypeStruct((batch,), jnp.int32),
-        jax.ShapeDtypeStruct((batch,), jnp.int32),
-    )
+    events, count = (batch, history), jax.ShapeDtypeStruct((batch,), jnp.int32)
+    item, click = (jax.ShapeDtypeStruct(events, dtype) for dtype in (jnp.int32, jnp.bool_))
+    shapes = (item, click, count, count, count)
     function = jax.jit(recommender(config, agent_state, world, perception))
     program = jax_export.export(function, platforms=platforms)(*shapes).serialize()
     meta = {

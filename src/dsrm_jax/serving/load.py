@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int
 
 from dsrm_jax.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 META, PROGRAM, ITEMS = "meta.json", "program.bin", "items.npy"
 
 Event = tuple[Any, bool]  # raw item id, whether it was clicked
@@ -30,8 +30,8 @@ class Policy:
     Attributes:
         meta: method, source, history_length, slate_size, platforms, the whole configuration.
         item_ids: `(V,)` raw item ids, sorted; a vocabulary index is a position in it.
-        program: `(item (B, H), click (B, H), length (B,), time (B,)) -> slate (B, K)`, vocabulary indices, jitted; it
-            compiles once per number of users.
+        program: `(item (B, H), click (B, H), length (B,), time (B,), unlogged (B,)) -> slate (B, K)`, vocabulary indices,
+            jitted; it compiles once per number of users.
     """
 
     meta: dict[str, Any]
@@ -39,30 +39,38 @@ class Policy:
     program: Callable[..., jax.Array]
 
     def recommend(
-        self, histories: Sequence[Sequence[Event]], times: Sequence[int] | None = None
+        self,
+        histories: Sequence[Sequence[Event]],
+        times: Sequence[int] | None = None,
+        unlogged: Sequence[int] | None = None,
     ) -> np.ndarray:
         """Return slates of raw item ids.
 
         Args:
             histories: of each user, the events oldest first; more than `history_length` are cut at the front, and items
                 that the policy does not know are left out.
-            times: steps that each user's session has taken already; 0 by default. As many slates at the end of a history are
-                taken as this policy's own, and everything before them as chosen by a logging policy, whose choices tell of the
-                user: leave slates of this policy's earlier sessions out, or count them in.
+            times: steps that each user's session has taken already; 0 by default.
+            unlogged: how many of each user's latest known events another policy showed than that of the training log, whose
+                choices tell of the user: this policy, or an experiment, in earlier sessions too. By default, those of this
+                session: `slate_size` times `times`.
 
         Returns:
             `(users, K)` raw item ids, best first within each group.
 
         Raises:
-            InputError: raw ids of another kind than the policy's (text for numbers or numbers for text), or not one time a user.
+            InputError: raw ids of another kind than the policy's (text for numbers or numbers for text), or not one number a user.
         """
         if not histories:
             return np.empty((0, self.meta["slate_size"]), self.item_ids.dtype)
-        if times is not None and len(times) != len(histories):
-            raise InputError(f"{len(times)} times for {len(histories)} histories: give one of each user")
+        for name, numbers in (("times", times), ("unlogged", unlogged)):
+            if numbers is not None and len(numbers) != len(histories):
+                raise InputError(
+                    f"{len(numbers)} {name} for {len(histories)} histories: give one of each user"
+                )
         item, click, length = pack(histories, self.item_ids, history_length=self.meta["history_length"])
         time = np.zeros(len(length), np.int32) if times is None else np.asarray(times, np.int32)
-        return self.item_ids[np.asarray(self.program(item, click, length, time))]
+        other = self.meta["slate_size"] * time if unlogged is None else np.asarray(unlogged, np.int32)
+        return self.item_ids[np.asarray(self.program(item, click, length, time, other))]
 
 
 def pack(

@@ -211,7 +211,8 @@ def _session_starts(log: InteractionLog, users: np.ndarray) -> SessionStarts:
         order = np.argsort(user, kind="stable")
         user, item, click = user[order], item[order], click[order]
     first = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=num_users))]).astype(np.int32)
-    return SessionStarts(*(jnp.asarray(x) for x in (user, item, click, first)))
+    starts = SessionStarts(*(jnp.asarray(x) for x in (user, item, click, first)))
+    return starts.replace(logged=jnp.asarray(unseen[users] < 0)) if len(test_rows) else starts  # type: ignore[attr-defined]
 
 
 def _response(

@@ -31,10 +31,13 @@ class Observation:
     Attributes:
         history: the user's last H events, those of this session included.
         time: `(...)` int32 in [0, max_len], steps already taken in the session.
+        unlogged: `(...)` int32 in [0, H], how many of the latest events the training log's policy did not choose: those of this
+            session, and all of a user whose rows are another log's.
     """
 
     history: History
     time: Int[Array, "..."]
+    unlogged: Int[Array, "..."]
 
 
 @struct.dataclass
@@ -44,6 +47,7 @@ class EnvState:
     Attributes:
         user: `(...)` int32, user of the world, 0..U-1.
         history: the user's last H events.
+        unlogged: `(...)` int32, see `Observation`.
         temper: `(...)` int32, patience left in units of 1/K of a step.
         time: `(...)` int32, steps taken.
         clicks: `(...)` int32, items clicked.
@@ -53,6 +57,7 @@ class EnvState:
 
     user: Int[Array, "..."]
     history: History
+    unlogged: Int[Array, "..."]
     temper: Int[Array, "..."]
     time: Int[Array, "..."]
     clicks: Int[Array, "..."]
@@ -230,12 +235,14 @@ def make_environment(config: EnvironmentConfig) -> Environment:
     def reset(key: jax.Array, world: World) -> tuple[Observation, EnvState]:
         check_world(world, config)
         row = jax.random.randint(key, (), 0, world.starts.user.shape[0])
+        user, logged = world.starts.user[row], world.starts.logged
+        history = history_before(world.starts, row, length=config.history_length)
+        history = keep_last(history, config.arrival_length)
         zero = jnp.zeros((), jnp.int32)
         state = EnvState(
-            user=world.starts.user[row],
-            history=keep_last(
-                history_before(world.starts, row, length=config.history_length), config.arrival_length
-            ),
+            user=user,
+            history=history,
+            unlogged=zero if logged is None else jnp.where(logged[user], zero, history.length),
             temper=jnp.asarray(initial_temper(slate_size, config.max_len), jnp.int32),
             time=zero,
             clicks=zero,
@@ -263,6 +270,7 @@ def make_environment(config: EnvironmentConfig) -> Environment:
         state = EnvState(
             user=state.user,
             history=append(state.history, world.item[slate], clicks),
+            unlogged=jnp.minimum(state.unlogged + slate_size, config.history_length),
             temper=state.temper - loss,
             time=state.time + 1,
             clicks=state.clicks + num_clicks,
@@ -297,8 +305,8 @@ def make_environment(config: EnvironmentConfig) -> Environment:
 
 
 def observe(state: EnvState) -> Observation:
-    """Return what a policy may see of a session: the history and the time, never the user or the temper."""
-    return Observation(history=state.history, time=state.time)
+    """Return what a policy may see of a session: the history, who chose it and the time, never the user or the temper."""
+    return Observation(history=state.history, time=state.time, unlogged=state.unlogged)
 
 
 def session_sums(state: EnvState, *, slate_size: int) -> Info:
@@ -327,4 +335,5 @@ def observation_space(config: EnvironmentConfig) -> Product:
         click=Box(0, 1, (length,), jnp.bool_),  # type: ignore[arg-type]
         length=Box(0, length),  # type: ignore[arg-type]
     )
-    return Product(Observation(history=history, time=Box(0, config.max_len)))  # type: ignore[arg-type]
+    counts = Box(0, config.max_len), Box(0, length)
+    return Product(Observation(history, *counts))  # type: ignore[arg-type]

@@ -36,12 +36,14 @@ class SessionStarts:
         item: `(N,)` int32 vocabulary index.
         click: `(N,)` bool.
         first: `(U + 1,)` int32: rows of user u are `first[u]:first[u + 1]`.
+        logged: `(U,)` bool, whether the user's rows are the training log's, whose policy chose the items; None: all are.
     """
 
     user: Int[Array, "N"]
     item: Int[Array, "N"]
     click: Bool[Array, "N"]
     first: Int[Array, "U+1"]
+    logged: Bool[Array, "U"] | None = None
 
 
 @struct.dataclass

@@ -96,7 +96,7 @@ class Evidence:
         click: `(..., H)` bool.
         shown: `(..., H)` bool, slots that hold an event which may be looked at.
         item: `(..., H)` int32 vocabulary indices.
-        logged: `(..., H)` bool, those of the shown events that the logging policy chose, and not ours.
+        logged: `(..., H)` bool, those of the shown events that the training log's policy chose.
     """
 
     summary: Float[Array, "... C"]
@@ -112,7 +112,7 @@ def gather_evidence(
     embeddings: Embeddings,
     history: History,
     visible: Bool[Array, "... H"] | None = None,
-    own: Int[Array, "..."] | int = 0,
+    unlogged: Int[Array, "..."] | int = 0,
 ) -> Evidence:
     """Return the evidence of a history. What is not used of it costs nothing under `jit`.
 
@@ -120,7 +120,7 @@ def gather_evidence(
         embeddings: the frozen item side.
         history: of any leading shape, H slots.
         visible: hides events, as in `summarise`.
-        own: how many of the latest events our own policy showed; a history from a log has none.
+        unlogged: how many of the latest events the training log's policy did not choose; a history from that log has none.
     """
     slots = history.item.shape[-1]
     shown = jnp.arange(slots) >= slots - history.length[..., None]
@@ -133,7 +133,7 @@ def gather_evidence(
         click=history.click,
         shown=shown,
         item=history.item,
-        logged=shown & (jnp.arange(slots) < slots - jnp.asarray(own)[..., None]),
+        logged=shown & (jnp.arange(slots) < slots - jnp.asarray(unlogged)[..., None]),
     )
 
 

@@ -5,10 +5,10 @@ shown (`guidance`), and by what was shown. The second voice is read as a linear-
 
     vector of a shown item ~ N(mean + slope (x - centre), covariance)   for a user of state x,
 
-with every number estimated on the training log. Where a log shows items whatever the user likes, the slope comes out as nothing,
-and so does what is read. Only events that the LOG chose may be read: what our own policy shows follows from the state that it
-already had, and would be counted twice. (Held-out users without a training row arrive with rows of the held-out log, which are
-read as the training log's: 3 % of kuairand's arrivals.)
+with every number estimated on the training log. Events of one user resemble each other beyond what the state explains (one visit,
+one topic): two of them share a part `correlation` of their residual, so that n of them tell as much as n / (1 + (n - 1)
+correlation) would alone. Where a log shows items whatever the user likes, the slope comes out as nothing, and so does what is read. Only events that the TRAINING log chose may be read (`Observation.unlogged`): what our own policy shows
+follows from the state that it already had, and would be counted twice; what an experiment shows at random tells nothing.
 
 Shapes: D state dimensions, F = D - 1 coordinates in which item vectors differ, W windows of H events.
 """
@@ -37,18 +37,20 @@ class Exposure:
         mean: `(D,)` float32, mean vector of a shown item.
         gain: `(D, D)` float32; `(vector - mean) @ gain` is the gradient of the log-likelihood at the centre.
         precision: `(D, D)` float32, its negative Hessian.
+        correlation: `()` float32 in [0, 1], of the residuals of a user's events: `independent_share`.
     """
 
     centre: Float[Array, "D"]
     mean: Float[Array, "D"]
     gain: Float[Array, "D D"]
     precision: Float[Array, "D D"]
+    correlation: Float[Array, ""]
 
 
 def silent_exposure(dim: int) -> Exposure:
     """Return the exposure of a log that tells nothing by what it shows."""
     nothing = jnp.zeros((dim, dim))
-    return Exposure(nothing[0], nothing[0], nothing, nothing)
+    return Exposure(nothing[0], nothing[0], nothing, nothing, jnp.zeros(()))
 
 
 def fit_exposure(
@@ -62,9 +64,8 @@ def fit_exposure(
 
     The slope is that of a regression of shown vectors on the full-log embeddings. These are posterior modes, whose errors do not
     flatten a slope as far as the factorisation's prior is as wide as preferences are (a wider one flattens, a narrower one
-    steepens it). Events of one window may resemble each other beyond what the state explains (one visit, one topic): the
-    covariance is multiplied by Pearson's dispersion of the windows' sums, at least 1, after what is due to the embeddings'
-    errors is taken away, so that such events are not counted as if each told something new.
+    steepens it). The correlation is a moment estimate: how much wider the windows' sums of residuals spread than those of
+    independent events would, after what is due to the embeddings' errors is taken away.
 
     Args:
         key: typed PRNG key; consumed. Draws the windows.
@@ -90,9 +91,15 @@ def fit_exposure(
     sums = jnp.sum(residual, axis=1)
     pearson = jnp.einsum("wf,fg,wg->", sums, inverse, sums)
     of_errors = jnp.sum(count**2 * posterior.expectation(precision, rows_of(starts, starts.user[rows])))
-    dispersion = jnp.maximum((pearson - of_errors) / (events * slope.shape[1]), 1.0)
+    pairs = jnp.maximum(jnp.sum(count * (count - 1.0)), 1.0)
+    shared = ((pearson - of_errors) / slope.shape[1] - events) / pairs
     gain = jnp.pad(inverse @ slope.T, ((0, 1), (0, 0)))
-    return Exposure(centre, jnp.append(mean, 0.0), gain / dispersion, precision / dispersion)
+    return Exposure(centre, jnp.append(mean, 0.0), gain, precision, jnp.clip(shared, 0.0, 1.0))
+
+
+def independent_share(exposure: Exposure, count: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Return what share of `(...)` float32 events of one user would, independent of each other, tell as much as all do, in (0, 1]."""
+    return 1.0 / (1.0 + jnp.maximum(count - 1.0, 0.0) * exposure.correlation)
 
 
 def read_exposure(
@@ -101,12 +108,12 @@ def read_exposure(
     count: Float[Array, "..."],
     at: Float[Array, "... D"],
 ) -> Float[Array, "... D"]:
-    """Return the gradient at a state of the log-likelihood of what the log showed.
+    """Return the gradient at a state of the log-likelihood of what the log showed, its events taken for independent.
 
     Args:
         exposure: of the log.
-        shown_sum: `(..., D)` float32, sum of the vectors of the items that the log chose.
-        count: `(...)` float32, how many they are.
+        shown_sum: `(..., D)` float32, sum of the vectors of the items that the log chose, times `independent_share`.
+        count: `(...)` float32, how many they are, times the same.
         at: `(..., D)` or `(D,)` float32.
     """
     away = shown_sum - count[..., None] * exposure.mean

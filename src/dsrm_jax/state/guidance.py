@@ -23,7 +23,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from dsrm_jax.state.encoder import Evidence
-from dsrm_jax.state.exposure import Exposure, read_exposure
+from dsrm_jax.state.exposure import Exposure, independent_share, read_exposure
 
 CONJUGATE_STEPS = 3
 EXPANSIONS = (
@@ -79,7 +79,8 @@ class Likelihood:
         click: `(..., H)` float32, 0 or 1.
         weight: `(..., H)` float32, guidance scale where there is an event, else 0.
         exposure: what the log's choices tell.
-        chosen: `(..., D)` float32, sum of the vectors of the items that the log chose, times the exposure's scale.
+        chosen: `(..., D)` float32, sum of the vectors of the items that the log chose, times the exposure's scale and their
+            independent share.
         count: `(...)` float32, how many they are, times the same.
         curvature: `(..., D, D)` float32, negative Hessian in x: of the clicks averaged over the prior, of the exposure exact.
     """
@@ -116,9 +117,11 @@ def likelihood_of(
     assert evidence.vectors is not None
     vectors, factor, bias = evidence.vectors, whitening.factor, jnp.asarray(evidence.bias)
     weight = scale * jnp.asarray(evidence.shown, jnp.float32)
-    logged = exposure_scale * jnp.asarray(evidence.logged, jnp.float32)
+    logged = jnp.asarray(evidence.logged, jnp.float32)
     count = jnp.sum(logged, axis=-1)
-    chosen = jnp.einsum("...h,...hd->...d", logged, vectors)
+    share = exposure_scale * independent_share(exposure, count)
+    chosen = share[..., None] * jnp.einsum("...h,...hd->...d", logged, vectors)
+    count = share * count
     # Mean of sigmoid' over a normal logit, MacKay 1992: exact at variance 0, within a few per cent else. Of the logit's variance
     # the coordinates' own do; the curvature decides how fast the mode is reached, and not where it is.
     variance = jnp.square(vectors) @ jnp.sum(jnp.square(factor), axis=1)

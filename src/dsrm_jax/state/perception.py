@@ -88,9 +88,6 @@ def perception_modules(config: Config) -> tuple[Encoder, Purifier]:
 def make_perceive(config: Config) -> Perceive:
     """Build `(perception, key, observation) -> View`, batched over leading dimensions of the observation.
 
-    The last `slate_size` times `time` events of a history are those of the session, which our own policy showed; the others count
-    as chosen by the log (`exposure`).
-
     The key is consumed; it is used by purifiers that draw noise (`noise_scale` above 0).
     """
     encoder, purifier = perception_modules(config)
@@ -98,13 +95,12 @@ def make_perceive(config: Config) -> Perceive:
     draws = not isinstance(noise_scale, int | float) or noise_scale != 0
 
     def perceive(perception: Perception, key: jax.Array, observation: Observation) -> View:
-        def look(history: History, time: jax.Array) -> tuple[jax.Array, jax.Array]:
-            own = config.environment.slate_size * time
-            evidence = gather_evidence(perception.encoder.embeddings, history, own=own)
+        def look(history: History, unlogged: jax.Array) -> tuple[jax.Array, jax.Array]:
+            evidence = gather_evidence(perception.encoder.embeddings, history, unlogged=unlogged)
             observed = encoder.encode(perception.encoder, evidence.summary)
             return purifier.purify(perception.purifier, key, observed, evidence), observed
 
-        seen = observation.history, observation.time
+        seen = observation.history, observation.unlogged
         # one key is one draw for a whole batch
         whole = draws or observation.time.ndim != 1
         state, observed = look(*seen) if whole else in_blocks(look, *seen)

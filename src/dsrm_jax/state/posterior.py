@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dsrm_jax.simulator.world import History, SessionStarts
 from dsrm_jax.state.encoder import Embeddings
-from dsrm_jax.state.exposure import Exposure, fit_exposure, read_exposure
+from dsrm_jax.state.exposure import Exposure, fit_exposure, independent_share, read_exposure
 from dsrm_jax.state.leverage import Leverage, click_curvature, leverage_of, rows_of
 
 ROWS_AT_ONCE = 1 << 18  # summed in blocks: the vectors of 12.5 million rows would be most of a gigabyte
@@ -30,12 +30,14 @@ class UserPosterior:
         rows: `(U,)` float32, how many rows the log holds of each user.
         leverage: their precision; M holds what a row's click and its being shown add.
         exposure: what the log's choices tell.
+        share: `()` float32, what a row's being shown counts here: the independent share of a mean user's rows.
     """
 
     mode: Float[Array, "U D"]
     rows: Float[Array, "U"]
     leverage: Leverage
     exposure: Exposure
+    share: Float[Array, ""]
 
     def of(self, user: Int[np.ndarray, "N"]) -> "UserPosterior":
         """Return the posteriors of some of the users, in their order."""
@@ -63,11 +65,13 @@ def fit_posterior(
     curvature_key, exposure_key = jax.random.split(key)
     curvature = click_curvature(curvature_key, embeddings, starts, clicked)
     exposure = fit_exposure(exposure_key, embeddings, starts, clicked, leverage_of(curvature))
-    leverage = leverage_of(curvature + exposure.precision)
     rows = rows_of(starts, jnp.arange(clicked.shape[0]))
+    # weighted by rows: one share for all, since a precision that is linear in them has one basis
+    share = independent_share(exposure, jnp.sum(rows**2) / jnp.maximum(jnp.sum(rows), 1.0))
+    leverage = leverage_of(curvature + share * exposure.precision)
     shown = _sum_by_user(embeddings.vectors, starts, clicked.shape[0])
-    gradient = read_exposure(exposure, shown, rows, at=clicked)
-    return UserPosterior(clicked + leverage.solve(gradient, rows), rows, leverage, exposure)
+    gradient = share * read_exposure(exposure, shown, rows, at=clicked)
+    return UserPosterior(clicked + leverage.solve(gradient, rows), rows, leverage, exposure, share)
 
 
 def without_window(
@@ -95,7 +99,8 @@ def without_window(
     surprise = present * (history.click - jax.nn.sigmoid(logit))
     own = jnp.einsum("bh,bhd->bd", surprise, vectors)
     shown = jnp.einsum("bh,bhd->bd", present.astype(jnp.float32), vectors)
-    own += read_exposure(posterior.exposure, shown, history.length.astype(jnp.float32), at=mode)
+    count = history.length.astype(jnp.float32)
+    own += posterior.share * read_exposure(posterior.exposure, shown, count, at=mode)
     others = posterior.rows[user] - history.length
     stepped = mode - posterior.leverage.solve(own, jnp.maximum(others, 0.0))
     return jnp.where(others[:, None] >= 0, stepped, mode)

@@ -124,6 +124,7 @@ def _make_step(
     slate_size = environment.slate_size
     unbalanced = unbalanced_slates(slate_size, environment.ad_bound)
     position = _positions(catalogue)
+    none = jnp.zeros(LANES, jnp.int32)  # the log chose every event
 
     def step(lanes: _Replayed, key: jax.Array) -> tuple[_Replayed, tuple[Transition, jax.Array]]:
         arrive_key, view_key, next_key = jax.random.split(key, 3)
@@ -138,14 +139,14 @@ def _make_step(
         moved = _Replayed(row, history, lanes.temper - loss, lanes.time + 1)
         terminated = has_left(moved.temper, slate_size=slate_size)
         read = Transition(
-            view=perceive(perception, view_key, Observation(lanes.history, lanes.time)),
+            view=perceive(perception, view_key, Observation(lanes.history, lanes.time, none)),
             slate=slate,
             record=(),
             clicks=click,
             reward=num_clicks / slate_size,
             popular_share=num_popular / slate_size,
             terminated=terminated,
-            next_view=perceive(perception, next_key, Observation(moved.history, moved.time)),
+            next_view=perceive(perception, next_key, Observation(moved.history, moved.time, none)),
         )
         over = terminated | ~found
 
