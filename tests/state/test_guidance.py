@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from dsrm_jax.config import PurifierConfig
-from dsrm_jax.state import guidance
+from dsrm_jax.state import process
 from dsrm_jax.state.encoder import Evidence
 from dsrm_jax.state.exposure import Exposure, silent_exposure
-from dsrm_jax.state.guidance import EXPANSIONS, expansion_levels, fit_whitening, guided_mean, likelihood_of
+from dsrm_jax.state.guidance import fit_whitening, guided_mean, likelihood_of
+from dsrm_jax.state.process import EXPANSIONS, expansion_levels
 from dsrm_jax.state.purifier import PurifierBatch, make_purifier
 
 D, H, N = 4, 30, 12
@@ -126,7 +127,7 @@ def test_a_start_between_two_expansions_expands_at_once(params, evidence, monkey
     config = dataclasses.replace(GUIDED, diffusion_steps=100, start_fraction=0.35)
     assert not expansion_levels(100)[30:35].any()
     few = purify(config, params, evidence)
-    monkeypatch.setattr(guidance, "EXPANSIONS", 100)
+    monkeypatch.setattr(process, "EXPANSIONS", 100)
     every = purify(config, params, evidence)
     assert np.abs(few - every).max() < 0.08 * np.std(every)
 

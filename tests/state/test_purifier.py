@@ -12,11 +12,11 @@ from dsrm_jax.config import PurifierConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.state.encoder import Evidence
 from dsrm_jax.state.probes import change, gaussian_floor, leak_ratio, oracle_recovery
+from dsrm_jax.state.process import padded, start_level
 from dsrm_jax.state.purifier import (
     PurifierBatch,
     level_losses,
     make_purifier,
-    start_level,
 )
 from dsrm_jax.state.schedule import make_schedule
 from dsrm_jax.state.stage_one import fit_purifier
@@ -272,6 +272,31 @@ def test_start_of_zero_is_the_kinds_own(kind, level):
     config = PurifierConfig(kind=kind, diffusion_steps=20)
     assert start_level(config) == level
     assert start_level(dataclasses.replace(config, start_fraction=jnp.float32(0.0))) == level
+
+
+@pytest.mark.parametrize("kind", ["masked", "guided", "paper"])
+def test_a_process_as_an_argument_is_the_configurations_own(kind):
+    """One compiled program serves every schedule and number of steps, padded to the same length."""
+    batch = toy(jax.random.key(1), 50)[0]
+    events = jax.random.normal(jax.random.key(2), (50, 6, D))
+    told = jnp.ones((50, 6), bool)
+    evidence = batch.condition.replace(
+        vectors=events, bias=jnp.zeros((50, 6)), click=events[..., 0] > 0, shown=told, logged=told
+    )
+    first = PurifierConfig(kind=kind, hidden=8, diffusion_steps=20)
+    params = make_purifier(first, state_dim=D, condition_dim=D).init(jax.random.key(3), batch)
+    network = jax.tree.map(lambda x: x + 0.1, params.network)  # the last layer starts at zero
+    params = params.replace(network=network)
+    serve = jax.jit(make_purifier(first, state_dim=D, condition_dim=D).purify)
+    traces = serve._cache_size
+    for steps, schedule, fraction in ((20, "rescaled", 1.0), (7, "linear", 0.0), (40, "cosine", 0.5)):
+        config = dataclasses.replace(first, diffusion_steps=steps, schedule=schedule, start_fraction=fraction)
+        purifier = make_purifier(config, state_dim=D, condition_dim=D)
+        expected = jax.jit(purifier.purify)(params, None, batch.state, evidence)
+        process = padded(purifier.process(params), 64)
+        found = serve(params, None, batch.state, evidence, process)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        assert traces() == 1
 
 
 def test_bad_settings_are_named():

@@ -58,7 +58,8 @@ class Policy:
             `(users, K)` raw item ids, best first within each group.
 
         Raises:
-            InputError: raw ids of another kind than the policy's (text for numbers or numbers for text), or not one number a user.
+            InputError: raw ids of another kind than the policy's (text for numbers or numbers for text), or not one number of
+                each user.
         """
         if not histories:
             return np.empty((0, self.meta["slate_size"]), self.item_ids.dtype)

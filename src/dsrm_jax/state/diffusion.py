@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dsrm_jax.state.schedule import Level, Schedule
@@ -98,7 +97,8 @@ def reverse(
     memory: Any = None,
     sampler: Literal["ddpm", "ddim"] = "ddpm",
 ) -> Float[Array, "... D"]:
-    """Run the reverse process from level k* down to 1 as one `lax.scan`; deterministic unless noise is given.
+    """Run the reverse process from level k* down to 1 as one `lax.scan`, or a loop where k* is traced; deterministic unless
+    noise is given.
 
     Args:
         predict: `(s^(k), features of level k, memory) -> (eps, memory)`, called once per level.
@@ -106,7 +106,7 @@ def reverse(
         noised: `(..., D)` float32, s^(k*).
         features: pytree with leading axis S, entry k - 1 handed to `predict` at level k: what depends on the
             level alone is computed once instead of in the scan.
-        start: k* in 1..S; None: S. A Python int scans k* levels; a traced one scans S and skips those above.
+        start: k* in 1..S; None: S.
         noise: `(S or k*, ..., D)` float32, entry k - 1 is the z of level k; None: no noise.
         memory: pytree that `predict` hands on from level to level, such as where an iterative solver stopped.
         sampler: `ddpm` takes Eq. (3), `ddim` the implicit step, which is always deterministic.
@@ -114,20 +114,20 @@ def reverse(
     Returns:
         `(..., D)` float32, s^(0).
     """
-    static = start is None or isinstance(start, int)
-    levels = jnp.arange(1, schedule.beta.shape[0] + 1)
-    inputs = (levels, schedule, features, noise)
-    if static:
-        inputs = jax.tree.map(lambda leaf: leaf[:start], inputs)
+    inputs = (schedule, features, noise)
 
     def body(carry: tuple[Array, Any], level_inputs: tuple[Any, ...]) -> tuple[Any, None]:
         state, memory = carry
-        level, step, level_features, z = level_inputs
-        eps, remembered = predict(state, level_features, memory)
+        step, level_features, z = level_inputs
+        eps, memory = predict(state, level_features, memory)
         moved = ddim_step(step, state, eps) if sampler == "ddim" else reverse_step(step, state, eps, z)
-        following = (moved, remembered)
-        if not static:
-            following = jax.tree.map(lambda new, old: jnp.where(level <= start, new, old), following, carry)
-        return following, None
+        return (moved, memory), None
 
-    return jax.lax.scan(body, (noised, memory), inputs, reverse=True)[0][0]
+    if start is None or isinstance(start, int):
+        inputs = jax.tree.map(lambda leaf: leaf[:start], inputs)
+        return jax.lax.scan(body, (noised, memory), inputs, reverse=True)[0][0]
+
+    def level(i: Int[Array, ""], carry: tuple[Array, Any]) -> tuple[Array, Any]:
+        return body(carry, jax.tree.map(lambda leaf: leaf[start - 1 - i], inputs))[0]
+
+    return jax.lax.fori_loop(0, start, level, (noised, memory))[0]

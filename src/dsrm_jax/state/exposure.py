@@ -7,8 +7,9 @@ shown (`guidance`), and by what was shown. The second voice is read as a linear-
 
 with every number estimated on the training log. Events of one user resemble each other beyond what the state explains (one visit,
 one topic): two of them share a part `correlation` of their residual, so that n of them tell as much as n / (1 + (n - 1)
-correlation) would alone. Where a log shows items whatever the user likes, the slope comes out as nothing, and so does what is read. Only events that the TRAINING log chose may be read (`Observation.unlogged`): what our own policy shows
-follows from the state that it already had, and would be counted twice; what an experiment shows at random tells nothing.
+correlation) would alone. Where a log shows items whatever the user likes, the slope comes out as nothing, and so does what is
+read. Only events that the TRAINING log chose may be read (`Observation.unlogged`): what our own policy shows follows from the
+state that it already had, and would be counted twice; what an experiment shows at random tells nothing.
 
 Shapes: D state dimensions, F = D - 1 coordinates in which item vectors differ, W windows of H events.
 """
@@ -98,7 +99,7 @@ def fit_exposure(
 
 
 def independent_share(exposure: Exposure, count: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return what share of `(...)` float32 events of one user would, independent of each other, tell as much as all do, in (0, 1]."""
+    """Return what share of a user's `(...)` float32 events would tell as much, were they independent of each other; in (0, 1]."""
     return 1.0 / (1.0 + jnp.maximum(count - 1.0, 0.0) * exposure.correlation)
 
 

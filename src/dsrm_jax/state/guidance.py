@@ -18,7 +18,6 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
@@ -26,9 +25,6 @@ from dsrm_jax.state.encoder import Evidence
 from dsrm_jax.state.exposure import Exposure, independent_share, read_exposure
 
 CONJUGATE_STEPS = 3
-EXPANSIONS = (
-    10  # of the log-likelihood in one reverse scan: with every one of 20 levels the states differ by .4 %
-)
 
 
 @struct.dataclass
@@ -203,15 +199,6 @@ def guided_mean(
     for _ in range(iterations):
         guess = expanded_mean(likelihood, expand(likelihood, guess), mean, variance, guess)
     return guess
-
-
-def expansion_levels(num_levels: int) -> np.ndarray:
-    """Return which of the levels 1, 2, ... expand the likelihood anew, `(num_levels,)` bool.
-
-    `EXPANSIONS` of them, evenly spread, the highest level among them; all where there are no more.
-    """
-    turn = np.arange(num_levels) * min(EXPANSIONS, num_levels) // num_levels
-    return np.diff(turn, prepend=-1)[::-1] > 0
 
 
 def _solve(multiply: Callable[[Array], Array], right: Float[Array, "... D"]) -> Float[Array, "... D"]:

@@ -26,6 +26,7 @@ from dsrm_jax.state.encoder import (
 )
 from dsrm_jax.state.posterior import UserPosterior, without_window
 from dsrm_jax.state.probes import change, gaussian_floor, leak_ratio, oracle_recovery
+from dsrm_jax.state.process import ReverseProcess
 from dsrm_jax.state.purifier import Purifier, PurifierBatch, level_losses, make_purifier
 from dsrm_jax.state.rce import LabelledBatch, fit_denoiser, make_rce_purifier, sample_labelled_states
 from dsrm_jax.state.schedule import make_schedule
@@ -58,10 +59,12 @@ class Perception:
     Attributes:
         encoder: shared by all seeds, it is a product of the log.
         purifier: parameters of the purifier; with a leading seed axis where several seeds are trained together.
+        process: the reverse process that a program takes as an argument (`sweep.programs`); None: the configuration's.
     """
 
     encoder: EncoderParams
     purifier: Any
+    process: ReverseProcess | None = None
 
 
 Perceive = Callable[[Perception, jax.Array, Observation], View]
@@ -98,7 +101,8 @@ def make_perceive(config: Config) -> Perceive:
         def look(history: History, unlogged: jax.Array) -> tuple[jax.Array, jax.Array]:
             evidence = gather_evidence(perception.encoder.embeddings, history, unlogged=unlogged)
             observed = encoder.encode(perception.encoder, evidence.summary)
-            return purifier.purify(perception.purifier, key, observed, evidence), observed
+            process = () if perception.process is None else (perception.process,)
+            return purifier.purify(perception.purifier, key, observed, evidence, *process), observed
 
         seen = observation.history, observation.unlogged
         # one key is one draw for a whole batch

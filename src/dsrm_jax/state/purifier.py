@@ -8,10 +8,10 @@ import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from dsrm_jax.config import PurifierConfig
-from dsrm_jax.errors import InputError, unknown_name
+from dsrm_jax.errors import unknown_name
 from dsrm_jax.state.denoiser import Denoiser, LevelFeatures
 from dsrm_jax.state.diffusion import add_noise, eps_from_velocity, reverse, velocity
 from dsrm_jax.state.encoder import Evidence
@@ -22,12 +22,12 @@ from dsrm_jax.state.guidance import (
     Whitening,
     expand,
     expanded_mean,
-    expansion_levels,
     fit_whitening,
     guided_mean,
     likelihood_of,
 )
-from dsrm_jax.state.schedule import Level, Schedule, at_level, at_time, make_schedule, sampling_levels
+from dsrm_jax.state.process import ReverseProcess, make_process, start_level
+from dsrm_jax.state.schedule import Level, Schedule, at_level, at_time, make_schedule
 
 _KINDS = ("identity", "paper", "sdedit", "masked", "guided", "regression")
 _WITH_SUMMARY = ("masked", "regression")
@@ -91,12 +91,16 @@ class Purifier(NamedTuple):
         init: `(key, batch) -> params`; fits the normalisation to the batch. The key is consumed.
         loss: `(params, key, batch) -> scalar`, what Stage I minimises. The key is consumed.
         purify: `(params, key, state (..., D), evidence) -> state (..., D)`, batched over leading
-            dimensions; deterministic, and the key unused (None will do), where `noise_scale` is 0.
+            dimensions; deterministic, and the key unused (None will do), where `noise_scale` is 0. Diffusion kinds take a
+            `ReverseProcess` as a fifth argument; without it they run the configuration's.
+        process: of diffusion kinds, `(params) -> ReverseProcess` of the configuration, which a program that serves several
+            takes as an argument; None for others.
     """
 
     init: Callable[..., Any]
     loss: Callable[..., Float[Array, ""]]
     purify: Callable[..., Float[Array, "... D"]]
+    process: Callable[[Any], ReverseProcess] | None = None
 
 
 def identity_purifier() -> Purifier:
@@ -157,6 +161,7 @@ def make_purifier(config: PurifierConfig, *, state_dim: int, condition_dim: int)
         init=partial(_init, config, state_dim, condition_dim if config.kind in _WITH_SUMMARY else state_dim),
         loss=partial(_regression_loss if regression else _loss, config),
         purify=partial(_regress if regression else _purify, config),
+        process=None if regression else partial(_process, config),
     )
 
 
@@ -179,24 +184,6 @@ def level_losses(
         return jnp.mean(_velocity_error(config, params, key, batch, step, jnp.ones(rows, bool)))
 
     return schedule.alpha_bar * jax.lax.map(at, jnp.arange(1, config.diffusion_steps + 1))
-
-
-def start_level(config: PurifierConfig) -> int | Int[Array, ""]:
-    """Return k*, `start_fraction` of the levels visited, rounded and clipped to 1..; an array where a sweep traces the fraction.
-
-    Raises:
-        InputError: the fraction is not in [0, 1].
-    """
-    last = len(sampling_levels(config.diffusion_steps, config.sampling_steps))
-    fraction, own = config.start_fraction, 1 / 3 if config.kind == "sdedit" else 1.0
-    if isinstance(fraction, int | float):
-        if not 0 <= fraction <= 1:
-            raise InputError(
-                f"purifier.start_fraction is {fraction}: expected a share in [0, 1], 0 for the kind's own"
-            )
-        return max(round((fraction or own) * last), 1)
-    fraction = jnp.where(fraction > 0, fraction, own)
-    return jnp.clip(jnp.round(fraction * last).astype(jnp.int32), 1, last)
 
 
 def fit_normaliser(x: Float[Array, "N D"]) -> Normaliser:
@@ -243,17 +230,16 @@ def _purify(
     key: Key[Array, ""],
     state: Float[Array, "... D"],
     evidence: Evidence,
+    process: ReverseProcess | None = None,
 ) -> Float[Array, "... D"]:
     """`Purifier.purify`: everything but the noised state is computed before the scan."""
-    schedule = make_schedule(config.schedule, config.diffusion_steps, sampling_steps=config.sampling_steps)
-    num_levels = schedule.time.shape[0]
+    process = _process(config, params) if process is None else process
+    schedule, start = process.schedule, process.start
     denoiser = Denoiser(state.shape[-1], config.hidden)
-    start = start_level(config)
     noise = None
     if not (isinstance(config.noise_scale, int | float) and config.noise_scale == 0):
-        noise = config.noise_scale * jax.random.normal(key, (num_levels, *state.shape))
+        noise = config.noise_scale * jax.random.normal(key, (*schedule.time.shape, *state.shape))
     projected = _projection(config, params, state, evidence)
-    features = denoiser.apply(params.network, schedule.time, method="levels")
     likelihood = _likelihood(config, params, evidence)
     nowhere = jnp.zeros_like(state)
     memory = None if likelihood is None else (nowhere, Expansion(nowhere, nowhere))
@@ -281,13 +267,18 @@ def _purify(
         predict,
         schedule,
         noised,
-        (schedule, features, expansion_levels(num_levels) | (jnp.arange(1, num_levels + 1) == start)),
+        (schedule, process.features, process.expands),
         start=start,
         noise=noise,
         memory=memory,
         sampler=config.sampler,
     )
     return params.target.invert(purified)
+
+
+def _process(config: PurifierConfig, params: PurifierParams) -> ReverseProcess:
+    """`Purifier.process`."""
+    return make_process(config, params.network, state_dim=params.state.mean.shape[0])
 
 
 def _projection(

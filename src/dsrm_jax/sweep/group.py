@@ -23,6 +23,7 @@ from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.world import World
 from dsrm_jax.state.perception import Perception, make_perceive
 from dsrm_jax.sweep.plan import Point
+from dsrm_jax.sweep.programs import compiled, seed_axes, share
 from dsrm_jax.training.logging import nonfinite
 from dsrm_jax.training.loop import make_trainer
 from dsrm_jax.training.prepare import Memory, Prepared, prepare, remembered_worlds, seed_keys
@@ -30,7 +31,6 @@ from dsrm_jax.training.run import chunk_size, metric_rows, num_updates
 from dsrm_jax.training.serialise import json_value, write_text
 
 Say = Callable[[str], None]
-SEED_AXES = Perception(None, 0)  # type: ignore[arg-type]
 VALIDATION = (
     4  # stage of `seed_keys` of validation sessions: 2 is that of held-out ones, 3 of Stage I's refresh
 )
@@ -60,14 +60,16 @@ def run_group(
     config = points[0].config
     prepared = prepare(config, say, memory)
     agents = _stack([point.config.agent for point in points])
-    state, rows, timing = _train(config, agents, prepared, len(points), say)
+    config, perception = share(config, prepared.perception)
+    state, rows, timing = _train(config, agents, prepared.worlds.train, perception, memory, say)
     world = prepared.worlds.test
     if validate:
         plain = replace(config, agent=replace(config.agent, method="random"))
         world = remembered_worlds(plain, say, memory)[1].train
-    started = time.perf_counter()
-    sessions = _evaluate(config, agents, state, world, prepared.perception, validate=validate)
-    timing["evaluation_seconds"] = (time.perf_counter() - started) / len(points)
+    sessions = _evaluate(config, agents, state, world, perception, memory, timing, validate=validate)
+    timing = {
+        name: value / len(points) if name.endswith("_seconds") else value for name, value in timing.items()
+    }
     results = []
     for i, point in enumerate(points):
         mine = [
@@ -83,15 +85,14 @@ def _stack(agents: Sequence[AgentConfig]) -> AgentConfig:
 
 
 def _train(
-    config: Config, agents: AgentConfig, prepared: Prepared, num_points: int, say: Say
+    config: Config, agents: AgentConfig, world: World, perception: Perception, memory: Memory, say: Say
 ) -> tuple[Any, list[dict[str, Any]], dict[str, float]]:
-    """Return trained agent states `(P, N, ...)`, rows of metrics `(P, N)` and seconds per point; yardsticks learn nothing."""
+    """Return trained agent states `(P, N, ...)`, rows of metrics `(P, N)` and the group's seconds; yardsticks learn nothing."""
     if config.agent.method not in LEARNERS:
-        return None, [], {"compile_seconds": 0.0, "train_seconds": 0.0, "user_steps_per_second": math.nan}
-    world, perception = prepared.worlds.train, prepared.perception
+        return (), [], {"compile_seconds": 0.0, "train_seconds": 0.0, "user_steps_per_second": math.nan}
 
     def per_seed(function: Callable[..., Any]) -> Callable[..., Any]:
-        seeds = jax.vmap(function, in_axes=(None, 0, None, SEED_AXES))
+        seeds = jax.vmap(function, in_axes=(None, 0, None, seed_axes(perception)))
         return jax.vmap(seeds, in_axes=(0, None if function is init else 0, None, None))
 
     def init(agent: AgentConfig, key: jax.Array, world: World, perception: Perception) -> Any:
@@ -103,34 +104,44 @@ def _train(
         return make_trainer(replace(config, agent=agent)).train(state, world, perception, length)
 
     started = time.perf_counter()
-    state = jax.jit(per_seed(init))(agents, seed_keys(config, 0), world, perception)
-    program = jax.jit(per_seed(chunk), donate_argnums=1).lower(agents, state, world, perception).compile()
-    compiled = time.perf_counter()
+    begin = (agents, seed_keys(config, 0), world, perception)
+    state = compiled(memory, "init", config, per_seed(init), *begin)(*begin)
+    go_on = (agents, state, world, perception)
+    program = compiled(memory, "train", config, per_seed(chunk), *go_on, donate_argnums=1)
+    ready = time.perf_counter()
     rows: list[dict[str, Any]] = []
     for _ in range(num_updates(config) // length):
         state, metrics = program(agents, state, world, perception)
         metrics = jax.tree.map(lambda x: np.moveaxis(np.asarray(x), -1, 1), metrics)  # (P, update, N)
         step = rows[-1]["step"] if rows else 0
-        rows += metric_rows(metrics, step, config.training.rollout_length, time.perf_counter() - compiled)
-    seconds = time.perf_counter() - compiled
-    policies = num_points * len(config.training.seeds)
+        rows += metric_rows(metrics, step, config.training.rollout_length, time.perf_counter() - ready)
+    seconds = time.perf_counter() - ready
+    policies = seed_keys(config, 0).size * jax.tree.leaves(agents)[0].shape[0]
     steps = num_updates(config) * config.training.rollout_length * config.training.num_users * policies
-    say(f"{config.agent.method}: compiled {compiled - started:.0f} s, trained {seconds:.0f} s")
+    say(f"{config.agent.method}: compiled {ready - started:.0f} s, trained {seconds:.0f} s")
     return (
         state.agent,
         rows,
         {
-            "compile_seconds": (compiled - started) / num_points,
-            "train_seconds": seconds / num_points,
+            "compile_seconds": ready - started,
+            "train_seconds": seconds,
             "user_steps_per_second": steps / seconds,
         },
     )
 
 
 def _evaluate(
-    config: Config, agents: AgentConfig, state: Any, world: World, perception: Perception, *, validate: bool
+    config: Config,
+    agents: AgentConfig,
+    state: Any,
+    world: World,
+    perception: Perception,
+    memory: Memory,
+    timing: dict[str, float],
+    *,
+    validate: bool,
 ) -> Sessions:
-    """Return complete sessions of every point and seed, leaves `(P, N, ...)` on the host."""
+    """Return complete sessions of every point and seed, leaves `(P, N, ...)` on the host; adds its seconds to `timing`."""
     environment = make_environment(config.environment)
     settings = config.evaluation
 
@@ -151,11 +162,16 @@ def _evaluate(
             num_users=min(settings.num_users, settings.num_sessions),
         )
 
-    trained = () if state is None else state
-    seeds = jax.vmap(run, in_axes=(None, 0, 0, None, SEED_AXES))
-    points = jax.jit(jax.vmap(seeds, in_axes=(0, None, 0, None, None)))
-    keys = seed_keys(config, VALIDATION if validate else 2)
-    return jax.device_get(points(agents, keys, trained, world, perception))
+    seeds = jax.vmap(run, in_axes=(None, 0, 0, None, seed_axes(perception)))
+    points = jax.vmap(seeds, in_axes=(0, None, 0, None, None))
+    arguments = (agents, seed_keys(config, VALIDATION if validate else 2), state, world, perception)
+    started = time.perf_counter()
+    program = compiled(memory, "evaluate", config, points, *arguments)
+    ready = time.perf_counter()
+    sessions = jax.device_get(program(*arguments))
+    timing["compile_seconds"] += ready - started
+    timing["evaluation_seconds"] = time.perf_counter() - ready
+    return sessions
 
 
 def _of_point(row: dict[str, Any], index: int) -> dict[str, Any]:
