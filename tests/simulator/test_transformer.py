@@ -13,7 +13,7 @@ from dsrm_jax.simulator.calibration import auc
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.fit_transformer import Rows, fit_transformer, row_click_logit, row_histories
 from dsrm_jax.simulator.response import click_probability, item_vectors
-from dsrm_jax.simulator.transformer import TransformerResponse, UserResponseModel, one_hot_features, tabulated
+from dsrm_jax.simulator.transformer import UserResponseModel, freeze_response, one_hot_features
 from dsrm_jax.simulator.transformer_state import frozen_user_state, token_table
 from dsrm_jax.simulator.world import History, SessionStarts, World
 
@@ -148,7 +148,7 @@ def frozen(model, params, features):
     apply = partial(model.apply, {"params": params})
     token = apply(jnp.arange(NUM_ITEMS + 1), features.item, method="encode_items")
     user = apply(jnp.arange(NUM_USERS), features.user, method="encode_users")
-    return TransformerResponse(params=params, user=user, item=token[CATALOGUE], token=token, model=model)
+    return freeze_response(model, params, user=user, item=token[CATALOGUE], token=token)
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +157,7 @@ def case():
     return frozen(model, params, inputs[-1]), params, inputs
 
 
-@pytest.mark.parametrize("prepare", [tabulated, lambda response: response])
-def test_frozen_response_gives_the_models_probability_for_each_shown_item(case, prepare):
+def test_frozen_response_gives_the_models_probability_for_each_shown_item(case):
     response, params, (user, history, feedback, _, features) = case
     events = History(
         item=jnp.asarray(np.where(history == NUM_ITEMS, 0, history), jnp.int32),
@@ -168,7 +167,7 @@ def test_frozen_response_gives_the_models_probability_for_each_shown_item(case, 
     )
     slate = np.array([[0, 3], [2, 1], [3, 2]])
     actual = jax.jit(jax.vmap(click_probability, in_axes=(None, 0, 0, 0)))(
-        prepare(response), jnp.asarray(user, jnp.int32), jnp.asarray(slate), events
+        response, jnp.asarray(user, jnp.int32), jnp.asarray(slate), events
     )
     for k in range(2):
         logit = reference_logits(params, user, history, feedback, CATALOGUE[slate[:, k]], features)[:, 0]

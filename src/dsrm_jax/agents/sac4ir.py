@@ -105,10 +105,9 @@ def make_sac4ir(config: AgentConfig, *, slate_size: int) -> Agent:
 
 @struct.dataclass
 class Policy:
-    """A softmax over items: `probability` and `log_probability`, both `(N, J)`, and its `entropy` `(N,)` in nats."""
+    """A softmax over items: its `probability` `(N, J)` and its `entropy` `(N,)` in nats."""
 
     probability: Float[Array, "N J"]
-    log_probability: Float[Array, "N J"]
     entropy: Float[Array, "N"]
 
 
@@ -118,7 +117,7 @@ def softmax_policy(logits: Float[Array, "N J"]) -> Policy:
     weight = jnp.exp(shifted)
     total = jnp.sum(weight, axis=1, keepdims=True)
     probability, log_probability = weight / total, shifted - jnp.log(total)
-    return Policy(probability, log_probability, -jnp.sum(probability * log_probability, axis=1))
+    return Policy(probability, -jnp.sum(probability * log_probability, axis=1))
 
 
 def temperature_loss(

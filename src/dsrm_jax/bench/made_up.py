@@ -15,7 +15,7 @@ from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.environment import history_before
 from dsrm_jax.simulator.held_ratings import NUM_RECENT, HeldRatings
 from dsrm_jax.simulator.response import FactorResponse, Response, TableResponse
-from dsrm_jax.simulator.transformer import Features, TransformerResponse, UserResponseModel, tabulated
+from dsrm_jax.simulator.transformer import Features, UserResponseModel, freeze_response
 from dsrm_jax.simulator.world import SessionStarts, World
 from dsrm_jax.state.encoder import Embeddings, gather_evidence
 from dsrm_jax.state.perception import Perception, perception_modules
@@ -47,14 +47,12 @@ def transformer_world(config: Config, say: Say) -> Prepared:
     arguments = (index, jnp.zeros((1, history), jnp.int32), jnp.zeros((1, history, 1)), index, features)
     params = jax.jit(model.init)(jax.random.key(0), *arguments)["params"]
     rng = np.random.default_rng(0)
-    response = tabulated(
-        TransformerResponse(
-            params=params,
-            user=_normal(rng, users, model.dim),
-            item=_normal(rng, items, model.dim),
-            token=_normal(rng, items + 1, model.dim),
-            model=model,
-        )
+    response = freeze_response(
+        model,
+        params,
+        user=_normal(rng, users, model.dim),
+        item=_normal(rng, items, model.dim),
+        token=_normal(rng, items + 1, model.dim),
     )
     return _prepared(config, response, users, items, "an untrained transformer, 1,000 users and 5,637 items")
 

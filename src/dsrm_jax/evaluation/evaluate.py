@@ -18,6 +18,7 @@ from dsrm_jax.evaluation.sessions import (
     Sessions,
     agent_decisions,
     any_of,
+    of_each,
     oracle_decisions,
     run_sessions,
 )
@@ -109,7 +110,7 @@ def evaluate_methods(
     for i, method in enumerate(methods):
         started = time.perf_counter()
         sessions = jax.device_get(program(keys, (jnp.int32(i), states), world, perception))
-        results[method] = [jax.tree.map(lambda x, s=s: x[s], sessions) for s in range(len(keys))]
+        results[method] = of_each(sessions)
         say(f"evaluated {method}: {time.perf_counter() - started:.1f} s")
     return results
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from dsrm_jax.config import AgentConfig, Config
 from dsrm_jax.data.sources import load_log
 from dsrm_jax.evaluation.ranking import RANKING_METRICS, ranking_metrics
+from dsrm_jax.evaluation.sessions import of_each
 from dsrm_jax.training.fcpo_ranking import (
     HORIZON,
     ITERATIONS,
@@ -95,8 +96,7 @@ def fcpo_table(
         "seeds": list(seeds),
         "user_steps_per_second": len(grid) * iterations * horizon * log.num_users / seconds,
         "rows": [
-            _row(limit, jax.tree.map(lambda x, n=n: x[n], by_limit), data, horizon)
-            for n, limit in enumerate(limits)
+            _row(limit, runs, data, horizon) for limit, runs in zip(limits, of_each(by_limit), strict=True)
         ],
     }
 

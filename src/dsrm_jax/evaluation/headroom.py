@@ -25,6 +25,7 @@ from dsrm_jax.evaluation.headroom_sessions import (
     record_sessions,
 )
 from dsrm_jax.evaluation.metrics import interval
+from dsrm_jax.evaluation.sessions import of_each
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.environment import Environment, make_environment
 from dsrm_jax.simulator.world import World
@@ -240,8 +241,8 @@ def _measure(
     record = jax.jit(jax.vmap(run, in_axes=(0, None, 0, None, views.axes), axis_size=seeds))
     found = {}
     for n in lengths:
-        sessions = jax.device_get(record(seed_keys(config, 2), jnp.int32(n), states, worlds.test, views.test))
-        found[n] = [jax.tree.map(lambda x, s=s: x[s], sessions) for s in range(seeds)]
+        sessions = record(seed_keys(config, 2), jnp.int32(n), states, worlds.test, views.test)
+        found[n] = of_each(jax.device_get(sessions))
     return found
 
 

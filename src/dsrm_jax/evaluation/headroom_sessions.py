@@ -77,8 +77,9 @@ def oracle_states(embeddings: Embeddings, world: World, *, ridge: float = 1.0) -
 
     Over the catalogue, minimises sum_j KL(p_j || sigmoid(<s, vector_j> + bias_j)) + ridge / 2 |s|^2: what endless histories of
     uniformly shown items would teach, so that what separates the oracle from a purified state is the state alone and never
-    the item vectors. A regression of the true logits would spend its fit on chances near 0 and 1; where item vectors are learnt
-    from few rows its slates earn less than those of a purified state (R_each .69 and .71 in the kuairand world).
+    the item vectors. A regression of the true logits would spend its fit on chances near 0 and 1. It is a ceiling for predicting
+    clicks, and not always for slates: in the kuairand world, whose item vectors are learnt from few rows, those of purified
+    states earn more (`experiments/purifiers.md`).
 
     Args:
         embeddings: the frozen item side.

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dsrm_jax.config import Config
 from dsrm_jax.evaluation.evaluate import SEED_AXES, make_decide
-from dsrm_jax.evaluation.sessions import Decide
+from dsrm_jax.evaluation.sessions import Decide, of_each
 from dsrm_jax.simulator.environment import Environment, make_environment
 from dsrm_jax.simulator.world import World
 from dsrm_jax.state.perception import Perception
@@ -146,6 +146,5 @@ def lab_report(
 
     run = jax.jit(jax.vmap(record, in_axes=(0, 0, None, SEED_AXES)))
     traces = jax.device_get(run(seed_keys(config, 2), agent_state, world, perception))
-    seeds = range(len(config.training.seeds))
-    reports = [kuaisim_last10(jax.tree.map(lambda x, s=s: x[s], traces)) for s in seeds]
+    reports = [kuaisim_last10(trace) for trace in of_each(traces)]
     return {name: [report[name] for report in reports] for name in reports[0]}

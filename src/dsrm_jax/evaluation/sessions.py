@@ -4,7 +4,7 @@ Shapes: N sessions of one seed, B lanes in parallel, T steps, J catalogue items,
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,8 @@ from dsrm_jax.state.perception import Perceive, Perception
 
 # (agent_state, key, sessions, observation, world, perception) -> slates (B, K); the key is consumed
 Decide = Callable[[Any, jax.Array, EnvState, Observation, World, Perception], jax.Array]
+
+T = TypeVar("T")
 
 
 @struct.dataclass
@@ -186,6 +188,11 @@ def run_sessions(
         step_slates=step_slates,
         item_count=jnp.sum(item_count, axis=0),
     )
+
+
+def of_each(stacked: T) -> list[T]:
+    """Return the parts of a pytree of arrays along its leading axis: of each seed's sessions their own."""
+    return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(len(jax.tree.leaves(stacked)[0]))]
 
 
 def _make_step(

@@ -16,7 +16,7 @@ from dsrm_jax.simulator.transformer import (
     TransformerResponse,
     UserResponseModel,
     click_logit,
-    tabulated,
+    freeze_response,
 )
 
 PREDICT_BATCH = 256
@@ -169,9 +169,7 @@ def _freeze(
     apply = partial(model.apply, {"params": params})
     token = cast(Array, apply(jnp.arange(model.num_items + 1), features.item, method="encode_items"))
     user = cast(Array, apply(jnp.arange(model.num_users), features.user, method="encode_users"))
-    return tabulated(
-        TransformerResponse(params=params, user=user, item=token[catalogue], token=token, model=model)
-    )
+    return freeze_response(model, params, user=user, item=token[catalogue], token=token)
 
 
 def _fit_epoch(

@@ -7,7 +7,6 @@ on logits and a single sigmoid.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -200,7 +199,7 @@ class TransformerResponse:
         item: `(J, E)` float32 encodings of the catalogue.
         token: `(I + 1, E)` float32 encodings of the vocabulary, the padding item last.
         model: the module (static).
-        table: of `token`, from `tabulated`; None: made where it is used, which XLA moves out of a loop over steps.
+        table: what the first layer makes of each of `token`, `(I + 1) (E + 3D)` numbers.
     """
 
     params: Mapping[str, Any]
@@ -208,12 +207,19 @@ class TransformerResponse:
     item: Float[Array, "J E"]
     token: Float[Array, "I+1 E"]
     model: UserResponseModel = struct.field(pytree_node=False)
-    table: TokenTable | None = None
+    table: TokenTable
 
 
-def tabulated(response: TransformerResponse) -> TransformerResponse:
-    """Return the response with its `table` made, `(I + 1) (E + 3D)` numbers that depend on one item alone."""
-    return replace(response, table=token_table(response.params, response.token))
+def freeze_response(
+    model: UserResponseModel,
+    params: Mapping[str, Any],
+    *,
+    user: Float[Array, "U E"],
+    item: Float[Array, "J E"],
+    token: Float[Array, "I+1 E"],
+) -> TransformerResponse:
+    """Return the response of a fitted model, with its table made; arguments as the attributes of `TransformerResponse`."""
+    return TransformerResponse(params, user, item, token, model, token_table(params, token))
 
 
 @click_probability.register(TransformerResponse)
@@ -251,8 +257,7 @@ def click_logit(
         feedback: `(B, H, F)` 0/1, zero where there is no event.
         items: `(B, K, E)` item encodings.
     """
-    table = token_table(response.params, response.token) if response.table is None else response.table
-    state = frozen_user_state(response.params, table, history, feedback, user)
+    state = frozen_user_state(response.params, response.table, history, feedback, user)
     attention = response.model.apply({"params": response.params}, state, method="attention")
     weights = cast(Array, attention)[:, 0]
     return jnp.mean(weights[:, None, :] * items, axis=-1)

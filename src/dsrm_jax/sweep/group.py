@@ -18,7 +18,7 @@ import numpy as np
 from dsrm_jax.agents.methods import LEARNERS, make_agent
 from dsrm_jax.config import AgentConfig, Config
 from dsrm_jax.evaluation.metrics import summarise_seeds
-from dsrm_jax.evaluation.sessions import Sessions, agent_decisions, oracle_decisions, run_sessions
+from dsrm_jax.evaluation.sessions import Sessions, agent_decisions, of_each, oracle_decisions, run_sessions
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.world import World
 from dsrm_jax.state.perception import Perception, make_perceive
@@ -70,13 +70,10 @@ def run_group(
     timing = {
         name: value / len(points) if name.endswith("_seconds") else value for name, value in timing.items()
     }
-    results = []
-    for i, point in enumerate(points):
-        mine = [
-            jax.tree.map(lambda x, s=s, i=i: x[i, s], sessions) for s in range(len(config.training.seeds))
-        ]
-        results.append(_write(point, folder, mine, [_of_point(row, i) for row in rows], prepared, timing))
-    return results
+    return [
+        _write(point, folder, of_each(mine), [_of_point(row, i) for row in rows], prepared, timing)
+        for i, (point, mine) in enumerate(zip(points, of_each(sessions), strict=True))
+    ]
 
 
 def _stack(agents: Sequence[AgentConfig]) -> AgentConfig:
