@@ -32,7 +32,7 @@ def rows_of(numbers):
     return {"number": numbers, "vector": jnp.stack([numbers, -numbers], axis=1).astype(jnp.float32)}
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(capacity=st.integers(1, 7), lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6))
 def test_the_buffer_holds_what_a_deque_of_its_capacity_holds(capacity, lengths):
     replay, reference, count = start_replay(ROW, capacity=capacity), deque(maxlen=capacity), 0

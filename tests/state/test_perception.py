@@ -111,6 +111,16 @@ def test_states_and_targets_are_of_one_user(encoder_params, starts):
     assert stats.chisquare(np.bincount(user, minlength=NUM_USERS)).pvalue > 1e-3
 
 
+def test_rows_of_another_log_are_not_read_as_the_training_logs_choice(encoder_params, starts):
+    """Every user with an odd number: what their history shows counts by its clicks alone."""
+    odd = jnp.arange(NUM_USERS) % 2 == 1
+    batch = draw(jax.random.key(0), encoder_params, starts.replace(logged=~odd), 0.0)
+    user = np.argmin(np.abs(batch.target[:, None] - CODE).sum(-1), axis=1)
+    shown, logged = batch.condition.shown, batch.condition.logged
+    np.testing.assert_array_equal(logged, shown & (user % 2 == 0)[:, None])
+    assert shown[user % 2 == 1].any()
+
+
 def test_a_view_hides_a_share_of_events_that_is_uniform_up_to_twice_the_rate(encoder_params, starts):
     rate = 0.3
     batch = draw(jax.random.key(1), encoder_params, starts, rate)

@@ -114,6 +114,19 @@ def test_the_groups_that_workers_read_are_the_points(tmp_path):
     assert json.loads((tmp_path / "groups.json").read_text())["validate"] is True
 
 
+def test_points_that_one_program_serves_are_neighbours_in_the_queue(tmp_path, calls):
+    grid = {
+        "purifier.diffusion_steps": (5, 10, 100),
+        "environment.max_len": (4, 5),
+        "purifier.hidden": (32, 64),
+    }
+    pool.run_plans([Plan(Config(), grid)], tmp_path / "sweep", workers=2, say=lambda _: None)
+    groups, _ = pool.read_groups(tmp_path / "sweep")
+    served = [(p.config.purifier.hidden, p.config.environment.max_len) for (p,) in groups]
+    assert len(served) == 12
+    assert served == [pair for pair in dict.fromkeys(served) for _ in range(3)]
+
+
 def test_two_sweeps_never_share_a_folder(tmp_path, calls):
     sweep(tmp_path, [10])
     before = (tmp_path / "sweep" / "groups.json").read_bytes()

@@ -11,9 +11,9 @@ from dsrm_jax.config import AgentConfig, Config, EncoderConfig, EnvironmentConfi
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.world import History
 from dsrm_jax.state.encoder import Embeddings, gather_evidence, make_encoder
-from dsrm_jax.state.perception import Perception, make_perceive, perception_modules
+from dsrm_jax.state.perception import Perception, make_perceive, perception_modules, seed_axes
 from dsrm_jax.state.purifier import PurifierBatch
-from dsrm_jax.sweep.programs import compiled, seed_axes, share
+from dsrm_jax.sweep.programs import compiled, share
 
 H, DIM, ITEMS, SEEDS, USERS = 8, 2, 15, 2, 5
 CONFIG = Config(
@@ -60,7 +60,6 @@ def test_points_that_differ_in_their_reverse_process_share_one_program_and_nothi
     memory = {}
     kept = []
     for changes in (
-        {},
         {"diffusion_steps": 9, "schedule": "linear"},
         {"sampling_steps": 3},
         {"start_fraction": 0.5},

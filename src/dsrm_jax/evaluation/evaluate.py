@@ -25,11 +25,10 @@ from dsrm_jax.evaluation.sessions import (
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.world import World
-from dsrm_jax.state.perception import Perception, make_perceive
+from dsrm_jax.state.perception import SEED_AXES, Perception, make_perceive
 from dsrm_jax.training.prepare import seed_keys
 
 Say = Callable[[str], None]
-SEED_AXES = Perception(None, 0)  # type: ignore[arg-type]
 
 
 def compared_methods(world: World, trained: str) -> list[str]:

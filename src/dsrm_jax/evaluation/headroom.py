@@ -30,7 +30,7 @@ from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.environment import Environment, make_environment
 from dsrm_jax.simulator.world import World
 from dsrm_jax.state.encoder import make_catalogue
-from dsrm_jax.state.perception import Perceive, Perception, make_perceive, purifier_settings
+from dsrm_jax.state.perception import SEED_AXES, Perceive, Perception, make_perceive, purifier_settings
 from dsrm_jax.training.loop import make_step, reset_users
 from dsrm_jax.training.prepare import prepare, seed_keys
 
@@ -189,8 +189,7 @@ class _Views(NamedTuple):
 
 def _learnt_views(config: Config, perception: Perception) -> _Views:
     """Return the views of a raw or purified state."""
-    axes = Perception(None, 0)  # type: ignore[arg-type]
-    return _Views(make_perceive(config), perception, perception, axes)
+    return _Views(make_perceive(config), perception, perception, SEED_AXES)
 
 
 def _oracle_views(worlds: Worlds, perception: Perception) -> _Views:

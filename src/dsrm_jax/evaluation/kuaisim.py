@@ -16,11 +16,11 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dsrm_jax.config import Config
-from dsrm_jax.evaluation.evaluate import SEED_AXES, make_decide
+from dsrm_jax.evaluation.evaluate import make_decide
 from dsrm_jax.evaluation.sessions import Decide, of_each
 from dsrm_jax.simulator.environment import Environment, make_environment
 from dsrm_jax.simulator.world import World
-from dsrm_jax.state.perception import Perception
+from dsrm_jax.state.perception import SEED_AXES, Perception
 from dsrm_jax.training.prepare import seed_keys
 
 SESSIONS_LONG = 3  # steps of a trace, in longest sessions: by then the slots' sessions are no longer in step

@@ -95,7 +95,7 @@ def training_seconds(row: Row) -> float:
 
 
 def evaluation_ratio(evidence: Evidence, *, method: str, against: str) -> list[Measured]:
-    """Return the time of a method's held-out sessions, compilation included, over another's."""
+    """Return the time of a method's held-out sessions, their program compiled, over another's."""
     found = []
     for env, max_len in evidence.table_cells((), MAX_LENS):
         rows = [evidence.row(env, max_len, name) for name in (method, against)]

@@ -158,6 +158,12 @@ def history_before(starts: SessionStarts, row: Int[Array, ""], *, length: int) -
     )
 
 
+def unlogged_before(starts: SessionStarts, row: Int[Array, ""], *, length: Int[Array, ""]) -> Int[Array, ""]:
+    """Return how many of the `length` events before a log row the training log's policy did not choose: none, or all of them."""
+    none = jnp.zeros((), jnp.int32)
+    return none if starts.logged is None else jnp.where(starts.logged[starts.user[row]], none, length)
+
+
 def keep_last(history: History, length: Int[Array, "..."] | int) -> History:
     """Return the history without all but its last `length` events; the number of slots stays."""
     slots = history.item.shape[-1]
@@ -235,14 +241,13 @@ def make_environment(config: EnvironmentConfig) -> Environment:
     def reset(key: jax.Array, world: World) -> tuple[Observation, EnvState]:
         check_world(world, config)
         row = jax.random.randint(key, (), 0, world.starts.user.shape[0])
-        user, logged = world.starts.user[row], world.starts.logged
         history = history_before(world.starts, row, length=config.history_length)
         history = keep_last(history, config.arrival_length)
         zero = jnp.zeros((), jnp.int32)
         state = EnvState(
-            user=user,
+            user=world.starts.user[row],
             history=history,
-            unlogged=zero if logged is None else jnp.where(logged[user], zero, history.length),
+            unlogged=unlogged_before(world.starts, row, length=history.length),
             temper=jnp.asarray(initial_temper(slate_size, config.max_len), jnp.int32),
             time=zero,
             clicks=zero,

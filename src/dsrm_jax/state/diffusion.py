@@ -97,8 +97,8 @@ def reverse(
     memory: Any = None,
     sampler: Literal["ddpm", "ddim"] = "ddpm",
 ) -> Float[Array, "... D"]:
-    """Run the reverse process from level k* down to 1 as one `lax.scan`, or a loop where k* is traced; deterministic unless
-    noise is given.
+    """Run the reverse process from level k* down to 1 as one `lax.scan`, or where k* is traced as a loop, which has no
+    reverse-mode derivative; deterministic unless noise is given.
 
     Args:
         predict: `(s^(k), features of level k, memory) -> (eps, memory)`, called once per level.

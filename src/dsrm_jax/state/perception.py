@@ -11,7 +11,7 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from dsrm_jax.config import Config, PurifierConfig
-from dsrm_jax.simulator.environment import Observation, random_windows
+from dsrm_jax.simulator.environment import Observation, random_windows, unlogged_before
 from dsrm_jax.simulator.world import History, SessionStarts
 from dsrm_jax.state.blocks import in_blocks
 from dsrm_jax.state.bod import make_bod_purifier
@@ -67,7 +67,16 @@ class Perception:
     process: ReverseProcess | None = None
 
 
+# as `vmap` takes them, of perceptions of several seeds: purifiers are each seed's own
+SEED_AXES = Perception(None, 0)  # type: ignore[arg-type]
+# the seeds' networks see levels each in their own way; the levels are the same
+PROCESS_AXES = ReverseProcess(None, 0, None, None)  # type: ignore[arg-type]
 Perceive = Callable[[Perception, jax.Array, Observation], View]
+
+
+def seed_axes(perception: Perception) -> Perception:
+    """Return `SEED_AXES`, with those of the perception's reverse process where it has one."""
+    return replace(SEED_AXES, process=None if perception.process is None else PROCESS_AXES)
 
 
 def purifier_settings(config: Config) -> PurifierConfig:
@@ -155,6 +164,7 @@ def sample_states(
     rows = jax.random.randint(row_key, (batch_size,), 0, starts.user.shape[0])
     history = random_windows(window_key, starts, rows, length=history_length, least=arrival_length)
     user = starts.user[rows]
+    unlogged = jax.vmap(lambda row, n: unlogged_before(starts, row, length=n))(rows, history.length)
     clean = posterior.mode[user]
     if kind == "draw":
         clean = posterior.draw(view_key, user)
@@ -163,7 +173,8 @@ def sample_states(
     if visited is not None:
         drawn = jax.random.randint(visit_key, (batch_size,), 0, visited.user.shape[0])
         fresh = jax.tree.map(lambda x: x[drawn], visited)
-        history, clean = every_second((fresh.history, posterior.mode[fresh.user]), (history, clean))
+        played = (fresh.history, posterior.mode[fresh.user], fresh.history.length)
+        history, clean, unlogged = every_second(played, (history, clean, unlogged))
     hidden = 2 * mask_rate * jax.random.uniform(rate_key, (batch_size, 1))
     visible = jax.random.uniform(mask_key, history.item.shape) >= hidden
     seen, other = history, None
@@ -176,7 +187,7 @@ def sample_states(
         clean = encoder.encode(params, summarise(embeddings, history, other))
     return PurifierBatch(
         state=encoder.encode(params, summarise(embeddings, seen)),
-        condition=gather_evidence(embeddings, seen, visible),
+        condition=gather_evidence(embeddings, seen, visible, unlogged),
         target=clean,
     )
 

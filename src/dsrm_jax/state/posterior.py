@@ -30,7 +30,8 @@ class UserPosterior:
         rows: `(U,)` float32, how many rows the log holds of each user.
         leverage: their precision; M holds what a row's click and its being shown add.
         exposure: what the log's choices tell.
-        share: `()` float32, what a row's being shown counts here: the independent share of a mean user's rows.
+        share: `()` float32, what a row's being shown counts here: the independent share of as many rows as the user of a mean
+            row has. Users with fewer are told somewhat too little by it, those with more too much.
     """
 
     mode: Float[Array, "U D"]
@@ -66,7 +67,7 @@ def fit_posterior(
     curvature = click_curvature(curvature_key, embeddings, starts, clicked)
     exposure = fit_exposure(exposure_key, embeddings, starts, clicked, leverage_of(curvature))
     rows = rows_of(starts, jnp.arange(clicked.shape[0]))
-    # weighted by rows: one share for all, since a precision that is linear in them has one basis
+    # one share for all users, since a precision that is linear in rows has one basis
     share = independent_share(exposure, jnp.sum(rows**2) / jnp.maximum(jnp.sum(rows), 1.0))
     leverage = leverage_of(curvature + share * exposure.precision)
     shown = _sum_by_user(embeddings.vectors, starts, clicked.shape[0])

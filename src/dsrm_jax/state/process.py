@@ -5,6 +5,7 @@ As an argument of a program it lets one compilation serve every number of diffus
 Shapes: M levels held, F width of the denoiser.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -18,9 +19,10 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.state.denoiser import Denoiser, LevelFeatures
 from dsrm_jax.state.schedule import Schedule, make_schedule, sampling_levels
 
-EXPANSIONS = (
-    10  # of the log-likelihood in one reverse scan: with every one of 20 levels the states differ by .4 %
-)
+# of the log-likelihood in one reverse process: with every one of 20 levels the states differ by .4 %
+EXPANSIONS = 10
+# settings that decide which levels are visited from where, and nothing else
+OF_PROCESS = ("diffusion_steps", "schedule", "sampling_steps", "start_fraction")
 
 
 @struct.dataclass
@@ -32,7 +34,7 @@ class ReverseProcess:
         features: leaves `(M, ...)`, what the denoiser makes of each level.
         expands: `(M,)` bool, at which levels guidance expands the likelihood anew.
         start: k* in 1..M, where the process begins: a Python int where it is known, and then `reverse` is a scan of k* steps; an
-            array where it is an argument of the program, and then a loop of as many.
+            array where it is an argument of the program, and then a loop of as many, which has no reverse-mode derivative.
     """
 
     schedule: Schedule
@@ -59,6 +61,12 @@ def make_process(config: PurifierConfig, network: Any, *, state_dim: int) -> Rev
     features: Any = denoiser.apply(network, schedule.time, method="levels")
     expands = jnp.asarray(expansion_levels(num_levels)) | (jnp.arange(1, num_levels + 1) == start)
     return ReverseProcess(schedule, features, expands, start)
+
+
+def plain_process(config: PurifierConfig) -> PurifierConfig:
+    """Return the settings with those of the reverse process at their defaults: equal for purifiers that differ in it alone."""
+    plain: dict[str, Any] = {name: getattr(PurifierConfig, name) for name in OF_PROCESS}
+    return replace(config, **plain)
 
 
 def padded(process: ReverseProcess, levels: int) -> ReverseProcess:

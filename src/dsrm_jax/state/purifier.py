@@ -92,7 +92,7 @@ class Purifier(NamedTuple):
         loss: `(params, key, batch) -> scalar`, what Stage I minimises. The key is consumed.
         purify: `(params, key, state (..., D), evidence) -> state (..., D)`, batched over leading
             dimensions; deterministic, and the key unused (None will do), where `noise_scale` is 0. Diffusion kinds take a
-            `ReverseProcess` as a fifth argument; without it they run the configuration's.
+            `ReverseProcess` as a fifth argument (padded, where `noise_scale` is 0); without it they run the configuration's.
         process: of diffusion kinds, `(params) -> ReverseProcess` of the configuration, which a program that serves several
             takes as an argument; None for others.
     """

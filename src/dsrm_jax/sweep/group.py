@@ -21,9 +21,9 @@ from dsrm_jax.evaluation.metrics import summarise_seeds
 from dsrm_jax.evaluation.sessions import Sessions, agent_decisions, of_each, oracle_decisions, run_sessions
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.world import World
-from dsrm_jax.state.perception import Perception, make_perceive
+from dsrm_jax.state.perception import Perception, make_perceive, seed_axes
 from dsrm_jax.sweep.plan import Point
-from dsrm_jax.sweep.programs import compiled, seed_axes, share
+from dsrm_jax.sweep.programs import compiled, share
 from dsrm_jax.training.logging import nonfinite
 from dsrm_jax.training.loop import make_trainer
 from dsrm_jax.training.prepare import Memory, Prepared, prepare, remembered_worlds, seed_keys

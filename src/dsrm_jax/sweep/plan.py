@@ -12,7 +12,15 @@ from dsrm_jax.budgets import budget
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError
 from dsrm_jax.options import check_names
-from dsrm_jax.training.serialise import canonical, digest, load_toml, merge, to_json, validate
+from dsrm_jax.training.serialise import (
+    FINGERPRINT_FORMAT,
+    canonical,
+    digest,
+    load_toml,
+    merge,
+    to_json,
+    validate,
+)
 
 # Points of one program: more would cost memory and lose more to a crash than they save in compiling.
 LARGEST_GROUP = 12
@@ -23,7 +31,7 @@ class Point:
     """One configuration of a grid.
 
     Attributes:
-        name: its folder, the same for the same configuration.
+        name: its folder, the same for the same configuration, as long as that gives the same numbers.
         values: the grid's fields, dotted, and their values here.
         config: the whole configuration.
     """
@@ -85,7 +93,7 @@ def expand(plan: Plan, where: str = "grid") -> list[Point]:
         config = merge(plan.base, _nested(chosen, where), where)
         validate(config, where)
         check_names(config)
-        name = digest(canonical(to_json(config)) + str(plan.validate))[:12]
+        name = digest(f"{FINGERPRINT_FORMAT}{canonical(to_json(config))}{plan.validate}")[:12]
         points[name] = Point(name, chosen, config)
     return list(points.values())
 

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError
+from dsrm_jax.state.process import plain_process
 from dsrm_jax.sweep.plan import Plan, Point, expand, group, points_json
 from dsrm_jax.training.lock import held
 from dsrm_jax.training.serialise import from_json, from_json_value, load_json, write_text
@@ -94,14 +95,16 @@ def read_groups(folder: Path) -> tuple[list[list[Point]], bool]:
 
 
 def _affinity(point: Point) -> tuple[str, ...]:
-    """Return what neighbours in the queue should share, since a worker keeps Stage I of what it did before."""
+    """Return what neighbours in the queue should share, since a worker keeps Stage I of what it did before, and its programs."""
     config: Config = point.config
     return (
         config.data.env,
         repr(config.synthetic),
         repr(config.encoder),
-        repr(config.purifier),
+        repr(plain_process(config.purifier)),
         config.agent.method,
+        repr(config.environment),
+        repr(config),
     )
 
 

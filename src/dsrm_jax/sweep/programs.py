@@ -10,20 +10,13 @@ from typing import Any
 
 import jax
 
-from dsrm_jax.config import AgentConfig, Config, PurifierConfig
-from dsrm_jax.state.perception import Perception, perception_modules, purifier_settings
-from dsrm_jax.state.process import ReverseProcess, padded
+from dsrm_jax.config import AgentConfig, Config
+from dsrm_jax.state.perception import PROCESS_AXES, Perception, perception_modules, purifier_settings
+from dsrm_jax.state.process import ReverseProcess, padded, plain_process
 from dsrm_jax.training.prepare import Memory
 
-LEVELS = 512  # that a shared program's arrays hold; a process with more levels gets the next multiple
-OF_PROCESS = ("diffusion_steps", "schedule", "sampling_steps", "start_fraction")
-# the seeds' networks see levels each in their own way; the levels are the same
-PROCESS_AXES = ReverseProcess(None, 0, None, None)  # type: ignore[arg-type]
-
-
-def seed_axes(perception: Perception) -> Any:
-    """Return a perception's axes as `vmap` takes them: purifier parameters, and what they make of levels, are each seed's own."""
-    return Perception(None, 0, None if perception.process is None else PROCESS_AXES)  # type: ignore[arg-type]
+# that a shared program's arrays hold; a process with more levels gets the next multiple
+LEVELS = 512
 
 
 def share(config: Config, perception: Perception) -> tuple[Config, Perception]:
@@ -50,8 +43,7 @@ def share(config: Config, perception: Perception) -> tuple[Config, Perception]:
         return padded(process, -(-visited // LEVELS) * LEVELS)
 
     of_seeds = jax.vmap(process_of, out_axes=PROCESS_AXES)(perception.purifier)
-    plain: dict[str, Any] = {name: getattr(PurifierConfig, name) for name in OF_PROCESS}
-    return replace(config, purifier=replace(config.purifier, **plain)), replace(perception, process=of_seeds)
+    return replace(config, purifier=plain_process(config.purifier)), replace(perception, process=of_seeds)
 
 
 def compiled(
@@ -67,9 +59,9 @@ def compiled(
         arguments: with the shapes and types that the program is for.
         options: of `jax.jit`.
     """
-    structure = jax.tree.structure(config.agent)
-    shapes = jax.tree.map(lambda x: (jax.numpy.shape(x), jax.numpy.result_type(x)), arguments)
-    key = (replace(config, agent=AgentConfig()), structure, str(shapes))
+    types = tuple((jax.numpy.shape(x), jax.numpy.result_type(x)) for x in jax.tree.leaves(arguments))
+    structures = jax.tree.structure(config.agent), jax.tree.structure(arguments)
+    key = (replace(config, agent=AgentConfig()), *structures, types)
     kept = memory.get(("program", name))
     if kept is None or kept[0] != key:
         memory.pop(("program", name), None)  # two at a time would only take memory

@@ -243,8 +243,8 @@ def _check_meaning(path: Path, manifest: dict[str, Any], like: Any, fingerprint:
     if manifest["fingerprint"] != fingerprint:
         raise InputError(
             f"checkpoint {path} belongs to another configuration (fingerprint {manifest['fingerprint'][:8]}, "
-            f"this one is {fingerprint[:8]}): resume with the configuration it was saved under, "
-            "or choose another output folder"
+            f"this one is {fingerprint[:8]}) or was saved by another version of this program: resume with what it was saved "
+            "under, or choose another output folder"
         )
     leaves = [Leaf(**leaf) for leaf in manifest["leaves"]]
     saved = {leaf.path: (leaf.dtype, tuple(leaf.shape)) for leaf in leaves}
@@ -257,7 +257,7 @@ def _check_meaning(path: Path, manifest: dict[str, Any], like: Any, fingerprint:
         here, there = (" ".join(map(str, x[name])) if name in x else "nothing" for x in (wanted, saved))
         raise InputError(
             f"checkpoint {path} was saved by another version of this program or from other data: "
-            f"it holds {there} at {name or 'the root'}, this run needs {here}"
+            f"it holds {there} at {name or 'the root'}, this run needs {here}; choose another output folder"
         )
     return leaves
 

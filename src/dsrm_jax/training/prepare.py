@@ -38,14 +38,13 @@ from dsrm_jax.state.perception import (
     purifier_settings,
 )
 from dsrm_jax.state.posterior import UserPosterior, fit_posterior
+from dsrm_jax.state.process import OF_PROCESS
 from dsrm_jax.state.purifier import PurifierBatch
 from dsrm_jax.training.random_exposure import random_exposure_states
 from dsrm_jax.training.refresh import refresh_perception
 
-REVERSE_ONLY = (
-    *("diffusion_steps", "schedule", "sampler", "sampling_steps", "start_fraction", "noise_scale"),
-    *("guidance_scale", "guidance_steps", "exposure_scale"),
-)  # purifier settings that Stage I does not read, but for `paper`
+# purifier settings that Stage I does not read, but for `paper`
+REVERSE_ONLY = (*OF_PROCESS, "sampler", "noise_scale", "guidance_scale", "guidance_steps", "exposure_scale")
 Say = Callable[[str], None]
 Memory = dict[tuple[Any, ...], Any]
 REFRESH_STAGE = 3

@@ -17,6 +17,7 @@ from dsrm_jax.simulator.world import World
 from dsrm_jax.state.encoder import make_catalogue
 from dsrm_jax.state.perception import (
     FROM_PAIRS,
+    SEED_AXES,
     Perception,
     fit_perception_purifier,
     make_perceive,
@@ -90,8 +91,7 @@ def refresh_perception(
     def collect(key: jax.Array, world: World, perception: Perception) -> Visited:
         return collect_histories(key, config, world, perception)
 
-    axes = (0, None, Perception(None, 0))  # type: ignore[arg-type]
-    collect_all = jax.jit(jax.vmap(collect, in_axes=axes))
+    collect_all = jax.jit(jax.vmap(collect, in_axes=(0, None, SEED_AXES)))
     for r in range(settings.refresh_rounds):
         collect_keys, fit_keys = (
             jax.vmap(lambda key, stage=stage: jax.random.fold_in(key, stage))(keys)

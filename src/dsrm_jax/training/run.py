@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.world import World
-from dsrm_jax.state.perception import Perception
+from dsrm_jax.state.perception import SEED_AXES, Perception
 from dsrm_jax.training import checkpoint
 from dsrm_jax.training.logging import (
     append_metrics,
@@ -47,7 +47,6 @@ from dsrm_jax.training.sharding import (
 )
 
 _log = logging.getLogger("dsrm_jax")
-SEED_AXES = Perception(None, 0)  # type: ignore[arg-type]
 
 
 class NonFiniteError(InputError):

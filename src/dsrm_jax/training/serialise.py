@@ -18,8 +18,9 @@ from dsrm_jax.training.ranges import ANY, RANGES
 
 C = TypeVar("C")
 
-# 2: the denoiser is told the time of the continuous process; 3: what the log showed is read
-FINGERPRINT_FORMAT = 3
+# 2: the denoiser is told the time of the continuous process; 3: what the log showed is read; 4: its events correlate, and an
+# environment counts those that the training log did not choose
+FINGERPRINT_FORMAT = 4
 
 # What a run may change when it is resumed: how long, how it is shown and kept, where the same files lie.
 FREE_FIELDS = frozenset(

@@ -1,0 +1,49 @@
+"""A group of a sweep in a made-up world: programs kept from the group before give what fresh ones give."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from dsrm_jax.bench.made_up import factor_world
+from dsrm_jax.budgets import budget
+from dsrm_jax.sweep import group as module
+from dsrm_jax.sweep.group import run_group
+from dsrm_jax.sweep.plan import Plan, expand, group
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+
+
+def tiny():
+    base = budget("tiny")
+    return dataclasses.replace(
+        base,
+        environment=dataclasses.replace(base.environment, history_length=24, max_len=6),
+        purifier=dataclasses.replace(base.purifier, kind="guided", hidden=8),
+        agent=dataclasses.replace(base.agent, method="quota_greedy_purified"),
+        training=dataclasses.replace(base.training, seeds=(1, 2)),
+        evaluation=dataclasses.replace(base.evaluation, num_sessions=32, num_users=32),
+    )
+
+
+def results(folder, members):
+    return [np.load(folder / point.name / "sessions.npz") for point in members]
+
+
+def test_a_second_group_is_served_by_the_first_ones_programs_and_is_none_the_worse(tmp_path, monkeypatch):
+    make = factor_world(users=40, items=30)
+    monkeypatch.setattr(module, "prepare", lambda config, say, memory: make(config, say))
+    first, second = group(expand(Plan(tiny(), {"purifier.diffusion_steps": (3, 5)})))
+    shared, fresh = tmp_path / "shared", tmp_path / "fresh"
+    memory = {}
+    run_group(first, shared, memory, lambda _: None, validate=False)
+    kept = memory["program", "evaluate"][1]
+    served = run_group(second, shared, memory, lambda _: None, validate=False)
+    assert memory["program", "evaluate"][1] is kept
+    alone = run_group(second, fresh, {}, lambda _: None, validate=False)
+    for one, other in zip(results(shared, second), results(fresh, second), strict=True):
+        for name in one.files:
+            np.testing.assert_array_equal(one[name], other[name])
+    assert [r["result"] for r in served] == [r["result"] for r in alone]
+    assert results(shared, first)[0]["clicks"].shape == (2, 32)
+    assert (results(shared, first)[0]["clicks"] != results(shared, second)[0]["clicks"]).any()
