@@ -96,7 +96,8 @@ def programs(config):
 def greedy_slates(agent, world, perception):
     """The states at every row of the log, and what the policy's mode shows there."""
     history = jax.vmap(lambda row: history_before(world.starts, row, length=16))(jnp.arange(USERS * ROWS))
-    observation = Observation(history, jnp.zeros(USERS * ROWS, jnp.int32))
+    none = jnp.zeros(USERS * ROWS, jnp.int32)
+    observation = Observation(history, none, none)
     view = make_perceive(CONFIG)(perception, jax.random.key(0), observation)
     catalogue = make_catalogue(perception.encoder.embeddings, world)
     method = make_dsrm_hrl(CONFIG.agent, slate_size=2)
