@@ -101,9 +101,12 @@ def export_policy(
         )
     history = config.environment.history_length
     (batch,) = jax_export.symbolic_shape("batch")
-    events, count = (batch, history), jax.ShapeDtypeStruct((batch,), jnp.int32)
-    item, click = (jax.ShapeDtypeStruct(events, dtype) for dtype in (jnp.int32, jnp.bool_))
-    shapes = (item, click, count, count, count)
+    count = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    shapes = (
+        jax.ShapeDtypeStruct((batch, history), jnp.int32),
+        jax.ShapeDtypeStruct((batch, history), jnp.bool_),
+        *(count, count, count),
+    )
     function = jax.jit(recommender(config, agent_state, world, perception))
     program = jax_export.export(function, platforms=platforms)(*shapes).serialize()
     meta = {

@@ -35,7 +35,8 @@ def latency(
             rng.integers(0, len(policy.item_ids), (num_users, history)).astype(np.int32),
             rng.random((num_users, history)) < 0.5,
             np.full(num_users, history, np.int32),
-            *2 * [np.zeros(num_users, np.int32)],
+            np.zeros(num_users, np.int32),
+            np.zeros(num_users, np.int32),
         )
         begun = time.perf_counter()
         jax.block_until_ready(policy.program(*arguments))

@@ -5,6 +5,7 @@ As an argument of a program it lets one compilation serve every number of diffus
 Shapes: M levels held, F width of the denoiser.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,9 +64,9 @@ def make_process(config: PurifierConfig, network: Any, *, state_dim: int) -> Rev
     return ReverseProcess(schedule, features, expands, start)
 
 
-def plain_process(config: PurifierConfig) -> PurifierConfig:
-    """Return the settings with those of the reverse process at their defaults: equal for purifiers that differ in it alone."""
-    plain: dict[str, Any] = {name: getattr(PurifierConfig, name) for name in OF_PROCESS}
+def at_defaults(config: PurifierConfig, names: Sequence[str] = OF_PROCESS) -> PurifierConfig:
+    """Return the settings with some of them at their defaults: equal for purifiers that differ in these alone."""
+    plain: dict[str, Any] = {name: getattr(PurifierConfig, name) for name in names}
     return replace(config, **plain)
 
 

@@ -66,7 +66,9 @@ def run_group(
     if validate:
         plain = replace(config, agent=replace(config.agent, method="random"))
         world = remembered_worlds(plain, say, memory)[1].train
-    sessions = _evaluate(config, agents, state, world, perception, memory, timing, validate=validate)
+    sessions, evaluated = _evaluate(config, agents, state, world, perception, memory, validate=validate)
+    timing["compile_seconds"] += evaluated.pop("compile_seconds")
+    timing |= evaluated
     timing = {
         name: value / len(points) if name.endswith("_seconds") else value for name, value in timing.items()
     }
@@ -113,7 +115,7 @@ def _train(
         step = rows[-1]["step"] if rows else 0
         rows += metric_rows(metrics, step, config.training.rollout_length, time.perf_counter() - ready)
     seconds = time.perf_counter() - ready
-    policies = seed_keys(config, 0).size * jax.tree.leaves(agents)[0].shape[0]
+    policies = len(config.training.seeds) * len(jax.tree.leaves(agents)[0])
     steps = num_updates(config) * config.training.rollout_length * config.training.num_users * policies
     say(f"{config.agent.method}: compiled {ready - started:.0f} s, trained {seconds:.0f} s")
     return (
@@ -134,11 +136,10 @@ def _evaluate(
     world: World,
     perception: Perception,
     memory: Memory,
-    timing: dict[str, float],
     *,
     validate: bool,
-) -> Sessions:
-    """Return complete sessions of every point and seed, leaves `(P, N, ...)` on the host; adds its seconds to `timing`."""
+) -> tuple[Sessions, dict[str, float]]:
+    """Return complete sessions of every point and seed, leaves `(P, N, ...)` on the host, and the group's seconds."""
     environment = make_environment(config.environment)
     settings = config.evaluation
 
@@ -166,9 +167,8 @@ def _evaluate(
     program = compiled(memory, "evaluate", config, points, *arguments)
     ready = time.perf_counter()
     sessions = jax.device_get(program(*arguments))
-    timing["compile_seconds"] += ready - started
-    timing["evaluation_seconds"] = time.perf_counter() - ready
-    return sessions
+    seconds = {"compile_seconds": ready - started, "evaluation_seconds": time.perf_counter() - ready}
+    return sessions, seconds
 
 
 def _of_point(row: dict[str, Any], index: int) -> dict[str, Any]:

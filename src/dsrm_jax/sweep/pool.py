@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError
-from dsrm_jax.state.process import plain_process
+from dsrm_jax.state.process import at_defaults
 from dsrm_jax.sweep.plan import Plan, Point, expand, group, points_json
 from dsrm_jax.training.lock import held
 from dsrm_jax.training.serialise import from_json, from_json_value, load_json, write_text
@@ -101,7 +101,7 @@ def _affinity(point: Point) -> tuple[str, ...]:
         config.data.env,
         repr(config.synthetic),
         repr(config.encoder),
-        repr(plain_process(config.purifier)),
+        repr(at_defaults(config.purifier)),
         config.agent.method,
         repr(config.environment),
         repr(config),

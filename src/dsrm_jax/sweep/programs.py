@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from dsrm_jax.config import AgentConfig, Config
 from dsrm_jax.state.perception import PROCESS_AXES, Perception, perception_modules, purifier_settings
-from dsrm_jax.state.process import ReverseProcess, padded, plain_process
+from dsrm_jax.state.process import ReverseProcess, at_defaults, padded
 from dsrm_jax.training.prepare import Memory
 
 # that a shared program's arrays hold; a process with more levels gets the next multiple
@@ -43,7 +44,7 @@ def share(config: Config, perception: Perception) -> tuple[Config, Perception]:
         return padded(process, -(-visited // LEVELS) * LEVELS)
 
     of_seeds = jax.vmap(process_of, out_axes=PROCESS_AXES)(perception.purifier)
-    return replace(config, purifier=plain_process(config.purifier)), replace(perception, process=of_seeds)
+    return replace(config, purifier=at_defaults(config.purifier)), replace(perception, process=of_seeds)
 
 
 def compiled(
@@ -59,7 +60,7 @@ def compiled(
         arguments: with the shapes and types that the program is for.
         options: of `jax.jit`.
     """
-    types = tuple((jax.numpy.shape(x), jax.numpy.result_type(x)) for x in jax.tree.leaves(arguments))
+    types = tuple((jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(arguments))
     structures = jax.tree.structure(config.agent), jax.tree.structure(arguments)
     key = (replace(config, agent=AgentConfig()), *structures, types)
     kept = memory.get(("program", name))

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from dsrm_jax.agents.methods import LEARNERS, in_model, needs_log
-from dsrm_jax.config import Config, PurifierConfig
+from dsrm_jax.config import Config
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.sources import describe, load_log
 from dsrm_jax.errors import InputError
@@ -38,7 +37,7 @@ from dsrm_jax.state.perception import (
     purifier_settings,
 )
 from dsrm_jax.state.posterior import UserPosterior, fit_posterior
-from dsrm_jax.state.process import OF_PROCESS
+from dsrm_jax.state.process import OF_PROCESS, at_defaults
 from dsrm_jax.state.purifier import PurifierBatch
 from dsrm_jax.training.random_exposure import random_exposure_states
 from dsrm_jax.training.refresh import refresh_perception
@@ -221,8 +220,7 @@ def _purifier_key(config: Config) -> tuple[Any, ...]:
         return (*key, config.environment, in_model(config.agent.method))  # it plays in the training simulator
     if settings.kind == "paper":
         return key
-    plain = {name: getattr(PurifierConfig, name) for name in REVERSE_ONLY}
-    return (replace(settings, **plain), *key[1:])
+    return (at_defaults(settings, REVERSE_ONLY), *key[1:])
 
 
 def _fit_factors(
