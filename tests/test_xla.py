@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrm_jax.xla import FLAGS, SHORT_PROGRAMS, set_flags
+from dsrm_jax import xla
+from dsrm_jax.xla import FLAGS, SHORT_PROGRAMS, set_flags, use_cores
 
 CODE = """
 import os
@@ -37,6 +38,18 @@ def test_the_command_line_sets_them_before_jax_starts():
     )
     for flag in FLAGS:
         assert flag in done.stdout
+
+
+def test_each_core_is_a_device_unless_the_user_said_otherwise(monkeypatch):
+    for cores, expected in ((1, {}), (2, {"JAX_NUM_CPU_DEVICES": "2"}), (64, {"JAX_NUM_CPU_DEVICES": "4"})):
+        monkeypatch.setattr(xla.os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
+        environ = {}
+        use_cores(environ)
+        assert environ == expected
+    for own in ({"JAX_NUM_CPU_DEVICES": "1"}, {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}):
+        environ = dict(own)
+        use_cores(environ)
+        assert environ == own
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 from dsrm_jax.commands import COMMANDS, RUN
 from dsrm_jax.errors import InputError, unknown_name
-from dsrm_jax.xla import set_flags
+from dsrm_jax.xla import set_flags, use_cores
+
+SPREAD = ("train", "resume", "bench")  # commands whose training is split over the devices that JAX sees
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -19,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         command, rest = _command(argv)
+        if command in SPREAD:
+            use_cores(os.environ)
         RUN[command](rest)
     except InputError as error:
         print(f"dsrm-jax: {error}", file=sys.stderr)

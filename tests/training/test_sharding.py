@@ -343,6 +343,77 @@ def test_one_device_eight_devices_and_two_processes_train_the_same(tmp_path):
     assert_agree(again, one)
 
 
+# What the devices of a mesh say to each other while they draw slates, and in one gradient step.
+TALK_OF_DEVICES = """
+import json, os
+
+from dsrm_jax.xla import set_flags
+
+set_flags(os.environ)
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+from dsrm_jax.agents.minibatches import mean_gradient
+from dsrm_jax.agents.slates import sample_slate, slate_log_prob
+from dsrm_jax.mesh_axes import user_devices
+from dsrm_jax.training.sharding import USERS, make_mesh
+
+rng = np.random.default_rng(0)
+scores = jnp.asarray(rng.normal(size=(16, 40)), jnp.float32)
+popular, quota = jnp.arange(40) < 9, jnp.full(16, 2, jnp.int32)
+inputs, targets = (jnp.asarray(rng.normal(size=(16, n)), jnp.float32) for n in (3, 5))
+params = {name: jnp.asarray(rng.normal(size=(3, 5)), jnp.float32) for name in ("a", "b")}
+
+
+def slates(scores, quota):
+    slate, _ = sample_slate(jax.random.key(0), scores, popular, quota, slate_size=4)
+    return slate, jax.grad(lambda s: slate_log_prob(s, slate, popular, quota).sum())(scores)
+
+
+def loss(params, samples):
+    inputs, targets = samples
+    error = jnp.mean((jnp.tanh(inputs @ params["a"]) + inputs @ params["b"] - targets) ** 2)
+    return error, {"error": error}
+
+
+def gradient(params, samples):
+    return mean_gradient(loss, params, samples)
+
+
+alone = jax.tree.leaves((jax.jit(slates)(scores, quota), jax.jit(gradient)(params, (inputs, targets))))
+assert user_devices() == 1
+mesh = make_mesh(1, 16)
+split = [jax.device_put(x, NamedSharding(mesh, P(USERS))) for x in (scores, quota, inputs, targets)]
+with jax.set_mesh(mesh):
+    assert user_devices() == 8
+    draw = jax.jit(slates).lower(*split[:2]).compile()
+    step = jax.jit(gradient).lower(params, tuple(split[2:])).compile()
+together = jax.tree.leaves((draw(*split[:2]), step(params, tuple(split[2:]))))
+for one, other in zip(alone, together, strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+kinds = ("all-reduce(", "all-gather(", "all-to-all(", "collective-permute(", "reduce-scatter(")
+count = {name: sum(p.as_text().count(k) for k in kinds) for name, p in (("draw", draw), ("step", step))}
+print(json.dumps(count))
+"""
+
+
+@pytest.mark.timeout(120)
+def test_devices_draw_slates_without_a_word_and_meet_once_in_a_gradient_step():
+    """What devices say to each other costs more than the sums: indexed by row, every slot of every slate was gathered first."""
+    env = os.environ | {
+        "PYTHONPATH": str(ROOT / "src"),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+    }
+    talk = subprocess.run(
+        [sys.executable, "-c", TALK_OF_DEVICES], env=env, capture_output=True, text=True, timeout=100
+    )
+    assert talk.returncode == 0, talk.stderr[-3000:]
+    assert json.loads(talk.stdout) == {"draw": 0, "step": 1}
+
+
 def test_a_program_on_one_device_is_compiled_as_ever():
     class State:
         step = jax.numpy.zeros(())

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents.agent import Agent, Rollout
 from dsrm_jax.agents.hyper_action import HyperActor, item_features
+from dsrm_jax.agents.minibatches import deal, descend
 from dsrm_jax.agents.networks import MLP, features
 from dsrm_jax.agents.ppo import approx_kl, explained_variance, minibatch_indices, normalise, value_loss
 from dsrm_jax.agents.returns import bootstrap_values, generalised_advantage
@@ -206,22 +207,28 @@ def improve(
         lam=parts.config.gae_lambda,
     )
     batch = flatten_time((rollout.view, rollout.record, rollout.slate, normalise(advantage), target))
-    index = minibatch_indices(key, reward.size, parts.config.a2c.minibatches)
-    loss = partial(_loss, parts, catalogue=catalogue)
-    params, opt_state, metrics = descend(loss, parts.optimiser, agent.params, agent.opt_state, batch, index)
+    minibatches = deal(batch, minibatch_indices(key, reward.size, parts.config.a2c.minibatches))
+    expected = jnp.mean(entropy_to_go(rollout.record.log_prob), axis=(0, 1))
+    loss = partial(_loss, parts, expected_entropy=expected, catalogue=catalogue)
+    params, opt_state, metrics = descend(loss, parts.optimiser, agent.params, agent.opt_state, minibatches)
     metrics["explained"] = explained_variance(rollout.record.value, target)
     return ActorCriticState(params, opt_state), metrics
 
 
 def _loss(
-    parts: ActorCritic, params: Any, batch: Any, *, catalogue: Catalogue
+    parts: ActorCritic,
+    params: Any,
+    batch: Any,
+    *,
+    expected_entropy: Float[Array, "K"],
+    catalogue: Catalogue,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Return the loss of N samples, and diagnostics."""
     view, record, slate, advantage, target = batch
     config = parts.config
     scores = item_logits(parts, params, view, catalogue)
     log_prob = slate_log_prob(scores, slate, catalogue.is_popular, None)
-    credit = advantage[:, None] + config.a2c.entropy_weight * entropy_credit(log_prob)
+    credit = advantage[:, None] + config.a2c.entropy_weight * (entropy_to_go(log_prob) - expected_entropy)
     policy_part = policy_gradient_loss(log_prob, record.log_prob, credit)
     value_part = jnp.mean(value_loss(state_value(parts, params, view), target))
     metrics = {
@@ -248,15 +255,10 @@ def policy_gradient_loss(
 def entropy_to_go(log_prob: Float[Array, "... K"]) -> Float[Array, "... K"]:
     """Return minus the log-probability of each slot and those after it: what a slot's choice adds to the slate's entropy.
 
-    As credit in a policy gradient its mean gradient is that of the slate's entropy; slots before k do not depend on slot k.
+    As credit in a policy gradient its mean gradient is that of the slate's entropy; slots before k do not depend on slot k. So it
+    is less any constant of each slot, and with far less noise less its mean over the samples.
     """
     return -jnp.flip(jnp.cumsum(jnp.flip(log_prob, axis=-1), axis=-1), axis=-1)
-
-
-def entropy_credit(log_prob: Float[Array, "N K"]) -> Float[Array, "N K"]:
-    """Return `entropy_to_go` less its mean over the samples, slot by slot: the same gradient, with far less noise."""
-    remaining = entropy_to_go(log_prob)
-    return remaining - jnp.mean(remaining, axis=0)
 
 
 def rollout_advantage(
@@ -289,36 +291,3 @@ def rollout_advantage(
 def flatten_time(tree: Any) -> Any:
     """Return leaves `(T, B, ...)` as `(T B, ...)`."""
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
-
-
-def descend(
-    loss: Callable[[Any, Any], tuple[jax.Array, dict[str, jax.Array]]],
-    optimiser: optax.GradientTransformation,
-    params: Any,
-    opt_state: Any,
-    batch: Any,
-    index: Int[Array, "M n"],
-) -> tuple[Any, Any, dict[str, jax.Array]]:
-    """Take one gradient step per row of `index` on those samples of the batch.
-
-    Args:
-        loss: `(params, samples) -> (loss, metrics)`.
-        optimiser: of `opt_state`.
-        params: to improve.
-        opt_state: the optimiser's.
-        batch: leaves `(N, ...)`.
-        index: rows of the batch.
-
-    Returns:
-        `(params, opt_state, metrics)`, metrics averaged over the steps.
-    """
-
-    def step(carry: Any, rows: jax.Array) -> Any:
-        params, opt_state = carry
-        samples = jax.tree.map(lambda x: x[rows], batch)
-        grads, metrics = jax.grad(loss, has_aux=True)(params, samples)
-        updates, opt_state = optimiser.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), metrics
-
-    (params, opt_state), metrics = jax.lax.scan(step, (params, opt_state), index)
-    return params, opt_state, jax.tree.map(jnp.mean, metrics)

@@ -19,15 +19,16 @@ from dsrm_jax.agents.agent import Agent, Rollout
 from dsrm_jax.agents.block_slates import FactoredScores, greedy_slate, sample_slate, slate_log_prob
 from dsrm_jax.agents.fairness import Exposure, observe_slates, slate_fairness, start_exposure
 from dsrm_jax.agents.item_values import click_probability_at
+from dsrm_jax.agents.minibatches import deal, descend
 from dsrm_jax.agents.networks import Manager, Worker, lifted_vectors
 from dsrm_jax.agents.ppo import (
     approx_kl,
     clipped_surrogate,
+    epoch_indices,
     explained_variance,
     gaussian_entropy,
     gaussian_log_prob,
     gaussian_sample,
-    minibatch_indices,
     normalise,
     sampled_entropy,
     value_loss,
@@ -156,6 +157,14 @@ def slot_advantage(
     return advantage[..., None] - others
 
 
+def slot_credit(
+    advantage: Float[Array, "T B"], rollout: Rollout, catalogue: Catalogue
+) -> Float[Array, "T B K"]:
+    """Return `slot_advantage` of a rollout, with the state's own click probabilities."""
+    expected = click_probability_at(rollout.view.state, rollout.slate, catalogue)
+    return slot_advantage(advantage, rollout.clicks.astype(jnp.float32), expected)
+
+
 class _Parts(NamedTuple):
     """What the three functions of the agent are closed over: static, but for the floats of `config`."""
 
@@ -244,28 +253,13 @@ def _update(
     config = parts.config
     fairness = slate_fairness(agent.exposure, rollout, kind=config.fairness)
     advantage, target = _level_advantages(parts, agent.params, rollout, fairness)
-    clicks = rollout.clicks.astype(jnp.float32)
-    batch = (rollout.view, rollout.record, rollout.slate, clicks, advantage, target)
-    num_samples = rollout.reward.size
-    batch = jax.tree.map(lambda x: x.reshape(num_samples, *x.shape[2:]), batch)
-
-    def minibatch(carry: Any, index: jax.Array) -> Any:
-        params, opt_state = carry
-        sample = jax.tree.map(lambda x: x[index], batch)
-        (_, metrics), grads = jax.value_and_grad(_losses, argnums=1, has_aux=True)(
-            parts, params, sample, catalogue
-        )
-        updates, opt_state = parts.optimiser.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), metrics
-
-    index = jnp.concatenate(
-        [
-            minibatch_indices(epoch_key, num_samples, config.minibatches)
-            for epoch_key in jax.random.split(key, config.epochs)
-        ]
-    )
-    (params, opt_state), metrics = jax.lax.scan(minibatch, (agent.params, agent.opt_state), index)
-    metrics = jax.tree.map(jnp.mean, metrics)
+    credit = {"manager": advantage["manager"], "worker": slot_credit(advantage["worker"], rollout, catalogue)}
+    batch = (rollout.view, rollout.record, rollout.slate, target, credit)
+    batch = jax.tree.map(lambda x: x.reshape(rollout.reward.size, *x.shape[2:]), batch)
+    *others, credit = deal(batch, epoch_indices(key, rollout.reward.size, config))
+    minibatches = (*others, jax.tree.map(jax.vmap(normalise), credit))
+    loss = partial(_losses, parts, catalogue=catalogue)
+    params, opt_state, metrics = descend(loss, parts.optimiser, agent.params, agent.opt_state, minibatches)
     metrics["manager_explained"] = explained_variance(rollout.record.manager_value, target["manager"])
     metrics["worker_explained"] = explained_variance(rollout.record.worker_value, target["worker"])
     metrics["fairness"] = jnp.mean(fairness)
@@ -296,10 +290,10 @@ def _score_items(
 
 
 def _losses(
-    parts: _Parts, params: Any, batch: Any, catalogue: Catalogue
+    parts: _Parts, params: Any, batch: Any, *, catalogue: Catalogue
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Return the sum of both levels' losses on N samples, and diagnostics."""
-    view, decision, slate, clicks, advantage, target = batch
+    view, decision, slate, target, credit = batch
     config = parts.config
     mean, log_std, manager_value = _manage(parts, params, view)
     manager_log_prob = gaussian_log_prob(decision.output, mean, log_std)
@@ -310,11 +304,10 @@ def _losses(
         # and the slate would have probability zero.
         slots = jnp.sum(catalogue.is_popular[slate], axis=-1, dtype=jnp.int32)
     log_prob = slate_log_prob(scores, slate, catalogue.is_popular, slots)
-    expected = click_probability_at(view.state, slate, catalogue)
     manager_part = manager_loss(
         manager_log_prob,
         decision.manager_log_prob,
-        normalise(advantage["manager"]),
+        credit["manager"],
         manager_value,
         target["manager"],
         log_std,
@@ -323,7 +316,7 @@ def _losses(
     worker_part = worker_loss(
         log_prob,
         decision.worker_log_prob,
-        normalise(slot_advantage(advantage["worker"], clicks, expected)),
+        credit["worker"],
         worker_value,
         target["worker"],
         config=config,

@@ -29,6 +29,7 @@ from jaxtyping import Array, Float, Int
 from dsrm_jax.agents.agent import Agent, Rollout
 from dsrm_jax.agents.gaussian_cpo import Experience, constrained_step, next_margin
 from dsrm_jax.agents.hyper_action import HyperActor, item_features
+from dsrm_jax.agents.minibatches import deal, descend
 from dsrm_jax.agents.networks import MLP, features
 from dsrm_jax.agents.ppo import (
     explained_variance,
@@ -110,17 +111,14 @@ def fit_values(
     """
     num_samples = next(iter(targets.values())).shape[0]
 
-    def loss(params, inputs, targets):
-        return sum(jnp.mean(value_loss(apply(params[name], inputs), targets[name])) for name in targets)
-
-    def minibatch(carry, index):
-        params, opt_state = carry
-        sample = jax.tree.map(lambda x: x[index], (inputs, targets))
-        updates, opt_state = optimiser.update(jax.grad(loss)(params, *sample), opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), None
+    def loss(params, samples):
+        inputs, targets = samples
+        errors = [jnp.mean(value_loss(apply(params[name], inputs), targets[name])) for name in targets]
+        return sum(errors), {}
 
     index = jax.vmap(lambda k: minibatch_indices(k, num_samples, minibatches))(jax.random.split(key, epochs))
-    return jax.lax.scan(minibatch, (params, opt_state), index.reshape(epochs * minibatches, -1))[0]
+    dealt = deal((inputs, targets), index.reshape(epochs * minibatches, -1))
+    return descend(loss, optimiser, params, opt_state, dealt)[:2]
 
 
 class _Parts(NamedTuple):

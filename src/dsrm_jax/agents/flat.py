@@ -17,20 +17,20 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.a2c import Value, actor_critic_optimiser, descend, flatten_time, rollout_advantage
+from dsrm_jax.agents.a2c import Value, actor_critic_optimiser, flatten_time, rollout_advantage
 from dsrm_jax.agents.agent import Agent, Rollout
-from dsrm_jax.agents.dsrm_hrl import factored_scores, goal_from, popular_slots, slot_advantage
+from dsrm_jax.agents.dsrm_hrl import factored_scores, goal_from, popular_slots, slot_credit
 from dsrm_jax.agents.fairness import Exposure, observe_slates, slate_fairness, start_exposure
-from dsrm_jax.agents.item_values import click_probability_at
+from dsrm_jax.agents.minibatches import deal, descend
 from dsrm_jax.agents.networks import MLP, lifted_vectors
 from dsrm_jax.agents.ppo import (
     approx_kl,
     clipped_surrogate,
+    epoch_indices,
     explained_variance,
     gaussian_entropy,
     gaussian_log_prob,
     gaussian_sample,
-    minibatch_indices,
     normalise,
     sampled_entropy,
     value_loss,
@@ -191,16 +191,12 @@ def _update(
         discount=config.manager_discount,
         lam=config.gae_lambda,
     )
-    clicks = rollout.clicks.astype(jnp.float32)
-    batch = flatten_time((rollout.view, record, rollout.slate, clicks, advantage, target))
-    index = jnp.concatenate(
-        [
-            minibatch_indices(epoch_key, advantage.size, config.minibatches)
-            for epoch_key in jax.random.split(key, config.epochs)
-        ]
-    )
+    credit = {"goal": advantage, "slots": slot_credit(advantage, rollout, catalogue)}
+    batch = flatten_time((rollout.view, record, rollout.slate, target, credit))
+    *others, credit = deal(batch, epoch_indices(key, advantage.size, config))
+    minibatches = (*others, jax.tree.map(jax.vmap(normalise), credit))
     loss = partial(_loss, parts, catalogue=catalogue)
-    params, opt_state, metrics = descend(loss, parts.optimiser, agent.params, agent.opt_state, batch, index)
+    params, opt_state, metrics = descend(loss, parts.optimiser, agent.params, agent.opt_state, minibatches)
     metrics["explained"] = explained_variance(record.value, target)
     metrics["fairness"] = jnp.mean(fairness)
     return FlatState(params, opt_state, observe_slates(agent.exposure, rollout.slate)), metrics
@@ -213,7 +209,7 @@ def _loss(
 
     An action is K + 1 draws, each with its own clipped ratio as in DSRM-HRL: one ratio of the product would clip far sooner.
     """
-    view, decision, slate, clicks, advantage, target = batch
+    view, decision, slate, target, credit = batch
     config = parts.config
     emission = _emit(parts, params, view)
     slots = None
@@ -224,9 +220,8 @@ def _loss(
     slot_log_prob = slate_log_prob(scores, slate, catalogue.is_popular, slots)
     goal_log_prob = gaussian_log_prob(decision.output, emission.mean, emission.log_std)
     log_prob = jnp.concatenate([goal_log_prob[:, None], slot_log_prob], axis=1)
-    of_slots = slot_advantage(advantage, clicks, click_probability_at(view.state, slate, catalogue))
-    credit = jnp.concatenate([normalise(advantage)[:, None], normalise(of_slots)], axis=1)
-    surrogate = clipped_surrogate(log_prob, decision.log_prob, credit, config.clip)
+    of_draws = jnp.concatenate([credit["goal"][:, None], credit["slots"]], axis=1)
+    surrogate = clipped_surrogate(log_prob, decision.log_prob, of_draws, config.clip)
     entropy = gaussian_entropy(emission.log_std) + jnp.mean(
         jnp.sum(sampled_entropy(slot_log_prob, decision.log_prob[:, 1:]), axis=-1)
     )

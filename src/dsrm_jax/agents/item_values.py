@@ -100,7 +100,7 @@ def click_probability_at(
     state: Float[Array, "B D"], slate: Int[Array, "B K"], catalogue: Catalogue
 ) -> Float[Array, "B K"]:
     """Return `click_probability` of the given items alone."""
-    logit = jnp.einsum("bd,bkd->bk", state, catalogue.vectors[slate])
+    logit = jnp.einsum("...d,...kd->...k", state, catalogue.vectors[slate])
     return jax.nn.sigmoid(logit + catalogue.bias[slate])
 
 

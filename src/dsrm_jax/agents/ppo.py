@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from dsrm_jax.config import AgentConfig
 from dsrm_jax.errors import InputError
 
 
@@ -149,6 +150,12 @@ def minibatch_indices(key: PRNGKeyArray, n: int, minibatches: int) -> Int[Array,
             "(training.num_users x training.rollout_length): choose a divisor"
         )
     return jax.random.permutation(key, n).astype(jnp.int32).reshape(minibatches, n // minibatches)
+
+
+def epoch_indices(key: PRNGKeyArray, n: int, config: AgentConfig) -> Int[Array, "EM N/M"]:
+    """Return `minibatch_indices` of `config.epochs` epochs, one after the other; the key is consumed."""
+    epochs = jax.random.split(key, config.epochs)
+    return jnp.concatenate([minibatch_indices(epoch, n, config.minibatches) for epoch in epochs])
 
 
 def approx_kl(log_prob: Float[Array, "..."], old_log_prob: Float[Array, "..."]) -> Float[Array, ""]:

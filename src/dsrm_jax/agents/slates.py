@@ -56,7 +56,6 @@ def sample_slate(
     """
     check(scores.shape, is_popular, num_popular, slate_size)
     batch = scores.shape[0]
-    rows = jnp.arange(batch)
     blocked, member = _blocks(scores, is_popular, num_popular)
     depth, num_blocks = blocked.shape[1:]
     slot_group = slot_groups(is_popular, num_popular, batch, slate_size)
@@ -66,16 +65,20 @@ def sample_slate(
     def fill(carry, inputs):
         mass, left = carry  # log-mass left in each block, (G, B, C); scores left, (B, L, C)
         group, (block_uniform, row_uniform) = inputs
-        block_mass = mass[group, rows]
+        block_mass = jnp.where(group[:, None] == 0, mass[0], mass[-1])
         peak = jnp.max(block_mass, axis=1, keepdims=True)
         weight = jnp.exp(block_mass - peak)
         block = inverse_cdf(weight, block_uniform)
-        column = jnp.where(member[group, :, block], left[rows, :, block], -jnp.inf)
+        column = jnp.take_along_axis(left, block[:, None, None], axis=2)[:, :, 0]
+        column = jnp.where(member[group, :, block], column, -jnp.inf)
         row = inverse_cdf(jnp.exp(column - jnp.max(column, axis=1, keepdims=True)), row_uniform)
         log_total = peak[:, 0] + jnp.log(jnp.sum(weight, axis=1))
-        log_prob = column[rows, row] - log_total
+        log_prob = jnp.take_along_axis(column, row[:, None], axis=1)[:, 0] - log_total
         rest = logsumexp(jnp.where(jnp.arange(depth) == row[:, None], -jnp.inf, column), axis=1)
-        carry = mass.at[group, rows, block].set(rest), left.at[rows, row, block].set(-jnp.inf)
+        drawn = (jnp.arange(mass.shape[0])[:, None] == group)[:, :, None] & (
+            jnp.arange(num_blocks) == block[:, None]
+        )
+        carry = jnp.where(drawn, rest[:, None], mass), put_by_row(left, (row, block), -jnp.inf)
         return carry, (row * num_blocks + block, log_prob)
 
     carry = _block_logsumexp(blocked, member), blocked
@@ -116,7 +119,7 @@ def _log_prob(scores, slate, is_popular, slot_group):
 
 def _log_prob_forward(scores, slate, is_popular, slot_group):
     picked = jnp.maximum(jnp.take_along_axis(scores, slate, axis=1), FLOOR)
-    taken = jnp.zeros(scores.shape, bool).at[jnp.arange(scores.shape[0])[:, None], slate].set(True)
+    taken = put_by_row(jnp.zeros(scores.shape, bool), (slate,), True)
     peak, rest = group_logsumexp(jnp.where(taken, -jnp.inf, jnp.maximum(scores, FLOOR)), is_popular)
     item_group = item_groups(is_popular, slate)
     log_mass, possible = slot_mass(picked, slate, item_group, slot_group, rest)
@@ -134,7 +137,7 @@ def _log_prob_backward(residuals, cotangent):
     total = jax.lax.optimization_barrier(total)
     gradient = -jnp.exp(scores - by_item(peak, is_popular)) * by_item(total, is_popular)
     once = jnp.where(repeated, scores.shape[1], slate)  # outside the catalogue, where nothing is written
-    gradient = gradient.at[jnp.arange(scores.shape[0])[:, None], once].set(at_picks, mode="drop")
+    gradient = put_by_row(gradient, (once,), at_picks)
     return gradient, None, None, None
 
 
@@ -153,7 +156,7 @@ def slot_mass(picked, slate, item_group, slot_group, rest):
     repeated = repeats(slate)
     counts = not_after & (item_group[:, None, :] == slot_group[:, :, None]) & ~repeated[:, None, :]
     later_picks = jnp.where(counts, picked[:, None, :], -jnp.inf)
-    rest_of_group = rest[slot_group, jnp.arange(slate.shape[0])[:, None]]
+    rest_of_group = jnp.where(slot_group == 0, rest[0][:, None], rest[-1][:, None])
     log_mass = logsumexp(jnp.concatenate([later_picks, rest_of_group[:, :, None]], axis=2), axis=2)
     return log_mass, (item_group == slot_group) & ~repeated
 
@@ -293,6 +296,18 @@ def _blocks(scores, is_popular, num_popular):
 def _block_logsumexp(blocked, member):
     """Log-mass of each group in each block, `(G, B, C)`; -inf where a block has none of it."""
     return jnp.stack([logsumexp(jnp.where(mask, blocked, -jnp.inf), axis=1) for mask in member])
+
+
+def put_by_row(x, index, values):
+    """Return x, `(B, ...)`, with each row's values at its own places, which drop out beyond its end.
+
+    Rows are mapped over and not indexed: XLA knows then that no row reads another, and users may lie on different devices.
+    """
+
+    def put(row, places, value):
+        return row.at[places].set(value, mode="drop")
+
+    return jax.vmap(put, in_axes=(0, 0, None if jnp.ndim(values) == 0 else 0))(x, index, values)
 
 
 def finite(peak):

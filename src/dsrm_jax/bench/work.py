@@ -14,7 +14,8 @@ from dsrm_jax.simulator.held_ratings import NUM_RECENT
 from dsrm_jax.state.perception import purifier_settings
 from dsrm_jax.training.fcpo_ranking import HORIZON, ITERATIONS, RankingData, train_fcpo_ranking
 from dsrm_jax.training.prepare import Prepared
-from dsrm_jax.training.run import chunk_size, compile_chunk, num_updates, start
+from dsrm_jax.training.run import chunk_size, compile_chunk, num_updates, run_mesh, start
+from dsrm_jax.training.sharding import place_frozen
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,13 @@ def make_work(size: Size, prepared: Prepared | RankingData) -> Work:
 
 
 def _run_budget(size: Size, prepared: Prepared) -> dict[str, Any]:
-    """Run the full loop without logs and checkpoints."""
-    config, world, perception = size.config, prepared.worlds.train, prepared.perception
+    """Run the full loop, spread over the devices as training is, without logs and checkpoints."""
+    config = size.config
+    mesh = run_mesh(config)
     started = time.perf_counter()
-    state = jax.block_until_ready(start(config, world, perception))
+    state = start(config, prepared.worlds.train, prepared.perception, mesh=mesh)
+    world, perception = place_frozen(mesh, prepared.worlds.train, prepared.perception)
+    jax.block_until_ready(state)
     chunk, updates = chunk_size(config), num_updates(config)
     program = compile_chunk(config, state, world, perception, length=chunk)
     compile_seconds = time.perf_counter() - started

@@ -40,6 +40,7 @@ from dsrm_jax.training.sharding import (
     fetch,
     from_first,
     make_mesh,
+    mesh_of,
     place,
     place_frozen,
     placement_of_results,
@@ -145,7 +146,7 @@ def compile_chunk(
     """Compile `length` updates of all seeds as one program that reuses the state's memory.
 
     Returns:
-        `(state, world, perception) -> (state, metrics)`; metrics have axes (seed, update).
+        `(state, world, perception) -> (state, metrics)`; metrics have axes (seed, update). It is spread as the state is.
     """
     trainer = make_trainer(config)
 
@@ -154,7 +155,8 @@ def compile_chunk(
 
     mapped = jax.vmap(chunk, in_axes=(0, None, SEED_AXES))
     placement = placement_of_results(state)
-    return jax.jit(mapped, donate_argnums=0, **placement).lower(state, world, perception).compile()
+    with mesh_of(state):
+        return jax.jit(mapped, donate_argnums=0, **placement).lower(state, world, perception).compile()
 
 
 def train(

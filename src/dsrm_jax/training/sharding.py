@@ -6,6 +6,7 @@ of one process and of many.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -16,11 +17,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dsrm_jax.errors import InputError
+from dsrm_jax.mesh_axes import SEEDS, USERS
 from dsrm_jax.simulator.world import World
 from dsrm_jax.state.perception import Perception
 from dsrm_jax.training.loop import TrainState
-
-SEEDS, USERS = "seeds", "users"
 
 
 def mesh_shape(num_seeds: int, num_users: int, num_devices: int, num_processes: int = 1) -> tuple[int, int]:
@@ -158,6 +158,15 @@ def _from_first(x: Any) -> Any:
     sent = multihost_utils.broadcast_one_to_all(np.ascontiguousarray(host).reshape(-1).view(np.uint8))
     value = np.asarray(sent).view(host.dtype).reshape(host.shape)
     return jnp.asarray(value) if isinstance(x, jax.Array) else value
+
+
+def mesh_of(state: TrainState) -> AbstractContextManager[Any]:
+    """Return the context in which programs on the state's mesh are traced (`mesh_axes`); nothing where it is on none."""
+    sharding = state.step.sharding
+    if not isinstance(sharding, NamedSharding):
+        return nullcontext()
+    mesh: Any = sharding.mesh
+    return jax.set_mesh(mesh)
 
 
 def placement_of_results(state: TrainState) -> dict[str, Any]:

@@ -1,0 +1,78 @@
+"""Minibatch descent of the on-policy methods, on one device or with every minibatch split over the users of a mesh.
+
+Shapes: N samples of a rollout, M minibatches an epoch, n = N / M samples each.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Int
+
+from dsrm_jax.mesh_axes import spread_over_users, user_devices
+
+Loss = Callable[[Any, Any], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+def deal(batch: Any, index: Int[Array, "M n"]) -> Any:
+    """Return the samples of every minibatch, leaves `(M, n, ...)`, from leaves `(N, ...)`; each device takes its share of each.
+
+    The index is that of `ppo.minibatch_indices`.
+    """
+    return jax.tree.map(lambda x: spread_over_users(x[index], axis=1), batch)
+
+
+def descend(
+    loss: Loss, optimiser: optax.GradientTransformation, params: Any, opt_state: Any, minibatches: Any
+) -> tuple[Any, Any, dict[str, jax.Array]]:
+    """Take one gradient step per minibatch.
+
+    Args:
+        loss: as `mean_gradient` takes it.
+        optimiser: of `opt_state`.
+        params: to improve.
+        opt_state: the optimiser's.
+        minibatches: leaves `(M, n, ...)`, as `deal` returns them.
+
+    Returns:
+        `(params, opt_state, metrics)`, metrics averaged over the steps.
+    """
+
+    def step(carry: Any, samples: Any) -> Any:
+        params, opt_state = carry
+        grads, metrics = mean_gradient(loss, params, samples)
+        updates, opt_state = optimiser.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), metrics
+
+    (params, opt_state), metrics = jax.lax.scan(step, (params, opt_state), minibatches)
+    return params, opt_state, jax.tree.map(jnp.mean, metrics)
+
+
+def mean_gradient(loss: Loss, params: Any, samples: Any) -> tuple[Any, dict[str, jax.Array]]:
+    """Return the gradient of a loss and its metrics, all of them means over the samples.
+
+    Where the mesh in use has several devices along its users, each computes the mean over its own samples, and ONE sum of one
+    vector joins them: left to itself XLA sums every parameter apart, and on a CPU each of these meetings costs as much as the
+    products of a hundred samples.
+
+    Args:
+        loss: `(params, samples) -> (loss, metrics)`, each a mean over the samples. What is not, such as the moments by which
+            advantages are normalised, is computed beforehand.
+        params: pytree of float32.
+        samples: leaves `(n, ...)`.
+
+    Returns:
+        `(gradient, metrics)`.
+    """
+    devices = user_devices()
+    gradient = jax.grad(loss, has_aux=True)
+    if devices == 1 or jax.tree.leaves(samples)[0].shape[0] % devices:
+        return gradient(params, samples)
+    shares = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), samples)
+    found = jax.vmap(gradient, in_axes=(None, 0))(params, shares)
+    rows = jax.vmap(lambda tree: ravel_pytree(tree)[0])(found)
+    _, unravel = ravel_pytree(jax.tree.map(lambda x: x[0], found))
+    return unravel(jnp.mean(rows, axis=0))
