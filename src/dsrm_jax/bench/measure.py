@@ -75,7 +75,7 @@ def run(size: str, *, repeats: int = 5, console: Console | None = None) -> dict[
 
 
 def measure_part(part: Part, *, user_steps: int, repeats: int) -> dict[str, float]:
-    """Compile a part cold, time it and its matrix products alone.
+    """Compile a part cold, time it on the part's mesh and its matrix products alone on one device, whose cores XLA shares out.
 
     Args:
         part: what to time.
@@ -86,7 +86,8 @@ def measure_part(part: Part, *, user_steps: int, repeats: int) -> dict[str, floa
         What `run` documents under `parts`; `ratio` and `floor_milliseconds` are 0 for a part without matrix products.
     """
     started = time.perf_counter()
-    program = jax.jit(part.function).lower(*part.args).compile()
+    with jax.set_mesh(part.mesh) if part.mesh else contextlib.nullcontext():
+        program = jax.jit(part.function).lower(*part.args).compile()
     compile_seconds = time.perf_counter() - started
     seconds = median_seconds(lambda: jax.block_until_ready(program(*part.args)), repeats=repeats)
     products = matrix_products(part.function, *part.args)

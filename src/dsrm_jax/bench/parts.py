@@ -6,28 +6,35 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dsrm_jax.agents.methods import make_agent
 from dsrm_jax.config import Config
+from dsrm_jax.mesh_axes import USERS
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.world import World
 from dsrm_jax.state.encoder import make_catalogue
 from dsrm_jax.state.perception import Perception, make_perceive
 from dsrm_jax.state.view import Catalogue
 from dsrm_jax.training.fcpo_ranking import HORIZON, RankingData, evaluate, train_fcpo_ranking
-from dsrm_jax.training.loop import make_step, make_trainer, reset_users
+from dsrm_jax.training.loop import TrainState, make_step, make_trainer, reset_users
+from dsrm_jax.training.sharding import make_mesh, place
 
 RANKING_ITERATIONS = 5  # constrained steps that one call of FCPO's loop makes
 
 
 @dataclass(frozen=True)
 class Part:
-    """A pure function and what to call it with; one call serves `updates` times T steps of B users."""
+    """A pure function and what to call it with; one call serves `updates` times T steps of B users.
+
+    Where there is a mesh the arguments lie on it as in training, and the function is compiled for it.
+    """
 
     name: str
     function: Callable[..., Any]
     args: tuple[Any, ...]
     updates: int = 1
+    mesh: Mesh | None = None
 
 
 def make_parts(config: Config, world: World, perception: Perception) -> list[Part]:
@@ -82,13 +89,30 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
     )
     observations = jax.jit(respond)(keys, env, seen.slate, world)[1][0]
     slates = jnp.broadcast_to(seen.slate[0], seen.slate.shape)
+    mesh = make_mesh(1, num_users)
+    keys, update_key, learner, world, perception, catalogue = along_users(
+        (keys, update_key, state.agent, world, perception, catalogue), mesh, None
+    )
+    env, state_env, state_view, last_view = along_users((env, state.env, state.view, seen.last_view), mesh, 0)
+    slates, observations, steps = along_users((slates, observations, replace(seen, last_view=None)), mesh, 1)
+    seen = replace(steps, last_view=last_view)
+    key, step = along_users((state.key, state.step), mesh, None)
+    state = TrainState(learner, state_env, state_view, key, step)
     return [
-        Part("environment", respond, (keys, env, slates, world)),
-        Part("act", act, (keys, state.agent, seen.view, catalogue)),
-        Part("perceive", purify, (keys, perception, observations)),
-        Part("update", agent.update, (state.agent, update_key, seen, catalogue)),
-        Part("loop", trainer.iterate, (state, world, perception)),
+        Part("environment", respond, (keys, env, slates, world), mesh=mesh),
+        Part("act", act, (keys, learner, seen.view, catalogue), mesh=mesh),
+        Part("perceive", purify, (keys, perception, observations), mesh=mesh),
+        Part("update", agent.update, (learner, update_key, seen, catalogue), mesh=mesh),
+        Part("loop", trainer.iterate, (state, world, perception), mesh=mesh),
     ]
+
+
+def along_users(tree: Any, mesh: Mesh | None, axis: int | None) -> Any:
+    """Place arrays with that axis along a mesh's users, whole on every device where it is None; nothing without a mesh."""
+    if mesh is None:
+        return tree
+    spec = PartitionSpec() if axis is None else PartitionSpec(*(None,) * axis, USERS)
+    return place(tree, NamedSharding(mesh, spec))
 
 
 def make_ranking_parts(config: Config, data: RankingData) -> list[Part]:

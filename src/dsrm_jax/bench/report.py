@@ -32,8 +32,7 @@ def print_report(numbers: dict[str, Any], console: Console) -> None:
     lines = [
         f"whole budget of {budget['steps']:,} steps: {budget['seconds']:.0f} s, {budget['compile_seconds']:.0f} s of them "
         f"compiling ({how}): {budget['user_steps_per_second']:,.0f} user-steps/s",
-        f"peak memory {numbers['peak_memory_gb']:.2f} GB; {machine['cores']} cores, {', '.join(machine['devices'])} "
-        "(the budget on all devices, parts on one), "
+        f"peak memory {numbers['peak_memory_gb']:.2f} GB; {machine['cores']} cores, {', '.join(machine['devices'])}, "
         f"jax {machine['jax']}; medians of {numbers['repeats']}; floor: the part's matrix products alone, "
         "of while loops one iteration; a ratio is below 1 where XLA hoists or drops products",
     ]

@@ -11,7 +11,7 @@ from rich.console import Console
 from dsrm_jax.agents.block_slates import LARGEST_WHOLE
 from dsrm_jax.bench.made_up import factor_world
 from dsrm_jax.bench.measure import measure_part
-from dsrm_jax.bench.parts import Part
+from dsrm_jax.bench.parts import Part, along_users
 from dsrm_jax.bench.report import print_scaling
 from dsrm_jax.budgets import budget
 from dsrm_jax.config import Config
@@ -19,6 +19,7 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.state.perception import Perception, make_perceive
 from dsrm_jax.training.loop import make_trainer, reset_users
+from dsrm_jax.training.sharding import make_mesh
 
 USERS = (256, 512, 1024, 2048)
 DIFFUSION_STEPS = (5, 10, 20, 50, 100)
@@ -99,12 +100,13 @@ def purify_seconds(config: Config, *, users: int, repeats: int) -> tuple[float, 
     observation, _ = jax.jit(lambda key, world: reset_users(key, environment, world, num_users=users))(
         key, world
     )
-    arguments = (perception, key, observation)
+    mesh = make_mesh(1, users)
+    arguments = (*along_users((perception, key), mesh, None), along_users(observation, mesh, 0))
 
     def states(*args: Any) -> jax.Array:
         return perceive(*args).state
 
-    found = measure_part(Part("perceive", states, arguments), user_steps=users, repeats=repeats)
+    found = measure_part(Part("perceive", states, arguments, mesh=mesh), user_steps=users, repeats=repeats)
     return found["milliseconds"] / 1e3, found["floor_milliseconds"] / 1e3
 
 

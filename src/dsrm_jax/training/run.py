@@ -86,14 +86,14 @@ def chunk_size(config: Config, done: int = 0) -> int:
 
 
 def start(config: Config, world: World, perception: Perception, *, mesh: Mesh | None = None) -> TrainState:
-    """Return the state of every seed before its first step, with a leading seed axis, spread over a mesh if there is one."""
+    """Return the state of every seed before its first step, with a leading seed axis, spread over a mesh if there is one.
+
+    It is made on one device: orthogonal weights come from LAPACK, and jaxlib 0.10.2 waits for ever where a mesh of CPU devices
+    factorises a batch of matrices (`jax.vmap` over three seeds; of one seed it does not).
+    """
     init = jax.vmap(make_trainer(config).init, in_axes=(0, None, SEED_AXES))
-    keys = seed_keys(config, 0)
-    if mesh is None:
-        return jax.jit(init)(keys, world, perception)
-    shardings = state_shardings(mesh)
-    world, perception = place_frozen(mesh, world, perception)
-    return jax.jit(init, out_shardings=shardings)(place(keys, shardings.key), world, perception)
+    state = jax.jit(init)(seed_keys(config, 0), world, perception)
+    return state if mesh is None else place(from_first(fetch(state)), state_shardings(mesh))
 
 
 def run_mesh(config: Config) -> Mesh | None:
