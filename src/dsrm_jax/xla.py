@@ -7,6 +7,8 @@ Both faults were measured with jaxlib 0.10.2 on two cores:
   NUMBERS, silently, when mapped once more over an axis of size one (the "ynn" fusions). `tests/test_xla.py` holds the
   smallest case.
 
+A third has no flag: a batch of matrices that several CPU devices factorise waits for ever; `training.run.start` avoids it.
+
 The library never touches the environment on import; the command line and the tests call `set_flags` before JAX starts.
 """
 

@@ -75,7 +75,7 @@ def run(size: str, *, repeats: int = 5, console: Console | None = None) -> dict[
 
 
 def measure_part(part: Part, *, user_steps: int, repeats: int) -> dict[str, float]:
-    """Compile a part cold, time it on the part's mesh and its matrix products alone on one device, whose cores XLA shares out.
+    """Compile a part cold, time it on its mesh, and its matrix products alone on one device, over whose cores XLA splits them.
 
     Args:
         part: what to time.

@@ -17,7 +17,7 @@ from dsrm_jax.state.encoder import make_catalogue
 from dsrm_jax.state.perception import Perception, make_perceive
 from dsrm_jax.state.view import Catalogue
 from dsrm_jax.training.fcpo_ranking import HORIZON, RankingData, evaluate, train_fcpo_ranking
-from dsrm_jax.training.loop import TrainState, make_step, make_trainer, reset_users
+from dsrm_jax.training.loop import make_step, make_trainer, reset_users
 from dsrm_jax.training.sharding import make_mesh, place
 
 RANKING_ITERATIONS = 5  # constrained steps that one call of FCPO's loop makes
@@ -56,9 +56,17 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
     trainer = make_trainer(config)
     num_users, length = config.training.num_users, config.training.rollout_length
     catalogue = make_catalogue(perception.encoder.embeddings, world)
+    mesh = make_mesh(1, num_users)
     key, init_key, env_key, update_key = jax.random.split(jax.random.key(config.training.seeds[0]), 4)
     keys = jax.random.split(key, length)
     state = jax.jit(trainer.init)(init_key, world, perception)
+    _, env = jax.jit(lambda key, world: reset_users(key, environment, world, num_users=num_users))(
+        env_key, world
+    )
+    # What follows from these lies on the mesh as they do.
+    sessions, env_of_state, view = along_users((env, state.env, state.view), mesh)
+    state = replace(everywhere(state, mesh), env=env_of_state, view=view)
+    keys, world, perception, catalogue = everywhere((keys, world, perception, catalogue), mesh)
 
     # Worlds are arguments everywhere: as constants of a program a million users would be compiled into it.
     def rollout(state: Any, world: World, perception: Perception, catalogue: Catalogue) -> Any:
@@ -84,35 +92,25 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
         return _over_steps(lambda key, seen: perceive(perception, key, seen), keys, observations)
 
     seen = jax.jit(rollout)(state, world, perception, catalogue)
-    _, env = jax.jit(lambda key, world: reset_users(key, environment, world, num_users=num_users))(
-        env_key, world
-    )
-    observations = jax.jit(respond)(keys, env, seen.slate, world)[1][0]
+    observations = jax.jit(respond)(keys, sessions, seen.slate, world)[1][0]
     slates = jnp.broadcast_to(seen.slate[0], seen.slate.shape)
-    mesh = make_mesh(1, num_users)
-    keys, update_key, learner, world, perception, catalogue = along_users(
-        (keys, update_key, state.agent, world, perception, catalogue), mesh, None
-    )
-    env, state_env, state_view, last_view = along_users((env, state.env, state.view, seen.last_view), mesh, 0)
-    slates, observations, steps = along_users((slates, observations, replace(seen, last_view=None)), mesh, 1)
-    seen = replace(steps, last_view=last_view)
-    key, step = along_users((state.key, state.step), mesh, None)
-    state = TrainState(learner, state_env, state_view, key, step)
     return [
-        Part("environment", respond, (keys, env, slates, world), mesh=mesh),
-        Part("act", act, (keys, learner, seen.view, catalogue), mesh=mesh),
+        Part("environment", respond, (keys, sessions, slates, world), mesh=mesh),
+        Part("act", act, (keys, state.agent, seen.view, catalogue), mesh=mesh),
         Part("perceive", purify, (keys, perception, observations), mesh=mesh),
-        Part("update", agent.update, (learner, update_key, seen, catalogue), mesh=mesh),
+        Part("update", agent.update, (state.agent, update_key, seen, catalogue), mesh=mesh),
         Part("loop", trainer.iterate, (state, world, perception), mesh=mesh),
     ]
 
 
-def along_users(tree: Any, mesh: Mesh | None, axis: int | None) -> Any:
-    """Place arrays with that axis along a mesh's users, whole on every device where it is None; nothing without a mesh."""
-    if mesh is None:
-        return tree
-    spec = PartitionSpec() if axis is None else PartitionSpec(*(None,) * axis, USERS)
-    return place(tree, NamedSharding(mesh, spec))
+def along_users(tree: Any, mesh: Mesh | None) -> Any:
+    """Place arrays with their first axis along a mesh's users; without a mesh they stay as they are."""
+    return tree if mesh is None else place(tree, NamedSharding(mesh, PartitionSpec(USERS)))
+
+
+def everywhere(tree: Any, mesh: Mesh | None) -> Any:
+    """Place whole arrays on every device of a mesh; without a mesh they stay as they are."""
+    return tree if mesh is None else place(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def make_ranking_parts(config: Config, data: RankingData) -> list[Part]:
