@@ -357,8 +357,14 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 
 from dsrm_jax.agents.minibatches import mean_gradient
 from dsrm_jax.agents.slates import sample_slate, slate_log_prob
+from dsrm_jax.config import AgentConfig, Config, TrainingConfig
 from dsrm_jax.mesh_axes import user_devices
+from dsrm_jax.training.run import run_mesh
 from dsrm_jax.training.sharding import USERS, make_mesh
+
+for method, shape in (("td3", {"seeds": 1, "users": 8}), ("bcq", {"seeds": 3, "users": 1})):
+    config = Config(agent=AgentConfig(method=method), training=TrainingConfig(num_users=64, seeds=(1, 2, 3)))
+    assert dict(run_mesh(config).shape) == shape  # a method that replays makes its whole update on every device
 
 rng = np.random.default_rng(0)
 scores = jnp.asarray(rng.normal(size=(16, 40)), jnp.float32)
