@@ -257,15 +257,18 @@ with joined(others):
 """
 
 
+def environment(devices):
+    """Return a process's environment in which JAX sees that many devices; compiling is what costs there, not running."""
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    told = {"PYTHONPATH": str(ROOT / "src"), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    # the command line, called by another test of this process, may have set how many
+    return {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"} | told
+
+
 def launch(folder, *, devices=1, processes=1, steps=24):
     """Run PROGRAM and return what process 0 said."""
     port = free_port()
-    env = os.environ | {
-        "PYTHONPATH": str(ROOT / "src"),
-        "JAX_PLATFORMS": "cpu",
-        # compiling is what costs here, not running
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
-    }
+    env = environment(devices)
     started = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(folder), *map(str, (processes, index, port, steps))],
@@ -408,13 +411,12 @@ print(json.dumps(count))
 @pytest.mark.timeout(120)
 def test_devices_draw_slates_without_a_word_and_meet_once_in_a_gradient_step():
     """What devices say to each other costs more than the sums: indexed by row, every slot of every slate was gathered first."""
-    env = os.environ | {
-        "PYTHONPATH": str(ROOT / "src"),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-    }
     talk = subprocess.run(
-        [sys.executable, "-c", TALK_OF_DEVICES], env=env, capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", TALK_OF_DEVICES],
+        env=environment(devices=8),
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert talk.returncode == 0, talk.stderr[-3000:]
     assert json.loads(talk.stdout) == {"draw": 0, "step": 1}
