@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents.agent import Agent, Rollout
 from dsrm_jax.agents.hyper_action import HyperActor, item_features
-from dsrm_jax.agents.minibatches import deal, descend
+from dsrm_jax.agents.minibatches import deal, descend, flatten_time
 from dsrm_jax.agents.networks import MLP, features
 from dsrm_jax.agents.ppo import approx_kl, explained_variance, minibatch_indices, normalise, value_loss
 from dsrm_jax.agents.returns import bootstrap_values, generalised_advantage
@@ -286,8 +286,3 @@ def rollout_advantage(
     return generalised_advantage(
         reward, value, following, rollout.terminated, rollout.truncated, discount=discount, lam=lam
     )
-
-
-def flatten_time(tree: Any) -> Any:
-    """Return leaves `(T, B, ...)` as `(T B, ...)`."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)

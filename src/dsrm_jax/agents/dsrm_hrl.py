@@ -19,7 +19,7 @@ from dsrm_jax.agents.agent import Agent, Rollout
 from dsrm_jax.agents.block_slates import FactoredScores, greedy_slate, sample_slate, slate_log_prob
 from dsrm_jax.agents.fairness import Exposure, observe_slates, slate_fairness, start_exposure
 from dsrm_jax.agents.item_values import click_probability_at
-from dsrm_jax.agents.minibatches import deal, descend
+from dsrm_jax.agents.minibatches import deal, descend, flatten_time
 from dsrm_jax.agents.networks import Manager, Worker, lifted_vectors
 from dsrm_jax.agents.ppo import (
     approx_kl,
@@ -254,9 +254,9 @@ def _update(
     fairness = slate_fairness(agent.exposure, rollout, kind=config.fairness)
     advantage, target = _level_advantages(parts, agent.params, rollout, fairness)
     credit = {"manager": advantage["manager"], "worker": slot_credit(advantage["worker"], rollout, catalogue)}
-    batch = (rollout.view, rollout.record, rollout.slate, target, credit)
-    batch = jax.tree.map(lambda x: x.reshape(rollout.reward.size, *x.shape[2:]), batch)
-    *others, credit = deal(batch, epoch_indices(key, rollout.reward.size, config))
+    batch = flatten_time((rollout.view, rollout.record, rollout.slate, target, credit))
+    index = epoch_indices(key, rollout.reward.size, epochs=config.epochs, minibatches=config.minibatches)
+    *others, credit = deal(batch, index)
     minibatches = (*others, jax.tree.map(jax.vmap(normalise), credit))
     loss = partial(_losses, parts, catalogue=catalogue)
     params, opt_state, metrics = descend(loss, parts.optimiser, agent.params, agent.opt_state, minibatches)

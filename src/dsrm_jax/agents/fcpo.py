@@ -29,13 +29,13 @@ from jaxtyping import Array, Float, Int
 from dsrm_jax.agents.agent import Agent, Rollout
 from dsrm_jax.agents.gaussian_cpo import Experience, constrained_step, next_margin
 from dsrm_jax.agents.hyper_action import HyperActor, item_features
-from dsrm_jax.agents.minibatches import deal, descend
+from dsrm_jax.agents.minibatches import deal, descend, flatten_time
 from dsrm_jax.agents.networks import MLP, features
 from dsrm_jax.agents.ppo import (
+    epoch_indices,
     explained_variance,
     gaussian_log_prob,
     gaussian_sample,
-    minibatch_indices,
     value_loss,
 )
 from dsrm_jax.agents.returns import bootstrap_values, generalised_advantage
@@ -116,8 +116,8 @@ def fit_values(
         errors = [jnp.mean(value_loss(apply(params[name], inputs), targets[name])) for name in targets]
         return sum(errors), {}
 
-    index = jax.vmap(lambda k: minibatch_indices(k, num_samples, minibatches))(jax.random.split(key, epochs))
-    dealt = deal((inputs, targets), index.reshape(epochs * minibatches, -1))
+    index = epoch_indices(key, num_samples, epochs=epochs, minibatches=minibatches)
+    dealt = deal((inputs, targets), index)
     return descend(loss, optimiser, params, opt_state, dealt)[:2]
 
 
@@ -187,17 +187,12 @@ def _update(
     config = parts.config
     cost = rollout.popular_share - config.fcpo.popular_limit
     advantage, target, value = _advantages(parts, agent, rollout, {"reward": rollout.reward, "cost": cost})
-    num_samples = rollout.reward.size
-
-    def flat(tree: Any) -> Any:
-        return jax.tree.map(lambda x: x.reshape(num_samples, *x.shape[2:]), tree)
-
     experience = Experience(
-        inputs=flat(rollout.view.state),
-        action=flat(rollout.record.w),
-        log_prob=flat(rollout.record.log_prob),
-        advantage=flat(advantage["reward"]),
-        cost_advantage=flat(advantage["cost"]),
+        inputs=flatten_time(rollout.view.state),
+        action=flatten_time(rollout.record.w),
+        log_prob=flatten_time(rollout.record.log_prob),
+        advantage=flatten_time(advantage["reward"]),
+        cost_advantage=flatten_time(advantage["cost"]),
         excess=jnp.mean(cost) + agent.margin,
     )
     policy, metrics = constrained_step(parts.policy, agent.policy, experience, config=config.fcpo)
@@ -207,8 +202,8 @@ def _update(
         parts.value,
         agent.values,
         agent.opt_state,
-        flat((rollout.view.state, rollout.view.time)),
-        flat(target),
+        flatten_time((rollout.view.state, rollout.view.time)),
+        flatten_time(target),
         optimiser=parts.optimiser,
         epochs=config.epochs,
         minibatches=config.minibatches,

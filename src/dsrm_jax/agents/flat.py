@@ -17,11 +17,11 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.a2c import Value, actor_critic_optimiser, flatten_time, rollout_advantage
+from dsrm_jax.agents.a2c import Value, actor_critic_optimiser, rollout_advantage
 from dsrm_jax.agents.agent import Agent, Rollout
 from dsrm_jax.agents.dsrm_hrl import factored_scores, goal_from, popular_slots, slot_credit
 from dsrm_jax.agents.fairness import Exposure, observe_slates, slate_fairness, start_exposure
-from dsrm_jax.agents.minibatches import deal, descend
+from dsrm_jax.agents.minibatches import deal, descend, flatten_time
 from dsrm_jax.agents.networks import MLP, lifted_vectors
 from dsrm_jax.agents.ppo import (
     approx_kl,
@@ -193,7 +193,8 @@ def _update(
     )
     credit = {"goal": advantage, "slots": slot_credit(advantage, rollout, catalogue)}
     batch = flatten_time((rollout.view, record, rollout.slate, target, credit))
-    *others, credit = deal(batch, epoch_indices(key, advantage.size, config))
+    index = epoch_indices(key, advantage.size, epochs=config.epochs, minibatches=config.minibatches)
+    *others, credit = deal(batch, index)
     minibatches = (*others, jax.tree.map(jax.vmap(normalise), credit))
     loss = partial(_loss, parts, catalogue=catalogue)
     params, opt_state, metrics = descend(loss, parts.optimiser, agent.params, agent.opt_state, minibatches)

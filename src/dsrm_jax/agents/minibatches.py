@@ -17,6 +17,11 @@ from dsrm_jax.mesh_axes import spread_over_users, user_devices
 Loss = Callable[[Any, Any], tuple[jax.Array, dict[str, jax.Array]]]
 
 
+def flatten_time(tree: Any) -> Any:
+    """Return leaves `(T, B, ...)` as `(T B, ...)`."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
 def deal(batch: Any, index: Int[Array, "M n"]) -> Any:
     """Return the samples of every minibatch, leaves `(M, n, ...)`, from leaves `(N, ...)`; each device takes its share of each.
 

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from dsrm_jax.config import AgentConfig
 from dsrm_jax.errors import InputError
 
 
@@ -152,10 +151,10 @@ def minibatch_indices(key: PRNGKeyArray, n: int, minibatches: int) -> Int[Array,
     return jax.random.permutation(key, n).astype(jnp.int32).reshape(minibatches, n // minibatches)
 
 
-def epoch_indices(key: PRNGKeyArray, n: int, config: AgentConfig) -> Int[Array, "EM N/M"]:
-    """Return `minibatch_indices` of `config.epochs` epochs, one after the other; the key is consumed."""
-    epochs = jax.random.split(key, config.epochs)
-    return jnp.concatenate([minibatch_indices(epoch, n, config.minibatches) for epoch in epochs])
+def epoch_indices(key: PRNGKeyArray, n: int, *, epochs: int, minibatches: int) -> Int[Array, "EM N/M"]:
+    """Return `minibatch_indices` of several epochs, one after the other; the key is consumed."""
+    keys = jax.random.split(key, epochs)
+    return jnp.concatenate([minibatch_indices(epoch_key, n, minibatches) for epoch_key in keys])
 
 
 def approx_kl(log_prob: Float[Array, "..."], old_log_prob: Float[Array, "..."]) -> Float[Array, ""]:

@@ -20,6 +20,7 @@ from dsrm_jax.bench.report import print_report
 from dsrm_jax.bench.sizes import SIZES
 from dsrm_jax.bench.work import make_work
 from dsrm_jax.errors import InputError, unknown_name
+from dsrm_jax.training.sharding import using
 
 
 def run(size: str, *, repeats: int = 5, console: Console | None = None) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def measure_part(part: Part, *, user_steps: int, repeats: int) -> dict[str, floa
         What `run` documents under `parts`; `ratio` and `floor_milliseconds` are 0 for a part without matrix products.
     """
     started = time.perf_counter()
-    with jax.set_mesh(part.mesh) if part.mesh else contextlib.nullcontext():
+    with using(part.mesh):
         program = jax.jit(part.function).lower(*part.args).compile()
     compile_seconds = time.perf_counter() - started
     seconds = median_seconds(lambda: jax.block_until_ready(program(*part.args)), repeats=repeats)

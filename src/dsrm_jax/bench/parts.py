@@ -65,8 +65,8 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
     )
     # What follows from these lies on the mesh as they do.
     sessions, env_of_state, view = along_users((env, state.env, state.view), mesh)
-    state = replace(everywhere(state, mesh), env=env_of_state, view=view)
-    keys, world, perception, catalogue = everywhere((keys, world, perception, catalogue), mesh)
+    state = replace(on_every_device(state, mesh), env=env_of_state, view=view)
+    keys, world, perception, catalogue = on_every_device((keys, world, perception, catalogue), mesh)
 
     # Worlds are arguments everywhere: as constants of a program a million users would be compiled into it.
     def rollout(state: Any, world: World, perception: Perception, catalogue: Catalogue) -> Any:
@@ -108,7 +108,7 @@ def along_users(tree: Any, mesh: Mesh | None) -> Any:
     return tree if mesh is None else place(tree, NamedSharding(mesh, PartitionSpec(USERS)))
 
 
-def everywhere(tree: Any, mesh: Mesh | None) -> Any:
+def on_every_device(tree: Any, mesh: Mesh | None) -> Any:
     """Place whole arrays on every device of a mesh; without a mesh they stay as they are."""
     return tree if mesh is None else place(tree, NamedSharding(mesh, PartitionSpec()))
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from dsrm_jax.agents.block_slates import LARGEST_WHOLE
 from dsrm_jax.bench.made_up import factor_world
 from dsrm_jax.bench.measure import measure_part
-from dsrm_jax.bench.parts import Part, along_users, everywhere
+from dsrm_jax.bench.parts import Part, along_users, on_every_device
 from dsrm_jax.bench.report import print_scaling
 from dsrm_jax.budgets import budget
 from dsrm_jax.config import Config
@@ -101,7 +101,7 @@ def purify_seconds(config: Config, *, users: int, repeats: int) -> tuple[float, 
         key, world
     )
     mesh = make_mesh(1, users)
-    arguments = (*everywhere((perception, key), mesh), along_users(observation, mesh))
+    arguments = (*on_every_device((perception, key), mesh), along_users(observation, mesh))
 
     def states(*args: Any) -> jax.Array:
         return perceive(*args).state

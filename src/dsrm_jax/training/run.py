@@ -45,6 +45,7 @@ from dsrm_jax.training.sharding import (
     place_frozen,
     placement_of_results,
     state_shardings,
+    using,
 )
 
 _log = logging.getLogger("dsrm_jax")
@@ -164,7 +165,7 @@ def compile_chunk(
 
     mapped = jax.vmap(chunk, in_axes=(0, None, SEED_AXES))
     placement = placement_of_results(state)
-    with mesh_of(state):
+    with using(mesh_of(state)):
         return jax.jit(mapped, donate_argnums=0, **placement).lower(state, world, perception).compile()
 
 

@@ -160,13 +160,16 @@ def _from_first(x: Any) -> Any:
     return jnp.asarray(value) if isinstance(x, jax.Array) else value
 
 
-def mesh_of(state: TrainState) -> AbstractContextManager[Any]:
-    """Return the context in which programs on the state's mesh are traced (`mesh_axes`); nothing where it is on none."""
+def mesh_of(state: TrainState) -> Mesh | None:
+    """Return the mesh that a training state lies on; None where it is on none."""
     sharding = state.step.sharding
-    if not isinstance(sharding, NamedSharding):
-        return nullcontext()
-    mesh: Any = sharding.mesh
-    return jax.set_mesh(mesh)
+    mesh: Any = sharding.mesh if isinstance(sharding, NamedSharding) else None
+    return mesh
+
+
+def using(mesh: Mesh | None) -> AbstractContextManager[Any]:
+    """Return the context in which programs for a mesh are traced (`mesh_axes`); without a mesh nothing happens."""
+    return nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def placement_of_results(state: TrainState) -> dict[str, Any]:
@@ -174,10 +177,9 @@ def placement_of_results(state: TrainState) -> dict[str, Any]:
 
     Empty where the state is on no mesh, so that one device gets the program that it always got.
     """
-    sharding = state.step.sharding
-    if not isinstance(sharding, NamedSharding):
+    mesh = mesh_of(state)
+    if mesh is None:
         return {}
-    mesh: Any = sharding.mesh
     return {"out_shardings": (state_shardings(mesh), NamedSharding(mesh, P()))}
 
 
