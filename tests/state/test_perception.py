@@ -21,9 +21,9 @@ from dsrm_jax.state.perception import (
     fit_perception_purifier,
     make_perceive,
     perception_modules,
-    probe_perception,
     sample_states,
 )
+from dsrm_jax.state.perception_probes import probe_perception
 from dsrm_jax.state.posterior import UserPosterior
 from dsrm_jax.state.purifier import Purifier, PurifierBatch
 from dsrm_jax.state.targets import Visited

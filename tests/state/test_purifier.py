@@ -60,9 +60,9 @@ def purify(config, params, batch, key=None):
 
 
 def leak(config, params, batch):
-    losses = jax.jit(partial(level_losses, config=config))(params, jax.random.key(5), batch)
-    target = batch.state if config.kind == "paper" else batch.target
     schedule = make_schedule(config.schedule, config.diffusion_steps)
+    losses = jax.jit(partial(level_losses, config=config))(params, jax.random.key(5), batch, schedule)
+    target = batch.state if config.kind == "paper" else batch.target
     return leak_ratio(losses, gaussian_floor(params.target.apply(target), schedule))
 
 

@@ -11,9 +11,15 @@ from dsrm_jax.config import AgentConfig, Config, EncoderConfig, EnvironmentConfi
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.world import History
 from dsrm_jax.state.encoder import Embeddings, gather_evidence, make_encoder
-from dsrm_jax.state.perception import Perception, make_perceive, perception_modules, seed_axes
+from dsrm_jax.state.perception import (
+    Perception,
+    make_perceive,
+    perception_modules,
+    seed_axes,
+    share_process,
+)
 from dsrm_jax.state.purifier import PurifierBatch
-from dsrm_jax.sweep.programs import compiled, share
+from dsrm_jax.sweep.programs import compiled
 
 H, DIM, ITEMS, SEEDS, USERS = 8, 2, 15, 2, 5
 CONFIG = Config(
@@ -66,7 +72,7 @@ def test_points_that_differ_in_their_reverse_process_share_one_program_and_nothi
     ):
         config = varied(**changes)
         alone = states(config, perception, {})
-        found = states(*share(config, perception), memory)
+        found = states(*share_process(config, perception), memory)
         np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-4)
         kept.append((memory["program", "see"][1], np.asarray(found)))
     assert len({id(program) for program, _ in kept}) == 1
@@ -76,14 +82,14 @@ def test_points_that_differ_in_their_reverse_process_share_one_program_and_nothi
 
 def test_processes_longer_than_the_arrays_are_held_whole(perception):
     config = varied(diffusion_steps=600)
-    found = states(*share(config, perception), {})
+    found = states(*share_process(config, perception), {})
     np.testing.assert_allclose(found, states(config, perception, {}), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("changes", [{"kind": "identity"}, {"kind": "regression"}, {"noise_scale": 1.0}])
 def test_what_has_no_reverse_process_or_draws_for_each_level_is_left_as_it_is(perception, changes):
     config = varied(**changes)
-    assert share(config, perception) == (config, perception)
+    assert share_process(config, perception) == (config, perception)
 
 
 def test_a_program_is_compiled_anew_where_anything_but_the_agents_floats_differs():

@@ -28,7 +28,7 @@ class A2CConfig:
 
     discount: float = 0.9
     """Discount per step, in [0, 1)."""
-    entropy_weight: float = 0.02
+    entropy_weight: float = 0.0
     """Weight of the entropy bonus, per unit of normalised advantage."""
     minibatches: int = 4
     """Gradient steps per rollout, each on its own share of the samples."""
@@ -80,7 +80,7 @@ class MOFIRConfig:
 
     discount: float = 0.9
     """Discount per step, in [0, 1)."""
-    preference: float = 0.7
+    preference: float = 0.5
     """Weight of utility at evaluation, in [0, 1]; fairness gets the rest."""
     fairness_reward: Literal["balance", "long_tail"] = "balance"
     """Fairness of a slate with popular share s: balance is 1 - abs(2s - 1), long_tail is 1 - s."""
@@ -104,7 +104,7 @@ class DORLConfig:
     """World models."""
     uncertainty_weight: float = 0.5
     """lambda_1, weight of the largest predicted variance."""
-    entropy_weight: float = 0.01
+    entropy_weight: float = 0.05
     """lambda_2, weight of the log's next-item entropy."""
     window: int = 2
     """Longest tuple of last items, the shown one among them, that the entropy is conditioned on."""
@@ -124,7 +124,7 @@ class DNaIRConfig:
 
     discount: float = 0.9
     """Discount per step, in [0, 1)."""
-    novelty_weight: float = 0.01
+    novelty_weight: float = 0.003
     """Weight of quality over log popularity in the shaped reward."""
     exploration: float = 0.05
     """Probability that a slot is filled by a uniformly random item."""
@@ -138,7 +138,7 @@ class SAC4IRConfig:
     """Transitions per gradient step."""
     discount: float = 0.9
     """Discount per step, in [0, 1)."""
-    entropy_ratio: float = 0.8
+    entropy_ratio: float = 0.4
     """Target entropy as a share of log J, in (0, 1)."""
     initial_temperature: float = 0.01
     """Temperature alpha at the start."""

@@ -16,10 +16,10 @@ from dsrm_jax.state.perception import (
     Perception,
     fit_perception_purifier,
     perception_modules,
-    probe_perception,
     purifier_settings,
     sample_states,
 )
+from dsrm_jax.state.perception_probes import probe_perception
 from dsrm_jax.state.popularity_probes import clicked_popularity
 from dsrm_jax.state.posterior import UserPosterior
 from dsrm_jax.state.purifier import Purifier, PurifierBatch

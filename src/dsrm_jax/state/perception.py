@@ -25,11 +25,9 @@ from dsrm_jax.state.encoder import (
     summary_dim,
 )
 from dsrm_jax.state.posterior import UserPosterior, without_window
-from dsrm_jax.state.probes import change, gaussian_floor, leak_ratio, oracle_recovery
-from dsrm_jax.state.process import ReverseProcess
-from dsrm_jax.state.purifier import Purifier, PurifierBatch, level_losses, make_purifier
+from dsrm_jax.state.process import LEVELS, ReverseProcess, at_defaults, padded
+from dsrm_jax.state.purifier import Purifier, PurifierBatch, make_purifier
 from dsrm_jax.state.rce import LabelledBatch, fit_denoiser, make_rce_purifier, sample_labelled_states
-from dsrm_jax.state.schedule import make_schedule
 from dsrm_jax.state.stage_one import fit_purifier
 from dsrm_jax.state.targets import Visited, check_target, corrupted, every_second, halves
 from dsrm_jax.state.tce import make_tce_purifier
@@ -59,7 +57,7 @@ class Perception:
     Attributes:
         encoder: shared by all seeds, it is a product of the log.
         purifier: parameters of the purifier; with a leading seed axis where several seeds are trained together.
-        process: the reverse process that a program takes as an argument (`sweep.programs`); None: the configuration's.
+        process: the reverse process that a program takes as an argument (`share_process`); None: the configuration's.
     """
 
     encoder: EncoderParams
@@ -95,6 +93,35 @@ def perception_modules(config: Config) -> tuple[Encoder, Purifier]:
         return make_encoder(config.encoder), DENOISERS[settings.kind](config.denoiser, state_dim=state_dim)
     purifier = make_purifier(settings, state_dim=state_dim, condition_dim=summary_dim(state_dim))
     return make_encoder(config.encoder), purifier
+
+
+def share_process(config: Config, perception: Perception) -> tuple[Config, Perception]:
+    """Take the reverse process out of a configuration and put it beside the purifier's parameters.
+
+    A purifier's number of diffusion steps and its schedule decide how often a loop runs and what it reads, not what it does:
+    configurations that differ in nothing else are served by one program that takes the process as an argument. Where a purifier
+    has no reverse process, or draws noise for every level of it, nothing changes.
+
+    Args:
+        config: any.
+        perception: its purifier, with a leading seed axis.
+
+    Returns:
+        `(config, perception)` that mean the same to every program. Equal configurations make equal programs.
+    """
+    settings = purifier_settings(config)
+    _, purifier = perception_modules(config)
+    if purifier.process is None or settings.noise_scale != 0:
+        return config, perception
+    make = purifier.process
+
+    def process_of(params: Any) -> ReverseProcess:
+        process = make(params)
+        visited = process.schedule.time.shape[0]
+        return padded(process, -(-visited // LEVELS) * LEVELS)
+
+    of_seeds = jax.vmap(process_of, out_axes=PROCESS_AXES)(perception.purifier)
+    return replace(config, purifier=at_defaults(config.purifier)), replace(perception, process=of_seeds)
 
 
 def make_perceive(config: Config) -> Perceive:
@@ -275,67 +302,3 @@ def fit_perception_purifier(
 
     mapped = jax.jit(jax.vmap(fit, in_axes=(0, None, None, None, 0, 0)))
     return mapped(keys, params, starts, posterior, visited, initial)
-
-
-def probe_perception(
-    key: Key[Array, ""],
-    config: Config,
-    perception: Perception,
-    starts: SessionStarts,
-    posterior: UserPosterior,
-    *,
-    num_states: int = 2000,
-) -> dict[str, Float[Array, "N"]]:
-    """Measure P1, P2 and P6 of trained purifiers on histories of users they need not have seen.
-
-    Args:
-        key: consumed; draws the histories, the purifier's noise and P2's.
-        config: of the run.
-        perception: purifier parameters with a leading axis N, one per seed.
-        starts: log rows of the users to probe.
-        posterior: of these users; its mode without the window's own events stands for the clean state, so that no kind is
-            rewarded for what it shares with the target's own estimate.
-        num_states: histories drawn.
-
-    Returns:
-        `change` (P1, relative), `cosine`, `cka`, `recovery` (P6) and, for diffusion purifiers, `leak` (P2: error at k = 1 over
-        the unconditional floor; below .2 the condition contains the target), each `(N,)`.
-    """
-    encoder, purifier = perception_modules(config)
-    settings = purifier_settings(config)
-    batch_key, purify_key, loss_key = jax.random.split(key, 3)
-
-    def probe(
-        params: Any, encoder_params: EncoderParams, starts: SessionStarts, posterior: UserPosterior
-    ) -> Any:
-        batch = sample_states(
-            batch_key,
-            encoder,
-            encoder_params,
-            starts,
-            posterior,
-            history_length=config.environment.history_length,
-            arrival_length=config.environment.arrival_length,
-            mask_rate=0.0,
-            batch_size=num_states,
-            kind="full",
-        )
-        purified = purifier.purify(params, purify_key, batch.state, batch.condition)
-        moved = change(batch.state, purified)
-        found = {
-            "change": moved.relative,
-            "cosine": moved.cosine,
-            "cka": moved.cka,
-            "recovery": oracle_recovery(batch.state, purified, batch.target),
-        }
-        if settings.kind in ("paper", "sdedit", "masked", "guided"):
-            target = batch.state if settings.kind in ("paper", "sdedit") else batch.target
-            schedule = make_schedule(settings.schedule, settings.diffusion_steps)
-            floor = gaussian_floor(params.target.apply(target), schedule)
-            losses = level_losses(params, loss_key, batch, config=settings)
-            found["leak"] = leak_ratio(losses, floor)[0]
-        return found
-
-    # the identity has no parameters that could tell the number of seeds
-    mapped = jax.vmap(probe, in_axes=(0, None, None, None), axis_size=len(config.training.seeds))
-    return jax.jit(mapped)(perception.purifier, perception.encoder, starts, posterior)

@@ -22,6 +22,8 @@ from dsrm_jax.state.schedule import Schedule, make_schedule, sampling_levels
 
 # of the log-likelihood in one reverse process: with every one of 20 levels the states differ by .4 %
 EXPANSIONS = 10
+# that a shared program's arrays hold; a process with more levels gets the next multiple
+LEVELS = 512
 # settings that decide which levels are visited from where, and nothing else
 OF_PROCESS = ("diffusion_steps", "schedule", "sampling_steps", "start_fraction")
 

@@ -166,24 +166,29 @@ def make_purifier(config: PurifierConfig, *, state_dim: int, condition_dim: int)
 
 
 def level_losses(
-    params: PurifierParams, key: Key[Array, ""], batch: PurifierBatch, *, config: PurifierConfig
+    params: PurifierParams,
+    key: Key[Array, ""],
+    batch: PurifierBatch,
+    levels: Schedule,
+    *,
+    config: PurifierConfig,
 ) -> Float[Array, "S"]:
-    """Return Eq. (7) at each level k = 1..S, condition kept: probe P2's input (`probes.leak_ratio`).
+    """Return Eq. (7) at each of some levels, condition kept: probe P2's input (`probes.leak_ratio`).
 
     Args:
         params: of a diffusion purifier.
         key: consumed; one noise draw per row serves all levels.
         batch: held-out states.
+        levels: their coefficients, leaves `(S,)`; a whole schedule for k = 1..S.
         config: what the purifier was made from.
     """
-    schedule = make_schedule(config.schedule, config.diffusion_steps)
     rows = batch.state.shape[0]
 
-    def at(level: Array) -> Array:
-        step = at_level(schedule, jnp.full((rows,), level))
+    def at(level: Schedule) -> Array:
+        step = jax.tree.map(lambda leaf: jnp.full((rows,), leaf), level)
         return jnp.mean(_velocity_error(config, params, key, batch, step, jnp.ones(rows, bool)))
 
-    return schedule.alpha_bar * jax.lax.map(at, jnp.arange(1, config.diffusion_steps + 1))
+    return levels.alpha_bar * jax.lax.map(at, levels)
 
 
 def fit_normaliser(x: Float[Array, "N D"]) -> Normaliser:
@@ -359,10 +364,11 @@ def _velocity_error(
     clean = normaliser[1].apply(batch.target)
     eps = jax.random.normal(key, clean.shape)
     noised = add_noise(step, clean, eps)
-    projected: Any = denoiser.apply(
-        params.network, normaliser[0].apply(batch.condition.summary), method="project"
-    )
     features = denoiser.apply(params.network, step.time, method="levels")
-    projected = jnp.where(keep[:, None] & (config.kind not in _UNCONDITIONAL), projected, 0.0)
+    projected: Any = jnp.zeros(config.hidden)
+    if config.kind not in _UNCONDITIONAL:  # else the batch's condition is not read, and costs nothing to make
+        condition = normaliser[0].apply(batch.condition.summary)
+        projected = denoiser.apply(params.network, condition, method="project")
+        projected = jnp.where(keep[:, None], projected, 0.0)
     predicted: Any = denoiser.apply(params.network, noised, features, projected, method="denoise")
     return jnp.mean((predicted - velocity(step, clean, eps)) ** 2, axis=-1)

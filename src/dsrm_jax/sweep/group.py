@@ -21,9 +21,9 @@ from dsrm_jax.evaluation.metrics import summarise_seeds
 from dsrm_jax.evaluation.sessions import Sessions, agent_decisions, of_each, oracle_decisions, run_sessions
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.world import World
-from dsrm_jax.state.perception import Perception, make_perceive, seed_axes
+from dsrm_jax.state.perception import Perception, make_perceive, seed_axes, share_process
 from dsrm_jax.sweep.plan import Point
-from dsrm_jax.sweep.programs import compiled, share
+from dsrm_jax.sweep.programs import compiled
 from dsrm_jax.training.logging import nonfinite
 from dsrm_jax.training.loop import make_trainer
 from dsrm_jax.training.prepare import Memory, Prepared, prepare, remembered_worlds, seed_keys
@@ -31,9 +31,8 @@ from dsrm_jax.training.run import chunk_size, metric_rows, num_updates
 from dsrm_jax.training.serialise import json_value, write_text
 
 Say = Callable[[str], None]
-VALIDATION = (
-    4  # stage of `seed_keys` of validation sessions: 2 is that of held-out ones, 3 of Stage I's refresh
-)
+# stage of `seed_keys` of validation sessions: 2 is that of held-out ones, 3 of Stage I's refresh
+VALIDATION = 4
 
 
 def run_group(
@@ -60,7 +59,7 @@ def run_group(
     config = points[0].config
     prepared = prepare(config, say, memory)
     agents = _stack([point.config.agent for point in points])
-    config, perception = share(config, prepared.perception)
+    config, perception = share_process(config, prepared.perception)
     state, rows, timing = _train(config, agents, prepared.worlds.train, perception, memory, say)
     world = prepared.worlds.test
     if validate:

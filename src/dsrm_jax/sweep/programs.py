@@ -1,8 +1,4 @@
-"""Compiled programs, and what lets the points of a sweep share them.
-
-A purifier's number of diffusion steps and its schedule decide how often a loop runs and what it reads, not what it does: points
-that differ in nothing else are served by one program that takes the reverse process as an argument.
-"""
+"""Compiled programs that points share."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,39 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dsrm_jax.config import AgentConfig, Config
-from dsrm_jax.state.perception import PROCESS_AXES, Perception, perception_modules, purifier_settings
-from dsrm_jax.state.process import ReverseProcess, at_defaults, padded
 from dsrm_jax.training.prepare import Memory
-
-# that a shared program's arrays hold; a process with more levels gets the next multiple
-LEVELS = 512
-
-
-def share(config: Config, perception: Perception) -> tuple[Config, Perception]:
-    """Take the reverse process out of a configuration and put it beside the purifier's parameters.
-
-    Where a purifier has no reverse process, or draws noise for every level of it, nothing changes.
-
-    Args:
-        config: of a point.
-        perception: its purifier, with a leading seed axis.
-
-    Returns:
-        `(config, perception)` that mean the same to every program. Equal configurations make equal programs.
-    """
-    settings = purifier_settings(config)
-    _, purifier = perception_modules(config)
-    if purifier.process is None or settings.noise_scale != 0:
-        return config, perception
-    make = purifier.process
-
-    def process_of(params: Any) -> ReverseProcess:
-        process = make(params)
-        visited = process.schedule.time.shape[0]
-        return padded(process, -(-visited // LEVELS) * LEVELS)
-
-    of_seeds = jax.vmap(process_of, out_axes=PROCESS_AXES)(perception.purifier)
-    return replace(config, purifier=at_defaults(config.purifier)), replace(perception, process=of_seeds)
 
 
 def compiled(

@@ -33,9 +33,9 @@ from dsrm_jax.state.perception import (
     Perception,
     fit_perception_purifier,
     perception_modules,
-    probe_perception,
     purifier_settings,
 )
+from dsrm_jax.state.perception_probes import probe_perception
 from dsrm_jax.state.posterior import UserPosterior, fit_posterior
 from dsrm_jax.state.process import OF_PROCESS, at_defaults
 from dsrm_jax.state.purifier import PurifierBatch
