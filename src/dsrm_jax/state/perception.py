@@ -109,11 +109,9 @@ def share_process(config: Config, perception: Perception) -> tuple[Config, Perce
     Returns:
         `(config, perception)` that mean the same to every program. Equal configurations make equal programs.
     """
-    settings = purifier_settings(config)
-    _, purifier = perception_modules(config)
-    if purifier.process is None or settings.noise_scale != 0:
+    make = _process_maker(config)
+    if make is None:
         return config, perception
-    make = purifier.process
 
     def process_of(params: Any) -> ReverseProcess:
         process = make(params)
@@ -121,7 +119,23 @@ def share_process(config: Config, perception: Perception) -> tuple[Config, Perce
         return padded(process, -(-visited // LEVELS) * LEVELS)
 
     of_seeds = jax.vmap(process_of, out_axes=PROCESS_AXES)(perception.purifier)
-    return replace(config, purifier=at_defaults(config.purifier)), replace(perception, process=of_seeds)
+    return _without_process(config), replace(perception, process=of_seeds)
+
+
+def share_process_shapes(config: Config, like: Perception) -> tuple[Config, Perception]:
+    """Return what `share_process` would, of the shapes of a perception."""
+    shared = config if _process_maker(config) is None else _without_process(config)
+    return shared, jax.eval_shape(lambda perception: share_process(config, perception)[1], like)
+
+
+def _process_maker(config: Config) -> Callable[[Any], ReverseProcess] | None:
+    """Return what makes the reverse process of a purifier's parameters; None where it cannot be an argument."""
+    draws = purifier_settings(config).noise_scale != 0
+    return None if draws else perception_modules(config)[1].process
+
+
+def _without_process(config: Config) -> Config:
+    return replace(config, purifier=at_defaults(config.purifier))
 
 
 def make_perceive(config: Config) -> Perceive:

@@ -8,8 +8,9 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +22,26 @@ from dsrm_jax.evaluation.metrics import summarise_seeds
 from dsrm_jax.evaluation.sessions import Sessions, agent_decisions, of_each, oracle_decisions, run_sessions
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.world import World
-from dsrm_jax.state.perception import Perception, make_perceive, seed_axes, share_process
+from dsrm_jax.state.perception import (
+    Perception,
+    make_perceive,
+    seed_axes,
+    share_process,
+    share_process_shapes,
+)
+from dsrm_jax.sweep.handover import hand_over
 from dsrm_jax.sweep.plan import Point
 from dsrm_jax.sweep.programs import compiled
 from dsrm_jax.training.logging import nonfinite
 from dsrm_jax.training.loop import make_trainer
-from dsrm_jax.training.prepare import Memory, Prepared, prepare, remembered_worlds, seed_keys
+from dsrm_jax.training.prepare import (
+    Memory,
+    Prepared,
+    perception_like,
+    prepare,
+    remembered_worlds,
+    seed_keys,
+)
 from dsrm_jax.training.run import chunk_size, metric_rows, num_updates
 from dsrm_jax.training.serialise import json_value, write_text
 
@@ -35,13 +50,29 @@ Say = Callable[[str], None]
 VALIDATION = 4
 
 
+class Programs(NamedTuple):
+    """What trains and evaluates a group, compiled.
+
+    Attributes:
+        init, train: None for a method that learns nothing.
+        evaluate: gives complete sessions.
+        updates: of one call of `train`.
+    """
+
+    init: Callable[..., Any] | None
+    train: Callable[..., Any] | None
+    evaluate: Callable[..., Any]
+    updates: int
+
+
 def run_group(
     points: Sequence[Point], folder: Path, memory: Memory, say: Say, *, validate: bool
 ) -> list[dict[str, Any]]:
     """Train, evaluate and write the points of one group.
 
     Each point gets `<folder>/<name>/`: `metrics.jsonl`, `sessions.npz` (of each seed, what `metrics.difference` needs) and,
-    last of all, `result.json`: a point that has it is finished.
+    last of all, `result.json`: a point that has it is finished. Stage I is shared with the sweep's other workers (`handover`);
+    while one of them makes it, the programs are compiled from its shapes.
 
     Args:
         points: of one group of `plan.group`.
@@ -57,17 +88,38 @@ def run_group(
         InputError: settings or data that cannot be used.
     """
     config = points[0].config
-    prepared = prepare(config, say, memory)
     agents = _stack([point.config.agent for point in points])
-    config, perception = share_process(config, prepared.perception)
-    state, rows, timing = _train(config, agents, prepared.worlds.train, perception, memory, say)
-    world = prepared.worlds.test
+    log, worlds, _ = remembered_worlds(config, say, memory)
+    world = worlds.test
     if validate:
         plain = replace(config, agent=replace(config.agent, method="random"))
         world = remembered_worlds(plain, say, memory)[1].train
-    sessions, evaluated = _evaluate(config, agents, state, world, perception, memory, validate=validate)
-    timing["compile_seconds"] += evaluated.pop("compile_seconds")
-    timing |= evaluated
+    evaluation_keys = seed_keys(config, VALIDATION if validate else 2)
+    ahead = 0.0
+
+    def programs(config: Config, perception: Perception) -> tuple[Programs, float]:
+        started = time.perf_counter()
+        made = _compile(config, agents, worlds.train, world, perception, memory)
+        return made, time.perf_counter() - started
+
+    def meanwhile() -> None:
+        nonlocal ahead
+        shapes = share_process_shapes(config, perception_like(config, log.num_items))
+        ahead = programs(*shapes)[1]
+
+    prepared = prepare(config, say, memory, partial(hand_over, folder, meanwhile, say))
+    shared, perception = share_process(config, prepared.perception)
+    made, compiling = programs(shared, perception)
+    timing = {"compile_seconds": ahead + compiling}
+    state, rows, seconds = _train(made, shared, agents, worlds.train, perception)
+    timing |= seconds
+    started = time.perf_counter()
+    sessions = jax.device_get(made.evaluate(agents, evaluation_keys, state, world, perception))
+    timing["evaluation_seconds"] = time.perf_counter() - started
+    say(
+        f"{config.agent.method}: compiled {timing['compile_seconds']:.0f} s, trained {timing['train_seconds']:.0f} s, "
+        f"evaluated {timing['evaluation_seconds']:.0f} s"
+    )
     timing = {
         name: value / len(points) if name.endswith("_seconds") else value for name, value in timing.items()
     }
@@ -82,67 +134,50 @@ def _stack(agents: Sequence[AgentConfig]) -> AgentConfig:
     return jax.tree.map(lambda *values: jnp.asarray(values, jnp.float32), *agents)
 
 
-def _train(
-    config: Config, agents: AgentConfig, world: World, perception: Perception, memory: Memory, say: Say
-) -> tuple[Any, list[dict[str, Any]], dict[str, float]]:
-    """Return trained agent states `(P, N, ...)`, rows of metrics `(P, N)` and the group's seconds; yardsticks learn nothing."""
-    if config.agent.method not in LEARNERS:
-        return (), [], {"compile_seconds": 0.0, "train_seconds": 0.0, "user_steps_per_second": math.nan}
-
-    def per_seed(function: Callable[..., Any]) -> Callable[..., Any]:
-        seeds = jax.vmap(function, in_axes=(None, 0, None, seed_axes(perception)))
-        return jax.vmap(seeds, in_axes=(0, None if function is init else 0, None, None))
+def _compile(
+    config: Config,
+    agents: AgentConfig,
+    training: World,
+    evaluated: World,
+    perception: Perception,
+    memory: Memory,
+) -> Programs:
+    """Compile what the memory does not hold; the perception's shapes will do."""
 
     def init(agent: AgentConfig, key: jax.Array, world: World, perception: Perception) -> Any:
         return make_trainer(replace(config, agent=agent)).init(key, world, perception)
 
-    length = chunk_size(replace(config, training=replace(config.training, chunk_updates=25)))
-
     def chunk(agent: AgentConfig, state: Any, world: World, perception: Perception) -> Any:
-        return make_trainer(replace(config, agent=agent)).train(state, world, perception, length)
+        return make_trainer(replace(config, agent=agent)).train(state, world, perception, updates)
 
-    started = time.perf_counter()
-    begin = (agents, seed_keys(config, 0), world, perception)
-    state = compiled(memory, "init", config, per_seed(init), *begin)(*begin)
-    go_on = (agents, state, world, perception)
-    program = compiled(memory, "train", config, per_seed(chunk), *go_on, donate_argnums=1)
-    ready = time.perf_counter()
-    rows: list[dict[str, Any]] = []
-    for _ in range(num_updates(config) // length):
-        state, metrics = program(agents, state, world, perception)
-        metrics = jax.tree.map(lambda x: np.moveaxis(np.asarray(x), -1, 1), metrics)  # (P, update, N)
-        step = rows[-1]["step"] if rows else 0
-        rows += metric_rows(metrics, step, config.training.rollout_length, time.perf_counter() - ready)
-    seconds = time.perf_counter() - ready
-    policies = len(config.training.seeds) * len(jax.tree.leaves(agents)[0])
-    steps = num_updates(config) * config.training.rollout_length * config.training.num_users * policies
-    say(f"{config.agent.method}: compiled {ready - started:.0f} s, trained {seconds:.0f} s")
-    return (
-        state.agent,
-        rows,
-        {
-            "compile_seconds": ready - started,
-            "train_seconds": seconds,
-            "user_steps_per_second": steps / seconds,
-        },
-    )
+    def mapped(function: Callable[..., Any], points: tuple[int | None, ...]) -> Callable[..., Any]:
+        world_and_perception = (None, seed_axes(perception))
+        seeds = tuple(None if i == 0 else 0 for i in range(len(points)))
+        inside = jax.vmap(function, in_axes=(*seeds, *world_and_perception))
+        return jax.vmap(inside, in_axes=(*points, None, None))
+
+    updates = chunk_size(replace(config, training=replace(config.training, chunk_updates=25)))
+    starting = training_program = None
+    agent: Any = ()
+    if config.agent.method in LEARNERS:
+        begin = (agents, seed_keys(config, 0), training, perception)
+        starting = compiled(memory, "init", config, mapped(init, (0, None)), *begin)
+        state = jax.eval_shape(mapped(init, (0, None)), *begin)
+        go_on = (agents, state, training, perception)
+        training_program = compiled(memory, "train", config, mapped(chunk, (0, 0)), *go_on, donate_argnums=1)
+        agent = state.agent
+    play = (agents, seed_keys(config, 2), agent, evaluated, perception)
+    evaluate = compiled(memory, "evaluate", config, mapped(_player(config), (0, None, 0)), *play)
+    return Programs(starting, training_program, evaluate, updates)
 
 
-def _evaluate(
-    config: Config,
-    agents: AgentConfig,
-    state: Any,
-    world: World,
-    perception: Perception,
-    memory: Memory,
-    *,
-    validate: bool,
-) -> tuple[Sessions, dict[str, float]]:
-    """Return complete sessions of every point and seed, leaves `(P, N, ...)` on the host, and the group's seconds."""
-    environment = make_environment(config.environment)
-    settings = config.evaluation
+def _player(config: Config) -> Callable[..., Sessions]:
+    """Return `(agent settings, key, agent state, world, perception) -> Sessions`."""
+    environment, settings = make_environment(config.environment), config.evaluation
 
-    def run(agent: AgentConfig, key: jax.Array, state: Any, world: World, perception: Perception) -> Sessions:
+    def play(
+        agent: AgentConfig, key: jax.Array, state: Any, world: World, perception: Perception
+    ) -> Sessions:
         if config.agent.method == "oracle":
             decide = oracle_decisions(slate_size=config.environment.slate_size)
         else:
@@ -159,15 +194,27 @@ def _evaluate(
             num_users=min(settings.num_users, settings.num_sessions),
         )
 
-    seeds = jax.vmap(run, in_axes=(None, 0, 0, None, seed_axes(perception)))
-    points = jax.vmap(seeds, in_axes=(0, None, 0, None, None))
-    arguments = (agents, seed_keys(config, VALIDATION if validate else 2), state, world, perception)
+    return play
+
+
+def _train(
+    programs: Programs, config: Config, agents: AgentConfig, world: World, perception: Perception
+) -> tuple[Any, list[dict[str, Any]], dict[str, float]]:
+    """Return trained agent states `(P, N, ...)`, rows of metrics `(P, N)` and the group's seconds; yardsticks learn nothing."""
+    if programs.init is None or programs.train is None:
+        return (), [], {"train_seconds": 0.0, "user_steps_per_second": math.nan}
+    state = programs.init(agents, seed_keys(config, 0), world, perception)
     started = time.perf_counter()
-    program = compiled(memory, "evaluate", config, points, *arguments)
-    ready = time.perf_counter()
-    sessions = jax.device_get(program(*arguments))
-    seconds = {"compile_seconds": ready - started, "evaluation_seconds": time.perf_counter() - ready}
-    return sessions, seconds
+    rows: list[dict[str, Any]] = []
+    for _ in range(num_updates(config) // programs.updates):
+        state, metrics = programs.train(agents, state, world, perception)
+        metrics = jax.tree.map(lambda x: np.moveaxis(np.asarray(x), -1, 1), metrics)  # (P, update, N)
+        step = rows[-1]["step"] if rows else 0
+        rows += metric_rows(metrics, step, config.training.rollout_length, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    policies = len(config.training.seeds) * len(jax.tree.leaves(agents)[0])
+    steps = num_updates(config) * config.training.rollout_length * config.training.num_users * policies
+    return state.agent, rows, {"train_seconds": seconds, "user_steps_per_second": steps / seconds}
 
 
 def _of_point(row: dict[str, Any], index: int) -> dict[str, Any]:

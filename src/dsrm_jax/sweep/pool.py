@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from dsrm_jax.training.lock import held
 from dsrm_jax.training.serialise import from_json, from_json_value, load_json, write_text
 
 Say = Callable[[str], None]
+STAGE_ONE = "stage-one"  # folder in that of the sweep, while it runs: what its workers share (`handover`)
 ATTEMPTS = 2  # a group that kills its worker this often is reported and left
 
 
@@ -76,6 +78,8 @@ def run_points(
             with _terminable():
                 _Pool(folder, groups, workers or cores(), say).run()
     paths = [folder / point.name / "result.json" for point in points]
+    if all(path.exists() for path in paths):
+        shutil.rmtree(folder / STAGE_ONE, ignore_errors=True)
     return [from_json_value(load_json(path)) for path in paths if path.exists()]
 
 

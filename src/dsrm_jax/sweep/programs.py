@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from dsrm_jax.config import AgentConfig, Config
 from dsrm_jax.training.prepare import Memory
@@ -21,10 +20,10 @@ def compiled(
         name: of the program.
         config: all that `function` is closed over, but the agent's floats, which it takes as an argument.
         function: pure.
-        arguments: with the shapes and types that the program is for.
+        arguments: with the shapes and types that the program is for; `jax.ShapeDtypeStruct`s will do.
         options: of `jax.jit`.
     """
-    types = tuple((jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(arguments))
+    types = tuple((x.shape, x.dtype) for x in jax.tree.leaves(jax.eval_shape(lambda *x: x, *arguments)))
     structures = jax.tree.structure(config.agent), jax.tree.structure(arguments)
     key = (replace(config, agent=AgentConfig()), *structures, types)
     kept = memory.get(("program", name))

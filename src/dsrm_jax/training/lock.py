@@ -7,6 +7,10 @@ from pathlib import Path
 from dsrm_jax.errors import InputError
 
 
+class BusyError(InputError):
+    """Another process holds the lock."""
+
+
 @contextlib.contextmanager
 def held(path: Path, *, busy: str, unwritable: Callable[[object], str]) -> Iterator[OSError | None]:
     """Hold an advisory lock on a file, which is made where it is absent, while the block runs.
@@ -20,7 +24,8 @@ def held(path: Path, *, busy: str, unwritable: Callable[[object], str]) -> Itera
         None, or why the file system gives no locks; the block runs all the same. Off POSIX nothing is locked.
 
     Raises:
-        InputError: `busy` or `unwritable`.
+        BusyError: `busy`.
+        InputError: `unwritable`.
     """
     try:
         import fcntl
@@ -36,7 +41,7 @@ def held(path: Path, *, busy: str, unwritable: Callable[[object], str]) -> Itera
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(busy) from error
+            raise BusyError(busy) from error
         except OSError as error:
             without = error
         yield without

@@ -41,6 +41,7 @@ from dsrm_jax.state.process import OF_PROCESS, at_defaults
 from dsrm_jax.state.purifier import PurifierBatch
 from dsrm_jax.training.random_exposure import random_exposure_states
 from dsrm_jax.training.refresh import refresh_perception
+from dsrm_jax.training.serialise import FINGERPRINT_FORMAT, digest
 
 # purifier settings that Stage I does not read, but for `paper`
 REVERSE_ONLY = (*OF_PROCESS, "sampler", "noise_scale", "guidance_scale", "guidance_steps", "exposure_scale")
@@ -51,6 +52,24 @@ REFRESH_STAGE = 3
 RANDOM_EXPOSURE_STAGE = 4
 POSTERIOR_STAGE = 5
 DATA_STAGE = 1000  # beyond the stages of `seed_keys`
+
+
+@struct.dataclass
+class StageOne:
+    """What is trained before Stage II and frozen in it.
+
+    Attributes:
+        perception: encoder, and one purifier per seed (leading axis).
+        posterior: what the training log tells of every user of its vocabulary.
+        facts: losses and times, plain numbers.
+    """
+
+    perception: Perception
+    posterior: UserPosterior
+    facts: dict[str, Any] = struct.field(pytree_node=False)
+
+
+Share = Callable[[str, StageOne, Callable[[], StageOne]], StageOne]
 
 
 @struct.dataclass
@@ -129,7 +148,9 @@ def check_usable(method: str, log: InteractionLog) -> None:
         raise InputError(f"method {method} {lack} ({log.source}): choose one of {', '.join(able)}")
 
 
-def prepare(config: Config, say: Say = print, memory: Memory | None = None) -> Prepared:
+def prepare(
+    config: Config, say: Say = print, memory: Memory | None = None, share: Share | None = None
+) -> Prepared:
     """Load the data, build the worlds and train everything that is frozen in Stage II.
 
     Item embeddings and encoder depend on the data's seed alone and are shared; each seed of the run trains its own purifier.
@@ -138,23 +159,49 @@ def prepare(config: Config, say: Say = print, memory: Memory | None = None) -> P
         config: a validated configuration.
         say: told what is being done, a line each.
         memory: where one process that prepares several configurations keeps what they share; it is added to.
+        share: `(name, shapes, make) -> StageOne`, how several processes share Stage I: returns what `make()` would, of its
+            own or another process. Equal names stand for equal results.
 
     Raises:
         InputError: data or settings that cannot be used.
     """
     memory = {} if memory is None else memory
     log, worlds, facts = remembered_worlds(config, say, memory)
-    key = data_key(config)
-    shared: tuple[Any, ...] = (config.data, config.synthetic, config.encoder)
+    key = _stage_one_key(config)
+
+    def make() -> StageOne:
+        return _stage_one(config, log, worlds, say, memory)
+
+    def obtain() -> StageOne:
+        return (
+            make()
+            if share is None
+            else share(digest([FINGERPRINT_FORMAT, repr(key)]), _stage_one_like(config, log), make)
+        )
+
+    frozen = _once(memory, ("stage one", *key), obtain)
+    held_out = frozen.posterior.of(worlds.test_users)
+    probe_key = jax.random.fold_in(data_key(config), 3)
+    probes = probe_perception(probe_key, config, frozen.perception, worlds.test.starts, held_out)
+    facts = facts | frozen.facts | {"probes": {name: np.asarray(x).tolist() for name, x in probes.items()}}
+    say(
+        f"on held-out users it moves the state by {np.mean(probes['change']):.0%} and takes away "
+        f"{np.mean(probes['recovery']):.0%} of its squared distance to what the rest of their log tells"
+    )
+    return Prepared(worlds, frozen.perception, facts, frozen.posterior)
+
+
+def _stage_one(config: Config, log: InteractionLog, worlds: Worlds, say: Say, memory: Memory) -> StageOne:
+    """Train what `prepare` has no memory of."""
+    key, shared = data_key(config), _stage_one_key(config)
     factors, fit_facts = _once(
         memory,
-        ("factors", *shared),
+        ("factors", *shared[:3]),
         lambda: _fit_factors(jax.random.fold_in(key, 1), config, log, say),
     )
-    shared = (*shared, _worlds_key(config)[:-1])  # the log's rows are the same in a model of it
     params, encoder_facts = _once(
         memory,
-        ("encoder", *shared),
+        ("encoder", *shared[:4]),
         lambda: _fit_encoder(jax.random.fold_in(key, 2), config, factors, worlds, say),
     )
     posterior, posterior_facts = _once(
@@ -162,23 +209,24 @@ def prepare(config: Config, say: Say = print, memory: Memory | None = None) -> P
         ("posterior", *shared[:3]),
         lambda: _fit_posterior(jax.random.fold_in(key, POSTERIOR_STAGE), log, factors),
     )
-    shared = (*shared, *_purifier_key(config))
-    purifier, purifier_facts = _once(
-        memory,
-        ("purifier", *shared),
-        lambda: _fit_purifiers(config, params, posterior.of(worlds.train_users), worlds, say),
-    )
-    facts = dict(facts)
-    facts |= fit_facts | encoder_facts | posterior_facts | purifier_facts
-    perception = Perception(params, purifier)
-    held_out = posterior.of(worlds.test_users)
-    probes = probe_perception(jax.random.fold_in(key, 3), config, perception, worlds.test.starts, held_out)
-    facts["probes"] = {name: np.asarray(values).tolist() for name, values in probes.items()}
-    say(
-        f"on held-out users it moves the state by {np.mean(probes['change']):.0%} and takes away "
-        f"{np.mean(probes['recovery']):.0%} of its squared distance to what the rest of their log tells"
-    )
-    return Prepared(worlds, perception, facts, posterior)
+    purifier, purifier_facts = _fit_purifiers(config, params, posterior.of(worlds.train_users), worlds, say)
+    facts = fit_facts | encoder_facts | posterior_facts | purifier_facts
+    return StageOne(Perception(params, purifier), posterior, facts)
+
+
+def _stage_one_like(config: Config, log: InteractionLog) -> StageOne:
+    """Return the shapes of what `_stage_one` gives."""
+    perception = perception_like(config, log.num_items)
+    rows, users = len(log.train.user), log.num_users
+
+    def fit(embeddings: Embeddings) -> UserPosterior:
+        event = jnp.zeros(rows, jnp.int32)
+        starts = SessionStarts(event, event, event > 0, jnp.zeros(users + 1, jnp.int32))
+        states = jnp.zeros((users, config.encoder.dim + 1))
+        return fit_posterior(jax.random.key(0), embeddings, starts, states)
+
+    posterior = jax.eval_shape(fit, perception.encoder.embeddings)
+    return StageOne(perception, posterior, {})
 
 
 def remembered_worlds(
@@ -196,6 +244,12 @@ def _once(memory: Memory, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
     if key not in memory:
         memory[key] = make()
     return memory[key]
+
+
+def _stage_one_key(config: Config) -> tuple[Any, ...]:
+    """Return everything that Stage I depends on: data, worlds, encoder; the log's rows are the same in a model of it."""
+    shared = config.data, config.synthetic, config.encoder, _worlds_key(config)[:-1]
+    return (*shared, *_purifier_key(config))
 
 
 def _worlds_key(config: Config) -> tuple[Any, ...]:
