@@ -358,6 +358,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 
+from dsrm_jax.agents import block_slates
 from dsrm_jax.agents.minibatches import mean_gradient
 from dsrm_jax.agents.slates import sample_slate, slate_log_prob
 from dsrm_jax.config import AgentConfig, Config, TrainingConfig
@@ -372,13 +373,20 @@ for method, shape in (("td3", {"seeds": 1, "users": 8}), ("bcq", {"seeds": 3, "u
 rng = np.random.default_rng(0)
 scores = jnp.asarray(rng.normal(size=(16, 40)), jnp.float32)
 popular, quota = jnp.arange(40) < 9, jnp.full(16, 2, jnp.int32)
-inputs, targets = (jnp.asarray(rng.normal(size=(16, n)), jnp.float32) for n in (3, 5))
+query, vectors = (jnp.asarray(rng.normal(size=(n, 3)), jnp.float32) for n in (16, 40))
+inputs, targets = (jnp.asarray(rng.normal(size=(512, n)), jnp.float32) for n in (3, 5))
 params = {name: jnp.asarray(rng.normal(size=(3, 5)), jnp.float32) for name in ("a", "b")}
 
 
 def slates(scores, quota):
     slate, _ = sample_slate(jax.random.key(0), scores, popular, quota, slate_size=4)
     return slate, jax.grad(lambda s: slate_log_prob(s, slate, popular, quota).sum())(scores)
+
+
+def large(query, quota):
+    scores = block_slates.FactoredScores(query, vectors)
+    arguments = jax.random.key(0), scores, popular, quota
+    return block_slates.sample_slate(*arguments, slate_size=4, block_size=8)
 
 
 def loss(params, samples):
@@ -391,19 +399,21 @@ def gradient(params, samples):
     return mean_gradient(loss, params, samples)
 
 
-alone = jax.tree.leaves((jax.jit(slates)(scores, quota), jax.jit(gradient)(params, (inputs, targets))))
+alone = (jax.jit(slates)(scores, quota), jax.jit(large)(query, quota), jax.jit(gradient)(params, (inputs, targets)))
 assert user_devices() == 1
 mesh = make_mesh(1, 16)
-split = [jax.device_put(x, NamedSharding(mesh, P(USERS))) for x in (scores, quota, inputs, targets)]
+split = [jax.device_put(x, NamedSharding(mesh, P(USERS))) for x in (scores, query, quota, inputs, targets)]
+scores, query, quota, *samples = split
 with jax.set_mesh(mesh):
     assert user_devices() == 8
-    draw = jax.jit(slates).lower(*split[:2]).compile()
-    step = jax.jit(gradient).lower(params, tuple(split[2:])).compile()
-together = jax.tree.leaves((draw(*split[:2]), step(params, tuple(split[2:]))))
-for one, other in zip(alone, together, strict=True):
+    draw = jax.jit(slates).lower(scores, quota).compile()
+    blocks = jax.jit(large).lower(query, quota).compile()
+    step = jax.jit(gradient).lower(params, tuple(samples)).compile()
+together = draw(scores, quota), blocks(query, quota), step(params, tuple(samples))
+for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 kinds = ("all-reduce(", "all-gather(", "all-to-all(", "collective-permute(", "reduce-scatter(")
-count = {name: sum(p.as_text().count(k) for k in kinds) for name, p in (("draw", draw), ("step", step))}
+count = {name: sum(p.as_text().count(k) for k in kinds) for name, p in (("draw", draw), ("blocks", blocks), ("step", step))}
 print(json.dumps(count))
 """
 
@@ -419,7 +429,7 @@ def test_devices_draw_slates_without_a_word_and_meet_once_in_a_gradient_step():
         timeout=100,
     )
     assert talk.returncode == 0, talk.stderr[-3000:]
-    assert json.loads(talk.stdout) == {"draw": 0, "step": 1}
+    assert json.loads(talk.stdout) == {"draw": 0, "blocks": 0, "step": 1}
 
 
 def test_a_program_on_one_device_is_compiled_as_ever():

@@ -87,7 +87,6 @@ def sample_slate(
         return slates.sample_slate(key, scores.whole(), is_popular, num_popular, slate_size=slate_size)
     slates.check(scores.shape, is_popular, num_popular, slate_size)
     batch = scores.shape[0]
-    rows = jnp.arange(batch)
     labels = None if num_popular is None else is_popular
     blocks = _blocks(scores, labels, block_size or _own_size(scores))
     slot_group = slates.slot_groups(is_popular, num_popular, batch, slate_size)
@@ -99,7 +98,7 @@ def sample_slate(
     def fill(carry, inputs):
         mass, slate = carry  # log-mass left in each block, (G, B, C); items taken, -1 where there is none yet
         slot, group, (block_uniform, item_uniform) = inputs
-        block_mass = mass[group, rows]
+        block_mass = jnp.where(group[:, None] == 0, mass[0], mass[-1])
         peak = jnp.max(block_mass, axis=1, keepdims=True)
         weight = jnp.exp(block_mass - peak)
         index = inverse_cdf(weight, block_uniform)
@@ -107,10 +106,13 @@ def sample_slate(
         left = jnp.where(_taken(slate, own), -jnp.inf, left)
         row = inverse_cdf(jnp.exp(left - jnp.max(left, axis=1, keepdims=True)), item_uniform)
         # Both factors are of the draw as it was made, so that no rounding between the passes makes the product exceed 1.
-        log_prob = block_mass[rows, index] - (peak[:, 0] + jnp.log(jnp.sum(weight, axis=1)))
-        log_prob = jnp.minimum(log_prob, 0.0) + left[rows, row] - logsumexp(left, axis=1)
+        log_prob = _own(block_mass, index) - (peak[:, 0] + jnp.log(jnp.sum(weight, axis=1)))
+        log_prob = jnp.minimum(log_prob, 0.0) + _own(left, row) - logsumexp(left, axis=1)
         rest = jnp.where(jnp.arange(left.shape[1]) == row[:, None], -jnp.inf, left)
-        mass = mass.at[group, rows, index].set(logsumexp(rest, axis=1))
+        drawn = (jnp.arange(mass.shape[0])[:, None] == group)[:, :, None] & (
+            blocks.first == own.first[:, None]
+        )
+        mass = jnp.where(drawn, logsumexp(rest, axis=1)[:, None], mass)
         return (mass, slate.at[:, slot].set(own.first + row)), log_prob
 
     mass = jnp.moveaxis(jax.lax.map(mass_of, blocks), 0, -1)
@@ -337,6 +339,11 @@ def _read_picked(query, blocks: _Blocks, slate) -> Float[Array, "B K"]:
     vectors, bias = jax.tree.map(lambda x: _flat(x)[slate], (blocks.vectors, blocks.bias))
     picked = jnp.einsum("be,bke->bk", query, vectors, precision=jax.lax.Precision.HIGHEST)
     return jnp.maximum(picked if bias is None else picked + bias, FLOOR)
+
+
+def _own(x, index):
+    """Return each row's entry at its own index, `(B,)`."""
+    return jnp.take_along_axis(x, index[:, None], axis=1)[:, 0]
 
 
 def _flat(x):
