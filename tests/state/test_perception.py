@@ -11,7 +11,7 @@ from scipy import stats
 from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierConfig
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.world import History, SessionStarts
-from dsrm_jax.state import perception
+from dsrm_jax.state import perception, perception_probes
 from dsrm_jax.state.blocks import ROWS as ROWS_OF_A_BLOCK
 from dsrm_jax.state.encoder import Embeddings, EncoderParams, Evidence, make_encoder, summarise
 from dsrm_jax.state.exposure import Exposure
@@ -290,6 +290,12 @@ def test_kinds_train_and_purify_under_one_interface(kind, encoder_params, starts
     assert view.state.shape == view.observed.shape
     assert np.isfinite(view.state).all()
     probes = probe_perception(keys[1], config, Perception(encoder_params, params), starts, KNOWN)
+    programs = perception_probes._probe._cache_size()
+    for changes in ({"diffusion_steps": 3}, {"schedule": "cosine"}) if kind == "guided" else ():
+        other = dataclasses.replace(config, purifier=dataclasses.replace(settings, **changes))
+        moved = probe_perception(keys[1], other, Perception(encoder_params, params), starts, KNOWN)
+        assert np.abs(np.asarray(moved["change"]) - np.asarray(probes["change"])).max() > 1e-6
+    assert perception_probes._probe._cache_size() == programs  # one program serves all processes
     # an unconditional prior cannot contain the target
     assert ("leak" in probes) == (kind != "regression")
     if kind == "guided":

@@ -15,8 +15,16 @@ from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.state.encoder import Embeddings, make_encoder
 from dsrm_jax.state.perception import Perception, fit_perception_purifier
 from dsrm_jax.state.posterior import fit_posterior
+from dsrm_jax.training import log_models
 from dsrm_jax.training import prepare as stage_one
-from dsrm_jax.training.prepare import check_usable, perception_like, prepare, seed_keys
+from dsrm_jax.training.prepare import (
+    check_usable,
+    perception_like,
+    prepare,
+    seed_keys,
+    stage_one_like,
+    stage_one_name,
+)
 from dsrm_jax.training.serialise import merge
 
 USERS, ITEMS, DIM = 4, 9, 2
@@ -56,6 +64,24 @@ def test_a_checkpoint_is_restored_into_the_shapes_that_training_gives(kind, enco
     assert jax.tree.structure(like) == jax.tree.structure(expected)
     described = ([(x.shape, x.dtype) for x in jax.tree.leaves(tree)] for tree in (like, expected))
     assert next(described) == next(described)
+
+
+def test_workers_expect_the_shapes_of_posteriors_that_a_log_gives():
+    log = log_of([0, 1, 2, 2])
+    rows, users = len(log.train.user), log.num_users
+    starts = SessionStarts(
+        jnp.asarray(log.train.user),
+        jnp.asarray(log.train.item),
+        jnp.asarray(log.train.click),
+        jnp.array([0, rows]),
+    )
+    embeddings = Embeddings(jnp.ones((log.num_items, DIM + 1)), jnp.zeros(log.num_items))
+    made = fit_posterior(jax.random.key(1), embeddings, starts, jnp.zeros((users, DIM + 1)))
+    like = stage_one_like(CONFIG, log)
+    assert jax.tree.structure(like.posterior) == jax.tree.structure(made)
+    for shape, array in zip(jax.tree.leaves(like.posterior), jax.tree.leaves(made), strict=True):
+        assert (shape.shape, shape.dtype) == (array.shape, array.dtype)
+    assert jax.tree.structure(like.perception) == jax.tree.structure(perception_like(CONFIG, log.num_items))
 
 
 def test_every_seed_and_stage_has_its_own_key_whatever_seeds_stand_beside_it():
@@ -173,14 +199,18 @@ def test_two_runs_share_a_purifier_only_where_it_would_come_out_alike(monkeypatc
     fitted, posteriors = [], []
     monkeypatch.setattr(stage_one, "remembered_worlds", lambda *_: (None, SimpleNamespace(**users), {}))
     modes = SimpleNamespace(of=lambda users: f"modes of {users}")
-    monkeypatch.setattr(stage_one, "_fit_posterior", lambda *_: posteriors.append(0) or (modes, {}))
-    monkeypatch.setattr(stage_one, "_fit_factors", lambda *_: (None, {}))
-    monkeypatch.setattr(stage_one, "_fit_encoder", lambda *_: (None, {}))
+    monkeypatch.setattr(log_models, "_fit_posterior", lambda *_: posteriors.append(0) or (modes, {}))
+    monkeypatch.setattr(log_models, "_fit_factors", lambda *_: (None, {}))
+    monkeypatch.setattr(log_models, "_fit_encoder", lambda *_: (None, {}))
     monkeypatch.setattr(stage_one, "_fit_purifiers", fit)
     monkeypatch.setattr(stage_one, "probe_perception", stop)  # what comes next
     config, memory = merge(CONFIG, {"purifier": purifier}, "test"), {}
-    for settings in (config, merge(config, change, "test")):
+    both = config, merge(config, change, "test")
+    for settings in both:
         with pytest.raises(Reached):
             prepare(settings, print, memory)
     assert len(fitted) == fits
+    log = log_of([0, 1, 2])
+    assert len({stage_one_name(settings, log) for settings in both}) == fits  # and workers share as little
+    assert stage_one_name(config, log_of([0, 2, 1])) != stage_one_name(config, log)
     assert len(posteriors) == (2 if "encoder" in change else 1)

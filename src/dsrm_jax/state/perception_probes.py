@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, Key
 
-from dsrm_jax.config import Config, TrainingConfig
+from dsrm_jax.config import Config, EnvironmentConfig, TrainingConfig
 from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.state.perception import (
     Perception,
@@ -52,13 +52,16 @@ def probe_perception(
     schedule = make_schedule(settings.schedule, settings.diffusion_steps)
     lowest = jax.tree.map(lambda x: x[:1], schedule)
     config, perception = share_process(replace(config, purifier=settings), perception)
-    # one compiled program for all configurations that differ in nothing that it reads
+    # nothing else of it is read: what differs in the rest is served by one compiled program
     read = Config(
-        environment=config.environment,
+        environment=EnvironmentConfig(
+            history_length=config.environment.history_length,
+            arrival_length=config.environment.arrival_length,
+        ),
         encoder=config.encoder,
         purifier=config.purifier,
         denoiser=config.denoiser,
-        training=TrainingConfig(seeds=config.training.seeds),
+        training=TrainingConfig(seeds=tuple(range(len(config.training.seeds)))),
     )
     return _probe(key, perception, lowest, starts, posterior, config=read, num_states=num_states)
 

@@ -34,8 +34,8 @@ from dsrm_jax.sweep.plan import Point
 from dsrm_jax.sweep.programs import compiled
 from dsrm_jax.training.logging import nonfinite
 from dsrm_jax.training.loop import make_trainer
+from dsrm_jax.training.memory import Memory
 from dsrm_jax.training.prepare import (
-    Memory,
     Prepared,
     perception_like,
     prepare,
@@ -90,11 +90,7 @@ def run_group(
     config = points[0].config
     agents = _stack([point.config.agent for point in points])
     log, worlds, _ = remembered_worlds(config, say, memory)
-    world = worlds.test
-    if validate:
-        plain = replace(config, agent=replace(config.agent, method="random"))
-        world = remembered_worlds(plain, say, memory)[1].train
-    evaluation_keys = seed_keys(config, VALIDATION if validate else 2)
+    world = _true_training_world(config, say, memory) if validate else worlds.test
     ahead = 0.0
 
     def programs(config: Config, perception: Perception) -> tuple[Programs, float]:
@@ -114,7 +110,8 @@ def run_group(
     state, rows, seconds = _train(made, shared, agents, worlds.train, perception)
     timing |= seconds
     started = time.perf_counter()
-    sessions = jax.device_get(made.evaluate(agents, evaluation_keys, state, world, perception))
+    keys = seed_keys(config, VALIDATION if validate else 2)
+    sessions = jax.device_get(made.evaluate(agents, keys, state, world, perception))
     timing["evaluation_seconds"] = time.perf_counter() - started
     say(
         f"{config.agent.method}: compiled {timing['compile_seconds']:.0f} s, trained {timing['train_seconds']:.0f} s, "
@@ -127,6 +124,12 @@ def run_group(
         _write(point, folder, of_each(mine), [_of_point(row, i) for row in rows], prepared, timing)
         for i, (point, mine) in enumerate(zip(points, of_each(sessions), strict=True))
     ]
+
+
+def _true_training_world(config: Config, say: Say, memory: Memory) -> World:
+    """Return the training simulator, also where the method itself trains in a model of the log."""
+    plain = replace(config, agent=replace(config.agent, method="random"))
+    return remembered_worlds(plain, say, memory)[1].train
 
 
 def _stack(agents: Sequence[AgentConfig]) -> AgentConfig:
@@ -162,7 +165,7 @@ def _compile(
     if config.agent.method in LEARNERS:
         begin = (agents, seed_keys(config, 0), training, perception)
         starting = compiled(memory, "init", config, mapped(init, (0, None)), *begin)
-        state = jax.eval_shape(mapped(init, (0, None)), *begin)
+        state = starting.out_info
         go_on = (agents, state, training, perception)
         training_program = compiled(memory, "train", config, mapped(chunk, (0, 0)), *go_on, donate_argnums=1)
         agent = state.agent
@@ -203,18 +206,22 @@ def _train(
     """Return trained agent states `(P, N, ...)`, rows of metrics `(P, N)` and the group's seconds; yardsticks learn nothing."""
     if programs.init is None or programs.train is None:
         return (), [], {"train_seconds": 0.0, "user_steps_per_second": math.nan}
-    state = programs.init(agents, seed_keys(config, 0), world, perception)
     started = time.perf_counter()
+    state = programs.init(agents, seed_keys(config, 0), world, perception)
+    jax.block_until_ready(state)
+    began = time.perf_counter()
     rows: list[dict[str, Any]] = []
     for _ in range(num_updates(config) // programs.updates):
         state, metrics = programs.train(agents, state, world, perception)
         metrics = jax.tree.map(lambda x: np.moveaxis(np.asarray(x), -1, 1), metrics)  # (P, update, N)
         step = rows[-1]["step"] if rows else 0
-        rows += metric_rows(metrics, step, config.training.rollout_length, time.perf_counter() - started)
-    seconds = time.perf_counter() - started
+        rows += metric_rows(metrics, step, config.training.rollout_length, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
     policies = len(config.training.seeds) * len(jax.tree.leaves(agents)[0])
     steps = num_updates(config) * config.training.rollout_length * config.training.num_users * policies
-    return state.agent, rows, {"train_seconds": seconds, "user_steps_per_second": steps / seconds}
+    # a method that fits models of its own before its first step trains then, too
+    timing = {"train_seconds": began - started + seconds, "user_steps_per_second": steps / seconds}
+    return state.agent, rows, timing
 
 
 def _of_point(row: dict[str, Any], index: int) -> dict[str, Any]:

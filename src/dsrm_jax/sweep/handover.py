@@ -1,5 +1,6 @@
 """Stage I handed from one worker of a sweep to the others: the first that needs it makes it, the rest read what it wrote."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from dsrm_jax.training.serialise import from_json_value, json_value, load_json, 
 
 Say = Callable[[str], None]
 POLL_SECONDS = 0.2
+FACTS = "facts.json"
 
 
 def hand_over(
@@ -32,46 +34,62 @@ def hand_over(
     Args:
         folder: of the sweep.
         meanwhile: called once before the first wait for another worker, to do what does not need the result.
-        say: told why something is not shared.
+        say: told what is waited for, and why something is not shared.
         name: equal names stand for equal results.
         like: shapes of the result.
         make: makes it.
 
     Raises:
-        InputError: as `make`; or the folder cannot be written.
+        InputError: as `make`.
     """
     place = folder / STAGE_ONE / name
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(_unwritable(place)(error.strerror or error)) from error
+    with contextlib.ExitStack() as turn:
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            _take_turn(turn, place / ".lock", meanwhile, say)
+        except (InputError, OSError) as error:
+            say(f"Stage I is not shared with other workers: {error}")
+            return make()
+        found = _read(place, name, like, say)
+        if found is None:
+            found = make()
+            _write(place, name, found, say)
+        return found
+
+
+def _take_turn(turn: contextlib.ExitStack, lock: Path, meanwhile: Callable[[], Any], say: Say) -> None:
+    """Enter the lock, after another worker if it must be."""
+
+    def unwritable(why: object) -> str:
+        return f"cannot write in {lock.parent}: {why}"
+
     waits = 0
     while True:
         try:
-            with held(place / ".lock", busy="another worker makes it", unwritable=_unwritable(place)):
-                return _read(place, name, like) or _write(place, name, make(), say)
+            turn.enter_context(held(lock, busy="another worker makes it", unwritable=unwritable))
+            return
         except BusyError:
-            time.sleep(POLL_SECONDS) if waits else meanwhile()
+            if waits == 0:
+                meanwhile()
+            if waits == 1:
+                say("waiting for the Stage I of another worker")
+            if waits > 0:
+                time.sleep(POLL_SECONDS)
             waits += 1
 
 
-def _unwritable(place: Path) -> Callable[[object], str]:
-    return lambda why: f"cannot write in {place}: {why}; choose another --out"
-
-
-def _read(place: Path, name: str, like: StageOne) -> StageOne | None:
+def _read(place: Path, name: str, like: StageOne, say: Say) -> StageOne | None:
     try:
         found = checkpoint.restore(place, (like.perception, like.posterior), name)
-        facts = {} if found is None else from_json_value(load_json(place / "facts.json"))
-    except InputError:
+        return None if found is None else StageOne(*found[1], from_json_value(load_json(place / FACTS)))
+    except InputError as error:
+        say(f"Stage I of another worker cannot be used: {error}")
         return None
-    return None if found is None else StageOne(*found[1], facts)
 
 
-def _write(place: Path, name: str, made: StageOne, say: Say) -> StageOne:
+def _write(place: Path, name: str, made: StageOne, say: Say) -> None:
     try:
-        write_text(place / "facts.json", json.dumps(json_value(made.facts)) + "\n")
+        write_text(place / FACTS, json.dumps(json_value(made.facts)) + "\n")
         checkpoint.save(place, 0, (made.perception, made.posterior), name)
     except (InputError, OSError) as error:
         say(f"Stage I is not shared with other workers: {error}")
-    return made

@@ -66,6 +66,7 @@ def run_points(
         raise InputError(f"--workers is {workers}, expected 0 (one per core) or more")
     _make_folder(folder)
     with _alone(folder):
+        _forget_stage_one(folder)
         _write_plan(folder, points, validate=validate)
         unfinished = [p for p in points if not (folder / p.name / "result.json").exists()]
         groups = sorted(group(unfinished), key=lambda members: _affinity(members[0]))
@@ -77,10 +78,14 @@ def run_points(
             _write_groups(folder, groups, validate)
             with _terminable():
                 _Pool(folder, groups, workers or cores(), say).run()
+            _forget_stage_one(folder)
     paths = [folder / point.name / "result.json" for point in points]
-    if all(path.exists() for path in paths):
-        shutil.rmtree(folder / STAGE_ONE, ignore_errors=True)
     return [from_json_value(load_json(path)) for path in paths if path.exists()]
+
+
+def _forget_stage_one(folder: Path) -> None:
+    """Remove what an earlier sweep's workers shared: data or program may have changed since."""
+    shutil.rmtree(folder / STAGE_ONE, ignore_errors=True)
 
 
 def cores() -> int:

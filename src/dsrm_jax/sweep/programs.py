@@ -5,14 +5,15 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+from jax.stages import Compiled
 
 from dsrm_jax.config import AgentConfig, Config
-from dsrm_jax.training.prepare import Memory
+from dsrm_jax.training.memory import Memory
 
 
 def compiled(
     memory: Memory, name: str, config: Config, function: Callable[..., Any], *arguments: Any, **options: Any
-) -> Callable[..., Any]:
+) -> Compiled:
     """Return a compiled program for some arguments: the last one of its name, where that serves them too.
 
     Args:

@@ -16,17 +16,12 @@ from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.sources import describe, load_log
 from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.build import Worlds, build_worlds
-from dsrm_jax.simulator.fit import fit_factors
-from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.world import History, SessionStarts, World
 from dsrm_jax.state.encoder import (
     Embeddings,
     EncoderParams,
-    embeddings_from,
-    fit_encoder,
     gather_evidence,
     make_encoder,
-    user_states,
 )
 from dsrm_jax.state.perception import (
     FROM_PAIRS,
@@ -39,6 +34,8 @@ from dsrm_jax.state.perception_probes import probe_perception
 from dsrm_jax.state.posterior import UserPosterior, fit_posterior
 from dsrm_jax.state.process import OF_PROCESS, at_defaults
 from dsrm_jax.state.purifier import PurifierBatch
+from dsrm_jax.training.log_models import LogModels, fit_log_models, tail_mean
+from dsrm_jax.training.memory import Memory, once
 from dsrm_jax.training.random_exposure import random_exposure_states
 from dsrm_jax.training.refresh import refresh_perception
 from dsrm_jax.training.serialise import FINGERPRINT_FORMAT, digest
@@ -46,11 +43,9 @@ from dsrm_jax.training.serialise import FINGERPRINT_FORMAT, digest
 # purifier settings that Stage I does not read, but for `paper`
 REVERSE_ONLY = (*OF_PROCESS, "sampler", "noise_scale", "guidance_scale", "guidance_steps", "exposure_scale")
 Say = Callable[[str], None]
-Memory = dict[tuple[Any, ...], Any]
 REFRESH_STAGE = 3
-# of `data_key`; 0 to 3 are the worlds, the factors, the encoder and the probes
-RANDOM_EXPOSURE_STAGE = 4
-POSTERIOR_STAGE = 5
+# of `data_key`, beside those of `log_models`
+WORLDS_STAGE, PROBES_STAGE, RANDOM_EXPOSURE_STAGE = 0, 3, 4
 DATA_STAGE = 1000  # beyond the stages of `seed_keys`
 
 
@@ -117,7 +112,7 @@ def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, dict[
     log = load_log(config.data, config.synthetic)
     say(f"data: {log.source}")
     check_usable(config.agent.method, log)
-    key = jax.random.fold_in(data_key(config), 0)
+    key = jax.random.fold_in(data_key(config), WORLDS_STAGE)
     worlds = build_worlds(key, log, config, in_model=in_model(config.agent.method))
     say(f"users: {worlds.report['users']}")
     if in_model(config.agent.method):
@@ -174,14 +169,14 @@ def prepare(
 
     def obtain() -> StageOne:
         return (
-            make()
-            if share is None
-            else share(digest([FINGERPRINT_FORMAT, repr(key)]), _stage_one_like(config, log), make)
+            make() if share is None else share(stage_one_name(config, log), stage_one_like(config, log), make)
         )
 
-    frozen = _once(memory, ("stage one", *key), obtain)
+    frozen = once(memory, ("stage one", *key), obtain)
+    models = LogModels(frozen.perception.encoder, frozen.posterior, frozen.facts)
+    memory.setdefault(("log models", *key[:4]), models)
     held_out = frozen.posterior.of(worlds.test_users)
-    probe_key = jax.random.fold_in(data_key(config), 3)
+    probe_key = jax.random.fold_in(data_key(config), PROBES_STAGE)
     probes = probe_perception(probe_key, config, frozen.perception, worlds.test.starts, held_out)
     facts = facts | frozen.facts | {"probes": {name: np.asarray(x).tolist() for name, x in probes.items()}}
     say(
@@ -191,30 +186,25 @@ def prepare(
     return Prepared(worlds, frozen.perception, facts, frozen.posterior)
 
 
+def stage_one_name(config: Config, log: InteractionLog) -> str:
+    """Return a name of what Stage I makes of a log: equal for equal results of the same program."""
+    return digest([FINGERPRINT_FORMAT, log.digest, repr(_stage_one_key(config))])
+
+
 def _stage_one(config: Config, log: InteractionLog, worlds: Worlds, say: Say, memory: Memory) -> StageOne:
-    """Train what `prepare` has no memory of."""
-    key, shared = data_key(config), _stage_one_key(config)
-    factors, fit_facts = _once(
+    """Train encoder and purifiers; what was learnt of the same log for other purifiers is remembered."""
+    key = _stage_one_key(config)
+    models: LogModels = once(
         memory,
-        ("factors", *shared[:3]),
-        lambda: _fit_factors(jax.random.fold_in(key, 1), config, log, say),
+        ("log models", *key[:4]),
+        lambda: fit_log_models(data_key(config), config, log, worlds, say, memory),
     )
-    params, encoder_facts = _once(
-        memory,
-        ("encoder", *shared[:4]),
-        lambda: _fit_encoder(jax.random.fold_in(key, 2), config, factors, worlds, say),
-    )
-    posterior, posterior_facts = _once(
-        memory,
-        ("posterior", *shared[:3]),
-        lambda: _fit_posterior(jax.random.fold_in(key, POSTERIOR_STAGE), log, factors),
-    )
-    purifier, purifier_facts = _fit_purifiers(config, params, posterior.of(worlds.train_users), worlds, say)
-    facts = fit_facts | encoder_facts | posterior_facts | purifier_facts
-    return StageOne(Perception(params, purifier), posterior, facts)
+    mine = models.posterior.of(worlds.train_users)
+    purifier, facts = _fit_purifiers(config, models.encoder, mine, worlds, say)
+    return StageOne(Perception(models.encoder, purifier), models.posterior, models.facts | facts)
 
 
-def _stage_one_like(config: Config, log: InteractionLog) -> StageOne:
+def stage_one_like(config: Config, log: InteractionLog) -> StageOne:
     """Return the shapes of what `_stage_one` gives."""
     perception = perception_like(config, log.num_items)
     rows, users = len(log.train.user), log.num_users
@@ -236,14 +226,7 @@ def remembered_worlds(
     key = _worlds_key(config)
     if key in memory:  # what is remembered may have been made for another method
         check_usable(config.agent.method, memory[key][0])
-    return _once(memory, key, lambda: load_worlds(config, say))
-
-
-def _once(memory: Memory, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-    """Return what the memory holds under a key, made and kept the first time."""
-    if key not in memory:
-        memory[key] = make()
-    return memory[key]
+    return once(memory, key, lambda: load_worlds(config, say))
 
 
 def _stage_one_key(config: Config) -> tuple[Any, ...]:
@@ -277,63 +260,6 @@ def _purifier_key(config: Config) -> tuple[Any, ...]:
     return (at_defaults(settings, REVERSE_ONLY), *key[1:])
 
 
-def _fit_factors(
-    key: jax.Array, config: Config, log: InteractionLog, say: Say
-) -> tuple[FactorResponse, dict[str, Any]]:
-    """Factorise the training log: item embeddings and full-log embeddings of its users."""
-    started = time.perf_counter()
-    factors = fit_factors(
-        key,
-        log.train.user,
-        log.train.item,
-        log.train.click,
-        num_users=log.num_users,
-        num_items=log.num_items,
-        dim=config.encoder.dim,
-        epochs=config.encoder.embedding_epochs,
-    )
-    jax.block_until_ready(factors)
-    seconds = time.perf_counter() - started
-    say(f"item embeddings: {seconds:.0f} s")
-    return factors, {"embedding_seconds": seconds}
-
-
-def _fit_posterior(
-    key: jax.Array, log: InteractionLog, factors: FactorResponse
-) -> tuple[UserPosterior, dict[str, Any]]:
-    """Return what the training log tells of each user of the vocabulary."""
-    started = time.perf_counter()
-    rows = log.train
-    first = rows.user_start(log.num_users).astype(np.int32)
-    starts = SessionStarts(*(jnp.asarray(x) for x in (rows.user, rows.item, rows.click, first)))
-    fitted = jax.jit(fit_posterior)(key, embeddings_from(factors), starts, user_states(factors))
-    jax.block_until_ready(fitted)
-    return fitted, {"posterior_seconds": time.perf_counter() - started}
-
-
-def _fit_encoder(
-    key: jax.Array, config: Config, factors: FactorResponse, worlds: Worlds, say: Say
-) -> tuple[EncoderParams, dict[str, Any]]:
-    """Train the history encoder on the training world's rows."""
-    started = time.perf_counter()
-    encoder, _ = perception_modules(config)
-    params, losses = fit_encoder(
-        key,
-        encoder,
-        embeddings_from(factors),
-        worlds.train.starts,
-        history_length=config.environment.history_length,
-        arrival_length=config.environment.arrival_length,
-        iterations=config.encoder.iterations,
-        batch_size=config.encoder.batch_size,
-        learning_rate=config.encoder.learning_rate,
-    )
-    loss = float(_tail_mean(losses))
-    seconds = time.perf_counter() - started
-    say(f"history encoder: {seconds:.0f} s, next-click loss {loss:.3f} nats")
-    return params, {"encoder_loss": loss, "encoder_seconds": seconds}
-
-
 def _fit_purifiers(
     config: Config, params: EncoderParams, posterior: UserPosterior, worlds: Worlds, say: Say
 ) -> tuple[Any, dict[str, Any]]:
@@ -348,7 +274,7 @@ def _fit_purifiers(
         perception = Perception(params, purifier)
         purifier, again = refresh_perception(keys, config, perception, worlds.train, posterior)
         losses = losses if again is None else again
-    loss = np.asarray(_tail_mean(losses)).tolist()
+    loss = np.asarray(tail_mean(losses)).tolist()
     seconds = time.perf_counter() - started
     say(f"Stage I, {purifier_settings(config).kind} purifier: {seconds:.0f} s")
     return purifier, {"purifier_loss": loss, "purifier_seconds": seconds}
@@ -370,11 +296,6 @@ def _targets(
         )
 
     return states(params, worlds.train)
-
-
-def _tail_mean(losses: Float[Array, "... iterations"]) -> Float[Array, "..."]:
-    """Return the mean of the last twentieth of the losses."""
-    return jnp.mean(losses[..., -max(1, losses.shape[-1] // 20) :], axis=-1)
 
 
 def perception_like(config: Config, num_items: int) -> Perception:
