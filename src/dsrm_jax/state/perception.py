@@ -124,8 +124,7 @@ def share_process(config: Config, perception: Perception) -> tuple[Config, Perce
 
 def share_process_shapes(config: Config, like: Perception) -> tuple[Config, Perception]:
     """Return what `share_process` would, of the shapes of a perception."""
-    shared = config if _process_maker(config) is None else _without_process(config)
-    return shared, jax.eval_shape(lambda perception: share_process(config, perception)[1], like)
+    return _without_process(config), jax.eval_shape(lambda x: share_process(config, x)[1], like)
 
 
 def _process_maker(config: Config) -> Callable[[Any], ReverseProcess] | None:
@@ -135,6 +134,9 @@ def _process_maker(config: Config) -> Callable[[Any], ReverseProcess] | None:
 
 
 def _without_process(config: Config) -> Config:
+    """Return what a configuration says beside its reverse process, where that can be an argument."""
+    if _process_maker(config) is None:
+        return config
     return replace(config, purifier=at_defaults(config.purifier))
 
 
