@@ -32,13 +32,13 @@ help: ## list the targets and variables
 
 setup: .venv/.ready ## install everything into .venv from pinned versions
 
-.venv/.ready: pyproject.toml .constraints.txt
+.venv/.ready: pyproject.toml experiments/pyproject.toml .constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python found: install Python 3.11 or newer, or run make PYTHON=/path/to/python" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than Python 3.11: install a newer one, or run make PYTHON=/path/to/python" >&2; exit 2; }
 	@echo "installing into .venv (once, under four minutes)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .constraints.txt --editable '.[dev]' --editable ./experiments
 	@touch $@
 
 train: setup ## train a policy, compare it with the yardsticks, write a run directory

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dsrm_jax import cli
+from dsrm_jax.cli import main as cli
 from dsrm_jax.data.download import download
 from dsrm_jax.errors import InputError
 

@@ -18,7 +18,7 @@ from dsrm_jax.agents.agent import Rollout
 from dsrm_jax.agents.slates import slate_log_prob
 from dsrm_jax.config import A2CConfig, AgentConfig
 from dsrm_jax.errors import InputError
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 STEPS, USERS, ITEMS, DIM, SLATE = 4, 6, 9, 3, 2
 CONFIG = AgentConfig(hidden=8, sharpness=5.0, learning_rate=1e-2, a2c=A2CConfig(minibatches=1))

@@ -19,7 +19,7 @@ from dsrm_jax.agents.replay import Learner, full_replay
 from dsrm_jax.agents.slates import greedy_slate
 from dsrm_jax.config import AgentConfig, BCQConfig, ReplayConfig
 from dsrm_jax.errors import InputError
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 USERS, ITEMS, DIM, SLATE = 8, 12, 4, 2
 SHOWN = np.arange(ITEMS) < 8  # the log never shows items 8 to 11

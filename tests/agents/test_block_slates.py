@@ -18,7 +18,7 @@ from dsrm_jax.agents.agent import Rollout
 from dsrm_jax.agents.block_slates import FactoredScores
 from dsrm_jax.agents.dsrm_hrl import make_dsrm_hrl
 from dsrm_jax.config import AgentConfig
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 # Compiling is what costs here, not running.
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

@@ -17,7 +17,7 @@ from dsrm_jax.agents.hyper_action import item_features
 from dsrm_jax.agents.item_values import Experience
 from dsrm_jax.config import AgentConfig, DNaIRConfig, ReplayConfig
 from dsrm_jax.errors import InputError
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 USERS, ITEMS, D, K = 8, 12, 4, 2
 KIND = np.arange(USERS) // 4

@@ -10,7 +10,7 @@ from dsrm_jax.agents.dorl import DORLState, make_dorl, past_positions, penalised
 from dsrm_jax.agents.log_entropy import fit_log_entropy, lowest_entropy
 from dsrm_jax.config import AgentConfig, DORLConfig
 from dsrm_jax.errors import InputError
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 ITEMS = 3
 CONFIG = DORLConfig(uncertainty_weight=0.5, entropy_weight=0.25, window=2)

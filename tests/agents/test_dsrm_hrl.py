@@ -22,7 +22,7 @@ from dsrm_jax.agents.dsrm_hrl import (
 )
 from dsrm_jax.agents.networks import Manager, Worker, lifted_vectors
 from dsrm_jax.config import AgentConfig
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 J, D, K, T, B, HIDDEN = 9, 3, 3, 4, 5, 8
 POPULAR = np.arange(J) < 4

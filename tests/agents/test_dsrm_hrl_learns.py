@@ -18,11 +18,11 @@ from dsrm_jax.config import (
     PurifierConfig,
     TrainingConfig,
 )
+from dsrm_jax.purify.encoder import Embeddings, EncoderParams, make_catalogue, make_encoder
+from dsrm_jax.purify.perception import Perception, make_perceive
 from dsrm_jax.simulator.environment import Observation, history_before
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
-from dsrm_jax.state.encoder import Embeddings, EncoderParams, make_catalogue, make_encoder
-from dsrm_jax.state.perception import Perception, make_perceive
 from dsrm_jax.training.loop import make_trainer
 
 USERS, ROWS, ITEMS, DIM = 8, 8, 12, 3

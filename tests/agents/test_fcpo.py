@@ -15,7 +15,7 @@ from dsrm_jax.agents.fcpo import make_fcpo
 from dsrm_jax.agents.hyper_action import item_features
 from dsrm_jax.config import AgentConfig
 from dsrm_jax.config.agent import FCPOConfig
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 USERS, ITEMS, DIM, K, STEPS = 8, 12, 3, 2, 16
 POPULAR = np.arange(ITEMS) < 4

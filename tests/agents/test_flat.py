@@ -8,7 +8,7 @@ from dsrm_jax.agents.dsrm_hrl import factored_scores, goal_from, make_dsrm_hrl, 
 from dsrm_jax.agents.flat import FlatPolicy, make_flat
 from dsrm_jax.agents.networks import lifted_vectors
 from dsrm_jax.config import AgentConfig
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 USERS, ITEMS, DIM, SLATE = 40, 9, 3, 4
 CONFIG = AgentConfig(hidden=8, sharpness=5.0)

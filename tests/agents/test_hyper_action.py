@@ -18,7 +18,7 @@ from dsrm_jax.agents.hyper_action import (
     item_features,
     unit,
 )
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 ITEMS, DIM = 30, 5
 

@@ -22,7 +22,7 @@ from dsrm_jax.agents.mofir import (
 )
 from dsrm_jax.agents.replay import clipped_adam
 from dsrm_jax.config import AgentConfig, MOFIRConfig, ReplayConfig
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 USERS, ITEMS, DIM, SLATE = 8, 12, 4, 2
 CONFIG = AgentConfig(

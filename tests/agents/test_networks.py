@@ -11,7 +11,7 @@ from dsrm_jax.agents.dsrm_hrl import make_dsrm_hrl
 from dsrm_jax.agents.networks import Manager, Worker, lifted_vectors
 from dsrm_jax.agents.yardsticks import make_yardstick
 from dsrm_jax.config import AgentConfig
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 J, D, B = 40, 4, 16
 # Compiling is what costs here, not running.

@@ -21,10 +21,10 @@ from dsrm_jax.agents.dorl import make_dorl, penalised_rewards
 from dsrm_jax.agents.flat import make_flat
 from dsrm_jax.agents.networks import lifted_vectors
 from dsrm_jax.config import A2CConfig, AgentConfig, DORLConfig, EnvironmentConfig
+from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.simulator.environment import Observation, make_environment
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
-from dsrm_jax.state.view import Catalogue, View
 from dsrm_jax.training.loop import make_step, reset_users
 
 USERS, ITEMS, SLATE, LENGTH, PARALLEL = 8, 12, 2, 8, 16

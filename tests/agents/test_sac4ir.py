@@ -16,7 +16,7 @@ from dsrm_jax.agents.item_values import Experience
 from dsrm_jax.agents.sac4ir import make_sac4ir, softmax_policy, temperature_loss
 from dsrm_jax.config import AgentConfig, ReplayConfig, SAC4IRConfig
 from dsrm_jax.errors import InputError
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 USERS, ITEMS, D, K = 8, 12, 4, 2
 KIND = np.arange(USERS) // 4

@@ -16,7 +16,7 @@ from dsrm_jax.agents.replay import clipped_adam, sample
 from dsrm_jax.agents.td3 import _gradient_step, make_td3, td_target
 from dsrm_jax.config import AgentConfig, ReplayConfig, TD3Config
 from dsrm_jax.errors import InputError
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 USERS, ITEMS, DIM, SLATE = 8, 12, 4, 2
 CONFIG = AgentConfig(

@@ -9,7 +9,7 @@ import pytest
 from dsrm_jax.agents.agent import LoggedData, Transition
 from dsrm_jax.agents.world_model import WorldModel, fit_world_models, gaussian_nll, predict_clicks
 from dsrm_jax.config import DORLConfig
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 STATES, ITEMS, ROWS, SLATE = 4, 6, 4000, 3
 CONFIG = DORLConfig(

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from dsrm_jax.agents.yardsticks import make_yardstick
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 J, D, N = 5, 3, 4000
 POPULAR = np.array([False, True, False, True, False])

@@ -12,12 +12,12 @@ from dsrm_jax.config import Config, DataConfig, EnvironmentConfig, EvaluationCon
 from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation import evaluate
 from dsrm_jax.evaluation.evaluate import compared_methods, evaluate_all, evaluate_methods, make_decide
+from dsrm_jax.purify.encoder import Embeddings, EncoderParams
+from dsrm_jax.purify.perception import Perception
+from dsrm_jax.purify.view import View
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
-from dsrm_jax.state.encoder import Embeddings, EncoderParams
-from dsrm_jax.state.perception import Perception
-from dsrm_jax.state.view import View
 
 NUM_USERS, NUM_ITEMS, K = 5, 40, 4
 IS_POPULAR = np.arange(NUM_ITEMS) < 8

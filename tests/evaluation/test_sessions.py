@@ -13,13 +13,13 @@ from scipy import stats
 from dsrm_jax.agents.agent import Agent
 from dsrm_jax.config import EnvironmentConfig
 from dsrm_jax.evaluation.sessions import agent_decisions, any_of, oracle_decisions, run_sessions
+from dsrm_jax.purify.encoder import Embeddings, EncoderParams
+from dsrm_jax.purify.perception import Perception
+from dsrm_jax.purify.view import View
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.leave import constant_length, expected_length, has_left
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
-from dsrm_jax.state.encoder import Embeddings, EncoderParams
-from dsrm_jax.state.perception import Perception
-from dsrm_jax.state.view import View
 
 NUM_USERS, NUM_ITEMS = 6, 50
 IS_POPULAR = np.arange(NUM_ITEMS) % 5 == 0

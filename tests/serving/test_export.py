@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from dsrm_jax.agents.methods import make_agent
 from dsrm_jax.config import AgentConfig, Config, EncoderConfig, EnvironmentConfig, PurifierConfig
 from dsrm_jax.errors import InputError
+from dsrm_jax.purify.encoder import Embeddings, EncoderParams, Evidence, make_catalogue, make_encoder
+from dsrm_jax.purify.exposure import Exposure
+from dsrm_jax.purify.perception import Perception, perception_modules
+from dsrm_jax.purify.purifier import PurifierBatch
 from dsrm_jax.serving.export import export_policy, recommender
 from dsrm_jax.serving.load import META, load, pack
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
-from dsrm_jax.state.encoder import Embeddings, EncoderParams, Evidence, make_catalogue, make_encoder
-from dsrm_jax.state.exposure import Exposure
-from dsrm_jax.state.perception import Perception, perception_modules
-from dsrm_jax.state.purifier import PurifierBatch
 
 VOCABULARY, ITEMS, H, K = 16, 12, 6, 4
 RAW = np.arange(VOCABULARY) * 10 + 5

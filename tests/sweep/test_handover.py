@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrm_jax.budgets import budget
+from dsrm_jax.config.budgets import budget
 from dsrm_jax.errors import InputError
-from dsrm_jax.state.perception import Perception
+from dsrm_jax.purify.perception import Perception
+from dsrm_jax.runs.prepare import StageOne
 from dsrm_jax.sweep import handover
 from dsrm_jax.sweep.handover import hand_over
 from dsrm_jax.sweep.plan import Plan
 from dsrm_jax.sweep.pool import STAGE_ONE, run_plans
-from dsrm_jax.training.prepare import StageOne
 
 
 def made(value=1.5):

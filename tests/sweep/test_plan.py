@@ -6,11 +6,11 @@ import itertools
 import jax
 import pytest
 
-from dsrm_jax.budgets import budget
 from dsrm_jax.config import Config
+from dsrm_jax.config.budgets import budget
+from dsrm_jax.config.serialise import fields
 from dsrm_jax.errors import InputError
 from dsrm_jax.sweep.plan import LARGEST_GROUP, Plan, expand, group, load_plan, varied
-from dsrm_jax.training.serialise import fields
 
 RATES = (1e-3, 3e-4, 1e-4)
 GRID = {

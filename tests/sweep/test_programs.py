@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from dsrm_jax.config import AgentConfig, Config, EncoderConfig, EnvironmentConfig, PurifierConfig
-from dsrm_jax.simulator.environment import Observation
-from dsrm_jax.simulator.world import History
-from dsrm_jax.state.encoder import Embeddings, gather_evidence, make_encoder
-from dsrm_jax.state.perception import (
+from dsrm_jax.purify.encoder import Embeddings, gather_evidence, make_encoder
+from dsrm_jax.purify.perception import (
     Perception,
     make_perceive,
     perception_modules,
     seed_axes,
     share_process,
 )
-from dsrm_jax.state.purifier import PurifierBatch
+from dsrm_jax.purify.purifier import PurifierBatch
+from dsrm_jax.simulator.environment import Observation
+from dsrm_jax.simulator.world import History
 from dsrm_jax.sweep.programs import compiled
 
 H, DIM, ITEMS, SEEDS, USERS = 8, 2, 15, 2, 5

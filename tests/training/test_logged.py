@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierConfig
+from dsrm_jax.purify.encoder import Embeddings, make_catalogue, make_encoder
+from dsrm_jax.purify.perception import Perception, make_perceive
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
-from dsrm_jax.state.encoder import Embeddings, make_catalogue, make_encoder
-from dsrm_jax.state.perception import Perception, make_perceive
 from dsrm_jax.training.logged import SEARCH, logged_data, next_slate
 
 VOCABULARY, ITEMS, K, MAX_LEN = 16, 10, 2, 4

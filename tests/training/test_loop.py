@@ -20,10 +20,10 @@ from dsrm_jax.config import (
     PurifierConfig,
     TrainingConfig,
 )
+from dsrm_jax.purify.encoder import Embeddings, EncoderParams, make_encoder
+from dsrm_jax.purify.perception import Perception
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
-from dsrm_jax.state.encoder import Embeddings, EncoderParams, make_encoder
-from dsrm_jax.state.perception import Perception
 from dsrm_jax.training.loop import make_trainer, rollout_metrics
 
 USERS, ROWS, ITEMS = 8, 6, 12

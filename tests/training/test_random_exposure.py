@@ -9,23 +9,24 @@ import numpy as np
 import pytest
 
 from dsrm_jax.config import Config, EnvironmentConfig
-from dsrm_jax.simulator.response import FactorResponse, TableResponse, slate_probability
-from dsrm_jax.simulator.world import History, SessionStarts, World
-from dsrm_jax.state.encoder import (
+from dsrm_jax.config.serialise import merge
+from dsrm_jax.purify.encoder import (
     Embeddings,
     Encoder,
     EncoderParams,
     gather_evidence,
     make_encoder,
 )
-from dsrm_jax.state.exposure import silent_exposure
-from dsrm_jax.state.leverage import leverage_of
-from dsrm_jax.state.perception import fit_perception_purifier, perception_modules
-from dsrm_jax.state.posterior import UserPosterior
-from dsrm_jax.training import prepare, random_exposure
-from dsrm_jax.training.prepare import seed_keys
+from dsrm_jax.purify.exposure import silent_exposure
+from dsrm_jax.purify.leverage import leverage_of
+from dsrm_jax.purify.perception import fit_perception_purifier, perception_modules
+from dsrm_jax.purify.posterior import UserPosterior
+from dsrm_jax.runs import prepare
+from dsrm_jax.runs.prepare import seed_keys
+from dsrm_jax.simulator.response import FactorResponse, TableResponse, slate_probability
+from dsrm_jax.simulator.world import History, SessionStarts, World
+from dsrm_jax.training import random_exposure
 from dsrm_jax.training.random_exposure import random_exposure_states
-from dsrm_jax.training.serialise import merge
 
 USERS, ITEMS, DIM, EVENTS = 300, 12, 3, 400
 ENVIRONMENT = EnvironmentConfig(history_length=EVENTS)

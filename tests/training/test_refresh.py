@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierConfig
+from dsrm_jax.purify.encoder import Embeddings, EncoderParams, make_encoder
+from dsrm_jax.purify.exposure import silent_exposure
+from dsrm_jax.purify.leverage import leverage_of
+from dsrm_jax.purify.perception import Perception, fit_perception_purifier
+from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.world import SessionStarts, World
-from dsrm_jax.state.encoder import Embeddings, EncoderParams, make_encoder
-from dsrm_jax.state.exposure import silent_exposure
-from dsrm_jax.state.leverage import leverage_of
-from dsrm_jax.state.perception import Perception, fit_perception_purifier
-from dsrm_jax.state.posterior import UserPosterior
 from dsrm_jax.training import refresh
 from dsrm_jax.training.refresh import collect_histories, refresh_perception
 

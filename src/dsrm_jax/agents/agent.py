@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from dsrm_jax.state.view import View
+from dsrm_jax.purify.view import View
 
 
 @struct.dataclass

@@ -38,7 +38,7 @@ from dsrm_jax.agents.replay import (
 from dsrm_jax.agents.slates import greedy_slate
 from dsrm_jax.config import AgentConfig
 from dsrm_jax.errors import InputError
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 LOGIT_PENALTY = 1e-2  # weight of the mean squared imitation logit (facts/methods.md 3.3)
 

@@ -33,7 +33,7 @@ from dsrm_jax.agents.replay import (
     track,
 )
 from dsrm_jax.config import AgentConfig
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 NUM_DRAWS = 10
 LATENT_BOUND = 0.5  # of latents that are drawn to act, never of those that train the decoder

@@ -32,7 +32,7 @@ from dsrm_jax.agents.item_values import (
 )
 from dsrm_jax.agents.replay import Replay, add, clipped_adam, learn
 from dsrm_jax.config import AgentConfig
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 
 @struct.dataclass

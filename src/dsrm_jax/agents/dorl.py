@@ -21,7 +21,7 @@ from dsrm_jax.agents.log_entropy import LogEntropy, fit_log_entropy, lowest_entr
 from dsrm_jax.agents.world_model import fit_world_models, predict_clicks
 from dsrm_jax.config import AgentConfig, DORLConfig
 from dsrm_jax.errors import InputError
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 FLOOR_STATES = 64  # logged states whose whole catalogue is scored to find R_min
 

@@ -35,7 +35,7 @@ from dsrm_jax.agents.ppo import (
 )
 from dsrm_jax.agents.returns import bootstrap_values, generalised_advantage
 from dsrm_jax.config import AgentConfig
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 FAIR_SCALE = 0.25  # one unit of the manager's output moves w_fair by this much: cosines live in [-1, 1]
 

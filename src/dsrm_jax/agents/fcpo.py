@@ -40,7 +40,7 @@ from dsrm_jax.agents.ppo import (
 )
 from dsrm_jax.agents.returns import bootstrap_values, generalised_advantage
 from dsrm_jax.config import AgentConfig
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 
 @struct.dataclass

@@ -37,7 +37,7 @@ from dsrm_jax.agents.ppo import (
 )
 from dsrm_jax.agents.slates import greedy_slate, sample_slate, slate_log_prob
 from dsrm_jax.config import AgentConfig
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 
 @struct.dataclass

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dsrm_jax.agents.agent import Transition
 from dsrm_jax.agents.networks import MLP, features, lifted_vectors
 from dsrm_jax.agents.slates import greedy_slate
-from dsrm_jax.state.view import Catalogue
+from dsrm_jax.purify.view import Catalogue
 
 
 def item_features(catalogue: Catalogue) -> Float[Array, "J E"]:

@@ -19,7 +19,7 @@ from dsrm_jax.agents.agent import Rollout, transitions
 from dsrm_jax.agents.networks import MLP, features
 from dsrm_jax.agents.replay import Replay, start_replay
 from dsrm_jax.errors import InputError
-from dsrm_jax.state.view import Catalogue
+from dsrm_jax.purify.view import Catalogue
 
 
 @struct.dataclass

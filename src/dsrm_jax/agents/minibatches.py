@@ -13,7 +13,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int
 
-from dsrm_jax.mesh_axes import spread_over_users, user_devices
+from dsrm_jax.parallel.mesh_axes import spread_over_users, user_devices
 
 BLOCK = 32  # samples; with 3,327 items 16 to 64 are equally fast
 Loss = Callable[[Any, Any], tuple[jax.Array, dict[str, jax.Array]]]

@@ -41,7 +41,7 @@ from dsrm_jax.agents.replay import (
     track,
 )
 from dsrm_jax.config import AgentConfig
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 NUM_OBJECTIVES = 2
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.state.view import Catalogue
+from dsrm_jax.purify.view import Catalogue
 
 TIME_SCALE = 30.0
 

@@ -34,7 +34,7 @@ from dsrm_jax.agents.item_values import (
 from dsrm_jax.agents.replay import Replay, add, clipped_adam, learn
 from dsrm_jax.agents.slates import greedy_slate, sample_slate
 from dsrm_jax.config import AgentConfig
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 LOG_TEMPERATURE = (-10.0, 2.0)  # bounds
 LARGEST_WEIGHT = 10.0  # of a click, before self-normalisation

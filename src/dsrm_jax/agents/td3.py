@@ -43,7 +43,7 @@ from dsrm_jax.agents.replay import (
 )
 from dsrm_jax.config import AgentConfig
 from dsrm_jax.errors import InputError
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 
 @struct.dataclass

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents.agent import LoggedData
 from dsrm_jax.config import DORLConfig
-from dsrm_jax.state.view import Catalogue
+from dsrm_jax.purify.view import Catalogue
 
 LOWEST_LOG_VARIANCE = -7.0  # a click of probability .001 has variance exp(-6.9)
 ITEM_DIM = 8  # of the models' own item embeddings

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from dsrm_jax.agents.agent import Agent
 from dsrm_jax.agents.block_slates import FactoredScores, greedy_slate, sample_slate
-from dsrm_jax.state.view import Catalogue, View
+from dsrm_jax.purify.view import Catalogue, View
 
 YARDSTICKS = ("random", "quota_random", "quota_greedy", "quota_greedy_purified")
 SOFTMAX = "quota_softmax"  # no yardstick, but the behaviour that offline methods may learn from

@@ -22,11 +22,11 @@ from dsrm_jax.evaluation.sessions import (
     oracle_decisions,
     run_sessions,
 )
+from dsrm_jax.purify.perception import SEED_AXES, Perception, make_perceive
+from dsrm_jax.runs.prepare import seed_keys
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.world import World
-from dsrm_jax.state.perception import SEED_AXES, Perception, make_perceive
-from dsrm_jax.training.prepare import seed_keys
 
 Say = Callable[[str], None]
 

@@ -13,11 +13,11 @@ from jaxtyping import Array, Bool, Int, Key
 
 from dsrm_jax.agents.agent import Agent
 from dsrm_jax.agents.slates import greedy_slate
+from dsrm_jax.purify.encoder import make_catalogue
+from dsrm_jax.purify.perception import Perceive, Perception
 from dsrm_jax.simulator.environment import Environment, EnvState, Observation
 from dsrm_jax.simulator.response import click_probability
 from dsrm_jax.simulator.world import World
-from dsrm_jax.state.encoder import make_catalogue
-from dsrm_jax.state.perception import Perceive, Perception
 
 # (agent_state, key, sessions, observation, world, perception) -> slates (B, K); the key is consumed
 Decide = Callable[[Any, jax.Array, EnvState, Observation, World, Perception], jax.Array]

@@ -18,14 +18,15 @@ from jaxtyping import Array, Bool, Int
 
 from dsrm_jax.agents.methods import make_agent
 from dsrm_jax.config import Config
+from dsrm_jax.config.serialise import to_json
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.errors import InputError
+from dsrm_jax.files import write_bytes
+from dsrm_jax.purify.encoder import make_catalogue
+from dsrm_jax.purify.perception import Perception, make_perceive
 from dsrm_jax.serving.load import FORMAT, ITEMS, META, PROGRAM
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.world import History, World
-from dsrm_jax.state.encoder import make_catalogue
-from dsrm_jax.state.perception import Perception, make_perceive
-from dsrm_jax.training.serialise import to_json, write_bytes
 
 ALWAYS_RANDOM = ("random", "quota_random")  # an exported program draws nothing
 Recommend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]

@@ -20,30 +20,30 @@ from dsrm_jax.agents.methods import LEARNERS, make_agent
 from dsrm_jax.config import AgentConfig, Config
 from dsrm_jax.evaluation.metrics import summarise_seeds
 from dsrm_jax.evaluation.sessions import Sessions, agent_decisions, of_each, oracle_decisions, run_sessions
-from dsrm_jax.simulator.environment import make_environment
-from dsrm_jax.simulator.world import World
-from dsrm_jax.state.perception import (
+from dsrm_jax.files import json_value, write_text
+from dsrm_jax.purify.perception import (
     Perception,
     make_perceive,
     seed_axes,
     share_process,
     share_process_shapes,
 )
-from dsrm_jax.sweep.handover import hand_over
-from dsrm_jax.sweep.plan import Point
-from dsrm_jax.sweep.programs import compiled
-from dsrm_jax.training.logging import nonfinite
-from dsrm_jax.training.loop import make_trainer
-from dsrm_jax.training.memory import Memory
-from dsrm_jax.training.prepare import (
+from dsrm_jax.runs.logging import nonfinite
+from dsrm_jax.runs.memory import Memory
+from dsrm_jax.runs.prepare import (
     Prepared,
     perception_like,
     prepare,
     remembered_worlds,
     seed_keys,
 )
-from dsrm_jax.training.run import chunk_size, metric_rows, num_updates
-from dsrm_jax.training.serialise import json_value, write_text
+from dsrm_jax.runs.run import chunk_size, metric_rows, num_updates
+from dsrm_jax.simulator.environment import make_environment
+from dsrm_jax.simulator.world import World
+from dsrm_jax.sweep.handover import hand_over
+from dsrm_jax.sweep.plan import Point
+from dsrm_jax.sweep.programs import compiled
+from dsrm_jax.training.loop import make_trainer
 
 Say = Callable[[str], None]
 # stage of `seed_keys` of validation sessions: 2 is that of held-out ones, 3 of Stage I's refresh

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from dsrm_jax.errors import InputError
+from dsrm_jax.files import from_json_value, json_value, load_json, write_text
+from dsrm_jax.runs import checkpoint
+from dsrm_jax.runs.lock import BusyError, held
+from dsrm_jax.runs.prepare import StageOne
 from dsrm_jax.sweep.pool import STAGE_ONE
-from dsrm_jax.training import checkpoint
-from dsrm_jax.training.lock import BusyError, held
-from dsrm_jax.training.prepare import StageOne
-from dsrm_jax.training.serialise import from_json_value, json_value, load_json, write_text
 
 Say = Callable[[str], None]
 POLL_SECONDS = 0.2

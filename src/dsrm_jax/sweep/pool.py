@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dsrm_jax.config import Config
+from dsrm_jax.config.serialise import from_json
 from dsrm_jax.errors import InputError
-from dsrm_jax.state.process import at_defaults
+from dsrm_jax.files import from_json_value, load_json, write_text
+from dsrm_jax.purify.process import at_defaults
+from dsrm_jax.runs.lock import held
 from dsrm_jax.sweep.plan import Plan, Point, expand, group, points_json
-from dsrm_jax.training.lock import held
-from dsrm_jax.training.serialise import from_json, from_json_value, load_json, write_text
 
 Say = Callable[[str], None]
 STAGE_ONE = "stage-one"  # folder in that of the sweep, while it runs: what its workers share (`handover`)

@@ -8,7 +8,7 @@ import jax
 from jax.stages import Compiled
 
 from dsrm_jax.config import AgentConfig, Config
-from dsrm_jax.training.memory import Memory
+from dsrm_jax.runs.memory import Memory
 
 
 def compiled(

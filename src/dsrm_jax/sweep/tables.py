@@ -15,7 +15,7 @@ from rich.text import Text
 from dsrm_jax.evaluation.metrics import difference
 from dsrm_jax.evaluation.sessions import Sessions
 from dsrm_jax.evaluation.tables import FREE_LUNCH, PAPER_METHOD, cell, results_table
-from dsrm_jax.training.serialise import load_json
+from dsrm_jax.files import load_json
 
 METHOD = "agent.method"
 HEADED = (METHOD, "data.env", "environment.max_len")  # fields that a table of methods names anyway

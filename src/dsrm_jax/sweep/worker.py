@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dsrm_jax.errors import InputError
-from dsrm_jax.xla import SHORT_PROGRAMS, set_flags
+from dsrm_jax.parallel.xla import SHORT_PROGRAMS, set_flags
 
 
 def main(argv: list[str]) -> None:
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     pin(int(argv[1]))
     set_flags(os.environ, SHORT_PROGRAMS)
     with answers() as out:
-        from dsrm_jax.pipeline import use_compilation_cache
+        from dsrm_jax.parallel.xla import use_compilation_cache
         from dsrm_jax.sweep.group import run_group
         from dsrm_jax.sweep.pool import read_groups
 

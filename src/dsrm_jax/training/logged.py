@@ -12,11 +12,11 @@ from jaxtyping import Array, Bool, Int
 
 from dsrm_jax.agents.agent import LoggedData, Transition
 from dsrm_jax.config import Config
+from dsrm_jax.purify.perception import Perceive, Perception
+from dsrm_jax.purify.view import Catalogue
 from dsrm_jax.simulator.environment import Observation, append, history_before, keep_last
 from dsrm_jax.simulator.leave import has_left, initial_temper, temper_loss, unbalanced_slates
 from dsrm_jax.simulator.world import History, World
-from dsrm_jax.state.perception import Perceive, Perception
-from dsrm_jax.state.view import Catalogue
 
 LANES = 256
 STEPS = 64

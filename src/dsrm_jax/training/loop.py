@@ -16,11 +16,11 @@ from dsrm_jax.agents.agent import Agent, LoggedData, Rollout, transitions
 from dsrm_jax.agents.methods import make_agent, needs_log
 from dsrm_jax.agents.yardsticks import make_yardstick
 from dsrm_jax.config import Config
+from dsrm_jax.purify.encoder import make_catalogue
+from dsrm_jax.purify.perception import Perceive, Perception, make_perceive
+from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.simulator.environment import Environment, EnvState, Observation, make_environment
 from dsrm_jax.simulator.world import World
-from dsrm_jax.state.encoder import make_catalogue
-from dsrm_jax.state.perception import Perceive, Perception, make_perceive
-from dsrm_jax.state.view import Catalogue, View
 from dsrm_jax.training.logged import logged_data
 
 Metrics = dict[str, jax.Array]

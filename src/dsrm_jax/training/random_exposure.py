@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from dsrm_jax.config import EnvironmentConfig
+from dsrm_jax.purify.encoder import Encoder, EncoderParams, summarise
 from dsrm_jax.simulator.response import slate_probability
 from dsrm_jax.simulator.world import History, World
-from dsrm_jax.state.encoder import Encoder, EncoderParams, summarise
 
 USERS_AT_ONCE = 256
 MOST_EVENTS = 512

@@ -12,10 +12,8 @@ from jaxtyping import Array, Float, Key
 
 from dsrm_jax.agents.yardsticks import make_yardstick
 from dsrm_jax.config import Config
-from dsrm_jax.simulator.environment import make_environment
-from dsrm_jax.simulator.world import World
-from dsrm_jax.state.encoder import make_catalogue
-from dsrm_jax.state.perception import (
+from dsrm_jax.purify.encoder import make_catalogue
+from dsrm_jax.purify.perception import (
     FROM_PAIRS,
     SEED_AXES,
     Perception,
@@ -23,8 +21,10 @@ from dsrm_jax.state.perception import (
     make_perceive,
     purifier_settings,
 )
-from dsrm_jax.state.posterior import UserPosterior
-from dsrm_jax.state.targets import Visited
+from dsrm_jax.purify.posterior import UserPosterior
+from dsrm_jax.purify.targets import Visited
+from dsrm_jax.simulator.environment import make_environment
+from dsrm_jax.simulator.world import World
 from dsrm_jax.training.loop import reset_users
 
 NUM_USERS = 128

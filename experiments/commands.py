@@ -1,0 +1,141 @@
+"""The studies' commands, which `dsrm-jax` finds by entry points; JAX is imported inside, after the flags are set."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from dsrm_jax.cli.commands import Command, parse_arguments, refuse_folder, say, write_json
+from dsrm_jax.cli.options import check_json, parse, parse_with
+
+ABOUT = {
+    "reproduce": "run the paper's tables and figures, resumably, and write the report",
+    "headroom": "measure how much of the oracle state's lead the purifier recovers (synthetic worlds)",
+    "probe": "probe whether the purifier purifies, beside controls that must fail; tables and pictures",
+    "fcpo": "train and evaluate FCPO on ratings (MovieLens) at several limits on popular items",
+    "bench": "measure speed, compile time and memory at a named size, or how they grow with size",
+    "kuaisim": "report a run's last ten entries as KuaiSim and its forks do, to compare with their numbers",
+}
+
+
+def _reproduce(argv: list[str]) -> None:
+    from dsrm_jax.parallel.xla import use_compilation_cache
+    from experiments.report.plan import wanted_environments
+    from experiments.report.reproduce import reproduce
+
+    def arguments(
+        env: str = "all", budget: str = "quick", out: str = "", data: str = "", workers: int = 0
+    ) -> dict[str, Any]:
+        """Reproduce.
+
+        Args:
+            env: Data set: kuairec, kuairand, or all.
+            budget: How much each run spends: tiny, quick (a tenth of the paper's), default, paper.
+            out: Folder of runs and report; finished runs in it are not run again. Empty: runs/reproduce-<env>-<budget>.
+            data: Folder of real data, for one env.
+            workers: Worker processes, one core each; 0: one per core.
+        """
+        return {"env": env, "budget": budget, "out": out, "data": data, "workers": workers}
+
+    wanted = parse_arguments(arguments, argv, "reproduce", ABOUT["reproduce"])
+    use_compilation_cache()
+    reproduce(
+        wanted_environments(wanted["env"]),
+        wanted["budget"],
+        Path(wanted["out"] or f"runs/reproduce-{wanted['env']}-{wanted['budget']}"),
+        data_path=wanted["data"],
+        workers=wanted["workers"],
+        say=say,
+    )
+
+
+def _headroom(argv: list[str]) -> None:
+    from rich.console import Console
+
+    from experiments.headroom.surface import Surface, headroom_surface
+    from experiments.headroom.table import headroom_table, surface_table
+
+    output, config, surface = parse_with(argv, "headroom", ABOUT["headroom"], {}, Surface())
+    check_json(output.json)
+    refuse_folder(output, "headroom")
+    results = headroom_surface(config, surface, say=say)
+    console = Console()
+    for result in results.values():
+        console.print(headroom_table(result))
+    if len(results) > 1:
+        console.print(surface_table(results))
+    write_json(output.json, results)
+
+
+def _probe(argv: list[str]) -> None:
+    from experiments.probes.report import run_probe
+
+    output, config = parse(argv, "probe", ABOUT["probe"])
+    report = run_probe(config, output.out or f"runs/probe-{config.data.env}")
+    write_json(output.json, report)
+
+
+def _fcpo(argv: list[str]) -> None:
+    from rich.console import Console
+
+    from experiments.fcpo_ml100k.table import fcpo_table, render_fcpo_table
+    from experiments.fcpo_ml100k.train import SETTINGS
+
+    base = {"data": {"env": "ml-100k"}, "agent": {"fcpo": dataclasses.asdict(SETTINGS)}}
+    output, config = parse(argv, "fcpo", ABOUT["fcpo"], base)
+    refuse_folder(output, "fcpo")
+    result = fcpo_table(config, seeds=config.training.seeds)
+    Console().print(render_fcpo_table(result))
+    write_json(output.json, result)
+
+
+def _bench(argv: list[str]) -> None:
+    from experiments import bench
+
+    def arguments(
+        size: str = "paper", json: str = "", repeats: int = 5, scaling: bool = False
+    ) -> dict[str, Any]:
+        """Measure.
+
+        Args:
+            size: Named size: paper, paper-quick, easyrl4rec, kuaisim, fcpo, large (a million users and items) or tiny.
+            json: File to write the numbers to, as JSON.
+            repeats: Timings of each part; medians are reported.
+            scaling: Instead of a size, how cost grows with users, diffusion steps and items.
+        """
+        return {"size": size, "json": json, "repeats": repeats, "scaling": scaling}
+
+    wanted = parse_arguments(arguments, argv, "bench", ABOUT["bench"])
+    check_json(wanted["json"])
+    if wanted["scaling"]:
+        numbers = bench.run_scaling(repeats=wanted["repeats"])
+    else:
+        numbers = bench.run(wanted["size"], repeats=wanted["repeats"])
+    write_json(wanted["json"], numbers)
+
+
+def _kuaisim(argv: list[str]) -> None:
+    from dsrm_jax.runs.run_directory import open_run
+    from experiments.kuaisim.last_ten import report_run
+
+    def arguments(run: tyro.conf.Positional[str], json: str = "") -> tuple[str, str]:
+        """Name a run.
+
+        Args:
+            run: Run directory that training wrote.
+            json: File to write the numbers to, as JSON.
+        """
+        return run, json
+
+    folder, json_file = parse_arguments(arguments, argv, "kuaisim", ABOUT["kuaisim"])
+    check_json(json_file)
+    write_json(json_file, report_run(*open_run(folder), say))
+
+
+reproduce = Command(ABOUT["reproduce"], _reproduce)
+headroom = Command(ABOUT["headroom"], _headroom)
+probe = Command(ABOUT["probe"], _probe)
+fcpo = Command(ABOUT["fcpo"], _fcpo)
+bench = Command(ABOUT["bench"], _bench, spread=True)
+kuaisim = Command(ABOUT["kuaisim"], _kuaisim)

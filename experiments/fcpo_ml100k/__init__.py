@@ -1,0 +1,1 @@
+"""FCPO on MovieLens-100K, as its paper measures it."""

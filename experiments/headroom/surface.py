@@ -1,0 +1,88 @@
+"""The whole surface: history lengths x contaminations, every purifier that is asked for, one ruler."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+from dsrm_jax.config import Config
+from dsrm_jax.errors import InputError, unknown_name
+from dsrm_jax.purify.perception import purifier_settings
+from experiments.headroom.measure import LENGTHS, contaminated, headroom
+
+# What a name changes in the configuration's own purifier settings.
+VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "paper": {"kind": "paper"},
+        "sdedit": {"kind": "sdedit"},
+        "masked": {"kind": "masked"},
+        "masked_split_half": {"kind": "masked", "target": "split_half"},
+        "masked_inverse_propensity": {"kind": "masked", "target": "inverse_propensity"},
+        "masked_popularity_corruption": {"kind": "masked", "target": "popularity_corruption"},
+        "masked_random_exposure": {"kind": "masked", "target": "random_exposure"},
+        "masked_refreshed": {"kind": "masked", "refresh_rounds": 2},
+        "guided": {"kind": "guided"},
+        "guided_implicit": {
+            "kind": "guided",
+            "sampler": "ddim",
+            "sampling_steps": 5,
+            "guidance_steps": 2,
+        },
+        "regression": {"kind": "regression"},
+        "regression_refreshed": {"kind": "regression", "refresh_rounds": 2},
+    }
+)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What the ruler is laid on."""
+
+    worlds: tuple[Literal["own", "strong", "mild"], ...] = ("own",)
+    """Contaminations: own is the configuration's (synthetic.*); strong and mild are those that results are reported for."""
+    purifiers: tuple[str, ...] = ()
+    """Variants to compare, such as paper masked guided regression; empty: the configuration's own."""
+    policy: Literal["trained", "greedy"] = "trained"
+    """A policy trained for each state, or half-and-half slates of the highest predicted clicks."""
+    lengths: tuple[int, ...] = LENGTHS
+    """Events that users arrive with."""
+
+
+def headroom_surface(
+    config: Config, surface: Surface, *, say: Callable[[str], None] = print
+) -> dict[str, dict[str, Any]]:
+    """Run `headroom.headroom` in every world that is asked for.
+
+    Args:
+        config: of a synthetic world; its `data.seed` holds in all of them.
+        surface: worlds, variants, policy class and history lengths.
+        say: told what is being done, a line each.
+
+    Returns:
+        World to what `headroom` returns.
+
+    Raises:
+        InputError: a variant that does not exist, history lengths that do not fit, or data that are no synthetic world.
+    """
+    for name in surface.purifiers:
+        if name not in VARIANTS:
+            raise unknown_name("purifier variant", name, VARIANTS)
+    most = config.environment.history_length
+    if not surface.lengths or not all(1 <= n <= most for n in surface.lengths):
+        raise InputError(
+            f"--lengths {' '.join(map(str, surface.lengths))}: give at least one, each from 1 to "
+            f"environment.history_length, {most}"
+        )
+    settings = purifier_settings(config)
+    chosen = {name: replace(settings, **VARIANTS[name]) for name in surface.purifiers} or None
+    return {
+        world: headroom(
+            config if world == "own" else contaminated(config, world, seed=config.data.seed),
+            purifiers=chosen,
+            lengths=surface.lengths,
+            policy=surface.policy,
+            say=say,
+            memory={},
+        )
+        for world in dict.fromkeys(surface.worlds)
+    }

@@ -1,0 +1,1 @@
+"""KuaiSim's own report of a run, to compare with its numbers."""

@@ -1,0 +1,1 @@
+"""Whether a purifier purifies: ten probes beside controls that must fail."""

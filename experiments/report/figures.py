@@ -1,0 +1,214 @@
+"""The report's pictures, PNGs written whole or not at all."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dsrm_jax.cli.pictures import write_picture
+from experiments.report import paper
+from experiments.report.curves import read_curve
+from experiments.report.evidence import Cell, Evidence, Row
+from experiments.report.measures import figure2_sources
+from experiments.report.paper import env_name, method_name
+from experiments.report.tables import CLOSED_FORM_BOUND
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 10.0  # inches
+PANELS = (("length", "Len, steps"), ("reward", "R_each"), ("return", "R_cum"), ("ad", "AD"))
+OWN = "dsrm_hrl"
+
+
+def draw_all(evidence: Evidence, folder: Path) -> dict[str, str]:
+    """Write every picture that the evidence has numbers for.
+
+    Returns:
+        Name of the figure to the picture's alternative text; the file is `<name>.png`.
+    """
+    drawn = {}
+    for name, draw in (
+        ("fig2", figure2),
+        ("fig3", figure3),
+        ("fig6", figure6),
+        ("fig7", figure7),
+        ("pareto", pareto),
+        ("closed_form", closed_form),
+    ):
+        figure = draw(evidence)
+        if figure is not None:
+            write_picture(figure, folder / f"{name}.png")
+            drawn[name] = (
+                draw.__doc__.splitlines()[0].removeprefix("Draw ").rstrip(".") if draw.__doc__ else name
+            )
+    return drawn
+
+
+def figure2(evidence: Evidence) -> "Figure | None":
+    """Draw popularity against reward as counts, as rates, and as counts of shuffled rates."""
+    sources = [pair for env in evidence.environments for pair in figure2_sources(evidence, env)]
+    if not sources:
+        return None
+    figure, panels = _panels(len(sources), 3, height=3.1)
+    generator = np.random.default_rng(0)
+    for (label, facts), row in zip(sources, panels, strict=True):
+        shown, clicked, rate = np.array(facts["points"]).T
+        shuffled = shown * generator.permutation(rate)
+        for axes, y, title in (
+            (row[0], clicked, f"{label}\ncounts, as the paper: R² {facts['counts']:.3f}"),
+            (row[1], rate, f"rates: R² {facts['rates']:.3f}, log x {facts['log_rates']:.3f}"),
+            (row[2], shuffled, f"counts of shuffled rates: R² {facts['shuffled']:.3f}"),
+        ):
+            axes.plot(shown, y, ".", markersize=3, alpha=0.5)
+            axes.set_title(title, fontsize=9)
+            axes.set(xlabel="impressions")
+        row[0].set(ylabel="clicks")
+        row[1].set(ylabel="clicks per impression", xscale="log")
+        row[2].set(ylabel="clicks, rates shuffled")
+    return figure
+
+
+def figure3(evidence: Evidence) -> "Figure | None":
+    """Draw one policy on raw and on purified states, length against imbalance."""
+    cells = [
+        (env, n, raw, purified)
+        for env, n in evidence.cells(("fig3",))
+        if (raw := evidence.row(env, n, "dnair")) is not None
+        and (purified := evidence.row(env, n, "dnair_dsrm")) is not None
+    ]
+    if not cells:
+        return None
+    figure, panels = _panels(1, len(cells), height=3.6)
+    for axes, (env, n, raw, purified) in zip(panels[0], cells, strict=True):
+        for row, label, colour in (
+            (raw, "DNaIR, raw", "black"),
+            (purified, "DNaIR, purified", "tab:red"),
+        ):
+            _point(axes, row, "ad", "length", label=label, color=colour)
+        axes.set_title(f"{env_name(env)}, Max Len {n}", fontsize=9)
+        axes.set(xlabel="AD (less is better)", ylabel="Len")
+        axes.legend(fontsize=8)
+        axes.margins(0.3)
+    return figure
+
+
+def figure6(evidence: Evidence) -> "Figure | None":
+    """Draw the metrics against the number of diffusion steps, under the fixed and the rescaled schedule."""
+    rows = evidence.results.get("fig6", [])
+    envs = [env for env in evidence.environments if any(r["env"] == env for r in rows)]
+    if not envs:
+        return None
+    figure, panels = _panels(len(envs), 4, height=3.0)
+    for env, line in zip(envs, panels, strict=True):
+        for axes, (metric, label) in zip(line, PANELS, strict=True):
+            for schedule, title in (("linear", "1e-4..2e-2 whatever S"), ("rescaled", "rescaled by 1000/S")):
+                chosen = [r for r in evidence.select("fig6", schedule=schedule) if r["env"] == env]
+                steps = [r["values"]["purifier.diffusion_steps"] for r in chosen]
+                cells = [Cell.of(r["result"][metric]) for r in chosen]
+                error = [c.half for c in cells]
+                axes.errorbar(
+                    steps, [c.value for c in cells], yerr=error, fmt="o-", ms=4, capsize=2, label=title
+                )
+            axes.set_xscale("log")
+            axes.set_title(f"{env_name(env)}: {label}", fontsize=9)
+            axes.set(xlabel="diffusion steps S")
+            axes.grid(alpha=0.3)
+        line[0].legend(fontsize=7)
+    return figure
+
+
+def figure7(evidence: Evidence) -> "Figure | None":
+    """Draw learning curves of Len and AD with the range of the seeds."""
+    rows = evidence.results.get("fig7", [])
+    envs = [env for env in evidence.environments if any(r["env"] == env for r in rows)]
+    if not envs:
+        return None
+    figure, panels = _panels(len(envs), 2, height=3.8)
+    for env, line in zip(envs, panels, strict=True):
+        for axes, (metric, label) in zip(line, (("length", "Len, steps"), ("ad", "AD")), strict=True):
+            for i, row in enumerate(r for r in rows if r["env"] == env):
+                found = read_curve(evidence.folder / row["name"], metric)
+                if found is not None:
+                    _band(axes, *found, row["method"], f"C{i}")
+            axes.set_title(f"{env_name(env)}: {label}, training simulator, exploration on", fontsize=9)
+            axes.set(xlabel="batched environment steps")
+            axes.grid(alpha=0.3)
+        line[1].legend(fontsize=7, ncols=2)
+    return figure
+
+
+def pareto(evidence: Evidence) -> "Figure | None":
+    """Draw utility against equity: DSRM-HRL over lambda among the methods."""
+    envs = [env for env, n in evidence.cells() if n == paper.MAX_LENS[0]]
+    if not envs:
+        return None
+    figure, panels = _panels(1, len(envs), height=4.6)
+    for env, axes in zip(envs, panels[0], strict=True):
+        for method in (*paper.METHODS, "quota_random", "quota_greedy", "oracle"):
+            row = evidence.row(env, paper.MAX_LENS[0], method)
+            if row is not None:
+                colour = "tab:red" if method == OWN else "0.45"
+                _point(axes, row, "slate_ad", "return", color=colour)
+                _name_point(axes, row, method_name(method), colour)
+        for plan, label, colour in (
+            ("pareto_penalty", "penalty, over λ", "tab:blue"),
+            ("pareto_quota", "quota, over λ", "tab:green"),
+        ):
+            chosen = [r for r in evidence.results.get(plan, []) if r["env"] == env]
+            if chosen:
+                x, y = ([r["result"][m]["mean"] for r in chosen] for m in ("slate_ad", "return"))
+                axes.plot(x, y, "s-", ms=4, color=colour, alpha=0.8, label=label)
+        axes.set_title(f"{env_name(env)}, Max Len {paper.MAX_LENS[0]}", fontsize=9)
+        axes.set(xlabel="imbalance of slates, mean |2s - 1| (less is better)", ylabel="R_cum")
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
+    return figure
+
+
+def closed_form(evidence: Evidence) -> "Figure | None":
+    """Draw the measured Len of every row against its closed form."""
+    rows = [row for _, row in evidence.measured_rows()]
+    if not rows:
+        return None
+    figure, panels = _panels(1, 1, height=4.2, width=6.0)
+    axes = panels[0][0]
+    expected = np.array([r["result"]["closed_form"] for r in rows])
+    found = np.array([r["result"]["length"]["mean"] for r in rows])
+    off = np.abs(expected - found) > CLOSED_FORM_BOUND
+    limits = [min(expected.min(), found.min()) - 1, max(expected.max(), found.max()) + 1]
+    axes.plot(limits, limits, color="0.6", linewidth=1)
+    axes.plot(expected[~off], found[~off], "o", ms=4, alpha=0.6, label=f"within {CLOSED_FORM_BOUND} steps")
+    axes.plot(expected[off], found[off], "x", ms=6, color="tab:red", label=f"off by more: {off.sum()}")
+    axes.set(xlabel="E[Len] of R_each and p alone", ylabel="measured Len")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _panels(rows: int, columns: int, *, height: float, width: float = WIDTH) -> tuple["Figure", Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _point(axes: "Axes", row: Row, x: str, y: str, **style: Any) -> None:
+    at = [Cell.of(row["result"][metric]) for metric in (x, y)]
+    (x_at, y_at), (x_half, y_half) = ([c.value for c in at], [c.half for c in at])
+    axes.errorbar(x_at, y_at, xerr=x_half, yerr=y_half, fmt="o", ms=5, capsize=2, **style)
+
+
+def _name_point(axes: "Axes", row: Row, text: str, colour: str) -> None:
+    place = tuple(row["result"][metric]["mean"] for metric in ("slate_ad", "return"))
+    axes.annotate(text, place, xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour)
+
+
+def _band(axes: "Axes", steps: np.ndarray, curves: np.ndarray, method: str, colour: str) -> None:
+    seen = np.isfinite(curves).all(axis=1)
+    steps, curves = steps[seen], curves[seen]
+    own = method == OWN
+    axes.fill_between(steps, curves.min(axis=1), curves.max(axis=1), color=colour, alpha=0.15, linewidth=0)
+    label = method_name(method)
+    axes.plot(steps, curves.mean(axis=1), color=colour, linewidth=2.2 if own else 1.0, label=label)

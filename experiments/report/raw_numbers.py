@@ -1,0 +1,156 @@
+"""The report's numbers as CSV files, unrounded."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsrm_jax.evaluation.metrics import METRICS
+from dsrm_jax.files import write_text
+from experiments.report import paper
+from experiments.report.claims import Judgement
+from experiments.report.curves import read_curve
+from experiments.report.evidence import Evidence
+from experiments.report.measures import figure2_sources, training_seconds
+
+CURVE_POINTS = 100  # rows kept of each curve
+
+
+def write_csvs(evidence: Evidence, judgements: Sequence[Judgement], folder: Path) -> list[str]:
+    """Write `results`, `times`, `curves`, `data`, `fig2`, `probes` and `claims` as CSV; return their file names."""
+    written = []
+    for name, header, rows in (
+        ("results", RESULTS, _results(evidence)),
+        ("times", TIMES, _times(evidence)),
+        ("curves", ("env", "method", "metric", "step", "mean", "low", "high"), _curves(evidence)),
+        ("data", ("env", "statistic", "value"), _data(evidence)),
+        ("fig2", ("source", "impressions", "clicks", "rate"), _figure2(evidence)),
+        ("probes", ("env", "state", "probe", "value"), _probes(evidence)),
+        ("claims", CLAIMS, _claims(judgements)),
+    ):
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+        write_text(folder / f"{name}.csv", text.getvalue())
+        written.append(f"{name}.csv")
+    return written
+
+
+RESULTS = (
+    *("plan", "env", "max_len", "method", "setting", "metric", "mean", "low", "high"),
+    *("seeds", "sessions", "paper_mean", "paper_deviation"),
+)
+TIMES = (
+    "plan",
+    "env",
+    "max_len",
+    "method",
+    "setting",
+    "compile_s",
+    "train_s",
+    "with_stage_one_s",
+    "evaluation_s",
+)
+CLAIMS = (
+    "id",
+    "section",
+    "measurement",
+    "relation",
+    "threshold",
+    "where",
+    "value",
+    "low",
+    "high",
+    "verdict",
+    "artefact",
+)
+
+
+def _results(evidence: Evidence) -> Iterable[Sequence[Any]]:
+    for plan, row in evidence.measured_rows():
+        result = row["result"]
+        key = (plan, row["env"], row["max_len"], row["method"], _setting(row))
+        count = (len(result["seeds"]), result["sessions"])
+        for metric in METRICS:
+            entry = result[metric]
+            cell = (
+                paper.printed(row["env"], row["max_len"], row["method"], metric)
+                if not _setting(row)
+                else None
+            )
+            printed = ("", "") if cell is None else tuple(cell)
+            yield (*key, metric, entry["mean"], entry["low"], entry["high"], *count, *printed)
+        yield (*key, "closed_form", result["closed_form"], "", "", *count, "", "")
+
+
+def _times(evidence: Evidence) -> Iterable[Sequence[Any]]:
+    for plan, row in evidence.measured_rows():
+        timing = row["timing"]
+        seconds = (
+            timing["compile_seconds"],
+            timing["train_seconds"],
+            training_seconds(row),
+            timing["evaluation_seconds"],
+        )
+        yield (plan, row["env"], row["max_len"], row["method"], _setting(row), *seconds)
+
+
+def _curves(evidence: Evidence) -> Iterable[Sequence[Any]]:
+    for row in evidence.results.get("fig7", []):
+        for metric in ("length", "ad", "reward"):
+            found = read_curve(evidence.folder / row["name"], metric)
+            if found is None:
+                continue
+            steps, curves = found
+            for i in np.unique(np.linspace(0, len(steps) - 1, min(CURVE_POINTS, len(steps))).astype(int)):
+                seeds = curves[i]
+                yield (row["env"], row["method"], metric, steps[i], seeds.mean(), seeds.min(), seeds.max())
+
+
+def _data(evidence: Evidence) -> Iterable[Sequence[Any]]:
+    for env, facts in evidence.data.items():
+        yield (env, "source", facts["describe"]["source"])
+        yield (env, "shared_users", facts["shared_users"])
+        yield from ((env, *pair) for pair in _flat(facts["describe"]) if pair[0] not in ("name", "source"))
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _figure2(evidence: Evidence) -> Iterable[Sequence[Any]]:
+    for env in evidence.environments:
+        for label, facts in figure2_sources(evidence, env):
+            yield from ((label, *point) for point in facts["points"])
+
+
+def _probes(evidence: Evidence) -> Iterable[Sequence[Any]]:
+    for env, report in evidence.probes.items():
+        for state, numbers in report["states"].items():
+            for name, value in _flat(numbers):
+                if value is not None and not isinstance(value, list):
+                    yield (env, state, name, value)
+
+
+def _claims(judgements: Sequence[Judgement]) -> Iterable[Sequence[Any]]:
+    for j in judgements:
+        claim, rule = j.claim, j.claim.rule
+        key = (claim.id, claim.section, rule.measurement, rule.relation, rule.threshold)
+        for m in j.measured:
+            yield (*key, m.where, m.cell.value, m.cell.low, m.cell.high, j.verdict, j.artefact)
+        if not j.measured:
+            yield (*key, "", "", "", "", j.verdict, j.artefact)
+
+
+def _setting(row: Any) -> str:
+    """Return the grid's values beyond data set, method and session length."""
+    usual = ("data.env", "environment.max_len", "agent.method")
+    return " ".join(f"{k.rsplit('.', 1)[-1]}={v}" for k, v in row["values"].items() if k not in usual)

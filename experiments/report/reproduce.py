@@ -1,0 +1,183 @@
+"""`dsrm-jax reproduce`: run what is missing of the paper's grid, then write the report."""
+
+import io
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dsrm_jax.config import Config
+from dsrm_jax.data.sources import data_path as folder_of
+from dsrm_jax.data.sources import load_log
+from dsrm_jax.errors import InputError
+from dsrm_jax.files import load_json, write_text
+from dsrm_jax.sweep.plan import Point
+from dsrm_jax.sweep.pool import run_points
+from experiments.report.claims import Judgement, judge, load_claims
+from experiments.report.data_facts import data_facts
+from experiments.report.document import report
+from experiments.report.evidence import Evidence, read_results
+from experiments.report.figures import draw_all
+from experiments.report.page import page
+from experiments.report.paper import env_name
+from experiments.report.plan import CLAIMS, Work, by_name, load_work, plans_folder, unfinished
+from experiments.report.raw_numbers import write_csvs
+
+Say = Callable[[str], None]
+BAR = 24  # characters
+PROBE_PICTURES = {"states": "t-SNE of raw and purified states", "controls": "the purifier among its controls"}
+FAILED = ("FAILED", "left out")  # how the pool reports a group without a result
+
+
+def reproduce(
+    envs: Sequence[str],
+    budget: str,
+    out: str | Path,
+    *,
+    workers: int = 0,
+    say: Say = print,
+    data_path: str = "",
+    plans: Path | None = None,
+    run: Callable[..., Any] = run_points,
+    with_probes: bool = True,
+) -> None:
+    """Reproduce every table and figure of the paper, and judge its claims.
+
+    Runs every point of `experiments/paper/*.toml` that has no result in `<out>/points` yet, probes Stage I, and writes
+    `<out>/report/`: `report.md`, `report.html` (one file, pictures inside), PNG pictures and CSV files. A point that fails is
+    reported and stands in the report; calling again runs only what is missing.
+
+    Args:
+        envs: data sets, such as `plan.wanted_environments("all")`.
+        budget: name of the budget: quick is a tenth of the paper's.
+        out: folder; made if absent.
+        workers: processes, each on a core of its own; 0: one per core.
+        say: told one line per finished program, each followed by the progress of the whole.
+        data_path: folder of one data set's files; the report is then reduced (`plan.load_work`). Empty: the default data folder,
+            and the synthetic worlds where it has no files.
+        plans: folder of the plans and of `claims.toml`; None: `experiments/paper`.
+        run: runs points, as `pool.run_points`.
+        with_probes: also make Figure 4, minutes of work in this process.
+
+    Raises:
+        InputError: plans, claims, data or output folder that cannot be used.
+    """
+    plans, out = plans or plans_folder(), Path(out)
+    work = load_work(plans, envs, budget, data_path=data_path)
+    claims = load_claims(plans / CLAIMS)
+    facts = {env: _facts(config) for env, config in work.configs.items()}
+    folder = _made(out / "points")
+    failures = run_work(work, folder, workers=workers, say=say, run=run)
+    probes, probe_failures = _probes(work.probes, out / "probes", say) if with_probes else ({}, [])
+    evidence = Evidence(
+        folder=folder,
+        results=read_results(work.points, folder),
+        points=work.points,
+        data=facts,
+        probes=probes,
+        probe_folders={env: out / "probes" / env for env in probes},
+        failures=failures + probe_failures,
+        budget=budget,
+    )
+    judgements = [judge(claim, evidence) for claim in claims]
+    command = f"make reproduce ENV={'all' if len(envs) > 1 else envs[0]} BUDGET={budget}" + (
+        " DATA=folder" if data_path else ""
+    )
+    path = write_report(evidence, judgements, _made(out / "report"), command=command)
+    missing = len(evidence.missing())
+    say((f"{missing} points did not finish; " if missing else "") + f"the report is {path}")
+
+
+def run_work(work: Work, folder: Path, *, workers: int, say: Say, run: Callable[..., Any]) -> list[str]:
+    """Run all points that have no result, those that are timed first, and return what was reported as failed."""
+    failures: list[str] = []
+    points = list(by_name(work.points).values())
+    tell = _with_progress(points, folder, say, failures)
+    for part in (work.first, work.then):
+        if unfinished(part, folder):
+            run(part, folder, validate=False, workers=workers, say=tell)
+    return failures
+
+
+def write_report(evidence: Evidence, judgements: Sequence[Judgement], folder: Path, *, command: str) -> Path:
+    """Write the report's files and return the HTML page's path."""
+    pictures = draw_all(evidence, folder) | _copied_pictures(evidence, folder)
+    write_csvs(evidence, judgements, folder)
+    text = report(evidence, judgements, pictures, command=command)
+    write_text(folder / "report.md", text)
+    write_text(folder / "report.html", page(text, folder))
+    return folder / "report.html"
+
+
+def _facts(config: Config) -> dict[str, Any]:
+    """Return Table 1's and Figure 2's numbers; the log's memory is given back at once."""
+    folder = folder_of(config.data)
+    return data_facts(load_log(config.data, config.synthetic), folder if folder.is_dir() else None)
+
+
+def _with_progress(points: Sequence[Point], folder: Path, say: Say, failures: list[str]) -> Say:
+    """Return a `say` that adds a bar over all points with the time left, and keeps what failed."""
+    started, before = time.monotonic(), len(unfinished(points, folder))
+
+    def tell(text: str) -> None:
+        if any(word in text for word in FAILED):
+            failures.append(text)
+        left = len(unfinished(points, folder))
+        done, elapsed = before - left, time.monotonic() - started
+        share = 1 - left / max(len(points), 1)
+        bar = "#" * round(BAR * share) + "." * (BAR - round(BAR * share))
+        time_left = f", about {elapsed / done * left / 60:.0f} min left" if done else ""
+        say(text)
+        say(f"  whole report [{bar}] {len(points) - left}/{len(points)}{time_left}")
+
+    return tell
+
+
+def _probes(
+    configs: dict[str, Config], folder: Path, say: Say
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Probe the purifier of each data set that was not probed yet; what fails is reported and left out."""
+    found, failures = {}, []
+    for env, config in configs.items():
+        path = folder / env / "probe.json"
+        try:
+            if not path.exists():
+                _probe(config, path.parent, say)
+            found[env] = load_json(path)
+        except Exception as error:  # one figure's fault must not stop the report
+            failures.append(f"Figure 4, {env}: {type(error).__name__}: {error}".splitlines()[0])
+            say(f"FAILED: {failures[-1]}")
+    return found, failures
+
+
+def _probe(config: Config, folder: Path, say: Say) -> None:
+    from rich.console import Console
+
+    from experiments.probes.report import run_probe
+
+    say(f"Figure 4: probing Stage I on {env_name(config.data.env)}")
+    log = io.StringIO()
+    try:
+        run_probe(config, _made(folder), Console(file=log, width=120))
+    finally:
+        write_text(folder / "probe.log", log.getvalue())
+
+
+def _copied_pictures(evidence: Evidence, folder: Path) -> dict[str, str]:
+    """Copy the probes' pictures beside the report."""
+    found = {}
+    for env, source in evidence.probe_folders.items():
+        for name, text in PROBE_PICTURES.items():
+            if (source / f"{name}.png").exists():
+                shutil.copyfile(source / f"{name}.png", folder / f"fig4_{env}_{name}.png")
+                found[f"fig4_{env}_{name}"] = f"{env_name(env)}: {text}"
+    return found
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make {folder}: {error.strerror or error}; choose another --out") from error
+    return folder

@@ -1,0 +1,217 @@
+"""What each command of `dsrm-jax` does with its arguments; JAX is imported inside, after `cli` has set XLA's flags."""
+
+import json
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import tyro
+
+from dsrm_jax.cli.options import Output, check_json, parse, parse_training
+from dsrm_jax.errors import InputError
+
+ENTRY_POINTS = "dsrm_jax.commands"
+
+
+class Command(NamedTuple):
+    """One command of `dsrm-jax`.
+
+    Attributes:
+        about: one phrase on what it does.
+        run: does it, given its arguments.
+        spread: whether its training is split over the devices that JAX sees.
+    """
+
+    about: str
+    run: Callable[[list[str]], None]
+    spread: bool = False
+
+
+def commands() -> dict[str, Command]:
+    """Return the library's commands, and those that installed packages add by the entry point group `dsrm_jax.commands`."""
+    added = {point.name: point.load() for point in entry_points(group=ENTRY_POINTS)}
+    return COMMANDS | added
+
+
+def _train(argv: list[str]) -> None:
+    from dsrm_jax.cli import pipeline
+    from dsrm_jax.parallel.processes import first, is_first, joined
+    from dsrm_jax.runs.run_directory import default_path
+
+    output, config, processes = parse_training(argv, COMMANDS["train"].about)
+    with joined(processes):
+        first("json", lambda: check_json(output.json))
+        run = pipeline.new_run(output.out or default_path(config), config)
+        summary = pipeline.train(run, config)
+        write_json(output.json if is_first() else "", summary)
+
+
+def _resume(argv: list[str]) -> None:
+    from dsrm_jax.cli import pipeline
+    from dsrm_jax.parallel.processes import Processes, first, is_first, joined
+
+    def arguments(
+        run: tyro.conf.Positional[str],
+        json: str = "",
+        processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes(),  # noqa: B008
+    ) -> tuple[str, str, Processes]:
+        """Name a run.
+
+        Args:
+            run: Run directory that training wrote.
+            json: File to write the command's numbers to, as JSON.
+            processes: Many processes.
+        """
+        return run, json, processes
+
+    folder, json_file, processes = parse_arguments(arguments, argv, "resume")
+    with joined(processes):
+        first("json", lambda: check_json(json_file))
+        run, config = pipeline.old_run(folder)
+        summary = pipeline.train(run, config)
+        write_json(json_file if is_first() else "", summary)
+
+
+def _evaluate(argv: list[str]) -> None:
+    from dsrm_jax.cli import pipeline
+    from dsrm_jax.runs.run_directory import open_run
+
+    def arguments(run: tyro.conf.Positional[str], json: str = "") -> tuple[str, str]:
+        """Name a run.
+
+        Args:
+            run: Run directory that training wrote.
+            json: File to write the command's numbers to, as JSON.
+        """
+        return run, json
+
+    folder, json_file = parse_arguments(arguments, argv, "evaluate")
+    check_json(json_file)
+    run, config = open_run(folder)
+    write_json(json_file, pipeline.evaluate(run, config))
+
+
+def _data(argv: list[str]) -> None:
+    from dsrm_jax.cli import pipeline
+
+    output, config = parse(argv, "data", COMMANDS["data"].about)
+    refuse_folder(output, "data")
+    write_json(output.json, pipeline.describe_data(config))
+
+
+def _sweep(argv: list[str]) -> None:
+    from rich.console import Console
+
+    from dsrm_jax.sweep.plan import expand, load_plan, varied
+    from dsrm_jax.sweep.pool import run_plans
+    from dsrm_jax.sweep.tables import sweep_tables
+
+    def arguments(
+        plans: tyro.conf.Positional[tuple[str, ...]],
+        out: str = "",
+        json: str = "",
+        budget: str = "",
+        workers: int = 0,
+        grid: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    ) -> dict[str, Any]:
+        """Sweep.
+
+        Args:
+            plans: TOML files: budget, validate, a table [grid] of dotted fields and their values, sections of the configuration.
+            out: Folder of the sweep; finished points in it are not run again. Empty: runs/sweep-<name of the first file>.
+            json: File to write all results to, as JSON.
+            budget: Replaces the files' budget.
+            workers: Worker processes, one core each; 0: one per core.
+            grid: field=value,value,... to vary beside the files' grids, or instead of their values; may be repeated.
+        """
+        return {"plans": plans, "out": out, "json": json, "budget": budget, "workers": workers, "grid": grid}
+
+    wanted = parse_arguments(arguments, argv, "sweep")
+    check_json(wanted["json"])
+    plans = [varied(load_plan(path, wanted["budget"] or None), wanted["grid"]) for path in wanted["plans"]]
+    if not plans:
+        raise InputError("no sweep file: name at least one, such as experiments/baselines.toml")
+    folder = Path(wanted["out"] or f"runs/sweep-{Path(wanted['plans'][0]).stem}")
+    console = Console()
+    found = run_plans(plans, folder, workers=wanted["workers"], say=say)
+    for plan, results in zip(plans, found, strict=True):
+        for table in sweep_tables(results, folder, validate=plan.validate):
+            console.print(table)
+    write_json(wanted["json"], {"results": [result for results in found for result in results]})
+    wanted_points = sum(len(expand(plan)) for plan in plans)
+    if missing := wanted_points - sum(map(len, found)):
+        raise InputError(
+            f"{missing} of {wanted_points} points have no result: the lines above and {folder}/worker-*.log say why; "
+            "the same command runs them alone again"
+        )
+
+
+def _export(argv: list[str]) -> None:
+    from dsrm_jax.cli import pipeline
+    from dsrm_jax.runs.run_directory import open_run
+
+    def arguments(
+        run: tyro.conf.Positional[str], out: str = "", seed: int = -1, json: str = ""
+    ) -> dict[str, Any]:
+        """Export.
+
+        Args:
+            run: Run directory that training wrote.
+            out: File to write; empty: policy.dsrm in the run directory.
+            seed: Which of the run's seeds; -1: the first.
+            json: File to write the latencies to, as JSON.
+        """
+        return {"run": run, "out": out, "seed": seed, "json": json}
+
+    wanted = parse_arguments(arguments, argv, "export")
+    check_json(wanted["json"])
+    run, config = open_run(wanted["run"])
+    seed = config.training.seeds[0] if wanted["seed"] == -1 else wanted["seed"]
+    write_json(wanted["json"], pipeline.export(run, config, wanted["out"] or run.path / "policy.dsrm", seed))
+
+
+def parse_arguments(arguments: Callable[..., Any], argv: list[str], command: str, about: str = "") -> Any:
+    """Return what a function of a command's arguments gives; its docstring is their help text."""
+    description = (about or COMMANDS[command].about).capitalize() + "."
+    return tyro.cli(arguments, args=argv, prog=f"dsrm-jax {command}", description=description)
+
+
+def refuse_folder(output: Output, command: str) -> None:
+    """Refuse a folder that nothing would be written to."""
+    if output.out:
+        raise InputError(f"--out {output.out}: {command} writes no folder; --json takes its numbers")
+
+
+def say(text: str) -> None:
+    """Print one line."""
+    from rich.console import Console
+
+    Console().print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def write_json(path: str, numbers: dict[str, Any]) -> None:
+    """Write a command's numbers, where it was given a file for them."""
+    if not path:
+        return
+    from dsrm_jax.files import json_value, write_text
+
+    write_text(Path(path), json.dumps(json_value(numbers), indent=2) + "\n")
+
+
+COMMANDS = {
+    "train": Command(
+        "train a method, compare it with the yardsticks on held-out sessions, write a run directory",
+        _train,
+        spread=True,
+    ),
+    "evaluate": Command("evaluate the newest checkpoint of a run directory again", _evaluate),
+    "resume": Command("continue an interrupted run, bit for bit", _resume, spread=True),
+    "data": Command("download (if need be), check, parse and describe a data set", _data),
+    "sweep": Command(
+        "run a grid of configurations over worker processes, resumably, and print its tables", _sweep
+    ),
+    "export": Command(
+        "write the trained policy of a run to one file that recommends without the training code", _export
+    ),
+}

@@ -1,0 +1,104 @@
+"""Pictures of a run."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from dsrm_jax.cli.pictures import write_picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SIZE = (10.0, 6.5)  # inches
+
+# metric, title, unit, lowest value of the axis where it is fixed
+PANELS = (
+    ("reward", "R_each: reward per step", "mean click of a slate, 0 to 1", None),
+    ("length", "Len: length of the sessions that ended", "steps", None),
+    ("slate_ad", "AD of slates: popular against long tail", "mean |2s - 1|, 0 to 1", 0.0),
+    ("broken", "p: slates off balance, which cost extra temper", "share of slates, 0 to 1", 0.0),
+)
+
+
+def learning_curves(path: Path, rows: Sequence[Mapping[str, Any]], *, title: str, smooth: int = 15) -> None:
+    """Write `draw_learning_curves` as a PNG of 1100 x 715 pixels, whole or not at all.
+
+    Args:
+        path: PNG to write.
+        rows: as `draw_learning_curves`.
+        title: as `draw_learning_curves`.
+        smooth: as `draw_learning_curves`.
+    """
+    figure = draw_learning_curves(rows, title=title, smooth=smooth)
+    write_picture(figure, path)
+
+
+def draw_learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str, smooth: int = 15) -> "Figure":
+    """Draw reward, session length and imbalance against training steps: a line per seed, their mean and their range.
+
+    The numbers are of the training simulator with exploration on; held-out numbers are in the table.
+
+    Args:
+        rows: of `metrics.jsonl`, at least one; `step` an int, every other metric a list over seeds.
+        title: names the data and the method.
+        smooth: updates that the running mean spans.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    steps = np.array([row["step"] for row in rows])
+    sessions = np.array([row["sessions"] for row in rows], np.float64)
+    for axes, (name, heading, unit, lowest) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+        values = np.array([row[name] for row in rows], np.float64)
+        weight = sessions if name == "length" else np.ones_like(values)
+        _draw_seeds(axes, steps, running_mean(values, weight, smooth))
+        axes.set(title=heading, ylabel=unit, xlabel="batched environment steps")
+        axes.set_ylim(bottom=lowest)
+        axes.set_xlim(0, steps[-1])
+        axes.grid(alpha=0.3)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    note = f"training simulator, exploration on; running mean over {smooth} updates"
+    figure.suptitle("\n".join([*textwrap.wrap(title, 90), note]))
+    return figure
+
+
+def running_mean(
+    values: Float[np.ndarray, "N S"], weight: Float[np.ndarray, "N S"], span: int
+) -> Float[np.ndarray, "N S"]:
+    """Return the weighted mean over the last `span` rows at each row.
+
+    Args:
+        values: `(N, S)`, rows in order; ignored where the weight is 0.
+        weight: `(N, S)`, non-negative, such as the number of sessions that a mean is of.
+        span: rows, positive; at the start there are fewer.
+
+    Returns:
+        `(N, S)` float64; NaN where all weights are 0.
+    """
+
+    def window_sum(x: np.ndarray) -> np.ndarray:
+        return np.stack([np.sum(x[max(0, i - span + 1) : i + 1], axis=0) for i in range(len(x))])
+
+    total = window_sum(np.where(weight > 0, values, 0.0) * weight)
+    mass = window_sum(np.asarray(weight, np.float64))
+    return np.divide(total, mass, out=np.full_like(total, np.nan), where=mass > 0)
+
+
+def _draw_seeds(axes: "Axes", steps: np.ndarray, curves: Float[np.ndarray, "N S"]) -> None:
+    """Draw a line per seed, and where all seeds have a value their range and their mean."""
+    num_seeds = curves.shape[1]
+    mean, low, high = (reduce(curves, axis=1) for reduce in (np.mean, np.min, np.max))
+    if num_seeds > 1:
+        axes.fill_between(
+            steps, low, high, color="tab:blue", alpha=0.15, linewidth=0, label="range of the seeds"
+        )
+        for i, curve in enumerate(curves.T):
+            label = "one seed" if i == 0 else None
+            axes.plot(steps, curve, color="tab:blue", alpha=0.5, linewidth=0.8, label=label)
+    label = f"mean of {num_seeds} seeds" if num_seeds > 1 else "one seed"
+    axes.plot(steps, mean, color="tab:blue", linewidth=2, label=label)

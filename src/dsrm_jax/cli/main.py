@@ -1,0 +1,53 @@
+"""`dsrm-jax COMMAND`: find the command, call it, turn errors into one sentence and an exit status.
+
+JAX is imported inside the commands, after XLA's flags are set (see `parallel/xla.py`).
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from dsrm_jax.cli.commands import Command, commands
+from dsrm_jax.errors import InputError, unknown_name
+from dsrm_jax.parallel.xla import set_flags, use_cores
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with status 0, 2 on bad input, 130 or 143 when interrupted."""
+    prepare_process()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        command, rest = _command(argv)
+        if command.spread:
+            use_cores(os.environ)
+        command.run(rest)
+    except InputError as error:
+        print(f"dsrm-jax: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("dsrm-jax: interrupted; what was reported as saved is safe", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def prepare_process() -> None:
+    """Set XLA's flags (appended, never overwritten) and send the library's warnings to standard error."""
+    set_flags(os.environ)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+
+
+def _command(argv: list[str]) -> tuple[Command, list[str]]:
+    known = commands()
+    listing = "\n".join(f"  {name:9} {command.about}" for name, command in known.items())
+    usage = f"usage: dsrm-jax COMMAND [OPTIONS]\n\n{listing}\n\ndsrm-jax COMMAND --help lists every option."
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage)
+        raise SystemExit(0 if argv else 2)
+    if argv[0] == "--version":
+        from dsrm_jax import __version__
+
+        print(__version__)
+        raise SystemExit(0)
+    if argv[0] not in known:
+        raise unknown_name("command", argv[0], known)
+    return known[argv[0]], argv[1:]

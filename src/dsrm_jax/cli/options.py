@@ -1,0 +1,155 @@
+"""Options that the commands share: every field of the configuration as a flag, over a TOML file, over a budget."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import tyro
+
+from dsrm_jax.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from dsrm_jax.config import Config
+    from dsrm_jax.parallel.processes import Processes
+
+E = TypeVar("E")
+
+SHORT = {
+    "--env": "--data.env",
+    "--data": "--data.path",
+    "--method": "--agent.method",
+    "--max-len": "--environment.max-len",
+    "--seeds": "--training.seeds",
+}
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where results go."""
+
+    out: str = ""
+    """Run directory; empty: runs/<env>-<method>-<digits of the configuration>."""
+    json: str = ""
+    """File to write the command's numbers to, as JSON."""
+    config: str = ""
+    """TOML file that sets any fields; flags win over it."""
+    budget: str = "default"
+    """How much to spend: tiny (seconds), quick (a tenth of the paper's), default (minutes), paper (20,000 steps)."""
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No further options."""
+
+
+def parse(
+    argv: Sequence[str], command: str, about: str, base: Mapping[str, Any] | None = None
+) -> tuple[Output, "Config"]:
+    """Return the common options and the configuration: flags over the TOML file over `base` over the budget.
+
+    Args:
+        argv: the command's arguments.
+        command: its name.
+        about: one phrase on what it does, for `--help`.
+        base: fields whose defaults differ for this command, nested.
+
+    Raises:
+        InputError: an unknown or bad field or value.
+    """
+    output, config, _ = parse_with(argv, command, about, base or {}, Nothing())
+    check_json(output.json)
+    return output, config
+
+
+def parse_training(argv: Sequence[str], about: str) -> tuple[Output, "Config", "Processes"]:
+    """Return what `parse` does for the command `train`, and which processes train together; the JSON file is not checked yet.
+
+    Raises:
+        InputError: as `parse`.
+    """
+    from dsrm_jax.parallel.processes import Processes
+
+    return parse_with(argv, "train", about, {}, Processes())
+
+
+def parse_with(
+    argv: Sequence[str], command: str, about: str, base: Mapping[str, Any], extra: E
+) -> tuple[Output, "Config", E]:
+    """Return what `parse` does and a third thing: the fields of `extra`, a dataclass of one command's own options.
+
+    Raises:
+        InputError: as `parse`.
+    """
+    from dsrm_jax.config import Config
+    from dsrm_jax.config.budgets import budget
+    from dsrm_jax.config.serialise import merge, validate
+    from dsrm_jax.files import load_toml
+
+    argv = [
+        SHORT.get(word.split("=")[0], word.split("=")[0]) + "".join(word.partition("=")[1:]) for word in argv
+    ]
+    output = _early(argv)
+    default = merge(budget(output.budget), base, command)
+    if output.config:
+        default = merge(default, load_toml(output.config), output.config)
+
+    def arguments(
+        output: Annotated[Output, tyro.conf.arg(name="")] = output,
+        extra: Annotated[type(extra), tyro.conf.arg(name="")] = extra,  # type: ignore[valid-type]
+        config: Annotated[Config, tyro.conf.arg(name="")] = default,
+    ) -> Any:
+        return output, config, extra
+
+    shortcuts = ", ".join(f"{short} for {full}" for short, full in SHORT.items())
+    output, config, extra = tyro.cli(
+        arguments,
+        args=argv,
+        prog=f"dsrm-jax {command}",
+        description=f"{about.capitalize()}. Short forms: {shortcuts}.",
+    )
+    validate(config, "command line")
+    check_names(config)
+    return output, config, extra
+
+
+def check_json(path: str) -> None:
+    """Refuse a file for numbers that could not be written, before the work that the numbers take; empty: no file.
+
+    Raises:
+        InputError: its folder is absent or not writable, or it is a folder itself.
+    """
+    file = Path(path).absolute()
+    if not path:
+        return
+    if not file.parent.is_dir():
+        raise InputError(f"--json {path}: there is no folder {file.parent}; make it first")
+    if file.is_dir() or not os.access(file.parent, os.W_OK):
+        raise InputError(f"--json {path}: cannot be written; name a file in a folder of yours")
+
+
+def _early(argv: Sequence[str]) -> Output:
+    """Read the two options that decide the others' defaults."""
+    found = {}
+    for name in ("config", "budget"):
+        for i, word in enumerate(argv):
+            if word == f"--{name}" and i + 1 < len(argv):
+                found[name] = argv[i + 1]
+            elif word.startswith(f"--{name}="):
+                found[name] = word.split("=", 1)[1]
+    return Output(**found)
+
+
+def check_names(config: "Config") -> None:
+    """Refuse a method or data set that does not exist, before any work.
+
+    Raises:
+        InputError: with the nearest valid name.
+    """
+    from dsrm_jax.agents.methods import check_method
+    from dsrm_jax.data.sources import SOURCES
+
+    check_method(config.agent.method)
+    if config.data.env not in SOURCES:
+        raise unknown_name("environment (env)", config.data.env, SOURCES)

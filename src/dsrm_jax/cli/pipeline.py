@@ -1,0 +1,319 @@
+"""What the commands do, as functions: train a run to its end, evaluate it, describe a data set."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from dsrm_jax.agents.methods import LEARNERS, check_method
+from dsrm_jax.agents.yardsticks import YARDSTICKS
+from dsrm_jax.cli.figures import learning_curves
+from dsrm_jax.config import Config
+from dsrm_jax.config.serialise import from_json, to_json
+from dsrm_jax.data.sources import SOURCES, data_path, describe, load_log
+from dsrm_jax.errors import InputError, unknown_name
+from dsrm_jax.evaluation.evaluate import evaluate_all
+from dsrm_jax.evaluation.tables import data_table, results_table
+from dsrm_jax.files import digest
+from dsrm_jax.parallel.processes import check_joined, everywhere, first, is_first, require_same
+from dsrm_jax.parallel.processes import console as default_console
+from dsrm_jax.parallel.sharding import from_first
+from dsrm_jax.parallel.xla import use_compilation_cache
+from dsrm_jax.purify.perception import Perception
+from dsrm_jax.runs.logging import read_metrics
+from dsrm_jax.runs.prepare import load_worlds, prepare
+from dsrm_jax.runs.run import Saved, num_updates, restore, run_mesh, start
+from dsrm_jax.runs.run import train as train_loop
+from dsrm_jax.runs.run_directory import (
+    RunDirectory,
+    create,
+    layout,
+    locked,
+    open_run,
+    read_summary,
+    write_summary,
+)
+from dsrm_jax.simulator.build import Worlds
+
+Say = Callable[[str], None]
+
+
+def new_run(out: str | os.PathLike[str], config: Config) -> RunDirectory:
+    """Make a run's folder, from process 0 where many processes train; see `run_directory.create`."""
+    first("create", lambda: create(out, config) and None)
+    return layout(out)
+
+
+def old_run(path: str | os.PathLike[str]) -> tuple[RunDirectory, Config]:
+    """Open the folder of an earlier run, read by process 0 where many go on with it; see `run_directory.open_run`."""
+    document = first("open", lambda: to_json(open_run(path)[1]))
+    return layout(path), from_json(document, str(path))
+
+
+def train(run: RunDirectory, config: Config, *, console: Console | None = None) -> dict[str, Any]:
+    """Train a run from its newest checkpoint (or from nothing) to its end, evaluate it and write its files.
+
+    Training uses all devices that JAX sees, of all processes that were joined (`training.processes.joined`); each of those calls
+    this. Stage I and the evaluation run on one device.
+
+    Args:
+        run: its folder, from `new_run` or `old_run`.
+        config: its configuration.
+        console: where tables and phases are printed; standard output of process 0 by default.
+
+    Returns:
+        The summary, as written to `summary.json`.
+
+    Raises:
+        InputError: data, settings or checkpoints that cannot be used.
+        SystemExit: after a signal, with everything reached saved.
+    """
+    check_joined()
+    require_same("settings", digest(to_json(config)))
+    check_trainable(config)
+    console = console or default_console()
+    say = _speaker(console)
+    with contextlib.ExitStack() as stack:
+        first("lock", lambda: stack.enter_context(locked(run)))
+        stack.enter_context(abandoned_if_nothing_was_learnt(run))
+        run_mesh(config)  # refuses at once what cannot be shared
+        use_compilation_cache()
+        started = time.perf_counter()
+        saved, worlds, facts = _stage_one(run, config, say)
+        say(
+            f"Stage II: {config.agent.method}, {config.training.steps:,} steps, seeds {list(config.training.seeds)}"
+            f"{_devices(config)}"
+        )
+        state, training = train_loop(run, config, saved, worlds.train, facts["data_digest"])
+        if training:
+            say(
+                f"trained in {training['train_seconds']:.0f} s after {training['compile_seconds']:.0f} s of compiling: "
+                f"{training['user_steps_per_second']:,.0f} user-steps/s"
+            )
+
+        def finish() -> dict[str, Any]:
+            return _finish(
+                run, config, Saved(state, saved.perception), worlds, facts, training, started, console
+            )
+
+        summary = first("finish", finish)
+    say(f"everything is in {run.path} ({summary['seconds']:.0f} s)")
+    return summary
+
+
+def _finish(
+    run: RunDirectory,
+    config: Config,
+    saved: Saved,
+    worlds: Worlds,
+    facts: dict[str, Any],
+    training: dict[str, Any],
+    started: float,
+    console: Console,
+) -> dict[str, Any]:
+    """Evaluate what was trained and write summary and curves."""
+    # Stage I's facts are in the summary already, where this process skipped it
+    earlier = read_summary(run) if run.summary.exists() else {}
+    facts = earlier | facts | ({"training": training} if training else {})
+    summary = facts | _measure(config, saved.train.agent, worlds, saved.perception, facts, console)
+    summary["seconds"] = time.perf_counter() - started
+    write_summary(run, summary)
+    rows = read_metrics(run.metrics)
+    if rows and config.agent.method in LEARNERS:
+        try:
+            learning_curves(run.curves, rows, title=f"{config.agent.method} on {facts['source']}")
+        except ImportError:
+            _speaker(console)("no curves.png: matplotlib is not installed (pip install 'dsrm-jax[plot]')")
+    return summary
+
+
+def _devices(config: Config) -> str:
+    """Say what a run is spread over; nothing where it has one device to itself."""
+    mesh = run_mesh(config)
+    if mesh is None:
+        return ""
+    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    unused = jax.device_count() - mesh.size
+    return (
+        f"; {mesh.size} {jax.devices()[0].platform} devices{processes}: {mesh.shape['seeds']} along the seeds x "
+        f"{mesh.shape['users']} along the users" + (f", {unused} unused" if unused else "")
+    )
+
+
+def evaluate(run: RunDirectory, config: Config, *, console: Console | None = None) -> dict[str, Any]:
+    """Evaluate the newest good checkpoint of a run and rewrite its summary.
+
+    Args:
+        run: its folder.
+        config: its configuration.
+        console: where the table is printed.
+
+    Raises:
+        InputError: the run has no usable checkpoint.
+    """
+    console = console or Console()
+    use_compilation_cache()
+    log, worlds, facts = load_worlds(config, _speaker(console))
+    found = restore(run, config, worlds.train, log.num_items, log.digest)
+    if found is None:
+        raise InputError(f"{run.path} has no checkpoint yet: train it first (dsrm-jax resume {run.path})")
+    step, saved = found
+    last = num_updates(config) * config.training.rollout_length
+    if step < last:
+        facts["source"] += f"; UNFINISHED, step {step:,} of {last:,}"
+    _speaker(console)(f"checkpoint of step {step:,} of {last:,}")
+    with locked(run):
+        earlier = read_summary(run) if run.summary.exists() else {}
+        measured = _measure(config, saved.train.agent, worlds, saved.perception, facts, console)
+        summary = earlier | measured | {"step": step}
+        write_summary(run, summary)
+    return summary
+
+
+def export(
+    run: RunDirectory,
+    config: Config,
+    path: str | os.PathLike[str],
+    seed: int,
+    *,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Write the newest checkpoint's policy of one seed to a file, and time what is loaded from it.
+
+    Args:
+        run: its folder.
+        config: its configuration.
+        path: file to write.
+        seed: one of `training.seeds`.
+        console: where the latencies are printed.
+
+    Returns:
+        `path`, `bytes` and `latency`, as `serving.latency.latency` gives it.
+
+    Raises:
+        InputError: no such seed, no usable checkpoint, or the file cannot be written.
+    """
+    from dsrm_jax.serving.export import export_policy
+    from dsrm_jax.serving.latency import latency
+    from dsrm_jax.serving.load import load
+
+    if seed not in config.training.seeds:
+        raise InputError(f"{run.path} has no seed {seed}: choose one of {list(config.training.seeds)}")
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {folder}; make it first")
+    say = _speaker(console or Console())
+    log, worlds, _ = load_worlds(config, say)
+    found = restore(run, config, worlds.train, log.num_items, log.digest)
+    if found is None:
+        raise InputError(f"{run.path} has no checkpoint yet: train it first (dsrm-jax resume {run.path})")
+    index = config.training.seeds.index(seed)
+    saved = found[1]
+    agent = jax.tree.map(lambda x: x[index], saved.train.agent)
+    perception = saved.perception.replace(  # type: ignore[attr-defined]
+        purifier=jax.tree.map(lambda x: x[index], saved.perception.purifier)
+    )
+    last = num_updates(config) * config.training.rollout_length
+    unfinished = "" if found[0] >= last else f"; UNFINISHED, step {found[0]:,} of {last:,}"
+    facts = {"seed": seed, "step": found[0], "steps": last}
+    export_policy(path, config, agent, worlds.test, perception, log, facts=facts)
+    rows = latency(load(path))
+    size = os.path.getsize(path)
+    say(f"wrote {path} ({size / 1e6:.1f} MB), the policy of seed {seed} at step {found[0]:,}{unfinished}")
+    for row in rows:
+        say(f"{row['users']:>5,} users: p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms")
+    return {"path": str(path), "bytes": size, "latency": rows}
+
+
+def describe_data(config: Config, *, console: Console | None = None) -> dict[str, Any]:
+    """Make a data set's log available (downloading it where it is public and absent), parse it and print its statistics."""
+    console = console or Console()
+    if config.data.env not in SOURCES:
+        raise unknown_name("environment (env)", config.data.env, SOURCES)
+    if not config.data.path and config.data.env != "log":
+        from dsrm_jax.data.download import download
+
+        download(config.data.env, data_path(config.data), console=console)
+    facts = describe(load_log(config.data, config.synthetic))
+    console.print(data_table(facts))
+    return facts
+
+
+def check_trainable(config: Config) -> None:
+    """Refuse at once what could only fail after minutes of Stage I.
+
+    Raises:
+        InputError: a method that cannot be trained, or minibatches that do not divide a rollout.
+    """
+    check_method(config.agent.method)
+    if config.agent.method == "oracle":
+        raise InputError(
+            "method oracle learns nothing and is not a policy that could be used: it stands in the table of every run on a "
+            f"synthetic world; methods to train or compare are {', '.join((*LEARNERS, *YARDSTICKS))}"
+        )
+    samples = config.training.num_users * config.training.rollout_length
+    if samples % config.agent.minibatches:
+        raise InputError(
+            f"agent.minibatches is {config.agent.minibatches} and does not divide the {samples} samples of a rollout "
+            "(training.num_users x training.rollout_length): choose a divisor"
+        )
+
+
+@contextlib.contextmanager
+def abandoned_if_nothing_was_learnt(run: RunDirectory) -> Iterator[None]:
+    """Leave no run behind where bad input stops it before its first checkpoint; hold the run's lock around it."""
+    try:
+        yield
+    except InputError:
+        if is_first() and not run.checkpoints.exists():
+            for path in (run.config, run.lock):
+                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                run.path.rmdir()
+        raise
+
+
+def _speaker(console: Console) -> Say:
+    return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _stage_one(run: RunDirectory, config: Config, say: Say) -> tuple[Saved, Worlds, dict[str, Any]]:
+    """Restore what was saved, or train everything that Stage II takes as given."""
+    if first("continue", run.checkpoints.exists):
+        log, worlds, facts = everywhere("data", lambda: load_worlds(config, say))
+        require_same("data", facts["data_digest"])
+        found = restore(run, config, worlds.train, log.num_items, log.digest)
+        if found is not None:
+            say(f"continuing from step {found[0]:,}")
+            return found[1], from_first(worlds), facts
+    prepared = everywhere("stage one", lambda: prepare(config, say))
+    require_same("data of stage one", prepared.facts["data_digest"])
+    first("facts", lambda: write_summary(run, {"method": config.agent.method, **prepared.facts}))
+    worlds, perception = from_first((prepared.worlds, prepared.perception))
+    state = start(config, worlds.train, perception, mesh=run_mesh(config))
+    return Saved(state, perception), worlds, prepared.facts
+
+
+def _measure(
+    config: Config,
+    agent_state: Any,
+    worlds: Worlds,
+    perception: Perception,
+    facts: dict[str, Any],
+    console: Console,
+) -> dict[str, Any]:
+    results = evaluate_all(config, agent_state, worlds, perception, _speaker(console))
+    table = results_table(
+        results,
+        source=facts["source"],
+        env=config.data.env,
+        max_len=config.environment.max_len,
+        num_seeds=len(config.training.seeds),
+    )
+    console.print(table)
+    return {"method": config.agent.method, "results": results, **facts}

@@ -1,0 +1,169 @@
+"""JSON, TOML and whole files: strict reading, one canonical text of a document, writing that is whole or not at all."""
+
+import hashlib
+import json
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsrm_jax.errors import InputError
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def load_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a TOML file of overrides.
+
+    Args:
+        path: the file; UTF-8, tables named as the sections of `Config`.
+
+    Returns:
+        Nested dictionaries, ready for `merge`.
+
+    Raises:
+        InputError: the file is missing, unreadable or not TOML; names the line.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def load_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Args:
+        path: the file, UTF-8.
+
+    Returns:
+        The object; the strings that `json_value` writes for NaN and infinities come back as strings.
+
+    Raises:
+        InputError: the file is missing, unreadable, not JSON or not an object; names the line.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is damaged: line {error.lineno} is not valid JSON ({error.msg})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is damaged: byte {error.start} is not UTF-8 text") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path} is damaged: expected one JSON object, found {kind_of(document)}")
+    return document
+
+
+def canonical(document: Any) -> str:
+    """Return the one JSON text of a document: sorted keys, no blanks, no NaN."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(document: Any) -> str:
+    """Return the SHA-256 of a document's canonical JSON, 64 hexadecimal digits."""
+    return hashlib.sha256(canonical(document).encode()).hexdigest()
+
+
+def json_value(value: Any) -> Any:
+    """Return scalars, arrays and nested containers as JSON values.
+
+    A float32 becomes its shortest decimal form, which reads back to the same float32. NaN and infinities
+    become the strings ``NaN``, ``Infinity`` and ``-Infinity``: the text stays valid JSON and nothing is lost.
+
+    Args:
+        value: None, bool, number, string, NumPy or JAX array, path, or a mapping or sequence of those.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float) and not isinstance(value, np.floating):
+        return value if math.isfinite(value) else _name_non_finite(value)
+    if isinstance(value, Mapping):
+        return {str(name): json_value(v) for name, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(v) for v in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if not hasattr(value, "dtype"):
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+    array = np.asarray(value)
+    if array.ndim:
+        return [json_value(row) for row in array]
+    if array.dtype.kind in "biu":
+        return array.item()
+    number = float(str(array[()])) if array.dtype == np.float32 else float(array)
+    return number if math.isfinite(number) else _name_non_finite(number)
+
+
+def from_json_value(value: Any) -> Any:
+    """Return a JSON value with the strings for NaN and infinities turned back into floats."""
+    if isinstance(value, str):
+        return _NON_FINITE.get(value, value)
+    if isinstance(value, list):
+        return [from_json_value(v) for v in value]
+    if isinstance(value, dict):
+        return {name: from_json_value(v) for name, v in value.items()}
+    return value
+
+
+def _name_non_finite(value: float) -> str:
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text as UTF-8, as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file so that, whatever happens, either the old or the whole new content is there.
+
+    Args:
+        path: the file; its folder must exist.
+        content: flushed to the disk, then renamed into place.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written; the old file is untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; what was there is untouched: "
+            "free some space or choose another file"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(path: str | os.PathLike[str]) -> None:
+    """Flush a folder's list of names to the disk, so that a rename inside it survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def kind_of(value: Any) -> str:
+    """Return what a value is, in words for an error."""
+    names = {bool: "a truth value", int: "a whole number", float: "a number", str: "a string", list: "a list"}
+    return names.get(type(value), f"a {type(value).__name__}" if value is not None else "null")

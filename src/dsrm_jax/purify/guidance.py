@@ -1,0 +1,216 @@
+"""Guidance: the likelihood of a user's history inside the reverse scan.
+
+A diffusion prior says what preferences are like; the events of a history say which of them this user may have. The two meet at
+every level: where the prior alone expects s^(0) to be `mean` with variance 1 - alpha_bar_k, the guided estimate is the mode of
+that Gaussian times the likelihood of the history. That is a Bernoulli one of what was clicked given what was shown, which reads
+slates of any policy alike: an item's appeal and popularity stand in its bias, so a click on what everybody clicks moves the
+estimate little, and a skip counts as much as it tells. And it is a Gaussian one of what the LOG showed (`exposure`), estimated on
+that log.
+
+Coordinates are whitened ones, in which preferences have mean 0 and covariance I. A denoiser that predicts v = 0 there is exactly
+the Gaussian prior; what it learns is how preferences differ from a Gaussian.
+
+Shapes: H events, D state dimensions.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from dsrm_jax.purify.encoder import Evidence
+from dsrm_jax.purify.exposure import Exposure, independent_share, read_exposure
+
+CONJUGATE_STEPS = 3
+
+
+@struct.dataclass
+class Whitening:
+    """An affine map to coordinates with mean 0 and covariance I, fixed at `init`.
+
+    Attributes:
+        mean: `(D,)` float32.
+        factor: `(D, D)` float32, lower Cholesky factor L of the covariance.
+        inverse: `(D, D)` float32, its inverse.
+    """
+
+    mean: Float[Array, "D"]
+    factor: Float[Array, "D D"]
+    inverse: Float[Array, "D D"]
+
+    def apply(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Return x in whitened coordinates."""
+        return (x - self.mean) @ self.inverse.T
+
+    def invert(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Undo `apply`."""
+        return x @ self.factor.T + self.mean
+
+
+def fit_whitening(x: Float[Array, "N D"]) -> Whitening:
+    """Return the whitening of rows; the covariance gets a ridge of 1e-4 of its mean variance, which keeps it regular."""
+    mean = jnp.mean(x, axis=0)
+    centred = x - mean
+    covariance = centred.T @ centred / x.shape[0]
+    ridge = 1e-4 * jnp.trace(covariance) / x.shape[1] + 1e-6
+    factor = jnp.linalg.cholesky(covariance + ridge * jnp.eye(x.shape[1]))
+    inverse = jax.scipy.linalg.solve_triangular(factor, jnp.eye(x.shape[1]), lower=True)
+    return Whitening(mean, factor, inverse)
+
+
+@struct.dataclass
+class Likelihood:
+    """Likelihood of a history as a function of a whitened state x: Bernoulli of its clicks, Gaussian of what the log chose.
+
+    Events stay in the state's own coordinates and x is brought there: one product per state where whitening the events would
+    take one per event.
+
+    Attributes:
+        whitening: of the states.
+        vectors: `(..., H, D)` float32; the click logit of event h is `<vectors[h], whitening.invert(x)> + bias[h]`.
+        bias: `(..., H)` float32, the click logit that an average user gives the item.
+        click: `(..., H)` float32, 0 or 1.
+        weight: `(..., H)` float32, guidance scale where there is an event, else 0.
+        exposure: what the log's choices tell.
+        chosen: `(..., D)` float32, sum of the vectors of the items that the log chose, times the exposure's scale and their
+            independent share.
+        count: `(...)` float32, how many they are, times the same.
+        curvature: `(..., D, D)` float32, negative Hessian in x: of the clicks averaged over the prior, of the exposure exact.
+    """
+
+    whitening: Whitening
+    vectors: Float[Array, "... H D"]
+    bias: Float[Array, "... H"]
+    click: Float[Array, "... H"]
+    weight: Float[Array, "... H"]
+    exposure: Exposure
+    chosen: Float[Array, "... D"]
+    count: Float[Array, "..."]
+    curvature: Float[Array, "... D D"]
+
+
+def likelihood_of(
+    evidence: Evidence,
+    whitening: Whitening,
+    exposure: Exposure,
+    *,
+    scale: float | Float[Array, ""],
+    exposure_scale: float | Float[Array, ""],
+) -> Likelihood:
+    """Return the likelihood of a history: of its clicks given what was shown, times that of what the log showed.
+
+    Args:
+        evidence: `vectors`, `bias`, `click`, `shown` and `logged` are read.
+        whitening: of the states.
+        exposure: what the log's choices tell.
+        scale: exponent of the clicks' likelihood; 1: Bayes' rule, 0: not read.
+        exposure_scale: exponent of the exposure's.
+    """
+    chex.assert_equal_shape([evidence.bias, evidence.click, evidence.shown])
+    assert evidence.vectors is not None
+    vectors, factor, bias = evidence.vectors, whitening.factor, jnp.asarray(evidence.bias)
+    weight = scale * jnp.asarray(evidence.shown, jnp.float32)
+    logged = jnp.asarray(evidence.logged, jnp.float32)
+    count = jnp.sum(logged, axis=-1)
+    share = exposure_scale * independent_share(exposure, count)
+    chosen = share[..., None] * jnp.einsum("...h,...hd->...d", logged, vectors)
+    count = share * count
+    # Mean of sigmoid' over a normal logit, MacKay 1992: exact at variance 0, within a few per cent else. Of the logit's variance
+    # the coordinates' own do; the curvature decides how fast the mode is reached, and not where it is.
+    variance = jnp.square(vectors) @ jnp.sum(jnp.square(factor), axis=1)
+    spread = jnp.sqrt(1.0 + jnp.pi / 8.0 * variance)
+    probability = jax.nn.sigmoid((bias + vectors @ whitening.mean) / spread)
+    slope = weight * probability * (1.0 - probability) / spread
+    curvature = jnp.einsum("...hd,...he->...de", slope[..., None] * vectors, vectors)
+    curvature = factor.T @ (curvature + count[..., None, None] * exposure.precision) @ factor
+    click = jnp.asarray(evidence.click, jnp.float32)
+    return Likelihood(whitening, vectors, bias, click, weight, exposure, chosen, count, curvature)
+
+
+@struct.dataclass
+class Expansion:
+    """The log-likelihood to second order about a point, with the fixed curvature.
+
+    Attributes:
+        at: `(..., D)` float32, the point.
+        gradient: `(..., D)` float32, of the log-likelihood there.
+    """
+
+    at: Float[Array, "... D"]
+    gradient: Float[Array, "... D"]
+
+
+def expand(likelihood: Likelihood, at: Float[Array, "... D"]) -> Expansion:
+    """Return the expansion about a point: all that reads the events, and most of what guidance costs."""
+    state = likelihood.whitening.invert(at)
+    logit = jnp.einsum("...hd,...d->...h", likelihood.vectors, state) + likelihood.bias
+    surprise = likelihood.weight * (likelihood.click - jax.nn.sigmoid(logit))
+    of_clicks = jnp.einsum("...hd,...h->...d", likelihood.vectors, surprise)
+    of_exposure = read_exposure(likelihood.exposure, likelihood.chosen, likelihood.count, at=state)
+    return Expansion(at, (of_clicks + of_exposure) @ likelihood.whitening.factor)
+
+
+def expanded_mean(
+    likelihood: Likelihood,
+    expansion: Expansion,
+    mean: Float[Array, "... D"],
+    variance: Float[Array, "..."],
+    guess: Float[Array, "... D"],
+) -> Float[Array, "... D"]:
+    """Move a guess to the mode of N(x; mean, variance I) times the expanded likelihood.
+
+    A Newton step of the mode that `guided_mean` looks for, where the expansion is about the guess.
+    """
+    precision = 1.0 / variance[..., None]
+
+    def multiply(x: Array) -> Array:
+        return jnp.einsum("...de,...e->...d", likelihood.curvature, x) + precision * x
+
+    moved = jnp.einsum("...de,...e->...d", likelihood.curvature, guess - expansion.at)
+    return guess + _solve(multiply, expansion.gradient - moved - precision * (guess - mean))
+
+
+def guided_mean(
+    likelihood: Likelihood,
+    mean: Float[Array, "... D"],
+    variance: Float[Array, "..."],
+    guess: Float[Array, "... D"],
+    *,
+    iterations: int,
+) -> Float[Array, "... D"]:
+    """Move a guess towards the mode of N(x; mean, variance I) times the likelihood, by Newton steps with a fixed curvature.
+
+    The mode is a fixed point whatever the curvature; the curvature decides how fast it is reached. Each linear system is
+    solved by a few conjugate-gradient steps, matrix products alone.
+
+    Args:
+        likelihood: of the history.
+        mean: `(..., D)` float32, what the prior expects.
+        variance: `(...)` float32, positive.
+        guess: `(..., D)` float32, where to start, such as the estimate of the level before.
+        iterations: Newton steps.
+
+    Returns:
+        `(..., D)` float32.
+    """
+    for _ in range(iterations):
+        guess = expanded_mean(likelihood, expand(likelihood, guess), mean, variance, guess)
+    return guess
+
+
+def _solve(multiply: Callable[[Array], Array], right: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    """Run conjugate gradients on a positive definite system from zero."""
+    x, residual, direction = jnp.zeros_like(right), right, right
+    square = jnp.sum(residual**2, axis=-1, keepdims=True)
+    for _ in range(CONJUGATE_STEPS):
+        product = multiply(direction)
+        length = square / jnp.maximum(jnp.sum(direction * product, axis=-1, keepdims=True), 1e-20)
+        x = x + length * direction
+        residual = residual - length * product
+        following = jnp.sum(residual**2, axis=-1, keepdims=True)
+        direction = residual + following / jnp.maximum(square, 1e-20) * direction
+        square = following
+    return x

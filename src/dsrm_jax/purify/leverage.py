@@ -1,0 +1,78 @@
+"""How sharply rows of a log pin their user's state down: the curvature of users' log-posteriors.
+
+Shapes: D state dimensions, U users of the log.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int, Key
+
+from dsrm_jax.purify.encoder import Embeddings
+from dsrm_jax.simulator.fit import BIAS_PRIOR
+from dsrm_jax.simulator.world import SessionStarts
+
+FACTOR_PRIOR = 3.0  # `fit_factors`' own precision of a user's factors
+SAMPLED_ROWS = 20_000
+
+
+@struct.dataclass
+class Leverage:
+    """Precision n M + P of a user of n rows, kept in the basis in which both matrices are diagonal.
+
+    M is what a row of the log adds on average, P the prior's precision. Tells how far a user's mode moves when rows are added or
+    left out, and how far it may be off.
+
+    Attributes:
+        basis: `(D, D)` float32, columns P^(-1/2) Q.
+        eigenvalue: `(D,)` float32, of P^(-1/2) M P^(-1/2).
+    """
+
+    basis: Float[Array, "D D"]
+    eigenvalue: Float[Array, "D"]
+
+    def solve(self, right: Float[Array, "... D"], rows: Float[Array, "..."]) -> Float[Array, "... D"]:
+        """Return (rows M + P)^(-1) right."""
+        inside = right @ self.basis / (1.0 + rows[..., None] * self.eigenvalue)
+        return inside @ self.basis.T
+
+    def expectation(self, matrix: Float[Array, "D D"], rows: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return E[e' matrix e] over e ~ N(0, (rows M + P)^(-1))."""
+        inside = jnp.diagonal(self.basis.T @ matrix @ self.basis)
+        return jnp.sum(inside / (1.0 + rows[..., None] * self.eigenvalue), axis=-1)
+
+    def draw(self, key: Key[Array, ""], rows: Float[Array, "..."]) -> Float[Array, "... D"]:
+        """Draw from N(0, (rows M + P)^(-1)), the posterior about each mode; the key is consumed."""
+        noise = jax.random.normal(key, (*rows.shape, self.eigenvalue.shape[0]))
+        return (noise * jax.lax.rsqrt(1.0 + rows[..., None] * self.eigenvalue)) @ self.basis.T
+
+
+def leverage_of(curvature: Float[Array, "D D"]) -> Leverage:
+    """Return the leverage of rows that add `curvature` each, on top of `fit_factors`' own prior."""
+    dim = curvature.shape[0]
+    root = jnp.full(dim, FACTOR_PRIOR).at[-1].set(BIAS_PRIOR * FACTOR_PRIOR) ** -0.5
+    eigenvalue, rotation = jnp.linalg.eigh(root[:, None] * curvature * root)
+    return Leverage(root[:, None] * rotation, jnp.maximum(eigenvalue, 0.0))
+
+
+def click_curvature(
+    key: Key[Array, ""], embeddings: Embeddings, starts: SessionStarts, full: Float[Array, "U D"]
+) -> Float[Array, "D D"]:
+    """Estimate the mean negative Hessian of one click's log-likelihood on a sample of the log's rows.
+
+    Args:
+        key: typed PRNG key; consumed.
+        embeddings: the frozen item side.
+        starts: the log's rows.
+        full: `(U, D)` float32, mode of each user given their clicks.
+    """
+    rows = jax.random.randint(key, (SAMPLED_ROWS,), 0, starts.user.shape[0])
+    vectors = embeddings.vectors[starts.item[rows]]
+    logit = jnp.sum(vectors * full[starts.user[rows]], axis=-1) + embeddings.bias[starts.item[rows]]
+    slope = jax.nn.sigmoid(logit) * jax.nn.sigmoid(-logit)
+    return jnp.einsum("nd,n,ne->de", vectors, slope, vectors) / SAMPLED_ROWS
+
+
+def rows_of(starts: SessionStarts, user: Int[Array, "B"]) -> Float[Array, "B"]:
+    """Return how many rows the log holds of each user."""
+    return (starts.first[user + 1] - starts.first[user]).astype(jnp.float32)

@@ -1,0 +1,99 @@
+"""T-CE (Wang et al., WSDM 2021) as a state purifier: cross-entropy without the clicks that the model believes least.
+
+Of each batch the positives of largest loss are dropped, as many as a share of the WHOLE batch, positives and negatives
+together, that rises linearly from 0. Negatives are never dropped. See `rce` for what the denoisers share.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from dsrm_jax.config import DenoiserConfig
+from dsrm_jax.purify.encoder import Evidence
+from dsrm_jax.purify.purifier import Purifier
+from dsrm_jax.purify.rce import (
+    LabelledBatch,
+    LinearEncoder,
+    check_reading,
+    click_logits,
+    encode,
+    encode_weighted,
+    event_logits,
+    require_events,
+    start_encoder,
+)
+
+
+def make_tce_purifier(config: DenoiserConfig, *, state_dim: int) -> Purifier:
+    """Build the purifier that T-CE trains; `online` drops clicks of a history as the loss drops those of a batch.
+
+    Args:
+        config: `reading` and `drop_rate`.
+        state_dim: D.
+
+    Returns:
+        A `Purifier` whose `loss` takes a `LabelledBatch`; `purify` ignores the state and draws nothing.
+
+    Raises:
+        InputError: on an unknown reading.
+    """
+    check_reading(config)
+    return Purifier(
+        init=lambda key, batch: start_encoder(state_dim),
+        loss=partial(_loss, config),
+        purify=partial(_purify, config),
+    )
+
+
+def kept(
+    loss: Float[Array, "... M"],
+    click: Bool[Array, "... M"],
+    present: Bool[Array, "... M"],
+    *,
+    rate: float | Float[Array, ""],
+) -> Bool[Array, "... M"]:
+    """Return which samples T-CE keeps: all but the floor(rate M') positives of largest loss, M' the samples present.
+
+    Where there are fewer positives than that, all of them are dropped; of equal losses at the boundary all are kept.
+
+    Args:
+        loss: of each sample; no gradient passes through the choice.
+        click: which are positives.
+        present: which are samples at all; the others are never kept.
+        rate: in [0, 1].
+    """
+    positive = click & present
+    value = jnp.where(positive, jax.lax.stop_gradient(loss), -jnp.inf)
+    # a hair above, so that floats such as .2 * 5 do not round to one less
+    num_dropped = jnp.floor(rate * jnp.sum(present, axis=-1, keepdims=True) + 1e-4).astype(jnp.int32)
+    # one sort of bare values: to sort indices costs several times as much on a CPU
+    rising = jnp.pad(
+        jnp.sort(value, axis=-1), [(0, 0)] * (value.ndim - 1) + [(1, 0)], constant_values=-jnp.inf
+    )
+    largest_kept = jnp.take_along_axis(rising, value.shape[-1] - num_dropped, axis=-1)
+    return present & ~(positive & (value > largest_kept))
+
+
+def _loss(config: DenoiserConfig, params: LinearEncoder, key: Any, batch: LabelledBatch) -> Float[Array, ""]:
+    """`Purifier.loss`: the mean cross-entropy of the samples kept, in nats."""
+    logit = click_logits(encode(params, batch.condition.summary), batch.vectors, batch.bias)
+    entropy = optax.sigmoid_binary_cross_entropy(logit, batch.click.astype(jnp.float32))
+    flat = (entropy.ravel(), batch.click.ravel(), batch.present.ravel())
+    keep = kept(*flat, rate=config.drop_rate * batch.progress).reshape(entropy.shape)
+    return jnp.sum(jnp.where(keep, entropy, 0.0)) / jnp.maximum(jnp.sum(keep), 1)
+
+
+def _purify(
+    config: DenoiserConfig, params: LinearEncoder, key: Any, state: Float[Array, "... D"], evidence: Evidence
+) -> Float[Array, "... D"]:
+    """`Purifier.purify`."""
+    if config.reading == "pretrain":
+        return encode(params, evidence.summary)
+    events = require_events(evidence)
+    loss = jax.nn.softplus(-event_logits(params, evidence))  # of a click
+    keep = kept(loss, events.click, events.shown, rate=config.drop_rate)
+    return encode_weighted(params, evidence, keep.astype(jnp.float32))

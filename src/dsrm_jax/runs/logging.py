@@ -1,0 +1,269 @@
+"""What a run says while it trains, and how it hears Ctrl-C: metrics, TensorBoard files, a progress line."""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from dsrm_jax.errors import InputError
+from dsrm_jax.files import from_json_value, json_value, sync_folder, write_text
+
+_log = logging.getLogger("dsrm_jax")
+
+PLAIN_SECONDS = 10.0
+
+
+def append_metrics(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows to a JSON-lines file; when this returns they are on the disk.
+
+    Append a chunk's rows before its checkpoint is saved: then the file is never behind a checkpoint.
+
+    Args:
+        path: the file; made where absent.
+        rows: each a mapping with an int ``step``, steps non-decreasing; values as `json_value` takes them.
+            NaN and infinities are written as the strings that `read_metrics` turns back: stopping on them is
+            the caller's part (`nonfinite`).
+
+    Raises:
+        InputError: the file cannot be written, such as on a full disk; it is cut back to the rows it had.
+    """
+    text = "".join(json.dumps(json_value(_checked(row)), allow_nan=False) + "\n" for row in rows)
+    try:
+        with open(path, "ab") as file:
+            size = file.tell()
+            try:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+                if not size:
+                    sync_folder(Path(path).parent)
+            except OSError:
+                os.ftruncate(file.fileno(), size)
+                raise
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; its earlier rows are untouched"
+        ) from error
+
+
+def _checked(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    step = row.get("step")
+    if not isinstance(step, int) or isinstance(step, bool):
+        raise TypeError(f"a row's step is {step!r}, expected an int")
+    return row
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return the rows of a JSON-lines file; a last line that a killed process left half written is left out.
+
+    Args:
+        path: what `append_metrics` wrote.
+
+    Returns:
+        Its rows in order, arrays as lists, NaN and infinities as floats.
+
+    Raises:
+        InputError: the file is missing, unreadable, or damaged before its end; names the line.
+    """
+    return [from_json_value(row) for row, _ in _rows(path)]
+
+
+def truncate_metrics(path: str | os.PathLike[str], step: int) -> int:
+    """Remove the rows beyond a restored step, and a half-written last line: a resumed run writes them again.
+
+    Args:
+        path: the file; absent counts as empty.
+        step: the restored step; rows up to it stay, byte for byte.
+
+    Returns:
+        How many rows stay.
+
+    Raises:
+        InputError: as `read_metrics`, or the file cannot be written.
+    """
+    if not Path(path).exists():
+        return 0
+    kept = [line for row, line in _rows(path) if row["step"] <= step]
+    text = "".join(kept)
+    if text.encode() != Path(path).read_bytes():
+        write_text(path, text)
+    return len(kept)
+
+
+def _rows(path: str | os.PathLike[str]) -> list[tuple[dict[str, Any], str]]:
+    """Return `(row, its line)` of every row; damage with no good row after it is passed over."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    rows, damaged = [], 0
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        row = _parse(line)
+        if row is None:
+            damaged = damaged or number
+        elif damaged:
+            raise InputError(
+                f"{path} is damaged: line {damaged} is not a row of metrics, later ones are; delete that line"
+            )
+        else:
+            rows.append((row, line.decode() + "\n"))
+    return rows
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:  # UnicodeDecodeError is one too
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
+
+
+def nonfinite(row: Mapping[str, Any]) -> list[str]:
+    """Return the names of a row's numbers that are not finite, such as ``loss[2]`` for the third seed."""
+    names = []
+    for name, value in row.items():
+        for index, number in _numbers(from_json_value(json_value(value)), ""):
+            if not math.isfinite(number):
+                names.append(f"{name}{index}")
+    return names
+
+
+def _numbers(value: Any, index: str) -> Iterator[tuple[str, float]]:
+    if isinstance(value, (int, float)):
+        yield index, value
+    elif isinstance(value, (list, dict)):
+        for i, v in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _numbers(v, f"{index}[{i}]")
+
+
+def open_tensorboard(folder: str | os.PathLike[str], step: int = 0) -> Any | None:
+    """Return a TensorBoard writer, or None, with one notice, where tensorboardX is not installed.
+
+    Args:
+        folder: where the event files go.
+        step: the step that the run continues from; TensorBoard hides what an earlier process wrote beyond it.
+    """
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        _log.warning(
+            "no TensorBoard files: tensorboardX is not installed (pip install 'dsrm-jax[tensorboard]')"
+        )
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+
+def write_tensorboard(writer: Any | None, row: Mapping[str, Any]) -> None:
+    """Write a row's numbers as scalars at its ``step``, an array's as ``name/0``, ``name/1``; flushes.
+
+    Args:
+        writer: what `open_tensorboard` returned; None writes nothing.
+        row: as for `append_metrics`; text is left out.
+    """
+    if writer is None:
+        return
+    for name, value in row.items():
+        for index, number in _numbers(from_json_value(json_value(value)), ""):
+            if name != "step":
+                writer.add_scalar(name + index.replace("[", "/").replace("]", ""), number, row["step"])
+    writer.flush()
+
+
+@contextlib.contextmanager
+def progress(
+    total: int,
+    *,
+    users: int,
+    start: int = 0,
+    label: str = "training",
+    console: Console | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Callable[..., None]]:
+    """Show how far a loop is: a bar that vanishes at the end or, off a terminal, a line every 10 s at most.
+
+    Args:
+        total: steps the loop ends at.
+        users: user-steps per step (users in parallel times seeds), for the rate.
+        start: step that the loop continues from; it does not count for the rate.
+        label: what to call the loop.
+        console: where to write; standard error by default.
+        clock: seconds, monotonic.
+
+    Yields:
+        `report(step, note="")`, to be called after each chunk.
+    """
+    console = console or Console(stderr=True)
+    begun = clock()
+    last = -math.inf
+
+    def text(step: int, note: str) -> str:
+        seconds = clock() - begun
+        rate = (step - start) / seconds if seconds > 0 else 0.0
+        left = f", {_duration((total - step) / rate)} left" if rate > 0 else ""
+        return (
+            f"{step:,}/{total:,} steps, {rate * users:,.0f} user-steps/s{left}{', ' + note if note else ''}"
+        )
+
+    if console.is_terminal:
+        columns = TextColumn(label), BarColumn(), TextColumn("{task.description}")
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("", total=total, completed=start)
+            yield lambda step, note="": bar.update(
+                task, completed=step, description=text(step, note), refresh=True
+            )
+        return
+
+    def report(step: int, note: str = "") -> None:
+        nonlocal last
+        if clock() - last >= PLAIN_SECONDS or step >= total:
+            last = clock()
+            console.print(f"{label}: {text(step, note)}", highlight=False, markup=False, soft_wrap=True)
+
+    yield report
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[], int]]:
+    """Turn the first SIGINT or SIGTERM into a flag that a loop polls between chunks.
+
+    A second signal raises `KeyboardInterrupt` at once. The handlers that were there return at the end. Off
+    the main thread, where Python cannot handle signals, the flag stays down.
+
+    Yields:
+        `exit_code()`: 0 until a signal came, then 128 + its number (130 for Ctrl-C, 143 for SIGTERM).
+    """
+    received = 0
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        if received:
+            raise KeyboardInterrupt
+        received = 128 + number
+        # Not print: the signal may have come in the middle of one.
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nstopping after this chunk, then saving; once more to stop at once\n")
+
+    numbers = [signal.SIGINT, signal.SIGTERM] if threading.current_thread() is threading.main_thread() else []
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield lambda: received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

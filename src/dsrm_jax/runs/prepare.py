@@ -1,0 +1,321 @@
+"""From a configuration to everything that Stage II trains on: log, worlds, item embeddings, encoder, purifiers (Stage I)."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Key
+
+from dsrm_jax.agents.methods import LEARNERS, in_model, needs_log
+from dsrm_jax.config import Config
+from dsrm_jax.config.serialise import FINGERPRINT_FORMAT
+from dsrm_jax.data.log import InteractionLog
+from dsrm_jax.data.sources import describe, load_log
+from dsrm_jax.errors import InputError
+from dsrm_jax.files import digest
+from dsrm_jax.purify.encoder import (
+    Embeddings,
+    EncoderParams,
+    gather_evidence,
+    make_encoder,
+)
+from dsrm_jax.purify.perception import (
+    FROM_PAIRS,
+    Perception,
+    fit_perception_purifier,
+    perception_modules,
+    purifier_settings,
+)
+from dsrm_jax.purify.perception_probes import probe_perception
+from dsrm_jax.purify.posterior import UserPosterior, fit_posterior
+from dsrm_jax.purify.process import OF_PROCESS, at_defaults
+from dsrm_jax.purify.purifier import PurifierBatch
+from dsrm_jax.runs.log_models import LogModels, fit_log_models, tail_mean
+from dsrm_jax.runs.memory import Memory, once
+from dsrm_jax.simulator.build import Worlds, build_worlds
+from dsrm_jax.simulator.world import History, SessionStarts, World
+from dsrm_jax.training.random_exposure import random_exposure_states
+from dsrm_jax.training.refresh import refresh_perception
+
+# purifier settings that Stage I does not read, but for `paper`
+REVERSE_ONLY = (*OF_PROCESS, "sampler", "noise_scale", "guidance_scale", "guidance_steps", "exposure_scale")
+Say = Callable[[str], None]
+REFRESH_STAGE = 3
+# of `data_key`, beside those of `log_models`
+WORLDS_STAGE, PROBES_STAGE, RANDOM_EXPOSURE_STAGE = 0, 3, 4
+DATA_STAGE = 1000  # beyond the stages of `seed_keys`
+
+
+@struct.dataclass
+class StageOne:
+    """What is trained before Stage II and frozen in it.
+
+    Attributes:
+        perception: encoder, and one purifier per seed (leading axis).
+        posterior: what the training log tells of every user of its vocabulary.
+        facts: losses and times, plain numbers.
+    """
+
+    perception: Perception
+    posterior: UserPosterior
+    facts: dict[str, Any] = struct.field(pytree_node=False)
+
+
+Share = Callable[[str, StageOne, Callable[[], StageOne]], StageOne]
+
+
+@struct.dataclass
+class Prepared:
+    """What Stage II and the evaluation need.
+
+    Attributes:
+        worlds: the training simulator and the held-out one.
+        perception: frozen encoder, and one purifier per seed (leading axis).
+        facts: plain numbers for the summary: the data's statistics, how the worlds were made, Stage I's losses and times.
+        posterior: what the training log tells of every user of its vocabulary; None where nothing was learnt from a log.
+    """
+
+    worlds: Worlds
+    perception: Perception
+    facts: dict[str, Any] = struct.field(pytree_node=False)
+    posterior: UserPosterior | None = None
+
+
+def seed_keys(config: Config, stage: int) -> Key[Array, "N"]:
+    """Return one key per seed for a stage (0 environment and agent, 1 purifier, 2 evaluation), all different."""
+    seeds = jnp.array(config.training.seeds, jnp.uint32)
+    return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), stage))(seeds)
+
+
+def data_key(config: Config) -> Key[Array, ""]:
+    """Return the key of everything that depends on the data alone; no seed of a run shares it."""
+    return jax.random.fold_in(jax.random.key(config.data.seed), DATA_STAGE)
+
+
+def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, dict[str, Any]]:
+    """Read the log and build both worlds; all a run needs besides its checkpoint.
+
+    Args:
+        config: a validated configuration.
+        say: told in one line what was read.
+
+    Returns:
+        `(log, worlds, facts)`.
+
+    Raises:
+        InputError: data or settings that cannot be used.
+    """
+    started = time.perf_counter()
+    log = load_log(config.data, config.synthetic)
+    say(f"data: {log.source}")
+    check_usable(config.agent.method, log)
+    key = jax.random.fold_in(data_key(config), WORLDS_STAGE)
+    worlds = build_worlds(key, log, config, in_model=in_model(config.agent.method))
+    say(f"users: {worlds.report['users']}")
+    if in_model(config.agent.method):
+        say(f"{config.agent.method} trains in a simulator fitted to the training log")
+    facts = {
+        "source": log.source,
+        "data_digest": log.digest,
+        "data": describe(log),
+        "worlds": worlds.report,
+        "data_seconds": time.perf_counter() - started,
+    }
+    return log, worlds, facts
+
+
+def check_usable(method: str, log: InteractionLog) -> None:
+    """Refuse a method whose need the data cannot meet, and say which methods could run.
+
+    Raises:
+        InputError: an offline method without a log of what was shown, or a novelty reward where all items are equally popular.
+    """
+    lack = ""
+    if needs_log(method) and log.train_matrix is not None:
+        lack = "learns from a log of what was shown, in order, and these data are a matrix of answers without one"
+    elif method in ("dnair", "dnair_dsrm") and np.ptp(log.exposure[log.catalogue]) == 0:
+        lack = "rewards novelty, and in these data all items are equally popular"
+    if lack:
+        able = [m for m in LEARNERS if not needs_log(m) and m not in ("dnair", "dnair_dsrm")]
+        raise InputError(f"method {method} {lack} ({log.source}): choose one of {', '.join(able)}")
+
+
+def prepare(
+    config: Config, say: Say = print, memory: Memory | None = None, share: Share | None = None
+) -> Prepared:
+    """Load the data, build the worlds and train everything that is frozen in Stage II.
+
+    Item embeddings and encoder depend on the data's seed alone and are shared; each seed of the run trains its own purifier.
+
+    Args:
+        config: a validated configuration.
+        say: told what is being done, a line each.
+        memory: where one process that prepares several configurations keeps what they share; it is added to.
+        share: `(name, shapes, make) -> StageOne`, how several processes share Stage I: returns what `make()` would, of its
+            own or another process. Equal names stand for equal results.
+
+    Raises:
+        InputError: data or settings that cannot be used.
+    """
+    memory = {} if memory is None else memory
+    log, worlds, facts = remembered_worlds(config, say, memory)
+    key = _stage_one_key(config)
+
+    def make() -> StageOne:
+        return _stage_one(config, log, worlds, say, memory)
+
+    def obtain() -> StageOne:
+        return (
+            make() if share is None else share(stage_one_name(config, log), stage_one_like(config, log), make)
+        )
+
+    frozen = once(memory, ("stage one", *key), obtain)
+    models = LogModels(frozen.perception.encoder, frozen.posterior, frozen.facts)
+    memory.setdefault(("log models", *key[:4]), models)
+    held_out = frozen.posterior.of(worlds.test_users)
+    probe_key = jax.random.fold_in(data_key(config), PROBES_STAGE)
+    probes = probe_perception(probe_key, config, frozen.perception, worlds.test.starts, held_out)
+    facts = facts | frozen.facts | {"probes": {name: np.asarray(x).tolist() for name, x in probes.items()}}
+    say(
+        f"on held-out users it moves the state by {np.mean(probes['change']):.0%} and takes away "
+        f"{np.mean(probes['recovery']):.0%} of its squared distance to what the rest of their log tells"
+    )
+    return Prepared(worlds, frozen.perception, facts, frozen.posterior)
+
+
+def stage_one_name(config: Config, log: InteractionLog) -> str:
+    """Return a name of what Stage I makes of a log: equal for equal results of the same program."""
+    return digest([FINGERPRINT_FORMAT, log.digest, repr(_stage_one_key(config))])
+
+
+def _stage_one(config: Config, log: InteractionLog, worlds: Worlds, say: Say, memory: Memory) -> StageOne:
+    """Train encoder and purifiers; what was learnt of the same log for other purifiers is remembered."""
+    key = _stage_one_key(config)
+    models: LogModels = once(
+        memory,
+        ("log models", *key[:4]),
+        lambda: fit_log_models(data_key(config), config, log, worlds, say, memory),
+    )
+    mine = models.posterior.of(worlds.train_users)
+    purifier, facts = _fit_purifiers(config, models.encoder, mine, worlds, say)
+    return StageOne(Perception(models.encoder, purifier), models.posterior, models.facts | facts)
+
+
+def stage_one_like(config: Config, log: InteractionLog) -> StageOne:
+    """Return the shapes of what `_stage_one` gives."""
+    perception = perception_like(config, log.num_items)
+    rows, users = len(log.train.user), log.num_users
+
+    def fit(embeddings: Embeddings) -> UserPosterior:
+        event = jnp.zeros(rows, jnp.int32)
+        starts = SessionStarts(event, event, event > 0, jnp.zeros(users + 1, jnp.int32))
+        states = jnp.zeros((users, config.encoder.dim + 1))
+        return fit_posterior(jax.random.key(0), embeddings, starts, states)
+
+    posterior = jax.eval_shape(fit, perception.encoder.embeddings)
+    return StageOne(perception, posterior, {})
+
+
+def remembered_worlds(
+    config: Config, say: Say, memory: Memory
+) -> tuple[InteractionLog, Worlds, dict[str, Any]]:
+    """Return `load_worlds`, made once for all configurations that share it; raises as it does, for each."""
+    key = _worlds_key(config)
+    if key in memory:  # what is remembered may have been made for another method
+        check_usable(config.agent.method, memory[key][0])
+    return once(memory, key, lambda: load_worlds(config, say))
+
+
+def _stage_one_key(config: Config) -> tuple[Any, ...]:
+    """Return everything that Stage I depends on: data, worlds, encoder; the log's rows are the same in a model of it."""
+    shared = config.data, config.synthetic, config.encoder, _worlds_key(config)[:-1]
+    return (*shared, *_purifier_key(config))
+
+
+def _worlds_key(config: Config) -> tuple[Any, ...]:
+    """Return everything that `load_worlds` depends on."""
+    env = config.environment
+    settings = (
+        env.response,
+        env.response_dim,
+        env.response_epochs,
+        env.slate_size,
+        env.history_length,
+        env.arrival_length,
+    )
+    return ("worlds", config.data, config.synthetic, *settings, in_model(config.agent.method))
+
+
+def _purifier_key(config: Config) -> tuple[Any, ...]:
+    """Return everything that `_fit_purifiers` depends on besides the encoder and what that depends on."""
+    settings = purifier_settings(config)
+    key = (settings, config.denoiser, config.training.seeds)
+    if settings.kind in FROM_PAIRS and (settings.target == "random_exposure" or settings.refresh_rounds):
+        return (*key, config.environment, in_model(config.agent.method))  # it plays in the training simulator
+    if settings.kind == "paper":
+        return key
+    return (at_defaults(settings, REVERSE_ONLY), *key[1:])
+
+
+def _fit_purifiers(
+    config: Config, params: EncoderParams, posterior: UserPosterior, worlds: Worlds, say: Say
+) -> tuple[Any, dict[str, Any]]:
+    """Train each seed's purifier (Stage I); the posterior is that of the training users."""
+    started = time.perf_counter()
+    posterior = posterior.replace(mode=_targets(config, params, posterior, worlds))  # type: ignore[attr-defined]
+    purifier, losses = fit_perception_purifier(
+        seed_keys(config, 1), config, params, worlds.train.starts, posterior
+    )
+    if purifier_settings(config).refresh_rounds:
+        keys = seed_keys(config, REFRESH_STAGE)
+        perception = Perception(params, purifier)
+        purifier, again = refresh_perception(keys, config, perception, worlds.train, posterior)
+        losses = losses if again is None else again
+    loss = np.asarray(tail_mean(losses)).tolist()
+    seconds = time.perf_counter() - started
+    say(f"Stage I, {purifier_settings(config).kind} purifier: {seconds:.0f} s")
+    return purifier, {"purifier_loss": loss, "purifier_seconds": seconds}
+
+
+def _targets(
+    config: Config, params: EncoderParams, posterior: UserPosterior, worlds: Worlds
+) -> Float[Array, "U D"]:
+    """Return the cleaner state of each training user: the full log's, or what random exposure shows."""
+    settings = purifier_settings(config)
+    if settings.kind not in FROM_PAIRS or settings.target != "random_exposure":
+        return posterior.mode
+
+    @jax.jit
+    def states(params: EncoderParams, world: World) -> jax.Array:
+        key = jax.random.fold_in(data_key(config), RANDOM_EXPOSURE_STAGE)
+        return random_exposure_states(
+            key, make_encoder(config.encoder), params, world, config=config.environment
+        )
+
+    return states(params, worlds.train)
+
+
+def perception_like(config: Config, num_items: int) -> Perception:
+    """Return the shapes of the perception that `prepare` makes, to restore a checkpoint into.
+
+    Args:
+        config: of the run.
+        num_items: V, the vocabulary.
+    """
+    encoder, purifier = perception_modules(config)
+    dim = config.encoder.dim + 1
+
+    def build() -> Perception:
+        embeddings = Embeddings(vectors=jnp.zeros((num_items, dim)), bias=jnp.zeros(num_items))
+        state = jnp.zeros((2, dim))
+        events = jnp.zeros((2, config.environment.history_length), jnp.int32)
+        history = History(item=events, click=events > 0, length=jnp.zeros(2, jnp.int32))
+        batch = PurifierBatch(state, gather_evidence(embeddings, history), target=state)
+        params = jax.vmap(lambda key: purifier.init(key, batch))(seed_keys(config, 1))
+        return Perception(encoder.init(jax.random.key(0), embeddings), params)
+
+    return jax.eval_shape(build)

@@ -1,0 +1,306 @@
+"""The toy of facts 5.2: 4 interest axes and 1 popularity axis in 16 dimensions, linear and Gaussian."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsrm_jax.config import PurifierConfig
+from dsrm_jax.errors import InputError
+from dsrm_jax.purify.encoder import Evidence
+from dsrm_jax.purify.probes import change, gaussian_floor, leak_ratio, oracle_recovery
+from dsrm_jax.purify.process import padded, start_level
+from dsrm_jax.purify.purifier import (
+    PurifierBatch,
+    level_losses,
+    make_purifier,
+)
+from dsrm_jax.purify.schedule import make_schedule
+from dsrm_jax.purify.stage_one import fit_purifier
+
+D = 16
+MASKED = PurifierConfig(kind="masked", diffusion_steps=10, schedule="cosine", hidden=64)
+PAPER = dataclasses.replace(MASKED, kind="paper")
+SDEDIT = dataclasses.replace(MASKED, kind="sdedit", schedule="linear", diffusion_steps=30)
+REGRESSION = dataclasses.replace(MASKED, kind="regression")
+AXES = np.linalg.qr(np.random.default_rng(0).normal(size=(D, D)))[0]
+INTERESTS = np.float32(AXES[:4] * [[1.5], [1.2], [1.0], [0.8]])
+POPULARITY = np.float32(0.6 * AXES[0] + 0.8 * AXES[4])
+
+
+@partial(jax.jit, static_argnames="rows")
+def toy(key, rows=256):
+    """Return a batch and the clean states behind it."""
+    draws = jax.random.normal(key, (rows, 5 + 3 * D))
+    interest, conformity, *noise = jnp.split(draws, [4, 5, 5 + D, 5 + 2 * D], axis=-1)
+    clean = interest @ INTERESTS
+    state = clean + (1 + 1.5 * conformity) * POPULARITY + 0.4 * noise[0]
+    target = clean + 0.5 * noise[1]
+    condition = state + 0.3 * noise[2]
+    return PurifierBatch(state, Evidence(summary=condition), target), clean
+
+
+def sample_batch(key):
+    return toy(key)[0]
+
+
+def fit(key, config, iterations=600, learning_rate=5e-3):
+    purifier = make_purifier(config, state_dim=D, condition_dim=D)
+    return fit_purifier(
+        key, purifier, sample_batch, iterations=iterations, learning_rate=learning_rate, ema=0.99
+    )
+
+
+def purify(config, params, batch, key=None):
+    purifier = make_purifier(config, state_dim=D, condition_dim=D)
+    return jax.jit(purifier.purify)(params, key, batch.state, batch.condition)
+
+
+def leak(config, params, batch):
+    schedule = make_schedule(config.schedule, config.diffusion_steps)
+    losses = jax.jit(partial(level_losses, config=config))(params, jax.random.key(5), batch, schedule)
+    target = batch.state if config.kind == "paper" else batch.target
+    return leak_ratio(losses, gaussian_floor(params.target.apply(target), schedule))
+
+
+@pytest.fixture(scope="module")
+def masked_fit():
+    """One compilation for every separate `masked` run."""
+    return jax.jit(lambda key: fit(key, MASKED))
+
+
+@pytest.fixture(scope="module")
+def masked(masked_fit):
+    return masked_fit(jax.random.key(1))[0]
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return fit(jax.random.key(1), PAPER)[0]
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return toy(jax.random.key(2), 4000)
+
+
+def regression_error(held_out):
+    """Float64 least squares of target on condition on other rows: the optimum E[target | condition]."""
+    train = jax.tree.map(lambda x: np.asarray(x, np.float64), toy(jax.random.key(3), 20000)[0])
+    design = np.c_[train.condition.summary, np.ones(len(train.condition.summary))]
+    weights = np.linalg.lstsq(design, train.target, rcond=None)[0]
+    batch, clean = held_out
+    return np.mean((np.c_[batch.condition.summary, np.ones(len(clean))] @ weights - clean) ** 2)
+
+
+def test_masked_purifier_comes_close_to_the_regression_optimum(masked, held_out):
+    batch, clean = held_out
+    purified = purify(MASKED, masked, batch)
+    optimum = regression_error(held_out)
+    assert np.mean((purified - clean) ** 2) < 1.06 * optimum
+    assert oracle_recovery(batch.state, purified, clean) > 0.75
+    assert change(batch.state, purified).relative > 0.2
+
+
+def test_masked_condition_does_not_leak_the_target(masked, held_out):
+    assert leak(MASKED, masked, held_out[0])[0] > 0.2
+
+
+def test_paper_form_falls_into_the_identity_trap(paper, held_out):
+    """Condition = target = observed state: Eq. (7) falls far below the floor, nothing is purified."""
+    batch, clean = held_out
+    assert leak(PAPER, paper, batch)[0] < 0.2
+    purified = purify(PAPER, paper, batch)
+    assert change(batch.state, purified).relative < 0.02
+    assert abs(oracle_recovery(batch.state, purified, clean)) < 0.02
+
+
+def test_regression_control_reaches_the_regression_optimum(held_out):
+    """The same network without diffusion, on the same pairs; the state it also sees says nothing that the condition does not."""
+    params = fit(jax.random.key(1), REGRESSION)[0]
+    batch, clean = held_out
+    optimum = np.mean((batch.target - clean) ** 2)
+    error = np.mean((purify(REGRESSION, params, batch) - clean) ** 2)
+    assert error < 1.06 * regression_error(held_out) < optimum
+
+
+def test_unconditional_projection_keeps_the_contamination(held_out):
+    """Facts 5.3: popularity is a leading direction of observed states, so the noise is shrunk and popularity is not."""
+    params = fit(jax.random.key(1), SDEDIT)[0]
+    batch, _ = held_out
+    purified = purify(SDEDIT, params, batch)
+    assert start_level(SDEDIT) == 10
+    direction = np.linalg.qr(np.c_[POPULARITY, np.asarray(INTERESTS).T])[0].T
+
+    def share(states):
+        variance = np.var(np.asarray(states) @ POPULARITY / np.linalg.norm(POPULARITY))
+        return variance / np.sum(np.var(np.asarray(states), axis=0))
+
+    assert share(purified) > 0.95 * share(batch.state)
+    inside = np.sum(np.var(np.asarray(purified) @ direction.T, axis=0)) / np.sum(np.var(purified, axis=0))
+    assert inside > np.sum(np.var(np.asarray(batch.state) @ direction.T, axis=0)) / np.sum(
+        np.var(batch.state, axis=0)
+    )
+    # what the evidence says is not read
+    shuffled = PurifierBatch(batch.state, jax.tree.map(lambda x: x[::-1], batch.condition), batch.target)
+    np.testing.assert_array_equal(purify(SDEDIT, params, shuffled), purified)
+
+
+def test_few_implicit_steps_come_close_to_the_whole_chain(masked, held_out):
+    """The target given the condition is all but Gaussian here, where Eq. (3) over few levels would be off by more."""
+    batch, clean = held_out
+    short = dataclasses.replace(MASKED, sampler="ddim", sampling_steps=3)
+    error = np.mean((purify(short, masked, batch) - clean) ** 2)
+    assert error < 1.1 * np.mean((purify(MASKED, masked, batch) - clean) ** 2)
+
+
+def test_identity_hands_the_state_on(held_out):
+    batch, clean = held_out
+    purifier = make_purifier(dataclasses.replace(MASKED, kind="identity"), state_dim=D, condition_dim=D)
+    params = purifier.init(jax.random.key(0), batch)
+    purified = purifier.purify(params, None, batch.state, batch.condition)
+    assert oracle_recovery(batch.state, purified, clean) == 0
+    assert purifier.loss(params, jax.random.key(0), batch) == 0
+
+
+def test_lower_start_keeps_more_of_the_observed_state(masked, held_out):
+    batch, _ = held_out
+
+    def moved(fraction):
+        purified = purify(dataclasses.replace(MASKED, start_fraction=fraction), masked, batch)
+        return change(batch.state, purified).relative
+
+    assert np.all(np.diff(jax.vmap(moved)(jnp.array([0.1, 0.3, 1.0]))) > 0)
+
+
+def test_traced_start_and_noise_equal_static_ones(masked, held_out):
+    batch = jax.tree.map(lambda x: x[:50], held_out[0])
+    key = jax.random.key(9)
+    config = dataclasses.replace(MASKED, noise_scale=0.5)
+    fractions = jnp.array([0.3, 1.0])
+    swept = jax.vmap(
+        lambda fraction: purify(dataclasses.replace(config, start_fraction=fraction), masked, batch, key)
+    )(fractions)
+    for fraction, got in zip((0.3, 1.0), swept, strict=True):
+        expected = purify(dataclasses.replace(config, start_fraction=fraction), masked, batch, key)
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_noise_scale_draws_from_the_key_and_zero_does_not(masked, held_out):
+    batch = jax.tree.map(lambda x: x[:50], held_out[0])
+    one, two = jax.random.split(jax.random.key(0))
+    still = [purify(MASKED, masked, batch, key) for key in (one, two)]
+    np.testing.assert_array_equal(*still)
+    noisy = dataclasses.replace(MASKED, noise_scale=1.0)
+    drawn = [purify(noisy, masked, batch, key) for key in (one, two, one)]
+    assert np.abs(drawn[0] - drawn[1]).max() > 0.1
+    np.testing.assert_array_equal(drawn[0], drawn[2])
+
+
+def test_leading_dimensions_are_batch_dimensions(masked, held_out):
+    batch = jax.tree.map(lambda x: x[:12], held_out[0])
+    folded = jax.tree.map(lambda x: x.reshape(3, 4, D), batch)
+    flat = purify(MASKED, masked, batch)
+    np.testing.assert_allclose(purify(MASKED, masked, folded).reshape(12, D), flat, rtol=1e-4, atol=1e-5)
+    one = jax.tree.map(lambda x: x[0], batch)
+    np.testing.assert_allclose(purify(MASKED, masked, one), flat[0], rtol=1e-4, atol=1e-5)
+
+
+def test_loss_is_eq_7_for_paper_and_its_velocity_form_for_masked(held_out):
+    """A fresh network says v = 0, so both losses have a closed form."""
+    batch = held_out[0]
+    for config in (PAPER, MASKED):
+        config = dataclasses.replace(config, schedule="rescaled", diffusion_steps=1)
+        purifier = make_purifier(config, state_dim=D, condition_dim=D)
+        params = jax.jit(purifier.init)(jax.random.key(0), batch)
+        # v = 0 predicts eps = sqrt(1 - abar) s^(1), off by sqrt(abar) v; v has variance 1 per coordinate.
+        expected = 0.9 if config.kind == "paper" else 1.0
+        loss = jax.jit(purifier.loss)
+        losses = [loss(params, key, batch) for key in jax.random.split(jax.random.key(1), 4)]
+        np.testing.assert_allclose(np.mean(losses), expected, rtol=0.02)
+
+
+def test_training_is_deterministic_and_leaves_the_normalisation_alone(masked_fit):
+    key = jax.random.key(4)
+    params, losses = masked_fit(key)
+    again, other = masked_fit(key), masked_fit(jax.random.key(5))
+    for a, b in zip(jax.tree.leaves((params, losses)), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.isfinite(losses).all()
+    assert np.abs(losses - other[1]).max() > 0
+    np.testing.assert_allclose(params.state.mean, POPULARITY, atol=0.15)
+    variance = np.sum(INTERESTS**2, 0) + 2.25 * POPULARITY**2 + 0.16
+    np.testing.assert_allclose(params.state.std, np.sqrt(variance), rtol=0.1)
+    assert np.abs(params.network["params"]["output_layer"]["kernel"]).max() > 0
+
+
+@pytest.mark.slow
+def test_two_seeds_in_one_program_equal_separate_runs(masked_fit):
+    keys = jax.random.split(jax.random.key(6))
+    together, _ = jax.jit(jax.vmap(masked_fit))(keys)
+    for seed in range(2):
+        alone, _ = masked_fit(keys[seed])
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(a[seed], b, rtol=0.05, atol=0.01)
+
+
+def test_constant_coordinates_survive(held_out):
+    """A coordinate that never varies, such as an unused bias, is handed back as it is."""
+    batch = jax.tree.map(lambda x: x[:50].at[:, 0].set(2.0), held_out[0])
+    purifier = make_purifier(MASKED, state_dim=D, condition_dim=D)
+    params = jax.jit(purifier.init)(jax.random.key(0), batch)
+    assert np.isfinite(purifier.loss(params, jax.random.key(0), batch))
+    np.testing.assert_array_equal(params.target.std[0], 1.0)
+    np.testing.assert_allclose(purify(MASKED, params, batch)[:, 0], 2.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "steps", "level"), [(1.0, 20, 20), (0.3, 20, 6), (0.35, 20, 7), (0.01, 20, 1), (1.0, 1, 1)]
+)
+def test_start_level_is_the_rounded_share(fraction, steps, level):
+    config = PurifierConfig(kind="masked", start_fraction=fraction, diffusion_steps=steps)
+    assert start_level(config) == level
+    traced = start_level(dataclasses.replace(config, start_fraction=jnp.float32(fraction)))
+    assert traced == level
+
+
+@pytest.mark.parametrize(("kind", "level"), [("masked", 20), ("guided", 20), ("sdedit", 7)])
+def test_start_of_zero_is_the_kinds_own(kind, level):
+    config = PurifierConfig(kind=kind, diffusion_steps=20)
+    assert start_level(config) == level
+    assert start_level(dataclasses.replace(config, start_fraction=jnp.float32(0.0))) == level
+
+
+@pytest.mark.parametrize("kind", ["guided", "sdedit"])
+def test_a_process_as_an_argument_is_the_configurations_own(kind):
+    """One compiled program serves every schedule and number of steps, padded to the same length."""
+    batch = toy(jax.random.key(1), 50)[0]
+    events = jax.random.normal(jax.random.key(2), (50, 6, D))
+    told = jnp.ones((50, 6), bool)
+    evidence = batch.condition.replace(
+        vectors=events, bias=jnp.zeros((50, 6)), click=events[..., 0] > 0, shown=told, logged=told
+    )
+    first = PurifierConfig(kind=kind, hidden=8, diffusion_steps=20)
+    params = make_purifier(first, state_dim=D, condition_dim=D).init(jax.random.key(3), batch)
+    network = jax.tree.map(lambda x: x + 0.1, params.network)  # the last layer starts at zero
+    params = params.replace(network=network)
+    serve = jax.jit(make_purifier(first, state_dim=D, condition_dim=D).purify)
+    traces = serve._cache_size
+    for steps, schedule, fraction in ((7, "linear", 0.0), (40, "cosine", 0.5)):
+        config = dataclasses.replace(first, diffusion_steps=steps, schedule=schedule, start_fraction=fraction)
+        purifier = make_purifier(config, state_dim=D, condition_dim=D)
+        expected = jax.jit(purifier.purify)(params, None, batch.state, evidence)
+        process = padded(purifier.process(params), 64)
+        found = serve(params, None, batch.state, evidence, process)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        assert traces() == 1
+
+
+def test_bad_settings_are_named():
+    with pytest.raises(InputError, match="did you mean 'masked'"):
+        make_purifier(dataclasses.replace(MASKED, kind="mask"), state_dim=D, condition_dim=D)
+    with pytest.raises(InputError, match=r"start_fraction is 1\.5"):
+        make_purifier(dataclasses.replace(MASKED, start_fraction=1.5), state_dim=D, condition_dim=D)

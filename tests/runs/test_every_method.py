@@ -1,0 +1,78 @@
+"""Every learner under the one contract: the loop, `vmap` over seeds and over the agent's floats, traced without compiling."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsrm_jax.agents.methods import LEARNERS
+from dsrm_jax.config import (
+    AgentConfig,
+    Config,
+    EncoderConfig,
+    EnvironmentConfig,
+    PurifierConfig,
+    TrainingConfig,
+)
+from dsrm_jax.purify.encoder import Embeddings, make_encoder
+from dsrm_jax.purify.perception import Perception
+from dsrm_jax.simulator.response import TableResponse
+from dsrm_jax.simulator.world import SessionStarts, World
+from dsrm_jax.training.loop import make_trainer
+
+USERS, ROWS, ITEMS, POINTS, SEEDS = 8, 20, 12, 3, 2
+CONFIG = Config(
+    environment=EnvironmentConfig(slate_size=2, max_len=6, history_length=6),
+    encoder=EncoderConfig(dim=2),
+    purifier=PurifierConfig(kind="identity"),
+    training=TrainingConfig(num_users=16, rollout_length=4),
+)
+
+
+def world():
+    rng = np.random.default_rng(1)
+    return World(
+        response=TableResponse(jnp.asarray(rng.random((USERS, ITEMS)), jnp.float32)),
+        starts=SessionStarts(
+            jnp.asarray(np.repeat(np.arange(USERS), ROWS), jnp.int32),
+            jnp.asarray(rng.integers(0, ITEMS, USERS * ROWS), jnp.int32),
+            jnp.asarray(rng.random(USERS * ROWS) < 0.5),
+            jnp.arange(0, USERS * ROWS + 1, ROWS, dtype=jnp.int32),
+        ),
+        item=jnp.arange(ITEMS, dtype=jnp.int32),
+        is_popular=jnp.arange(ITEMS) < 4,
+        log_popularity=jnp.zeros(ITEMS),
+        exposure=jnp.ones(ITEMS),
+        clicked=jnp.ones(ITEMS),
+    )
+
+
+def perception():
+    embeddings = Embeddings(jnp.zeros((ITEMS, 3)), jnp.zeros(ITEMS))
+    return Perception(make_encoder(CONFIG.encoder).init(jax.random.key(0), embeddings), {})
+
+
+@pytest.mark.parametrize(("method", "mode"), [*((m, "discrete") for m in LEARNERS), ("bcq", "continuous")])
+def test_a_method_keeps_its_state_and_can_be_swept_over_seeds_and_numbers(method, mode):
+    """What `init` makes is what `iterate` takes and gives back, at float32, for all points of a sweep and seeds at once."""
+    agent = AgentConfig(method=method, hidden=8)
+    agent = dataclasses.replace(agent, bcq=dataclasses.replace(agent.bcq, mode=mode))
+    agents = jax.tree.map(lambda x: jnp.full(POINTS, x, jnp.float32), agent)
+
+    def init(agent, key):
+        return make_trainer(dataclasses.replace(CONFIG, agent=agent)).init(key, world(), perception())
+
+    def iterate(agent, state):
+        return make_trainer(dataclasses.replace(CONFIG, agent=agent)).iterate(state, world(), perception())
+
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), SEEDS))
+    over_both = jax.vmap(jax.vmap(init, in_axes=(None, 0)), in_axes=(0, None))
+    start = jax.eval_shape(over_both, agents, keys)
+    end, metrics = jax.eval_shape(jax.vmap(jax.vmap(iterate, in_axes=(None, 0))), agents, start)
+    assert jax.tree.structure(start) == jax.tree.structure(end)
+    for before, after in zip(jax.tree.leaves(start), jax.tree.leaves(end), strict=True):
+        assert (before.shape, before.dtype) == (after.shape, after.dtype)
+        assert before.dtype not in (jnp.float64, jnp.int64)
+    assert {m.shape for m in metrics.values()} == {(POINTS, SEEDS)}
