@@ -8,16 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dsrm_jax.agents.methods import make_agent
 from dsrm_jax.config import Config
 from dsrm_jax.parallel.mesh_axes import USERS
 from dsrm_jax.parallel.sharding import make_mesh, place
 from dsrm_jax.purify.encoder import make_catalogue
-from dsrm_jax.purify.perception import Perception, make_perceive
+from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.view import Catalogue
-from dsrm_jax.simulator.environment import make_environment
+from dsrm_jax.runs.pieces import agent_of, environment_of, perceive_of, trainer_of
 from dsrm_jax.simulator.world import World
-from dsrm_jax.training.loop import make_step, make_trainer, reset_users
+from dsrm_jax.training.loop import make_step, reset_users
 from experiments.fcpo_ml100k.train import HORIZON, RankingData, evaluate, train_fcpo_ranking
 
 RANKING_ITERATIONS = 5  # constrained steps that one call of FCPO's loop makes
@@ -50,10 +49,10 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
         purify), `update` and `loop` (all of them, as training runs it). What is acted on, perceived and learnt from is one
         real rollout, so that none of it is constant over its steps; `environment` gets the rollout's first slates each time.
     """
-    environment = make_environment(config.environment)
-    perceive = make_perceive(config)
-    agent = make_agent(config.agent, slate_size=config.environment.slate_size)
-    trainer = make_trainer(config)
+    environment = environment_of(config)
+    perceive = perceive_of(config)
+    agent = agent_of(config)
+    trainer = trainer_of(config)
     num_users, length = config.training.num_users, config.training.rollout_length
     catalogue = make_catalogue(perception.encoder.embeddings, world)
     mesh = make_mesh(1, num_users)

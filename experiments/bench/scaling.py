@@ -13,9 +13,9 @@ from dsrm_jax.config import Config
 from dsrm_jax.config.budgets import budget
 from dsrm_jax.errors import InputError
 from dsrm_jax.parallel.sharding import make_mesh
-from dsrm_jax.purify.perception import Perception, make_perceive
-from dsrm_jax.simulator.environment import make_environment
-from dsrm_jax.training.loop import make_trainer, reset_users
+from dsrm_jax.purify.perception import Perception
+from dsrm_jax.runs.pieces import environment_of, perceive_of, trainer_of
+from dsrm_jax.training.loop import reset_users
 from experiments.bench.made_up import factor_world
 from experiments.bench.measure import measure_part
 from experiments.bench.parts import Part, along_users, on_every_device
@@ -95,7 +95,7 @@ def power_fit(x: Sequence[float], y: Sequence[float]) -> float:
 def purify_seconds(config: Config, *, users: int, repeats: int) -> tuple[float, float]:
     """Return the median seconds that the loop's `perceive` takes for users who have just arrived, and its products alone."""
     world, perception = _world(config, items=ITEMS[0])
-    environment, perceive = make_environment(config.environment), make_perceive(config)
+    environment, perceive = environment_of(config), perceive_of(config)
     key = jax.random.key(0)
     observation, _ = jax.jit(lambda key, world: reset_users(key, environment, world, num_users=users))(
         key, world
@@ -115,7 +115,7 @@ def memory_by_items(config: Config, items: Sequence[int]) -> dict[str, Any]:
     temporary, tables = [], []
     for count in items:
         world, perception = _world(config, items=count)
-        trainer = make_trainer(config)
+        trainer = trainer_of(config)
         state = jax.eval_shape(trainer.init, jax.random.key(0), world, perception)
         program = jax.jit(trainer.iterate).lower(state, world, perception).compile()
         analysis: Any = program.memory_analysis()

@@ -14,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsrm_jax.agents.agent import Agent
-from dsrm_jax.agents.methods import make_agent
 from dsrm_jax.agents.yardsticks import make_yardstick
 from dsrm_jax.config import Config, PurifierConfig
 from dsrm_jax.evaluation.metrics import interval
 from dsrm_jax.evaluation.sessions import of_each
 from dsrm_jax.purify.encoder import make_catalogue
-from dsrm_jax.purify.perception import SEED_AXES, Perceive, Perception, make_perceive, purifier_settings
+from dsrm_jax.purify.perception import SEED_AXES, Perceive, Perception, purifier_settings
+from dsrm_jax.runs.pieces import agent_of, environment_of, perceive_of
 from dsrm_jax.runs.prepare import prepare, seed_keys
 from dsrm_jax.simulator.build import Worlds
-from dsrm_jax.simulator.environment import Environment, make_environment
+from dsrm_jax.simulator.environment import Environment
 from dsrm_jax.simulator.world import World
 from dsrm_jax.training.loop import make_step, reset_users
 from experiments.headroom.sessions import (
@@ -189,7 +189,7 @@ class _Views(NamedTuple):
 
 def _learnt_views(config: Config, perception: Perception) -> _Views:
     """Return the views of a raw or purified state."""
-    return _Views(make_perceive(config), perception, perception, SEED_AXES)
+    return _Views(perceive_of(config), perception, perception, SEED_AXES)
 
 
 def _oracle_views(worlds: Worlds, perception: Perception) -> _Views:
@@ -211,11 +211,11 @@ def _measure(
     policy: str,
 ) -> dict[int, list[Recorded]]:
     """Train each seed's policy on a state, then record its sessions for each history length."""
-    environment = make_environment(config.environment)
+    environment = environment_of(config)
     slate_size, seeds = config.environment.slate_size, len(config.training.seeds)
     agent, states = make_yardstick("quota_greedy_purified", slate_size=slate_size), ()
     if policy == "trained":
-        agent = make_agent(config.agent, slate_size=slate_size)
+        agent = agent_of(config)
         arriving = arriving_with(environment, lengths)
 
         def train(key: jax.Array, world: World, perception: Perception) -> Any:

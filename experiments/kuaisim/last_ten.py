@@ -18,13 +18,14 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError
-from dsrm_jax.evaluation.evaluate import make_decide
 from dsrm_jax.evaluation.sessions import Decide, of_each
 from dsrm_jax.purify.perception import SEED_AXES, Perception
+from dsrm_jax.runs.evaluate import make_decide
+from dsrm_jax.runs.pieces import environment_of
 from dsrm_jax.runs.prepare import load_worlds, seed_keys
 from dsrm_jax.runs.run import restore
 from dsrm_jax.runs.run_directory import RunDirectory, locked, read_summary, write_summary
-from dsrm_jax.simulator.environment import Environment, make_environment
+from dsrm_jax.simulator.environment import Environment
 from dsrm_jax.simulator.world import World
 
 SESSIONS_LONG = 3  # steps of a trace, in longest sessions: by then the slots' sessions are no longer in step
@@ -134,7 +135,7 @@ def lab_report(
     """
     exploring = replace(config, evaluation=replace(config.evaluation, greedy=False))
     decide = make_decide(exploring, config.agent.method, world)
-    environment = make_environment(config.environment)
+    environment = environment_of(config)
 
     def record(key: jax.Array, state: Any, world: World, perception: Perception) -> Trace:
         return record_trace(

@@ -10,10 +10,11 @@ from dsrm_jax.agents.yardsticks import make_yardstick
 from dsrm_jax.config import Config
 from dsrm_jax.evaluation.metrics import difference, summarise_seeds
 from dsrm_jax.evaluation.sessions import Sessions, agent_decisions, run_sessions
-from dsrm_jax.purify.perception import Perceive, Perception, make_perceive
+from dsrm_jax.purify.perception import Perceive, Perception
 from dsrm_jax.purify.view import View
+from dsrm_jax.runs.pieces import environment_of, perceive_of
 from dsrm_jax.runs.prepare import data_key
-from dsrm_jax.simulator.environment import Observation, make_environment
+from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.leave import expected_length
 from dsrm_jax.simulator.world import World
 from experiments.probes.verdicts import PURIFIER, RAW
@@ -36,9 +37,9 @@ def downstream_sessions(config: Config, world: World, perception: Perception) ->
         Condition to its sessions, host arrays: `identity` acts on the raw states, `shuffled` on other users' purified ones,
         `none` on a constant one, `purifier` on purified ones.
     """
-    environment = make_environment(config.environment)
+    environment = environment_of(config)
     agent = make_yardstick("quota_greedy_purified", slate_size=config.environment.slate_size)
-    perceive = make_perceive(config)
+    perceive = perceive_of(config)
     settings = config.evaluation
 
     def seeing(condition: jax.Array) -> Perceive:

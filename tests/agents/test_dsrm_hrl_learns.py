@@ -19,11 +19,11 @@ from dsrm_jax.config import (
     TrainingConfig,
 )
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams, make_catalogue, make_encoder
-from dsrm_jax.purify.perception import Perception, make_perceive
+from dsrm_jax.purify.perception import Perception
+from dsrm_jax.runs.pieces import perceive_of, trainer_of
 from dsrm_jax.simulator.environment import Observation, history_before
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
-from dsrm_jax.training.loop import make_trainer
 
 USERS, ROWS, ITEMS, DIM = 8, 8, 12, 3
 KIND = np.arange(USERS) // 4
@@ -88,7 +88,7 @@ quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level":
 @cache
 def programs(config):
     """`init` and 30 updates; one compilation serves every world of the same shape."""
-    trainer = make_trainer(config)
+    trainer = trainer_of(config)
     return quick_jit(trainer.init), quick_jit(partial(trainer.train, num_updates=30))
 
 
@@ -98,7 +98,7 @@ def greedy_slates(agent, world, perception):
     history = jax.vmap(lambda row: history_before(world.starts, row, length=16))(jnp.arange(USERS * ROWS))
     none = jnp.zeros(USERS * ROWS, jnp.int32)
     observation = Observation(history, none, none)
-    view = make_perceive(CONFIG)(perception, jax.random.key(0), observation)
+    view = perceive_of(CONFIG)(perception, jax.random.key(0), observation)
     catalogue = make_catalogue(perception.encoder.embeddings, world)
     method = make_dsrm_hrl(CONFIG.agent, slate_size=2)
     return view.state, method.act(agent, jax.random.key(0), view, catalogue, True)[0]

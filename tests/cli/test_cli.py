@@ -163,7 +163,7 @@ def test_importing_the_package_neither_loads_jax_nor_sets_flags():
         "import os, sys, dsrm_jax; assert 'jax' not in sys.modules and 'polars' not in sys.modules; "
         "assert 'XLA_FLAGS' not in os.environ; print(dsrm_jax.__version__)"
     )
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60
     )

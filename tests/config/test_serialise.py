@@ -13,9 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsrm_jax import files
 from dsrm_jax.config import Config, serialise
-from dsrm_jax.config.ranges import RANGES, Range
 from dsrm_jax.errors import InputError
+from dsrm_jax.settings import Range
+
+RANGES = serialise.ranges(Config())
 
 
 def strategy(hint) -> st.SearchStrategy:
@@ -66,7 +69,7 @@ def test_merging_changes_the_named_fields_and_no_other(config, data):
 def test_toml_file_overrides_only_what_it_names(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text('[agent]\nclip = 1\nslate_mode = "penalty"\n[training]\nseeds = [3, 4]\n')
-    config = serialise.merge(Config(), serialise.load_toml(path), str(path))
+    config = serialise.merge(Config(), files.load_toml(path), str(path))
     assert config.agent.clip == 1.0
     assert type(config.agent.clip) is float
     assert config.training.seeds == (3, 4)
@@ -113,19 +116,19 @@ def test_wrong_names_and_types_say_where_and_what(overrides, message):
 def test_unreadable_files_say_where(tmp_path):
     path = tmp_path / "run.toml"
     with pytest.raises(InputError, match=r"cannot read .*run\.toml: No such file"):
-        serialise.load_toml(path)
+        files.load_toml(path)
     path.write_text("[agent]\nclip = = 3\n")
     with pytest.raises(InputError, match=r"run\.toml is not valid TOML: .*line 2"):
-        serialise.load_toml(path)
+        files.load_toml(path)
     path.write_bytes(b"a = '\xff'")
     with pytest.raises(InputError, match=r"run\.toml is not UTF-8"):
-        serialise.load_toml(path)
+        files.load_toml(path)
     path.write_text('{"a": 1,\n')
     with pytest.raises(InputError, match=r"line 2 is not valid JSON"):
-        serialise.load_json(path)
+        files.load_json(path)
     path.write_text("[]")
     with pytest.raises(InputError, match=r"expected one JSON object, found a list"):
-        serialise.load_json(path)
+        files.load_json(path)
 
 
 def replaced(name: str, value) -> Config:
@@ -268,8 +271,8 @@ def test_array_valued_and_non_finite_configurations_have_no_json():
 @settings(max_examples=100, deadline=None)
 @given(st.floats(width=32))
 def test_float32_reads_back_to_the_same_float32(value):
-    text = json.dumps(serialise.json_value(np.float32(value)), allow_nan=False)
-    again = np.float32(serialise.from_json_value(json.loads(text)))
+    text = json.dumps(files.json_value(np.float32(value)), allow_nan=False)
+    again = np.float32(files.from_json_value(json.loads(text)))
     assert again.tobytes() == np.float32(value).tobytes() or (np.isnan(again) and np.isnan(value))
 
 
@@ -292,23 +295,23 @@ def test_json_value_of_arrays_and_containers():
         "none": None,
         "nested": [{"a": "Infinity"}, "text"],
     }
-    assert json.loads(json.dumps(serialise.json_value(value), allow_nan=False)) == expected
+    assert json.loads(json.dumps(files.json_value(value), allow_nan=False)) == expected
     with pytest.raises(TypeError, match="object"):
-        serialise.json_value(object())
+        files.json_value(object())
 
 
 def test_write_text_is_all_or_nothing(tmp_path, monkeypatch):
     path = tmp_path / "file.txt"
-    serialise.write_text(path, "old é")
+    files.write_text(path, "old é")
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match=r"cannot write .*file\.txt: No space left on device"):
-        serialise.write_text(path, "new")
+        files.write_text(path, "new")
     assert path.read_text(encoding="utf-8") == "old é"
     assert list(tmp_path.iterdir()) == [path]
     monkeypatch.undo()
     with pytest.raises(InputError, match="cannot write"):
-        serialise.write_text(tmp_path / "absent" / "file.txt", "new")
+        files.write_text(tmp_path / "absent" / "file.txt", "new")

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierConfig
-from dsrm_jax.purify import perception, perception_probes
+from dsrm_jax.purify import perception_probes
 from dsrm_jax.purify.blocks import ROWS as ROWS_OF_A_BLOCK
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams, Evidence, make_encoder, summarise
 from dsrm_jax.purify.exposure import Exposure
@@ -25,6 +25,7 @@ from dsrm_jax.purify.perception_probes import probe_perception
 from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.purifier import Purifier, PurifierBatch
 from dsrm_jax.purify.targets import Visited
+from dsrm_jax.runs.pieces import perceive_of
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.world import History, SessionStarts
 
@@ -158,7 +159,7 @@ def test_a_view_is_the_purified_encoding_of_the_history(encoder_params, observat
     shaken = jax.tree.map(lambda x: x + 0.3 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), params.network)
     params = dataclasses.replace(params, network=shaken)
     perception = Perception(encoder_params, params)
-    view = jax.jit(make_perceive(CONFIG))(perception, jax.random.key(4), observation)
+    view = jax.jit(perceive_of(CONFIG))(perception, jax.random.key(4), observation)
     observed = encoder.encode(encoder_params, summary)
     np.testing.assert_allclose(view.observed, observed, atol=1e-6)
     # purified one user at a time, as no batch can mix users
@@ -170,14 +171,11 @@ def test_a_view_is_the_purified_encoding_of_the_history(encoder_params, observat
     np.testing.assert_array_equal(view.time, observation.time)
 
 
-def test_only_events_that_the_training_log_chose_are_read_as_its_choice(
-    monkeypatch, encoder_params, observation
-):
+def test_only_events_that_the_training_log_chose_are_read_as_its_choice(encoder_params, observation):
     """The last `unlogged` ones are not; of n events the log chose n - unlogged, or none."""
     seen = []
     spy = Purifier(None, None, lambda params, key, state, evidence: seen.append(evidence.logged) or state)
-    monkeypatch.setattr(perception, "perception_modules", lambda _: (make_encoder(CONFIG.encoder), spy))
-    make_perceive(CONFIG)(Perception(encoder_params, {}), None, observation)
+    make_perceive(make_encoder(CONFIG.encoder), spy)(Perception(encoder_params, {}), None, observation)
     length, unlogged = np.asarray(observation.history.length), np.asarray(observation.unlogged)
     np.testing.assert_array_equal(np.sum(seen[0], -1), np.maximum(length - unlogged, 0))
     assert not np.any(np.asarray(seen[0]) & (np.arange(H) >= H - unlogged[..., None]))
@@ -196,14 +194,14 @@ def test_a_long_batch_is_perceived_as_its_rows_are_and_one_draw_of_noise_serves_
     batch = PurifierBatch(states, Evidence(summary=jnp.zeros((50, 4 * D + 2))), states)
     params = jax.jit(purifier.init)(jax.random.key(3), batch).replace(exposure=TOLD)
     perception = Perception(encoder_params, params)
-    whole = jax.jit(make_perceive(GUIDED))(perception, None, many).state
+    whole = jax.jit(perceive_of(GUIDED))(perception, None, many).state
     for i in (0, 1, 2, rows - 1):
         alone = jax.tree.map(lambda x, i=i: x[i : i + 1], many)
-        expected = jax.jit(make_perceive(GUIDED))(perception, None, alone).state[0]
+        expected = jax.jit(perceive_of(GUIDED))(perception, None, alone).state[0]
         np.testing.assert_allclose(whole[i], expected, atol=1e-5)
     noisy = dataclasses.replace(GUIDED, purifier=dataclasses.replace(GUIDED.purifier, noise_scale=1.0))
     same = many.replace(unlogged=jnp.zeros(rows, jnp.int32))
-    drawn = np.asarray(jax.jit(make_perceive(noisy))(perception, jax.random.key(0), same).state)
+    drawn = np.asarray(jax.jit(perceive_of(noisy))(perception, jax.random.key(0), same).state)
     assert len(np.unique(drawn.round(5), axis=0)) == rows
 
 
@@ -212,7 +210,7 @@ def test_the_identity_purifier_hands_the_observed_state_on(encoder_params, start
     keys = jax.random.split(jax.random.key(0), 3)
     params, _ = fit_perception_purifier(keys, config, encoder_params, starts, KNOWN)
     perception = Perception(encoder_params, params)
-    view = jax.jit(make_perceive(config))(perception, keys[0], observation)
+    view = jax.jit(perceive_of(config))(perception, keys[0], observation)
     np.testing.assert_array_equal(view.state, view.observed)
     probes = probe_perception(keys[1], config, perception, starts, KNOWN, num_states=50)
     for name, value in {"change": 0.0, "cka": 1.0, "recovery": 0.0}.items():
@@ -286,7 +284,7 @@ def test_kinds_train_and_purify_under_one_interface(kind, encoder_params, starts
     params, losses = fit_perception_purifier(keys, config, encoder_params, starts, KNOWN)
     assert np.isfinite(losses).all()
     perception = Perception(encoder_params, jax.tree.map(lambda x: x[0], params))
-    view = jax.jit(make_perceive(config))(perception, None, observation)
+    view = jax.jit(perceive_of(config))(perception, None, observation)
     assert view.state.shape == view.observed.shape
     assert np.isfinite(view.state).all()
     probes = probe_perception(keys[1], config, Perception(encoder_params, params), starts, KNOWN)

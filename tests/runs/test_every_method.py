@@ -18,9 +18,9 @@ from dsrm_jax.config import (
 )
 from dsrm_jax.purify.encoder import Embeddings, make_encoder
 from dsrm_jax.purify.perception import Perception
+from dsrm_jax.runs.pieces import trainer_of
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
-from dsrm_jax.training.loop import make_trainer
 
 USERS, ROWS, ITEMS, POINTS, SEEDS = 8, 20, 12, 3, 2
 CONFIG = Config(
@@ -62,10 +62,10 @@ def test_a_method_keeps_its_state_and_can_be_swept_over_seeds_and_numbers(method
     agents = jax.tree.map(lambda x: jnp.full(POINTS, x, jnp.float32), agent)
 
     def init(agent, key):
-        return make_trainer(dataclasses.replace(CONFIG, agent=agent)).init(key, world(), perception())
+        return trainer_of(dataclasses.replace(CONFIG, agent=agent)).init(key, world(), perception())
 
     def iterate(agent, state):
-        return make_trainer(dataclasses.replace(CONFIG, agent=agent)).iterate(state, world(), perception())
+        return trainer_of(dataclasses.replace(CONFIG, agent=agent)).iterate(state, world(), perception())
 
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), SEEDS))
     over_both = jax.vmap(jax.vmap(init, in_axes=(None, 0)), in_axes=(0, None))

@@ -11,12 +11,12 @@ from dsrm_jax.config import AgentConfig, Config, EncoderConfig, EnvironmentConfi
 from dsrm_jax.purify.encoder import Embeddings, gather_evidence, make_encoder
 from dsrm_jax.purify.perception import (
     Perception,
-    make_perceive,
     perception_modules,
     seed_axes,
     share_process,
 )
 from dsrm_jax.purify.purifier import PurifierBatch
+from dsrm_jax.runs.pieces import perceive_of
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.world import History
 from dsrm_jax.sweep.programs import compiled
@@ -56,7 +56,7 @@ def perception():
 
 def states(config, perception, memory):
     """What each seed perceives, by a program from the memory."""
-    perceive = make_perceive(config)
+    perceive = perceive_of(config)
     axes = seed_axes(perception)
     per_seed = jax.vmap(lambda agent, p: perceive(p, None, OBSERVATION).state, in_axes=(None, axes))
     return compiled(memory, "see", config, per_seed, config.agent, perception)(config.agent, perception)

@@ -9,7 +9,8 @@ import pytest
 
 from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierConfig
 from dsrm_jax.purify.encoder import Embeddings, make_catalogue, make_encoder
-from dsrm_jax.purify.perception import Perception, make_perceive
+from dsrm_jax.purify.perception import Perception
+from dsrm_jax.runs.pieces import environment_of, perceive_of
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 from dsrm_jax.training.logged import SEARCH, logged_data, next_slate
@@ -82,7 +83,9 @@ def logged(world, catalogue):
         jax.random.key(0), Embeddings(jnp.zeros((VOCABULARY, 3)), jnp.zeros(VOCABULARY))
     )
     run = jax.jit(
-        lambda key: logged_data(key, CONFIG, world, Perception(encoder, {}), make_perceive(CONFIG), catalogue)
+        lambda key: logged_data(
+            key, environment_of(CONFIG), world, Perception(encoder, {}), perceive_of(CONFIG), catalogue
+        )
     )
     return jax.device_get(run(jax.random.key(1)))
 

@@ -22,9 +22,10 @@ from dsrm_jax.config import (
 )
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams, make_encoder
 from dsrm_jax.purify.perception import Perception
+from dsrm_jax.runs.pieces import trainer_of
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
-from dsrm_jax.training.loop import make_trainer, rollout_metrics
+from dsrm_jax.training.loop import rollout_metrics
 
 USERS, ROWS, ITEMS = 8, 6, 12
 CONFIG = Config(
@@ -77,7 +78,7 @@ def programs():
     def compiled(name, function, **static):
         def program(agent, *args):
             traces.append(name)
-            trainer = make_trainer(dataclasses.replace(CONFIG, agent=agent))  # its floats are traced
+            trainer = trainer_of(dataclasses.replace(CONFIG, agent=agent))  # its floats are traced
             return getattr(trainer, function)(*args, **static)
 
         return quick_jit(program)
@@ -128,7 +129,7 @@ def test_two_chunks_are_one_of_twice_the_length_bit_for_bit(programs, started, w
 def test_seeds_trained_together_learn_what_each_learns_alone(programs, world, perception):
     states = [programs.init(CONFIG.agent, jax.random.key(seed), world, perception) for seed in (3, 4)]
     alone = [programs.two(CONFIG.agent, state, world, perception) for state in states]
-    train = jax.vmap(partial(make_trainer(CONFIG).train, num_updates=2), in_axes=(0, None, None))
+    train = jax.vmap(partial(trainer_of(CONFIG).train, num_updates=2), in_axes=(0, None, None))
     together = quick_jit(train)(jax.tree.map(lambda *x: jnp.stack(x), *states), world, perception)
     for seed, expected in enumerate(alone):
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(expected), strict=True):
@@ -195,7 +196,7 @@ def test_no_key_is_used_twice(world, perception):
     checker = pytest.importorskip(
         "jax.experimental.key_reuse._core", reason="this JAX has no key-reuse checker"
     )
-    trainer = make_trainer(CONFIG)
+    trainer = trainer_of(CONFIG)
     checker.check_key_reuse(trainer.init, jax.random.key(0), world, perception)
     state = jax.eval_shape(trainer.init, jax.random.key(0), world, perception)
     checker.check_key_reuse(trainer.iterate, state, world, perception)
@@ -211,7 +212,7 @@ SCRIPT = """
 import jax
 from test_loop import CONFIG, make_trainer, perception, world
 world, perception = (f._get_wrapped_function()() for f in (world, perception))
-trainer = make_trainer(CONFIG)
+trainer = trainer_of(CONFIG)
 train = jax.jit(jax.vmap(lambda k: trainer.train(trainer.init(k, world, perception), world, perception, 200)))
 _, metrics = train(jax.random.split(jax.random.key(0), 2))
 print("finished", metrics["reward"].shape)

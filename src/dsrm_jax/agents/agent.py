@@ -1,7 +1,7 @@
 """The `Agent` contract: three pure functions that one training loop serves."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -118,8 +118,11 @@ class Agent(NamedTuple):
             mode of the policy instead of a sample. The key is consumed.
         update: `(agent_state, key, rollout, catalogue) -> (agent_state, metrics)`, metrics a dict of scalar arrays.
             The key is consumed.
+        offline: what an offline method learns from, handed to its `init` as `LoggedData`: `log`, the training log, or the
+            agent whose sessions in the training simulator take the place of the log's slates; None: nothing.
     """
 
     init: Callable[..., Any]
     act: Callable[..., tuple[jax.Array, Any]]
     update: Callable[..., tuple[Any, dict[str, jax.Array]]]
+    offline: "Literal['log'] | Agent | None" = None

@@ -36,6 +36,7 @@ from dsrm_jax.agents.replay import (
     track,
 )
 from dsrm_jax.agents.slates import greedy_slate
+from dsrm_jax.agents.yardsticks import make_yardstick
 from dsrm_jax.config import AgentConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
@@ -135,7 +136,9 @@ def make_bcq(config: AgentConfig, *, slate_size: int) -> Agent:
             )
         return agent.init(key, catalogue, logged.transitions)
 
-    return agent._replace(init=init)
+    quota = config.bcq.behaviour == "quota"
+    offline: Any = make_yardstick("quota_softmax", slate_size=slate_size) if quota else "log"
+    return agent._replace(init=init, offline=offline)
 
 
 def constrained_scores(

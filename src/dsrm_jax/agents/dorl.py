@@ -67,7 +67,7 @@ def make_dorl(config: AgentConfig, *, slate_size: int) -> Agent:
     def act_(agent: DORLState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False) -> Any:
         return act(parts, agent.actor_critic, key, view, catalogue, greedy)
 
-    return Agent(init, act_, partial(_update, parts))
+    return Agent(init, act_, partial(_update, parts), offline="log")
 
 
 def _update(

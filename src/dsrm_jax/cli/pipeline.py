@@ -17,7 +17,6 @@ from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import from_json, to_json
 from dsrm_jax.data.sources import SOURCES, data_path, describe, load_log
 from dsrm_jax.errors import InputError, unknown_name
-from dsrm_jax.evaluation.evaluate import evaluate_all
 from dsrm_jax.evaluation.tables import data_table, results_table
 from dsrm_jax.files import digest
 from dsrm_jax.parallel.processes import check_joined, everywhere, first, is_first, require_same
@@ -25,6 +24,7 @@ from dsrm_jax.parallel.processes import console as default_console
 from dsrm_jax.parallel.sharding import from_first
 from dsrm_jax.parallel.xla import use_compilation_cache
 from dsrm_jax.purify.perception import Perception
+from dsrm_jax.runs.evaluate import evaluate_all
 from dsrm_jax.runs.logging import read_metrics
 from dsrm_jax.runs.prepare import load_worlds, prepare
 from dsrm_jax.runs.run import Saved, num_updates, restore, run_mesh, start

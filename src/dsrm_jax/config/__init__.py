@@ -12,7 +12,6 @@ from dsrm_jax.config.agent import (
     SAC4IRConfig,
     TD3Config,
 )
-from dsrm_jax.config.leaves import configuration
 from dsrm_jax.config.tree import (
     Config,
     DataConfig,
@@ -25,6 +24,7 @@ from dsrm_jax.config.tree import (
     TrainingConfig,
     to_dict,
 )
+from dsrm_jax.settings import configuration
 
 __all__ = [
     "A2CConfig",

@@ -3,22 +3,34 @@
 from dataclasses import field
 from typing import Literal
 
-from dsrm_jax.config.leaves import configuration
+from dsrm_jax.settings import (
+    COUNT,
+    COUNT_OR_ZERO,
+    NON_NEGATIVE,
+    POSITIVE,
+    POSITIVE_SHARE,
+    PROPER_SHARE,
+    SHARE,
+    SHARE_OF_MOST,
+    Range,
+    configuration,
+    number,
+)
 
 
 @configuration
 class ReplayConfig:
     """The ring buffer of the off-policy methods, and how often they learn from it."""
 
-    capacity: int = 20480
+    capacity: int = number(default=20480, within=COUNT)
     """Transitions kept; the oldest are overwritten."""
-    batch_size: int = 256
+    batch_size: int = number(default=256, within=COUNT)
     """Transitions per gradient step."""
-    gradient_steps: int = 8
+    gradient_steps: int = number(default=8, within=COUNT)
     """Gradient steps per rollout."""
-    warm_up: int = 1024
+    warm_up: int = number(default=1024, within=COUNT_OR_ZERO)
     """Transitions collected before the first gradient step, by the method's own exploring policy."""
-    tau: float = 0.01
+    tau: float = number(default=0.01, within=POSITIVE_SHARE)
     """Polyak rate of the target networks, in (0, 1]."""
 
 
@@ -26,13 +38,13 @@ class ReplayConfig:
 class A2CConfig:
     """Advantage actor-critic."""
 
-    discount: float = 0.9
+    discount: float = number(default=0.9, within=SHARE_OF_MOST)
     """Discount per step, in [0, 1)."""
-    entropy_weight: float = 0.0
+    entropy_weight: float = number(default=0.0, within=NON_NEGATIVE)
     """Weight of the entropy bonus, per unit of normalised advantage."""
-    minibatches: int = 4
+    minibatches: int = number(default=4, within=COUNT)
     """Gradient steps per rollout, each on its own share of the samples."""
-    actor_learning_rate: float = 3e-5
+    actor_learning_rate: float = number(default=3e-5, within=POSITIVE)
     """Adam step size of the policy; the value has `learning_rate`."""
 
 
@@ -40,17 +52,17 @@ class A2CConfig:
 class TD3Config:
     """Twin delayed deep deterministic policy gradient over hyper-actions."""
 
-    discount: float = 0.9
+    discount: float = number(default=0.9, within=SHARE_OF_MOST)
     """Discount per step, in [0, 1)."""
-    actor_learning_rate: float = 1e-3
+    actor_learning_rate: float = number(default=1e-3, within=POSITIVE)
     """Adam step size of the actor."""
-    exploration: float = 0.5
+    exploration: float = number(default=0.5, within=NON_NEGATIVE)
     """Standard deviation of the exploration noise, per coordinate of the hyper-action."""
-    target_noise: float = 0.1
+    target_noise: float = number(default=0.1, within=NON_NEGATIVE)
     """Standard deviation of the target policy's smoothing noise."""
-    noise_clip: float = 0.25
+    noise_clip: float = number(default=0.25, within=NON_NEGATIVE)
     """Bound on the smoothing noise."""
-    delay: int = 2
+    delay: int = number(default=2, within=COUNT)
     """Critic steps per actor step."""
 
 
@@ -62,15 +74,15 @@ class BCQConfig:
     """discrete: per-item Q with an imitation mask; continuous: hyper-actions from a VAE with a perturbation."""
     behaviour: Literal["log", "quota"] = "quota"
     """Where the batch comes from: the training log's own slates, or half-and-half slates of a softened encoder ranking."""
-    learning_rate: float = 3e-4
+    learning_rate: float = number(default=3e-4, within=POSITIVE)
     """Adam step size."""
-    batch_size: int = 64
+    batch_size: int = number(default=64, within=COUNT)
     """Transitions per gradient step."""
-    discount: float = 0.9
+    discount: float = number(default=0.9, within=SHARE_OF_MOST)
     """Discount per step, in [0, 1)."""
-    threshold: float = 0.1
+    threshold: float = number(default=0.1, within=SHARE)
     """Items whose imitation probability is below this share of the largest are masked, in [0, 1]."""
-    perturbation: float = 0.05
+    perturbation: float = number(default=0.05, within=NON_NEGATIVE)
     """Bound on the perturbation of a continuous action."""
 
 
@@ -78,19 +90,19 @@ class BCQConfig:
 class MOFIRConfig:
     """Multi-objective DDPG conditioned on a preference between utility and fairness."""
 
-    discount: float = 0.9
+    discount: float = number(default=0.9, within=SHARE_OF_MOST)
     """Discount per step, in [0, 1)."""
-    preference: float = 0.5
+    preference: float = number(default=0.5, within=SHARE)
     """Weight of utility at evaluation, in [0, 1]; fairness gets the rest."""
     fairness_reward: Literal["balance", "long_tail"] = "balance"
     """Fairness of a slate with popular share s: balance is 1 - abs(2s - 1), long_tail is 1 - s."""
-    num_preferences: int = 4
+    num_preferences: int = number(default=4, within=COUNT)
     """Preferences that each transition of a batch is seen under."""
-    homotopy_steps: int = 2000
+    homotopy_steps: int = number(default=2000, within=COUNT)
     """Gradient steps over which the loss moves from the vector's error to the error of its mixture."""
-    exploration: float = 0.3
+    exploration: float = number(default=0.3, within=NON_NEGATIVE)
     """Standard deviation of the exploration noise, per coordinate of the hyper-action."""
-    actor_learning_rate: float = 3e-4
+    actor_learning_rate: float = number(default=3e-4, within=POSITIVE)
     """Adam step size of the actor."""
 
 
@@ -98,23 +110,23 @@ class MOFIRConfig:
 class DORLConfig:
     """Offline model-based A2C with penalties for uncertainty and for low entropy."""
 
-    discount: float = 0.9
+    discount: float = number(default=0.9, within=SHARE_OF_MOST)
     """Discount per step, in [0, 1)."""
-    ensemble: int = 5
+    ensemble: int = number(default=5, within=COUNT)
     """World models."""
-    uncertainty_weight: float = 0.5
+    uncertainty_weight: float = number(default=0.5, within=NON_NEGATIVE)
     """lambda_1, weight of the largest predicted variance."""
-    entropy_weight: float = 0.05
+    entropy_weight: float = number(default=0.05, within=NON_NEGATIVE)
     """lambda_2, weight of the log's next-item entropy."""
-    window: int = 2
+    window: int = number(default=2, within=Range(1, 11))
     """Longest tuple of last items, the shown one among them, that the entropy is conditioned on."""
-    negatives: int = 1
+    negatives: int = number(default=1, within=COUNT_OR_ZERO)
     """Items drawn uniformly per logged click, taken as skipped, when the world models are fitted."""
-    model_iterations: int = 500
+    model_iterations: int = number(default=500, within=COUNT)
     """Adam steps of the world models."""
-    model_batch_size: int = 512
+    model_batch_size: int = number(default=512, within=COUNT)
     """Logged clicks per step and model."""
-    model_learning_rate: float = 3e-3
+    model_learning_rate: float = number(default=3e-3, within=POSITIVE)
     """Adam step size of the world models."""
 
 
@@ -122,11 +134,11 @@ class DORLConfig:
 class DNaIRConfig:
     """Diversity- and novelty-aware Q-learning."""
 
-    discount: float = 0.9
+    discount: float = number(default=0.9, within=SHARE_OF_MOST)
     """Discount per step, in [0, 1)."""
-    novelty_weight: float = 0.003
+    novelty_weight: float = number(default=0.003, within=NON_NEGATIVE)
     """Weight of quality over log popularity in the shaped reward."""
-    exploration: float = 0.05
+    exploration: float = number(default=0.05, within=SHARE)
     """Probability that a slot is filled by a uniformly random item."""
 
 
@@ -134,15 +146,15 @@ class DNaIRConfig:
 class SAC4IRConfig:
     """Discrete soft actor-critic whose entropy bound stands for long-term exposure fairness."""
 
-    batch_size: int = 64
+    batch_size: int = number(default=64, within=COUNT)
     """Transitions per gradient step."""
-    discount: float = 0.9
+    discount: float = number(default=0.9, within=SHARE_OF_MOST)
     """Discount per step, in [0, 1)."""
-    entropy_ratio: float = 0.4
+    entropy_ratio: float = number(default=0.4, within=PROPER_SHARE)
     """Target entropy as a share of log J, in (0, 1)."""
-    initial_temperature: float = 0.01
+    initial_temperature: float = number(default=0.01, within=POSITIVE)
     """Temperature alpha at the start."""
-    propensity_power: float = 0.0
+    propensity_power: float = number(default=0.0, within=NON_NEGATIVE)
     """Exponent of the inverse-propensity weights of clicks in the reward; 0: plain clicks."""
 
 
@@ -150,21 +162,21 @@ class SAC4IRConfig:
 class FCPOConfig:
     """Fairness-constrained policy optimisation (CPO)."""
 
-    discount: float = 0.9
+    discount: float = number(default=0.9, within=SHARE_OF_MOST)
     """Discount per step of rewards and costs, in [0, 1)."""
-    popular_limit: float = 0.5
+    popular_limit: float = number(default=0.5, within=SHARE)
     """alpha', the largest share of popular items that a slate may hold on average, in [0, 1]; 1: no constraint."""
-    max_kl: float = 0.05
+    max_kl: float = number(default=0.05, within=POSITIVE)
     """Trust region, in nats."""
-    damping: float = 0.1
+    damping: float = number(default=0.1, within=POSITIVE)
     """Added to the diagonal of the Fisher matrix."""
-    initial_std: float = 0.05
+    initial_std: float = number(default=0.05, within=POSITIVE)
     """Standard deviation of the policy at the start, per coordinate of the hyper-action."""
-    solver_iterations: int = 10
+    solver_iterations: int = number(default=10, within=COUNT)
     """Conjugate-gradient iterations per solve."""
-    backtracks: int = 10
+    backtracks: int = number(default=10, within=COUNT)
     """Trials of the line search, each a factor 0.8 shorter than the one before."""
-    margin_rate: float = 0.2
+    margin_rate: float = number(default=0.2, within=NON_NEGATIVE)
     """How fast the limit is tightened while the cost exceeds it; 0: never, CPO as printed."""
 
 
@@ -178,31 +190,31 @@ class AgentConfig:
     """quota: the goal splits the slate between the groups exactly; penalty: Eq. (6)'s scores alone."""
     fairness: Literal["balance", "gini"] = "balance"
     """Fair in Eq. (4): balance is -abs(2s - 1), gini the marginal change of the negative item Gini."""
-    fairness_weight: float = 0.5
+    fairness_weight: float = number(default=0.5, within=NON_NEGATIVE)
     """lambda of Eq. (4)."""
-    manager_discount: float = 0.9
+    manager_discount: float = number(default=0.9, within=SHARE_OF_MOST)
     """Manager's discount per step, in [0, 1)."""
-    worker_discount: float = 0.0
+    worker_discount: float = number(default=0.0, within=SHARE_OF_MOST)
     """Worker's discount per step, in [0, 1); 0: the paper's immediate engagement."""
-    gae_lambda: float = 0.95
+    gae_lambda: float = number(default=0.95, within=SHARE)
     """Lambda of generalised advantage estimation, in [0, 1]."""
-    learning_rate: float = 1e-3
+    learning_rate: float = number(default=1e-3, within=POSITIVE)
     """Adam step size of both levels."""
-    clip: float = 0.2
+    clip: float = number(default=0.2, within=POSITIVE)
     """PPO ratio clip."""
-    entropy_weight: float = 0.0
+    entropy_weight: float = number(default=0.0, within=NON_NEGATIVE)
     """Weight of the entropy bonus."""
-    value_weight: float = 0.5
+    value_weight: float = number(default=0.5, within=NON_NEGATIVE)
     """Weight of the value losses."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = number(default=1.0, within=POSITIVE)
     """Global gradient norm clip."""
-    epochs: int = 2
+    epochs: int = number(default=2, within=COUNT)
     """Passes over each rollout."""
-    minibatches: int = 2
+    minibatches: int = number(default=2, within=COUNT)
     """Minibatches per pass."""
-    hidden: int = 64
+    hidden: int = number(default=64, within=COUNT)
     """Width of the policy and value networks."""
-    sharpness: float = 30.0
+    sharpness: float = number(default=30.0, within=POSITIVE)
     """Initial inverse temperature of the worker's slate distribution, per unit of cosine."""
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     a2c: A2CConfig = field(default_factory=A2CConfig)

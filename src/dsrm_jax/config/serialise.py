@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from dsrm_jax.config import Config, to_dict
-from dsrm_jax.config.ranges import ANY, RANGES
 from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.files import digest, kind_of
+from dsrm_jax.settings import Range
 
 C = TypeVar("C")
 
@@ -120,6 +120,7 @@ def validate(config: Config, where: str = "configuration") -> None:
         InputError: one sentence with the dotted field, its value and the expected range.
     """
     merge(config, to_dict(config), where)
+    allowed = ranges(config)
     for name, value in fields(config):
         values = value if isinstance(value, tuple) else (value,)
         if isinstance(value, tuple) and not value:
@@ -127,10 +128,20 @@ def validate(config: Config, where: str = "configuration") -> None:
         if len(set(values)) < len(values):
             raise InputError(f"{where}: {name} is {list(values)}, expected values that differ")
         for number in values:
-            if isinstance(number, (int, float)) and not isinstance(number, bool):
-                expected = RANGES.get(name, ANY)
-                if not expected.holds(number):
-                    raise InputError(f"{where}: {name} is {number}, expected {expected}")
+            if name in allowed and not allowed[name].holds(number):
+                raise InputError(f"{where}: {name} is {number}, expected {allowed[name]}")
+
+
+def ranges(config: Any, prefix: str = "") -> dict[str, Range]:
+    """Return the range of every number of a configuration by its dotted name."""
+    found: dict[str, Range] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            found |= ranges(value, f"{prefix}{f.name}.")
+        elif "range" in f.metadata:
+            found[f"{prefix}{f.name}"] = f.metadata["range"]
+    return found
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -9,7 +9,20 @@ from dataclasses import field
 from typing import Any, Literal
 
 from dsrm_jax.config.agent import AgentConfig
-from dsrm_jax.config.leaves import configuration
+from dsrm_jax.settings import (
+    ANY,
+    COUNT,
+    COUNT_OR_ZERO,
+    NON_NEGATIVE,
+    POSITIVE,
+    PROPER_SHARE,
+    SEED,
+    SHARE,
+    SHARE_OF_MOST,
+    Range,
+    configuration,
+    number,
+)
 
 
 @configuration
@@ -21,19 +34,19 @@ class DataConfig:
     path: str = ""
     """Folder (or, for env=log, file) that holds the data set's files; empty: the default data folder, and the
     embedded synthetic world where the files are absent (kuairec and kuairand)."""
-    seed: int = 0
+    seed: int = number(default=0, within=SEED)
     """Seed of the synthetic world and of random splits."""
     click: Literal["valid_play", "watch_ratio"] = "valid_play"
     """KuaiRec's click: valid_play (watched to the end if at most 7 s long, else more than 7 s) or watch_ratio."""
-    click_threshold: float = 1.0
+    click_threshold: float = number(default=1.0, within=POSITIVE)
     """Watch ratio (play time / duration) from which on a play is a click, where click=watch_ratio."""
-    like_threshold: float = 4.0
+    like_threshold: float = number(default=4.0, within=ANY)
     """Rating from which on a MovieLens rating is a click, in stars."""
-    between_value: float = 0.5
+    between_value: float = number(default=0.5, within=SHARE)
     """Click probability of a pair in neither extreme of the signed KuaiRec sample, in [0, 1]."""
-    test_fraction: float = 0.2
+    test_fraction: float = number(default=0.2, within=PROPER_SHARE)
     """Share of each user's rows, the latest, held out where the source has no split of its own, in (0, 1)."""
-    k_core: int = 0
+    k_core: int = number(default=0, within=COUNT_OR_ZERO)
     """Keep users and items with at least this many rows, repeatedly; 0: keep all."""
     catalogue: Literal["test", "train"] = "test"
     """Items recommended from: those of the test split (the paper's Table 1) or of the training log."""
@@ -45,7 +58,7 @@ class DataConfig:
     """Column of 0/1 clicks or graded feedback (env=log)."""
     time_column: str = ""
     """Column of times, any sortable number (env=log); empty: file order."""
-    click_from: float = 1.0
+    click_from: float = number(default=1.0, within=ANY)
     """Feedback from which on a row is a click (env=log)."""
     cache: bool = True
     """Keep the parsed log in a columnar cache beside the data folder."""
@@ -55,15 +68,15 @@ class DataConfig:
 class SyntheticConfig:
     """Contamination of the embedded worlds: how far feedback is bent away from preference."""
 
-    popularity_lift: float = -1.0
+    popularity_lift: float = number(default=-1.0, within=ANY)
     """Mean lift of the click logit per standard deviation of log-popularity; negative: the calibrated value."""
-    popularity_bend: float = -1.0
+    popularity_bend: float = number(default=-1.0, within=ANY)
     """Standard deviation over users of that lift (conformity), in logits: it makes popularity a direction of the learnt
     embeddings; negative: the calibrated value."""
-    exposure_bias: float = -1.0
+    exposure_bias: float = number(default=-1.0, within=ANY)
     """Exponent on an item's popularity in the logging policy (1: popularity driven, 0: uniform exposure); negative:
     the calibrated value."""
-    history_scale: float = 1.0
+    history_scale: float = number(default=1.0, within=POSITIVE)
     """Multiplier of the number of logged rows per user (1: Table 1's)."""
 
 
@@ -71,29 +84,29 @@ class SyntheticConfig:
 class EnvironmentConfig:
     """The simulator of sessions (facts: KuaiSim with the fairness-aware leave rule)."""
 
-    slate_size: int = 6
+    slate_size: int = number(default=6, within=COUNT)
     """Items per slate, K."""
-    max_len: int = 30
+    max_len: int = number(default=30, within=COUNT)
     """Initial temper T0, the paper's Max Len, in steps."""
-    history_length: int = 256
+    history_length: int = number(default=256, within=COUNT)
     """Events that a user's history holds, H: with 50 at arrival and slates of 6 a whole session of 34 steps."""
-    arrival_length: int = 50
+    arrival_length: int = number(default=50, within=COUNT_OR_ZERO)
     """Logged events that a user arrives with, at most; at most H are held."""
-    ad_bound: float = 0.3
+    ad_bound: float = number(default=0.3, within=SHARE)
     """A slate with abs(2s - 1) at or above this bound costs extra temper; s is its popular share."""
-    ad_penalty: int = 1
+    ad_penalty: int = number(default=1, within=COUNT_OR_ZERO)
     """Extra temper lost for such a slate, in steps; 0 turns the rule off."""
     double_sigmoid: bool = False
     """Apply the sigmoid twice, as KuaiSim does: click probabilities then lie in [.5, .731]."""
-    slate_correlation: float = 0.0
+    slate_correlation: float = number(default=0.0, within=NON_NEGATIVE)
     """Weight of KuaiSim's intra-slate correlation penalty on click probabilities."""
-    step_cap: int = 0
+    step_cap: int = number(default=0, within=COUNT_OR_ZERO)
     """Truncate sessions after this many steps; 0: max_len."""
     response: Literal["auto", "synthetic", "fitted", "transformer", "matrix"] = "auto"
     """Where the simulated users come from; auto: the truth of a synthetic world, else a fully observed matrix, else fitted."""
-    response_dim: int = 16
+    response_dim: int = number(default=16, within=COUNT)
     """Factors of a fitted response model."""
-    response_epochs: int = 4
+    response_epochs: int = number(default=4, within=COUNT)
     """Passes over the log when a response model is fitted."""
 
 
@@ -104,17 +117,17 @@ class EncoderConfig:
     kind: Literal["clicked", "exposure"] = "clicked"
     """clicked: a linear map of the clicked items' mean, the field's usual state; exposure: a network that also sees what was
     shown and not clicked."""
-    dim: int = 16
+    dim: int = number(default=16, within=COUNT)
     """Item embedding dimensions; the observed state has one more, the user's bias."""
-    embedding_epochs: int = 3
+    embedding_epochs: int = number(default=3, within=COUNT_OR_ZERO)
     """Passes over the training log for the item embeddings."""
-    iterations: int = 1500
+    iterations: int = number(default=1500, within=COUNT_OR_ZERO)
     """Gradient steps for the history encoder."""
-    batch_size: int = 256
+    batch_size: int = number(default=256, within=COUNT)
     """Histories per gradient step."""
-    learning_rate: float = 3e-3
+    learning_rate: float = number(default=3e-3, within=POSITIVE)
     """Adam step size."""
-    hidden: int = 128
+    hidden: int = number(default=128, within=COUNT)
     """Width of the network (kind=exposure)."""
 
 
@@ -137,41 +150,41 @@ class PurifierConfig:
     split_half: the encoding of the half of the window that the condition does not see; inverse_propensity: the same with
     popular items thinned; popularity_corruption: the window before some of its events were replaced by popular ones;
     random_exposure: the encoding of the user's answers to random items in the training simulator."""
-    diffusion_steps: int = 20
+    diffusion_steps: int = number(default=20, within=COUNT)
     """Length S of the reverse scan."""
     schedule: Literal["linear", "rescaled", "cosine"] = "rescaled"
     """Variance schedule: linear 1e-4..2e-2 as in DDPM, the same rescaled by 1000/S, or cosine."""
     sampler: Literal["ddpm", "ddim"] = "ddpm"
     """Reverse step: ddpm is Eq. (3), ddim the implicit one, which stays accurate over fewer levels."""
-    sampling_steps: int = 0
+    sampling_steps: int = number(default=0, within=COUNT_OR_ZERO)
     """Levels that the reverse scan visits, evenly spaced among S; 0: all."""
-    start_fraction: float = 0.0
+    start_fraction: float = number(default=0.0, within=SHARE)
     """Level k* that the reverse process starts from, as a share of the levels visited, in [0, 1]; 0: the kind's own, a third
     for sdedit and all for the others."""
-    noise_scale: float = 0.0
+    noise_scale: float = number(default=0.0, within=NON_NEGATIVE)
     """Standard deviation multiplier of the noise in the starting state and the reverse steps; 0: deterministic."""
-    guidance_scale: float = 1.0
+    guidance_scale: float = number(default=1.0, within=NON_NEGATIVE)
     """Exponent of the clicks' likelihood (kind=guided); 1: Bayes' rule."""
-    exposure_scale: float = 1.0
+    exposure_scale: float = number(default=1.0, within=NON_NEGATIVE)
     """Exponent of the likelihood of what the log showed (kind=guided); 1: as estimated from the log, 0: not read but in users'
     posteriors, which Stage I learns from."""
-    guidance_steps: int = 1
+    guidance_steps: int = number(default=1, within=COUNT)
     """Newton steps of the guidance per level (kind=guided)."""
-    refresh_rounds: int = 0
+    refresh_rounds: int = number(default=0, within=COUNT_OR_ZERO)
     """Times that Stage I goes on with histories which a policy on the purified state made in the training simulator."""
-    hidden: int = 64
+    hidden: int = number(default=64, within=COUNT)
     """Width of the denoiser."""
-    iterations: int = 1500
+    iterations: int = number(default=1500, within=COUNT_OR_ZERO)
     """Gradient steps of Stage I."""
-    batch_size: int = 512
+    batch_size: int = number(default=512, within=COUNT)
     """States per gradient step."""
-    learning_rate: float = 5e-3
+    learning_rate: float = number(default=5e-3, within=POSITIVE)
     """Adam step size."""
-    mask_rate: float = 0.3
+    mask_rate: float = number(default=0.3, within=Range(0, 0.5))
     """Mean share of history events hidden from the condition in training, in [0, .5]; each view draws up to twice this."""
-    condition_dropout: float = 0.1
+    condition_dropout: float = number(default=0.1, within=SHARE)
     """Probability that the whole condition is dropped in training."""
-    ema: float = 0.999
+    ema: float = number(default=0.999, within=SHARE_OF_MOST)
     """Decay of the exponential moving average of the denoiser's weights."""
 
 
@@ -182,23 +195,23 @@ class DenoiserConfig:
     reading: Literal["pretrain", "online"] = "pretrain"
     """pretrain: the history encoder is trained again with the denoising loss; online: that encoder, and every click of the
     history weighted by the denoiser."""
-    beta: float = 0.2
+    beta: float = number(default=0.2, within=NON_NEGATIVE)
     """Exponent of R-CE's weights, at least 0; 0: plain cross-entropy."""
-    drop_rate: float = 0.2
+    drop_rate: float = number(default=0.2, within=SHARE_OF_MOST)
     """Share of a batch, all of it positives, that T-CE drops in the end, in [0, 1)."""
-    ramp: int = 500
+    ramp: int = number(default=500, within=COUNT_OR_ZERO)
     """Gradient steps over which T-CE's share rises from 0."""
-    hidden: int = 64
+    hidden: int = number(default=64, within=COUNT)
     """Width of BOD's weight generator."""
-    alignment_weight: float = 1.0
+    alignment_weight: float = number(default=1.0, within=NON_NEGATIVE)
     """Weight of the alignment term in BOD's inner loss."""
-    uniformity_weight: float = 0.5
+    uniformity_weight: float = number(default=0.5, within=NON_NEGATIVE)
     """Weight of the uniformity term in BOD's inner loss."""
-    iterations: int = 1500
+    iterations: int = number(default=1500, within=COUNT_OR_ZERO)
     """Gradient steps."""
-    batch_size: int = 128
+    batch_size: int = number(default=128, within=COUNT)
     """Histories per gradient step."""
-    learning_rate: float = 3e-3
+    learning_rate: float = number(default=3e-3, within=POSITIVE)
     """Adam step size."""
 
 
@@ -206,19 +219,19 @@ class DenoiserConfig:
 class TrainingConfig:
     """The loop."""
 
-    steps: int = 3200
+    steps: int = number(default=3200, within=COUNT)
     """Batched environment steps."""
-    num_users: int = 64
+    num_users: int = number(default=64, within=COUNT)
     """Users in parallel, B."""
-    rollout_length: int = 16
+    rollout_length: int = number(default=16, within=COUNT)
     """Steps between updates, T."""
-    seeds: tuple[int, ...] = (11, 15, 19)
+    seeds: tuple[int, ...] = number(default=(11, 15, 19), within=SEED)
     """One policy per seed, all in one vmapped program."""
-    chunk_updates: int = 5
+    chunk_updates: int = number(default=5, within=COUNT)
     """Updates per host round trip (progress, logs)."""
-    checkpoint_minutes: float = 3.0
+    checkpoint_minutes: float = number(default=3.0, within=NON_NEGATIVE)
     """Minutes between checkpoints."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: int = number(default=3, within=COUNT)
     """Newest checkpoints kept."""
     tensorboard: bool = True
     """Also write TensorBoard event files, where tensorboardX is installed."""
@@ -228,13 +241,13 @@ class TrainingConfig:
 class EvaluationConfig:
     """Held-out sessions."""
 
-    num_sessions: int = 1000
+    num_sessions: int = number(default=1000, within=COUNT)
     """Complete sessions per seed in the test simulator."""
-    num_users: int = 250
+    num_users: int = number(default=250, within=COUNT)
     """Sessions in parallel."""
     greedy: bool = True
     """Act by the mode of the policy; otherwise sample from it."""
-    confidence: float = 0.95
+    confidence: float = number(default=0.95, within=PROPER_SHARE)
     """Level of the intervals."""
 
 

@@ -140,14 +140,11 @@ def _without_process(config: Config) -> Config:
     return replace(config, purifier=at_defaults(config.purifier))
 
 
-def make_perceive(config: Config) -> Perceive:
+def make_perceive(encoder: Encoder, purifier: Purifier) -> Perceive:
     """Build `(perception, key, observation) -> View`, batched over leading dimensions of the observation.
 
     The key is consumed; it is used by purifiers that draw noise (`noise_scale` above 0).
     """
-    encoder, purifier = perception_modules(config)
-    noise_scale = purifier_settings(config).noise_scale
-    draws = not isinstance(noise_scale, int | float) or noise_scale != 0
 
     def perceive(perception: Perception, key: jax.Array, observation: Observation) -> View:
         def look(history: History, unlogged: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -158,7 +155,7 @@ def make_perceive(config: Config) -> Perceive:
 
         seen = observation.history, observation.unlogged
         # one key is one draw for a whole batch
-        whole = draws or observation.time.ndim != 1
+        whole = purifier.draws or observation.time.ndim != 1
         state, observed = look(*seen) if whole else in_blocks(look, *seen)
         return View(state, observed, observation.time, recent_items(observation.history))
 

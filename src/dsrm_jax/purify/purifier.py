@@ -95,12 +95,14 @@ class Purifier(NamedTuple):
             `ReverseProcess` as a fifth argument (padded, where `noise_scale` is 0); without it they run the configuration's.
         process: of diffusion kinds, `(params) -> ReverseProcess` of the configuration, which a program that serves several
             takes as an argument; None for others.
+        draws: whether `purify` uses its key.
     """
 
     init: Callable[..., Any]
     loss: Callable[..., Float[Array, ""]]
     purify: Callable[..., Float[Array, "... D"]]
     process: Callable[[Any], ReverseProcess] | None = None
+    draws: bool = False
 
 
 def identity_purifier() -> Purifier:
@@ -162,6 +164,8 @@ def make_purifier(config: PurifierConfig, *, state_dim: int, condition_dim: int)
         loss=partial(_regression_loss if regression else _loss, config),
         purify=partial(_regress if regression else _purify, config),
         process=None if regression else partial(_process, config),
+        draws=not regression
+        and not (isinstance(config.noise_scale, int | float) and config.noise_scale == 0),
     )
 
 

@@ -43,10 +43,11 @@ from dsrm_jax.runs.logging import (
     truncate_metrics,
     write_tensorboard,
 )
+from dsrm_jax.runs.pieces import trainer_of
 from dsrm_jax.runs.prepare import perception_like, seed_keys
 from dsrm_jax.runs.run_directory import RunDirectory
 from dsrm_jax.simulator.world import World
-from dsrm_jax.training.loop import TrainState, make_trainer
+from dsrm_jax.training.loop import TrainState
 
 _log = logging.getLogger("dsrm_jax")
 
@@ -97,7 +98,7 @@ def start(config: Config, world: World, perception: Perception, *, mesh: Mesh | 
     It is made on one device: orthogonal weights come from LAPACK, and jaxlib 0.10.2 waits for ever where a mesh of CPU devices
     factorises a batch of matrices (`jax.vmap` over three seeds; of one seed it does not).
     """
-    init = jax.vmap(make_trainer(config).init, in_axes=(0, None, SEED_AXES))
+    init = jax.vmap(trainer_of(config).init, in_axes=(0, None, SEED_AXES))
     state = jax.jit(init)(seed_keys(config, 0), world, perception)
     return state if mesh is None else place(from_first(fetch(state)), state_shardings(mesh))
 
@@ -131,7 +132,7 @@ def restore(
         InputError: the checkpoints belong to another configuration or other data, or all of them are damaged.
     """
     like = perception_like(config, num_items)
-    init = jax.vmap(make_trainer(config).init, in_axes=(0, None, SEED_AXES))
+    init = jax.vmap(trainer_of(config).init, in_axes=(0, None, SEED_AXES))
     keys = jax.eval_shape(lambda: seed_keys(config, 0))
     train = jax.eval_shape(init, keys, jax.eval_shape(lambda: world), like)
     saved = Saved(train, like)
@@ -158,7 +159,7 @@ def compile_chunk(
     Returns:
         `(state, world, perception) -> (state, metrics)`; metrics have axes (seed, update). It is spread as the state is.
     """
-    trainer = make_trainer(config)
+    trainer = trainer_of(config)
 
     def chunk(state: TrainState, world: World, perception: Perception) -> Any:
         return trainer.train(state, world, perception, length)

@@ -16,14 +16,14 @@ import numpy as np
 from jax import export as jax_export
 from jaxtyping import Array, Bool, Int
 
-from dsrm_jax.agents.methods import make_agent
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import to_json
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import write_bytes
 from dsrm_jax.purify.encoder import make_catalogue
-from dsrm_jax.purify.perception import Perception, make_perceive
+from dsrm_jax.purify.perception import Perception
+from dsrm_jax.runs.pieces import agent_of, perceive_of
 from dsrm_jax.serving.load import FORMAT, ITEMS, META, PROGRAM
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.world import History, World
@@ -48,8 +48,8 @@ def recommender(config: Config, agent_state: Any, world: World, perception: Perc
         first and right-aligned), `time` `(B,)` int32 (steps of the session so far) and `unlogged` `(B,)` int32 (how many of the
         latest events the training log's policy did not choose: `Observation`) that gives `(B, K)` int32 vocabulary indices.
     """
-    perceive = make_perceive(config)
-    agent = make_agent(config.agent, slate_size=config.environment.slate_size)
+    perceive = perceive_of(config)
+    agent = agent_of(config)
     catalogue = make_catalogue(perception.encoder.embeddings, world)
 
     def recommend(

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dsrm_jax.config import EnvironmentConfig
 from dsrm_jax.errors import InputError
-from dsrm_jax.simulator.leave import has_left, initial_temper, temper_loss, unbalanced_slates
+from dsrm_jax.simulator.leave import Leave, make_temper
 from dsrm_jax.simulator.response import slate_probability
 from dsrm_jax.simulator.spaces import Box, Product, Slates
 from dsrm_jax.simulator.world import History, SessionStarts, World
@@ -83,6 +83,9 @@ class Environment(NamedTuple):
         slate_size: K.
         max_steps: no session is longer.
         can_truncate: whether `truncated` can ever be true; if not, a loop need not keep final observations.
+        history_length: H, events that a history holds.
+        arrival_length: logged events that a user arrives with, at most.
+        leave: when users leave.
     """
 
     reset: Callable[[jax.Array, World], tuple[Observation, EnvState]]
@@ -93,6 +96,9 @@ class Environment(NamedTuple):
     slate_size: int
     max_steps: int
     can_truncate: bool
+    history_length: int
+    arrival_length: int
+    leave: Leave
 
 
 def check_config(config: EnvironmentConfig) -> None:
@@ -237,6 +243,12 @@ def make_environment(config: EnvironmentConfig) -> Environment:
     check_config(config)
     slate_size = config.slate_size
     can_truncate = 0 < config.step_cap < config.max_len
+    leave = make_temper(
+        slate_size=slate_size,
+        max_len=config.max_len,
+        ad_bound=config.ad_bound,
+        ad_penalty=config.ad_penalty,
+    )
 
     def reset(key: jax.Array, world: World) -> tuple[Observation, EnvState]:
         check_world(world, config)
@@ -248,7 +260,7 @@ def make_environment(config: EnvironmentConfig) -> Environment:
             user=world.starts.user[row],
             history=history,
             unlogged=unlogged_before(world.starts, row, length=history.length),
-            temper=jnp.asarray(initial_temper(slate_size, config.max_len), jnp.int32),
+            temper=leave.start(),
             time=zero,
             clicks=zero,
             popular=zero,
@@ -270,19 +282,18 @@ def make_environment(config: EnvironmentConfig) -> Environment:
         clicks = jax.random.uniform(key, (slate_size,)) < probability
         num_clicks = jnp.sum(clicks, dtype=jnp.int32)
         num_popular = jnp.sum(world.is_popular[slate], dtype=jnp.int32)
-        broken = unbalanced_slates(slate_size, config.ad_bound)[num_popular]
-        loss = temper_loss(num_clicks, broken, slate_size=slate_size, ad_penalty=config.ad_penalty)
+        broken = leave.broken(num_popular)
+        temper, terminated = leave.step(state.temper, clicks, num_popular)
         state = EnvState(
             user=state.user,
             history=append(state.history, world.item[slate], clicks),
             unlogged=jnp.minimum(state.unlogged + slate_size, config.history_length),
-            temper=state.temper - loss,
+            temper=temper,
             time=state.time + 1,
             clicks=state.clicks + num_clicks,
             popular=state.popular + num_popular,
             broken=state.broken + broken.astype(jnp.int32),
         )
-        terminated = has_left(state.temper, slate_size=slate_size)
         truncated = ~terminated & (state.time >= config.step_cap) if can_truncate else jnp.zeros((), bool)
         info = {"clicks": clicks, "popular_share": num_popular / slate_size, "broken": broken}
         info |= session_sums(state, slate_size=slate_size) | {"ended": terminated | truncated}
@@ -306,6 +317,9 @@ def make_environment(config: EnvironmentConfig) -> Environment:
         slate_size=slate_size,
         max_steps=config.step_cap if can_truncate else config.max_len,
         can_truncate=can_truncate,
+        history_length=config.history_length,
+        arrival_length=config.arrival_length,
+        leave=leave,
     )
 
 

@@ -6,7 +6,9 @@ slate leans too far to one group of items; the user leaves once less than one st
 so K times the temper is an integer and no comparison ever rounds.
 """
 
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,45 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 BOUND_TOLERANCE = 1e-4
+
+
+class Leave(NamedTuple):
+    """When a user leaves, as pure functions of one user.
+
+    Attributes:
+        start: `() -> memory`, a pytree of arrays: what the rule remembers of a session that begins.
+        step: `(memory, clicks (K,) bool, num_popular () int32) -> (memory, left () bool)` after each slate.
+        broken: `(num_popular () int32) -> () bool`, whether a slate is off balance.
+    """
+
+    start: Callable[[], Any]
+    step: Callable[..., tuple[Any, Bool[Array, ""]]]
+    broken: Callable[[Int[Array, ""]], Bool[Array, ""]]
+
+
+def make_temper(*, slate_size: int, max_len: int, ad_bound: float | Array, ad_penalty: int) -> Leave:
+    """Build the paper's rule: temper, lost by every slate, most by those that are not clicked or off balance.
+
+    Args:
+        slate_size: K.
+        max_len: temper of a new session, in steps.
+        ad_bound: a slate with abs(2s - 1) at or above this bound costs extra; may be traced.
+        ad_penalty: extra temper lost for such a slate, in steps.
+    """
+    unbalanced = unbalanced_slates(slate_size, ad_bound)
+
+    def start() -> Int[Array, ""]:
+        return jnp.asarray(initial_temper(slate_size, max_len), jnp.int32)
+
+    def step(
+        temper: Int[Array, ""], clicks: Bool[Array, "K"], num_popular: Int[Array, ""]
+    ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+        num_clicks = jnp.sum(clicks, dtype=jnp.int32)
+        broken = unbalanced[num_popular]
+        temper = temper - temper_loss(num_clicks, broken, slate_size=slate_size, ad_penalty=ad_penalty)
+        return temper, has_left(temper, slate_size=slate_size)
+
+    return Leave(start, step, lambda num_popular: unbalanced[num_popular])
 
 
 def initial_temper(slate_size: int, max_len: int) -> int:

@@ -23,13 +23,13 @@ from dsrm_jax.evaluation.sessions import Sessions, agent_decisions, of_each, ora
 from dsrm_jax.files import json_value, write_text
 from dsrm_jax.purify.perception import (
     Perception,
-    make_perceive,
     seed_axes,
     share_process,
     share_process_shapes,
 )
 from dsrm_jax.runs.logging import nonfinite
 from dsrm_jax.runs.memory import Memory
+from dsrm_jax.runs.pieces import environment_of, perceive_of, trainer_of
 from dsrm_jax.runs.prepare import (
     Prepared,
     perception_like,
@@ -38,12 +38,10 @@ from dsrm_jax.runs.prepare import (
     seed_keys,
 )
 from dsrm_jax.runs.run import chunk_size, metric_rows, num_updates
-from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.world import World
 from dsrm_jax.sweep.handover import hand_over
 from dsrm_jax.sweep.plan import Point
 from dsrm_jax.sweep.programs import compiled
-from dsrm_jax.training.loop import make_trainer
 
 Say = Callable[[str], None]
 # stage of `seed_keys` of validation sessions: 2 is that of held-out ones, 3 of Stage I's refresh
@@ -148,10 +146,10 @@ def _compile(
     """Compile what the memory does not hold; the perception's shapes will do."""
 
     def init(agent: AgentConfig, key: jax.Array, world: World, perception: Perception) -> Any:
-        return make_trainer(replace(config, agent=agent)).init(key, world, perception)
+        return trainer_of(replace(config, agent=agent)).init(key, world, perception)
 
     def chunk(agent: AgentConfig, state: Any, world: World, perception: Perception) -> Any:
-        return make_trainer(replace(config, agent=agent)).train(state, world, perception, updates)
+        return trainer_of(replace(config, agent=agent)).train(state, world, perception, updates)
 
     def mapped(function: Callable[..., Any], points: tuple[int | None, ...]) -> Callable[..., Any]:
         world_and_perception = (None, seed_axes(perception))
@@ -176,7 +174,7 @@ def _compile(
 
 def _player(config: Config) -> Callable[..., Sessions]:
     """Return `(agent settings, key, agent state, world, perception) -> Sessions`."""
-    environment, settings = make_environment(config.environment), config.evaluation
+    environment, settings = environment_of(config), config.evaluation
 
     def play(
         agent: AgentConfig, key: jax.Array, state: Any, world: World, perception: Perception
@@ -185,7 +183,7 @@ def _player(config: Config) -> Callable[..., Sessions]:
             decide = oracle_decisions(slate_size=config.environment.slate_size)
         else:
             rule = make_agent(agent, slate_size=config.environment.slate_size)
-            decide = agent_decisions(rule, make_perceive(config), greedy=settings.greedy)
+            decide = agent_decisions(rule, perceive_of(config), greedy=settings.greedy)
         return run_sessions(
             key,
             decide,

@@ -11,11 +11,9 @@ from flax import struct
 from jaxtyping import Array, Bool, Int
 
 from dsrm_jax.agents.agent import LoggedData, Transition
-from dsrm_jax.config import Config
 from dsrm_jax.purify.perception import Perceive, Perception
 from dsrm_jax.purify.view import Catalogue
-from dsrm_jax.simulator.environment import Observation, append, history_before, keep_last
-from dsrm_jax.simulator.leave import has_left, initial_temper, temper_loss, unbalanced_slates
+from dsrm_jax.simulator.environment import Environment, Observation, append, history_before, keep_last
 from dsrm_jax.simulator.world import History, World
 
 LANES = 256
@@ -35,7 +33,7 @@ class _Replayed:
 
 def logged_data(
     key: jax.Array,
-    config: Config,
+    environment: Environment,
     world: World,
     perception: Perception,
     perceive: Perceive,
@@ -49,7 +47,7 @@ def logged_data(
 
     Args:
         key: typed PRNG key; consumed.
-        config: slate size, leave rule and history length.
+        environment: its slate size, leave rule and history length.
         world: the training world; only `starts`, `item` and `is_popular` are read, never its responses.
         perception: frozen encoder and purifier of one seed.
         perceive: from `make_perceive`.
@@ -59,8 +57,8 @@ def logged_data(
         8,192 transitions (some of them twice where the log holds fewer slates), and the whole log's item sequence.
     """
     start_key, scan_key = jax.random.split(key)
-    step = _make_step(config, world, perception, perceive, catalogue)
-    lanes = _arrive(start_key, config, world)
+    step = _make_step(environment, world, perception, perceive, catalogue)
+    lanes = _arrive(start_key, environment, world)
     _, (read, found) = jax.lax.scan(step, lanes, jax.random.split(scan_key, STEPS))
     read, found = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (read, found))
     first = jnp.argsort(~found, stable=True)  # the steps that found a slate, in order
@@ -102,12 +100,11 @@ def next_slate(
     return slate, click, jnp.max(jnp.where(chosen, rows + 1, 0)), jnp.sum(usable) >= slate_size
 
 
-def _arrive(key: jax.Array, config: Config, world: World) -> _Replayed:
-    environment = config.environment
+def _arrive(key: jax.Array, environment: Environment, world: World) -> _Replayed:
     row = jax.random.randint(key, (LANES,), 0, world.starts.user.shape[0])
     history = jax.vmap(lambda r: history_before(world.starts, r, length=environment.history_length))(row)
     history = keep_last(history, environment.arrival_length)
-    temper = jnp.full(LANES, initial_temper(environment.slate_size, environment.max_len), jnp.int32)
+    temper = jax.tree.map(lambda x: jnp.broadcast_to(x, (LANES, *x.shape)), environment.leave.start())
     return _Replayed(row, history, temper, jnp.zeros(LANES, jnp.int32))
 
 
@@ -117,12 +114,14 @@ def _positions(catalogue: Catalogue) -> Int[Array, "V"]:
 
 
 def _make_step(
-    config: Config, world: World, perception: Perception, perceive: Perceive, catalogue: Catalogue
+    environment: Environment,
+    world: World,
+    perception: Perception,
+    perceive: Perceive,
+    catalogue: Catalogue,
 ) -> Any:
     """Build the body of the scan over steps: read a slate, follow the leave rule, start again where a session is over."""
-    environment = config.environment
     slate_size = environment.slate_size
-    unbalanced = unbalanced_slates(slate_size, environment.ad_bound)
     position = _positions(catalogue)
     none = jnp.zeros(LANES, jnp.int32)  # the log chose every event
 
@@ -133,11 +132,9 @@ def _make_step(
         )
         num_clicks = jnp.sum(click, axis=1, dtype=jnp.int32)
         num_popular = jnp.sum(world.is_popular[slate], axis=1, dtype=jnp.int32)
-        broken = unbalanced[num_popular]
-        loss = temper_loss(num_clicks, broken, slate_size=slate_size, ad_penalty=environment.ad_penalty)
+        temper, terminated = jax.vmap(environment.leave.step)(lanes.temper, click, num_popular)
         history = jax.vmap(append)(lanes.history, world.item[slate], click)
-        moved = _Replayed(row, history, lanes.temper - loss, lanes.time + 1)
-        terminated = has_left(moved.temper, slate_size=slate_size)
+        moved = _Replayed(row, history, temper, lanes.time + 1)
         read = Transition(
             view=perceive(perception, view_key, Observation(lanes.history, lanes.time, none)),
             slate=slate,
@@ -153,6 +150,6 @@ def _make_step(
         def choose(new: jax.Array, old: jax.Array) -> jax.Array:
             return jnp.where(over.reshape(over.shape + (1,) * (old.ndim - 1)), new, old)
 
-        return jax.tree.map(choose, _arrive(arrive_key, config, world), moved), (read, found)
+        return jax.tree.map(choose, _arrive(arrive_key, environment, world), moved), (read, found)
 
     return step

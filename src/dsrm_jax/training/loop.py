@@ -5,7 +5,7 @@ Shapes: B users in parallel, T rollout steps, K slate size.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +13,18 @@ from flax import struct
 from jaxtyping import Array, Int, Key
 
 from dsrm_jax.agents.agent import Agent, LoggedData, Rollout, transitions
-from dsrm_jax.agents.methods import make_agent, needs_log
-from dsrm_jax.agents.yardsticks import make_yardstick
-from dsrm_jax.config import Config
-from dsrm_jax.purify.encoder import make_catalogue
+from dsrm_jax.config import TrainingConfig
+from dsrm_jax.purify.encoder import Encoder, make_catalogue
 from dsrm_jax.purify.perception import Perceive, Perception, make_perceive
+from dsrm_jax.purify.purifier import Purifier
 from dsrm_jax.purify.view import Catalogue, View
-from dsrm_jax.simulator.environment import Environment, EnvState, Observation, make_environment
+from dsrm_jax.simulator.environment import Environment, EnvState, Observation
 from dsrm_jax.simulator.world import World
 from dsrm_jax.training.logged import logged_data
 
 Metrics = dict[str, jax.Array]
+# of a behaviour policy whose sessions an offline method learns from
+BEHAVIOUR_USERS, BEHAVIOUR_STEPS = 128, 64
 
 
 @struct.dataclass
@@ -59,19 +60,29 @@ class Trainer(NamedTuple):
     train: Callable[[TrainState, World, Perception, int], tuple[TrainState, Metrics]]
 
 
-def make_trainer(config: Config) -> Trainer:
-    """Build the training program of a configuration.
+def make_trainer(
+    environment: Environment,
+    agent: Agent,
+    encoder: Encoder,
+    purifier: Purifier,
+    *,
+    num_users: int = TrainingConfig.num_users,
+    rollout_length: int = TrainingConfig.rollout_length,
+) -> Trainer:
+    """Build the training program of an agent; the pieces' own floats may be traced, so that a sweep can vmap over them.
 
     Args:
-        config: its floats may be traced, so that a sweep can vmap over them.
+        environment: where it acts.
+        agent: what learns.
+        encoder: of histories.
+        purifier: of observed states.
+        num_users: B, users in parallel.
+        rollout_length: T, steps between updates.
 
     Returns:
         A `Trainer`; nothing in it calls back to the host, and nothing is jitted.
     """
-    environment = make_environment(config.environment)
-    perceive = make_perceive(config)
-    agent = make_agent(config.agent, slate_size=config.environment.slate_size)
-    num_users, length = config.training.num_users, config.training.rollout_length
+    perceive = make_perceive(encoder, purifier)
 
     def init(key: jax.Array, world: World, perception: Perception) -> TrainState:
         key, reset_key, view_key, agent_key = jax.random.split(key, 4)
@@ -79,8 +90,10 @@ def make_trainer(config: Config) -> Trainer:
         catalogue = make_catalogue(perception.encoder.embeddings, world)
         logged_key, agent_key = jax.random.split(agent_key)
         logged = None
-        if needs_log(config.agent.method):
-            logged = offline_data(logged_key, config, environment, world, perception, perceive, catalogue)
+        if agent.offline is not None:
+            logged = offline_data(
+                logged_key, agent.offline, environment, world, perception, perceive, catalogue
+            )
         return TrainState(
             agent=agent.init(agent_key, catalogue, logged),
             env=env,
@@ -94,12 +107,12 @@ def make_trainer(config: Config) -> Trainer:
         key, rollout_key, update_key = jax.random.split(state.key, 3)
         step = make_step(environment, perceive, agent, state.agent, world, perception, catalogue)
         (env, view), (rollout, infos) = jax.lax.scan(
-            step, (state.env, state.view), jax.random.split(rollout_key, length)
+            step, (state.env, state.view), jax.random.split(rollout_key, rollout_length)
         )
         rollout = replace(rollout, last_view=view)
         learnt, metrics = agent.update(state.agent, update_key, rollout, catalogue)
         metrics |= rollout_metrics(rollout, infos)
-        return TrainState(learnt, env, view, key, state.step + length), metrics
+        return TrainState(learnt, env, view, key, state.step + rollout_length), metrics
 
     def train(
         state: TrainState, world: World, perception: Perception, num_updates: int
@@ -109,29 +122,63 @@ def make_trainer(config: Config) -> Trainer:
     return Trainer(init, iterate, train)
 
 
+def make_train(
+    environment: Environment,
+    agent: Agent,
+    encoder: Encoder,
+    purifier: Purifier,
+    *,
+    num_users: int = TrainingConfig.num_users,
+    rollout_length: int = TrainingConfig.rollout_length,
+    num_updates: int = 200,
+) -> Callable[[Key[Array, ""], World, Perception], tuple[Any, Metrics]]:
+    """Build a whole training as one pure function, to be jitted and vmapped over seeds.
+
+    Args:
+        environment: where it acts.
+        agent: what learns.
+        encoder: of histories.
+        purifier: of observed states.
+        num_users: B, users in parallel.
+        rollout_length: T, steps between updates.
+        num_updates: rollouts, each followed by one update.
+
+    Returns:
+        `train(key, world, perception) -> (policy, metrics)`: the agent's trained state, as `Agent.act` takes it, and metrics with
+        a leading axis of updates. The key is consumed.
+    """
+    trainer = make_trainer(
+        environment, agent, encoder, purifier, num_users=num_users, rollout_length=rollout_length
+    )
+
+    def train(key: Key[Array, ""], world: World, perception: Perception) -> tuple[Any, Metrics]:
+        state, metrics = trainer.train(trainer.init(key, world, perception), world, perception, num_updates)
+        return state.agent, metrics
+
+    return train
+
+
 def offline_data(
     key: jax.Array,
-    config: Config,
+    source: Literal["log"] | Agent,
     environment: Environment,
     world: World,
     perception: Perception,
     perceive: Perceive,
     catalogue: Catalogue,
 ) -> LoggedData:
-    """Return what an offline method learns from: the log, or with `agent.bcq.behaviour="quota"` a behaviour policy's sessions.
+    """Return what an offline method learns from (`Agent.offline`): the log, or a behaviour policy's sessions.
 
-    That policy fills half-and-half slates in the training simulator, drawn from the frozen encoder's click logits; the log's
-    item sequences stay those of the log. The key is consumed.
+    A behaviour policy acts in the training simulator; the log's item sequences stay those of the log. The key is consumed.
     """
     log_key, reset_key, view_key, scan_key = jax.random.split(key, 4)
-    logged = logged_data(log_key, config, world, perception, perceive, catalogue)
-    if config.agent.method != "bcq" or config.agent.bcq.behaviour == "log":
+    logged = logged_data(log_key, environment, world, perception, perceive, catalogue)
+    if source == "log":
         return logged
-    behaviour = make_yardstick("quota_softmax", slate_size=config.environment.slate_size)
-    observation, env = reset_users(reset_key, environment, world, num_users=128)
-    step = make_step(environment, perceive, behaviour, (), world, perception, catalogue)
+    observation, env = reset_users(reset_key, environment, world, num_users=BEHAVIOUR_USERS)
+    step = make_step(environment, perceive, source, (), world, perception, catalogue)
     view = perceive(perception, view_key, observation)
-    (_, view), (rollout, _) = jax.lax.scan(step, (env, view), jax.random.split(scan_key, 64))
+    (_, view), (rollout, _) = jax.lax.scan(step, (env, view), jax.random.split(scan_key, BEHAVIOUR_STEPS))
     return replace(logged, transitions=transitions(replace(rollout, last_view=view)))
 
 

@@ -19,6 +19,7 @@ from dsrm_jax.purify.perception import (
     Perception,
     fit_perception_purifier,
     make_perceive,
+    perception_modules,
     purifier_settings,
 )
 from dsrm_jax.purify.posterior import UserPosterior
@@ -45,7 +46,7 @@ def collect_histories(key: Key[Array, ""], config: Config, world: World, percept
     """
     reset_key, scan_key = jax.random.split(key)
     environment = make_environment(config.environment)
-    perceive = make_perceive(config)
+    perceive = make_perceive(*perception_modules(config))
     agent = make_yardstick("quota_greedy_purified", slate_size=config.environment.slate_size)
     catalogue = make_catalogue(perception.encoder.embeddings, world)
     start = reset_users(reset_key, environment, world, num_users=NUM_USERS)

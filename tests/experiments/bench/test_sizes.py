@@ -8,8 +8,8 @@ from experiments.bench.made_up import factor_world
 from experiments.bench.work import make_work
 from jax.extend import core
 
+from dsrm_jax.runs.pieces import trainer_of
 from dsrm_jax.simulator.environment import make_environment
-from dsrm_jax.training.loop import make_trainer
 from experiments import bench
 
 
@@ -20,7 +20,7 @@ def test_sizes_of_other_systems_do_their_work_in_one_iteration(size, items, user
     """Traced, not run: what the loop takes and gives has the sizes that the name stands for."""
     chosen = bench.SIZES[size]
     prepared = chosen.prepare(chosen.config, print)
-    world, trainer = prepared.worlds.train, make_trainer(chosen.config)
+    world, trainer = prepared.worlds.train, trainer_of(chosen.config)
     state = jax.eval_shape(trainer.init, jax.random.key(0), world, prepared.perception)
     after, metrics = jax.eval_shape(trainer.iterate, state, world, prepared.perception)
     assert world.num_items == items
@@ -61,7 +61,7 @@ def test_the_loop_of_a_large_world_holds_nothing_of_users_by_items():
     prepared = factor_world(300, items)(config, print)
     world, perception = prepared.worlds.train, prepared.perception
     perception = replace(perception, purifier=jax.tree.map(lambda x: x[0], perception.purifier))
-    trainer = make_trainer(config)
+    trainer = trainer_of(config)
     state = jax.eval_shape(trainer.init, jax.random.key(0), world, perception)
     program = jax.make_jaxpr(trainer.iterate)(state, world, perception)
     largest = max(aval.size for aval in arrays_made(program.jaxpr))

@@ -11,7 +11,7 @@ from experiments.report.evidence import Evidence, read_results
 from experiments.report.plan import load_work
 from PIL import Image
 
-PLANS = Path(__file__).resolve().parents[2] / "experiments" / "paper"
+PLANS = Path(__file__).resolve().parents[3] / "experiments" / "paper"
 STEPS = (64, 128, 192, 256, 320, 384)
 
 

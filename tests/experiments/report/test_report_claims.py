@@ -54,7 +54,7 @@ def test_the_ledger_covers_sections_3_and_5(claims):
 
 
 def test_every_quote_is_the_papers(claims):
-    shared = Path(__file__).resolve().parents[2].parent / "shared" / "paper" / "dsrm_hrl.txt"
+    shared = Path(__file__).resolve().parents[3].parent / "shared" / "paper" / "dsrm_hrl.txt"
     if not shared.exists():
         pytest.skip("the paper's text is not beside this checkout")
 

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.report import paper
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "paper" / "dsrm_hrl.txt"
+SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "paper" / "dsrm_hrl.txt"
 NAMES = {
     "SAC4IF": "sac4ir",
     "Ours": "dsrm_hrl",

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from dsrm_jax.agents.agent import Agent
-from dsrm_jax.agents.methods import make_agent
 from dsrm_jax.config import Config, DataConfig, EnvironmentConfig, EvaluationConfig, TrainingConfig
 from dsrm_jax.errors import InputError
-from dsrm_jax.evaluation import evaluate
-from dsrm_jax.evaluation.evaluate import compared_methods, evaluate_all, evaluate_methods, make_decide
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.view import View
+from dsrm_jax.runs import evaluate
+from dsrm_jax.runs.evaluate import compared_methods, evaluate_all, evaluate_methods, make_decide
+from dsrm_jax.runs.pieces import agent_of
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
@@ -51,9 +51,11 @@ def make_perception():
     return Perception(EncoderParams(embeddings, ()), jnp.zeros((2, 1)))
 
 
-def learner_that_shows_its_state(config, *, slate_size):
-    if config.method != "dsrm_hrl":
-        return make_agent(config, slate_size=slate_size)
+def learner_that_shows_its_state(config, method):
+    if method != "dsrm_hrl":
+        return agent_of(config, method)
+
+    slate_size = config.environment.slate_size
 
     def act(state, key, view, catalogue, greedy=False):
         return jnp.broadcast_to(state, (view.state.shape[0], slate_size)), ()
@@ -74,8 +76,8 @@ def found():
     """`(results, sessions, lines said)` of one evaluation."""
     said, kept = [], {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "make_agent", learner_that_shows_its_state)
-        patch.setattr(evaluate, "make_perceive", perceive_nothing)
+        patch.setattr(evaluate, "agent_of", learner_that_shows_its_state)
+        patch.setattr(evaluate, "perceive_of", perceive_nothing)
         patch.setattr(evaluate, "evaluate_methods", lambda *a: kept.update(evaluate_methods(*a)) or kept)
         world = make_world()
         results = evaluate_all(

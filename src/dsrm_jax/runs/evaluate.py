@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from dsrm_jax.agents.methods import check_method, make_agent
+from dsrm_jax.agents.methods import check_method
 from dsrm_jax.agents.yardsticks import YARDSTICKS
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError
@@ -22,10 +21,10 @@ from dsrm_jax.evaluation.sessions import (
     oracle_decisions,
     run_sessions,
 )
-from dsrm_jax.purify.perception import SEED_AXES, Perception, make_perceive
+from dsrm_jax.purify.perception import SEED_AXES, Perception
+from dsrm_jax.runs.pieces import agent_of, environment_of, perceive_of
 from dsrm_jax.runs.prepare import seed_keys
 from dsrm_jax.simulator.build import Worlds
-from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.world import World
 
 Say = Callable[[str], None]
@@ -51,8 +50,8 @@ def make_decide(config: Config, method: str, world: World) -> Decide:
     check_method(method)
     slate_size = config.environment.slate_size
     if method != "oracle":
-        agent = make_agent(replace(config.agent, method=method), slate_size=slate_size)
-        return agent_decisions(agent, make_perceive(config), greedy=config.evaluation.greedy)
+        agent = agent_of(config, method)
+        return agent_decisions(agent, perceive_of(config), greedy=config.evaluation.greedy)
     if world.preference is None:
         raise InputError(
             "method oracle needs users whose true preference is known, which only the embedded synthetic worlds "
@@ -83,7 +82,7 @@ def evaluate_methods(
     Raises:
         InputError: as `make_decide`.
     """
-    environment = make_environment(config.environment)
+    environment = environment_of(config)
     decide = any_of([make_decide(config, method, world) for method in methods])
     trained = () if agent_state is None else agent_state
     states = tuple(trained if method == config.agent.method else () for method in methods)

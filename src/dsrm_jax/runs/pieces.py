@@ -1,0 +1,53 @@
+"""The pieces that a configuration names: the one place where its tree becomes environment, encoder, purifier, agent, training."""
+
+from dataclasses import replace
+from typing import Any
+
+from dsrm_jax.agents.agent import Agent
+from dsrm_jax.agents.methods import make_agent
+from dsrm_jax.config import Config
+from dsrm_jax.purify.encoder import Encoder
+from dsrm_jax.purify.perception import Perceive, make_perceive, perception_modules, purifier_settings
+from dsrm_jax.purify.purifier import Purifier
+from dsrm_jax.simulator.environment import Environment, make_environment
+from dsrm_jax.training.loop import Trainer, make_trainer
+
+__all__ = ["purifier_settings"]
+
+
+def environment_of(config: Config) -> Environment:
+    """Return the simulator of sessions."""
+    return make_environment(config.environment)
+
+
+def encoder_of(config: Config) -> Encoder:
+    """Return the encoder of histories."""
+    return perception_modules(config)[0]
+
+
+def purifier_of(config: Config) -> Purifier:
+    """Return the purifier."""
+    return perception_modules(config)[1]
+
+
+def perceive_of(config: Config) -> Perceive:
+    """Return the map from observations to views."""
+    return make_perceive(*perception_modules(config))
+
+
+def agent_of(config: Config, method: str = "") -> Agent:
+    """Return the agent of the configuration's method, or of another one."""
+    settings: Any = replace(config.agent, method=method) if method else config.agent
+    return make_agent(settings, slate_size=config.environment.slate_size)
+
+
+def trainer_of(config: Config) -> Trainer:
+    """Return the training program; the configuration's floats may be traced."""
+    return make_trainer(
+        environment_of(config),
+        agent_of(config),
+        encoder_of(config),
+        purifier_of(config),
+        num_users=config.training.num_users,
+        rollout_length=config.training.rollout_length,
+    )
