@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-class InputError(Exception):
+class InputError(ValueError):
     """A user's input cannot be used.
 
     The message is one sentence: what is wrong, where (file, line, field), what was expected and what to do.

@@ -2,10 +2,14 @@
 
 import dataclasses
 import math
+import operator
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar, dataclass_transform
+from typing import Literal, NamedTuple, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 import jax
+import numpy as np
+
+from dsrm_jax.errors import InputError, unknown_name
 
 C = TypeVar("C")
 N = TypeVar("N", int, float, tuple[int, ...])
@@ -61,3 +65,34 @@ def configuration(cls: type[C]) -> type[C]:
     meta = [f.name for f in fields if f.name not in data]
     jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=meta)
     return cls
+
+
+def check(cls: type, where: str, **values: object) -> None:
+    """Check values against the ranges and choices on the fields of a settings class.
+
+    Args:
+        cls: a class that `configuration` made.
+        where: what the values belong to in errors, such as ``"a2c"``.
+        values: by field name; each element of a tuple or array counts, and traced values pass.
+
+    Raises:
+        InputError: one sentence with ``<where>.<field>``, the value and what was expected.
+        KeyError: no such field.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = get_type_hints(cls)
+    for name, value in values.items():
+        field, hint = fields[name], hints[name]
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise unknown_name(f"value of {where}.{name}", str(value), get_args(hint))
+        if "range" not in field.metadata or isinstance(value, jax.core.Tracer):
+            continue
+        within: Range = field.metadata["range"]
+        kind = "a number" if hint is float else "a whole number"
+        for one in value if isinstance(value, tuple) else np.ravel(np.asarray(value)).tolist():
+            try:
+                holds = within.holds(one if hint is float else operator.index(one))
+            except TypeError as error:
+                raise InputError(f"{where}.{name} is {one!r}, expected {kind}") from error
+            if not holds:
+                raise InputError(f"{where}.{name} is {one}, expected {within}")

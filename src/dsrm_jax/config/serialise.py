@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from dsrm_jax.config import Config, to_dict
 from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.files import digest, kind_of
-from dsrm_jax.settings import Range
+from dsrm_jax.settings import Range, check
 
 C = TypeVar("C")
 
@@ -120,16 +120,20 @@ def validate(config: Config, where: str = "configuration") -> None:
         InputError: one sentence with the dotted field, its value and the expected range.
     """
     merge(config, to_dict(config), where)
-    allowed = ranges(config)
     for name, value in fields(config):
-        values = value if isinstance(value, tuple) else (value,)
         if isinstance(value, tuple) and not value:
             raise InputError(f"{where}: {name} is empty, expected at least one value")
-        if len(set(values)) < len(values):
-            raise InputError(f"{where}: {name} is {list(values)}, expected values that differ")
-        for number in values:
-            if name in allowed and not allowed[name].holds(number):
-                raise InputError(f"{where}: {name} is {number}, expected {allowed[name]}")
+        if isinstance(value, tuple) and len(set(value)) < len(value):
+            raise InputError(f"{where}: {name} is {list(value)}, expected values that differ")
+    _check_ranges(config, where, ": ")
+
+
+def _check_ranges(config: Any, where: str, separator: str) -> None:
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    sections = {name: value for name, value in values.items() if dataclasses.is_dataclass(value)}
+    check(type(config), where, **{name: value for name, value in values.items() if name not in sections})
+    for name, section in sections.items():
+        _check_ranges(section, f"{where}{separator}{name}", ".")
 
 
 def ranges(config: Any, prefix: str = "") -> dict[str, Range]:
