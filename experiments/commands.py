@@ -79,8 +79,8 @@ def _probe(argv: list[str]) -> None:
 def _fcpo(argv: list[str]) -> None:
     from rich.console import Console
 
+    from experiments.fcpo_ml100k.ranker import SETTINGS
     from experiments.fcpo_ml100k.table import fcpo_table, render_fcpo_table
-    from experiments.fcpo_ml100k.train import SETTINGS
 
     base = {"data": {"env": "ml-100k"}, "agent": {"fcpo": dataclasses.asdict(SETTINGS)}}
     output, config = parse(argv, "fcpo", ABOUT["fcpo"], base)
@@ -117,7 +117,7 @@ def _bench(argv: list[str]) -> None:
 
 def _kuaisim(argv: list[str]) -> None:
     from dsrm_jax.runs.run_directory import open_run
-    from experiments.kuaisim.last_ten import report_run
+    from experiments.kuaisim.report import report_run
 
     def arguments(run: tyro.conf.Positional[str], json: str = "") -> tuple[str, str]:
         """Name a run.

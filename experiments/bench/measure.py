@@ -18,8 +18,8 @@ from dsrm_jax.parallel.sharding import using
 from experiments.bench.floor import compile_products, median_seconds
 from experiments.bench.parts import Part
 from experiments.bench.products import matrix_products, operations
-from experiments.bench.report import print_report
 from experiments.bench.sizes import SIZES
+from experiments.bench.table import print_report
 from experiments.bench.work import make_work
 
 

@@ -17,7 +17,7 @@ from dsrm_jax.purify.view import Catalogue
 from dsrm_jax.runs.pieces import agent_of, environment_of, perceive_of, trainer_of
 from dsrm_jax.simulator.world import World
 from dsrm_jax.training.loop import make_step, reset_users
-from experiments.fcpo_ml100k.train import HORIZON, RankingData, evaluate, train_fcpo_ranking
+from experiments.fcpo_ml100k.ranker import HORIZON, RankingData, evaluate, train_ranker
 
 RANKING_ITERATIONS = 5  # constrained steps that one call of FCPO's loop makes
 
@@ -120,7 +120,7 @@ def make_ranking_parts(config: Config, data: RankingData) -> list[Part]:
     """
 
     def train(key: jax.Array, data: RankingData) -> Any:
-        return train_fcpo_ranking(
+        return train_ranker(
             key,
             data,
             popular_limit=config.agent.fcpo.popular_limit,

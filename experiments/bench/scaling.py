@@ -16,10 +16,10 @@ from dsrm_jax.parallel.sharding import make_mesh
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.runs.pieces import environment_of, perceive_of, trainer_of
 from dsrm_jax.training.loop import reset_users
-from experiments.bench.made_up import factor_world
 from experiments.bench.measure import measure_part
 from experiments.bench.parts import Part, along_users, on_every_device
-from experiments.bench.report import print_scaling
+from experiments.bench.table import print_scaling
+from experiments.bench.worlds import factor_world
 
 USERS = (256, 512, 1024, 2048)
 DIFFUSION_STEPS = (5, 10, 20, 50, 100)

@@ -10,8 +10,8 @@ from dsrm_jax.config.budgets import BUDGETS
 from dsrm_jax.config.serialise import merge
 from dsrm_jax.runs.prepare import Prepared, prepare
 from dsrm_jax.simulator.presets import PRESETS
-from experiments.bench.made_up import factor_world, held_ratings_world, table_world, transformer_world
-from experiments.fcpo_ml100k.train import SETTINGS, RankingData
+from experiments.bench.worlds import factor_world, held_ratings_world, table_world, transformer_world
+from experiments.fcpo_ml100k.ranker import SETTINGS, RankingData
 
 
 @dataclass(frozen=True)

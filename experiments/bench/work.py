@@ -9,13 +9,13 @@ import jax
 
 from dsrm_jax.config import Config
 from dsrm_jax.parallel.sharding import place_frozen
-from dsrm_jax.purify.perception import purifier_settings
+from dsrm_jax.runs.pieces import purifier_settings
 from dsrm_jax.runs.prepare import Prepared
 from dsrm_jax.runs.run import chunk_size, compile_chunk, num_updates, run_mesh, start
 from dsrm_jax.simulator.held_ratings import NUM_RECENT
 from experiments.bench.parts import Part, make_parts, make_ranking_parts
 from experiments.bench.sizes import Size
-from experiments.fcpo_ml100k.train import HORIZON, ITERATIONS, RankingData, train_fcpo_ranking
+from experiments.fcpo_ml100k.ranker import HORIZON, ITERATIONS, RankingData, train_ranker
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _ranking_work(config: Config, data: RankingData) -> Work:
 
     def train(key: jax.Array, data: RankingData) -> Any:
         limit = config.agent.fcpo.popular_limit
-        return train_fcpo_ranking(key, data, popular_limit=limit, config=config.agent)
+        return train_ranker(key, data, popular_limit=limit, config=config.agent)
 
     def budget() -> dict[str, Any]:
         key = jax.random.key(config.training.seeds[0])

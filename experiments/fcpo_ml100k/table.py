@@ -14,14 +14,14 @@ from rich.table import Table
 from dsrm_jax.config import AgentConfig, Config
 from dsrm_jax.data.sources import load_log
 from dsrm_jax.evaluation.sessions import of_each
-from experiments.fcpo_ml100k.ranking import RANKING_METRICS, ranking_metrics
-from experiments.fcpo_ml100k.train import (
+from experiments.fcpo_ml100k.metrics import RANKING_METRICS, ranking_metrics
+from experiments.fcpo_ml100k.ranker import (
     HORIZON,
     ITERATIONS,
     RankingData,
     evaluate,
     prepare_ranking,
-    train_fcpo_ranking,
+    train_ranker,
 )
 
 CUTS = (5, 10, 20)
@@ -65,7 +65,7 @@ def fcpo_table(
     def run(inputs: tuple[jax.Array, jax.Array], data: RankingData, agent_config: AgentConfig) -> Any:
         seed, limit = inputs
         train_key, test_key = jax.random.split(jax.random.key(seed))
-        agent, history = train_fcpo_ranking(
+        agent, history = train_ranker(
             train_key, data, popular_limit=limit, config=agent_config, horizon=horizon, iterations=iterations
         )
         lists, _ = evaluate(test_key, data, agent, config=agent_config, length=max(*CUTS, horizon))

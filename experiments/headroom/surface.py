@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError, unknown_name
-from dsrm_jax.purify.perception import purifier_settings
-from experiments.headroom.measure import LENGTHS, contaminated, headroom
+from dsrm_jax.runs.pieces import purifier_settings
+from experiments.headroom.ruler import LENGTHS, contaminated, headroom
 
 # What a name changes in the configuration's own purifier settings.
 VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(

@@ -33,9 +33,10 @@ from dsrm_jax.evaluation.probes.popularity import (
     variance_share,
 )
 from dsrm_jax.purify.encoder import Encoder, Evidence, gather_evidence, summarise
-from dsrm_jax.purify.perception import Perception, perception_modules, purifier_settings
+from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.probes import change, oracle_recovery, sensitivity
 from dsrm_jax.purify.purifier import Purifier
+from dsrm_jax.runs.pieces import encoder_of, purifier_of, purifier_settings
 from dsrm_jax.runs.prepare import Prepared
 from dsrm_jax.simulator.world import History
 from experiments.probes.data import ProbeData, probe_data
@@ -46,7 +47,7 @@ INSERTED = 5  # clicks put in or left out by P7
 START_FRACTIONS = (0.1, 0.25, 0.5, 0.75, 1.0)
 
 
-class Bench(NamedTuple):
+class Subjects(NamedTuple):
     """What is needed to turn a probed user's history into states.
 
     Attributes:
@@ -78,9 +79,9 @@ class Bench(NamedTuple):
         return observed, gather_evidence(params.embeddings, history, visible)
 
 
-def make_bench(
+def make_subjects(
     config: Config, prepared: Prepared, log: InteractionLog, *, num_users: int = NUM_USERS
-) -> Bench:
+) -> Subjects:
     """Gather the probed users and their raw states.
 
     Args:
@@ -89,7 +90,6 @@ def make_bench(
         log: what `prepared` was made from.
         num_users: held-out users, at most.
     """
-    encoder, _ = perception_modules(config)
     perception = Perception(
         prepared.perception.encoder, jax.tree.map(lambda x: x[0], prepared.perception.purifier)
     )
@@ -97,8 +97,8 @@ def make_bench(
         log, prepared.worlds, history_length=config.environment.history_length, num_users=num_users
     )
     embeddings = perception.encoder.embeddings
-    bench = Bench(
-        encoder,
+    subjects = Subjects(
+        encoder_of(config),
         perception,
         data,
         np.asarray(embeddings.vectors)[log.catalogue],
@@ -108,20 +108,20 @@ def make_bench(
         Evidence(jnp.zeros(0)),
         np.zeros(0),
     )
-    observed, evidence = bench.look(data.history)
+    observed, evidence = subjects.look(data.history)
     direction = popularity_direction(observed, data.clicked_popularity)
-    return bench._replace(observed=observed, evidence=evidence, direction=direction)
+    return subjects._replace(observed=observed, evidence=evidence, direction=direction)
 
 
-def measure(bench: Bench, control: Control) -> dict[str, Any]:
+def measure(subjects: Subjects, control: Control) -> dict[str, Any]:
     """Return P1 and P3 to P8 of one map from observed to other states, as plain numbers."""
-    states = control(bench.observed, bench.evidence)
+    states = control(subjects.observed, subjects.evidence)
     return {
-        **_moves(bench, control, states),
-        **_popularity(bench, states),
-        **_interest(bench, control, states),
-        **_counterfactuals(bench, control, states),
-        **_clusters(bench, states),
+        **_moves(subjects, control, states),
+        **_popularity(subjects, states),
+        **_interest(subjects, control, states),
+        **_counterfactuals(subjects, control, states),
+        **_clusters(subjects, states),
     }
 
 
@@ -157,7 +157,7 @@ def next_click_ranking(
     return {name: entry(own) for name, own in ranked.items()}
 
 
-def start_sweep(config: Config, bench: Bench) -> list[dict[str, float]]:
+def start_sweep(config: Config, subjects: Subjects) -> list[dict[str, float]]:
     """Return what the purifier does when its reverse process starts from lower levels k* (P3).
 
     Returns:
@@ -170,15 +170,17 @@ def start_sweep(config: Config, bench: Bench) -> list[dict[str, float]]:
     rows = []
     for fraction in START_FRACTIONS:
         changed = replace(config, purifier=replace(settings, start_fraction=fraction))
-        control = applied(perception_modules(changed)[1], bench.perception.purifier)
-        states = control(bench.observed, bench.evidence)
+        control = applied(purifier_of(changed), subjects.perception.purifier)
+        states = control(subjects.observed, subjects.evidence)
         row = {
             "start_fraction": fraction,
-            "change": float(change(bench.observed, jnp.float32(states)).relative),
-            "explained_share": explained_share(states, bench.data.clicked_popularity),
-            "interest_auc": mean_interval(rank_matched(states, bench.vectors, bench.data.pairs).auc)["mean"],
+            "change": float(change(subjects.observed, jnp.float32(states)).relative),
+            "explained_share": explained_share(states, subjects.data.clicked_popularity),
+            "interest_auc": mean_interval(rank_matched(states, subjects.vectors, subjects.data.pairs).auc)[
+                "mean"
+            ],
         }
-        recovery = _recovery(bench, states)
+        recovery = _recovery(subjects, states)
         rows.append(row if recovery is None else row | {"recovery": recovery})
     return rows
 
@@ -200,16 +202,16 @@ def _without_rounding(states: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N 
     return np.where(states.std(axis=0) <= 1e-5 * size, mean, states)
 
 
-def _moves(bench: Bench, control: Control, states: np.ndarray) -> dict[str, float]:
+def _moves(subjects: Subjects, control: Control, states: np.ndarray) -> dict[str, float]:
     """Return P1 and P3."""
-    moved = change(bench.observed, jnp.asarray(states, jnp.float32))
+    moved = change(subjects.observed, jnp.asarray(states, jnp.float32))
     other = derangement(1, len(states))
-    evidence = jax.tree.map(lambda x: x[other], bench.evidence)
-    nothing = bench.look(bench.data.history, np.zeros(bench.data.history.item.shape, bool))[1]
+    evidence = jax.tree.map(lambda x: x[other], subjects.evidence)
+    nothing = subjects.look(subjects.data.history, np.zeros(subjects.data.history.item.shape, bool))[1]
     inputs = {
-        "condition_sensitivity": (bench.observed, evidence),
-        "null_sensitivity": (bench.observed, nothing),
-        "state_sensitivity": (bench.observed[other], bench.evidence),
+        "condition_sensitivity": (subjects.observed, evidence),
+        "null_sensitivity": (subjects.observed, nothing),
+        "state_sensitivity": (subjects.observed[other], subjects.evidence),
     }
     asked = {
         name: float(sensitivity(jnp.asarray(states), jnp.asarray(control(*given))))
@@ -218,11 +220,11 @@ def _moves(bench: Bench, control: Control, states: np.ndarray) -> dict[str, floa
     return {"change": float(moved.relative), "cosine": float(moved.cosine), "cka": float(moved.cka), **asked}
 
 
-def _popularity(bench: Bench, states: np.ndarray) -> dict[str, float]:
+def _popularity(subjects: Subjects, states: np.ndarray) -> dict[str, float]:
     """Return P4."""
-    popularity = bench.data.clicked_popularity
+    popularity = subjects.data.clicked_popularity
     return {
-        "variance_share": variance_share(states, bench.direction),
+        "variance_share": variance_share(states, subjects.direction),
         "explained_share": explained_share(states, popularity),
         "ridge_r2": ridge_r2(states, popularity),
         "mlp_r2": mlp_r2(states, popularity),
@@ -230,50 +232,52 @@ def _popularity(bench: Bench, states: np.ndarray) -> dict[str, float]:
     }
 
 
-def _interest(bench: Bench, control: Control, states: np.ndarray) -> dict[str, Any]:
+def _interest(subjects: Subjects, control: Control, states: np.ndarray) -> dict[str, Any]:
     """Return P5, and P6 where the truth is known."""
-    data = bench.data
-    own = rank_matched(states, bench.vectors, data.pairs)
-    raw = rank_matched(bench.observed, bench.vectors, data.pairs)
-    known = reidentify(*(control(*bench.look(half)) for half in (data.first, data.second)))
+    data = subjects.data
+    own = rank_matched(states, subjects.vectors, data.pairs)
+    raw = rank_matched(subjects.observed, subjects.vectors, data.pairs)
+    known = reidentify(*(control(*subjects.look(half)) for half in (data.first, data.second)))
     rank = effective_rank(states)
     return {
         "interest_auc": mean_interval(own.auc),
         "interest_difference": mean_interval(own.auc - raw.auc),
         "interest_ndcg": mean_interval(own.ndcg),
         "long_tail_recall": mean_interval(
-            long_tail_recall(states, bench.vectors, data.liked, bench.is_popular)
+            long_tail_recall(states, subjects.vectors, data.liked, subjects.is_popular)
         ),
         "reidentification_auc": known.auc,
         "reidentification_top1": known.top1,
         "effective_rank": rank.entropy,
         "participation": rank.participation,
-        "recovery": _recovery(bench, states),
+        "recovery": _recovery(subjects, states),
     }
 
 
-def _recovery(bench: Bench, states: np.ndarray) -> float | None:
+def _recovery(subjects: Subjects, states: np.ndarray) -> float | None:
     """Return P6 in coordinates of item-centred scores; None where the truth is not known."""
-    if bench.data.truth is None:
+    if subjects.data.truth is None:
         return None
-    truth = preference_states(bench.vectors, *bench.data.truth)
-    raw, purified, clean = (score_coordinates(x, bench.vectors) for x in (bench.observed, states, truth))
+    truth = preference_states(subjects.vectors, *subjects.data.truth)
+    raw, purified, clean = (
+        score_coordinates(x, subjects.vectors) for x in (subjects.observed, states, truth)
+    )
     return float(oracle_recovery(raw, purified, clean))  # type: ignore[arg-type]
 
 
-def _counterfactuals(bench: Bench, control: Control, states: np.ndarray) -> dict[str, float]:
+def _counterfactuals(subjects: Subjects, control: Control, states: np.ndarray) -> dict[str, float]:
     """Return P7: how strongly states answer popular and niche clicks put in, and left out, in coordinates of scores."""
-    history = jax.tree.map(jnp.asarray, bench.data.history)
+    history = jax.tree.map(jnp.asarray, subjects.data.history)
     result: dict[str, float] = {}
-    for name, member in (("popular", bench.data.popular), ("niche", bench.data.niche)):
+    for name, member in (("popular", subjects.data.popular), ("niche", subjects.data.niche)):
         group = np.flatnonzero(member)
         key = jax.random.key(INSERTED)
-        inserted = bench.look(insert_clicks(key, history, jnp.asarray(group), number=INSERTED))
-        removed = bench.look(history, hide_clicks(history, jnp.asarray(member), number=INSERTED))
+        inserted = subjects.look(insert_clicks(key, history, jnp.asarray(group), number=INSERTED))
+        removed = subjects.look(history, hide_clicks(history, jnp.asarray(member), number=INSERTED))
         for verb, (observed, evidence) in (("insert", inserted), ("remove", removed)):
-            compared = (bench.observed, observed, states, control(observed, evidence))
+            compared = (subjects.observed, observed, states, control(observed, evidence))
             result[f"{verb}_{name}"] = float(
-                response_ratio(*(jnp.asarray(score_coordinates(x, bench.vectors)) for x in compared))
+                response_ratio(*(jnp.asarray(score_coordinates(x, subjects.vectors)) for x in compared))
             )
     for name, verb in (("selectivity", "insert"), ("removal_selectivity", "remove")):
         niche_response = result[f"{verb}_niche"]
@@ -281,11 +285,14 @@ def _counterfactuals(bench: Bench, control: Control, states: np.ndarray) -> dict
     return result
 
 
-def _clusters(bench: Bench, states: np.ndarray) -> dict[str, float]:
+def _clusters(subjects: Subjects, states: np.ndarray) -> dict[str, float]:
     """Return P8, in coordinates of item-centred scores as P6 and P7."""
-    labels = {"popularity": popularity_bins(bench.data.clicked_popularity), "interest": bench.data.interest}
+    labels = {
+        "popularity": popularity_bins(subjects.data.clicked_popularity),
+        "interest": subjects.data.interest,
+    }
     result: dict[str, float] = {}
     for name, label in labels.items():
-        found = separation(score_coordinates(states, bench.vectors), label)
+        found = separation(score_coordinates(states, subjects.vectors), label)
         result |= {f"{name}_silhouette": found.silhouette, f"{name}_nmi": found.nmi}
     return result

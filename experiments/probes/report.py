@@ -14,15 +14,15 @@ from dsrm_jax.data.sources import load_log
 from dsrm_jax.evaluation.probes.interest import score_coordinates
 from dsrm_jax.evaluation.probes.popularity import missing_scikit_learn
 from dsrm_jax.files import write_text
-from dsrm_jax.purify.perception import purifier_settings
+from dsrm_jax.runs.pieces import purifier_settings
 from dsrm_jax.runs.prepare import Prepared, Say, prepare
-from experiments.probes.controls_report import Controls, make_controls
+from experiments.probes.controls import Controls, make_controls
 from experiments.probes.downstream import downstream as compare_downstream
 from experiments.probes.downstream import downstream_sessions
 from experiments.probes.measures import (
     NUM_USERS,
-    Bench,
-    make_bench,
+    Subjects,
+    make_subjects,
     measure,
     next_click_ranking,
     start_sweep,
@@ -60,20 +60,20 @@ def run_probe(
     config = replace(config, training=replace(config.training, seeds=config.training.seeds[:1]))
     prepared = prepare(config, say)
     log = load_log(config.data, config.synthetic)
-    bench = make_bench(config, prepared, log, num_users=num_users)
-    controls = make_controls(config, prepared, bench, say)
-    report = probe_report(config, prepared, bench, controls, say)
+    subjects = make_subjects(config, prepared, log, num_users=num_users)
+    controls = make_controls(config, prepared, subjects, say)
+    report = probe_report(config, prepared, subjects, controls, say)
     console.print(probe_table(report))
     write_text(folder / "probe.json", json.dumps(report, indent=1))
     try:
         from experiments.probes.figures import controls_figure, states_figure
 
-        purified = controls.maps[PURIFIER](bench.observed, bench.evidence)
-        data = bench.data
-        states = {"raw": np.asarray(bench.observed), "purified": purified}
+        purified = controls.maps[PURIFIER](subjects.observed, subjects.evidence)
+        data = subjects.data
+        states = {"raw": np.asarray(subjects.observed), "purified": purified}
         states_figure(
             folder / "states.png",
-            {name: score_coordinates(state, bench.vectors) for name, state in states.items()},
+            {name: score_coordinates(state, subjects.vectors) for name, state in states.items()},
             popularity=data.clicked_popularity,
             interest=data.interest,
             title=report["source"],
@@ -86,14 +86,14 @@ def run_probe(
 
 
 def probe_report(
-    config: Config, prepared: Prepared, bench: Bench, controls: Controls, say: Say = print
+    config: Config, prepared: Prepared, subjects: Subjects, controls: Controls, say: Say = print
 ) -> dict[str, Any]:
     """Measure every probe for the purifier and every control, and decide.
 
     Args:
         config: of the run.
         prepared: from `prepare`.
-        bench: from `make_bench`.
+        subjects: from `make_subjects`.
         controls: from `make_controls`.
         say: told which states are being measured.
 
@@ -104,7 +104,7 @@ def probe_report(
     """
     settings = config.environment
     downstream = compare_downstream(
-        downstream_sessions(config, prepared.worlds.test, bench.perception),
+        downstream_sessions(config, prepared.worlds.test, subjects.perception),
         slate_size=settings.slate_size,
         max_len=settings.max_len,
         ad_penalty=settings.ad_penalty,
@@ -115,14 +115,16 @@ def probe_report(
     for name, control in controls.maps.items():
         say(f"probes: measuring {name}")
         gain = downstream[name]["length_gain"] if name in downstream else None
-        states[name] = measure(bench, control) | {"leak": controls.leak.get(name), "length_gain": gain}
+        states[name] = measure(subjects, control) | {"leak": controls.leak.get(name), "length_gain": gain}
     decided = verdicts(states)
-    data = bench.data
+    data = subjects.data
     later = None
     if data.later is not None:
-        mapped = {name: control(bench.observed, bench.evidence) for name, control in controls.maps.items()}
+        mapped = {
+            name: control(subjects.observed, subjects.evidence) for name, control in controls.maps.items()
+        }
         later = next_click_ranking(
-            mapped, bench.vectors, bench.bias, data.later, confidence=config.evaluation.confidence
+            mapped, subjects.vectors, subjects.bias, data.later, confidence=config.evaluation.confidence
         )
     return {
         "source": prepared.facts["source"],
@@ -132,7 +134,7 @@ def probe_report(
         "states": states,
         "verdicts": decided,
         "claims": claims(states, decided),
-        "start_sweep": start_sweep(config, bench),
+        "start_sweep": start_sweep(config, subjects),
         "next_click": later,
         "downstream": downstream,
     }

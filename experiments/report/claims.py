@@ -9,7 +9,7 @@ from typing import Any
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import load_toml
-from experiments.report.evidence import Evidence, Measured, NotMeasuredError
+from experiments.report.findings import Findings, Measured, NotMeasuredError
 from experiments.report.measures import MEASURES
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be decided here"
@@ -92,13 +92,13 @@ def load_claims(path: Path) -> list[Claim]:
     return claims
 
 
-def judge(claim: Claim, evidence: Evidence) -> Judgement:
+def judge(claim: Claim, findings: Findings) -> Judgement:
     """Measure and decide a claim.
 
     It holds where every number is on the right side of the threshold with its whole interval, and does not hold where one is on
     the wrong side with its whole interval. Otherwise it cannot be decided here.
     """
-    measured, why = _measure(claim.rule, evidence)
+    measured, why = _measure(claim.rule, findings)
     decided = decide(measured, claim.rule.relation, claim.rule.threshold) if measured else OPEN
     if decided == OPEN and not why:
         unknown = [m.where for m in measured if math.isnan(m.cell.value)]
@@ -106,7 +106,7 @@ def judge(claim: Claim, evidence: Evidence) -> Judgement:
     artefact = False
     control: list[Measured] = []
     if claim.control is not None:
-        control, _ = _measure(claim.control, evidence)
+        control, _ = _measure(claim.control, findings)
         rule = claim.control
         artefact = bool(control) and decide(control, rule.relation, rule.threshold) == HOLDS
     return Judgement(claim, decided, measured, why if decided == OPEN else "", artefact, control)
@@ -142,9 +142,9 @@ def _decide(measured: Measured, relation: str, threshold: float) -> str:
     return FAILS if outside else OPEN
 
 
-def _measure(rule: Rule, evidence: Evidence) -> tuple[list[Measured], str]:
+def _measure(rule: Rule, findings: Findings) -> tuple[list[Measured], str]:
     try:
-        found = MEASURES[rule.measurement](evidence, **rule.arguments)
+        found = MEASURES[rule.measurement](findings, **rule.arguments)
     except NotMeasuredError as error:
         return [], str(error)
     return found, "" if found else "what it is about was not run, or did not finish"

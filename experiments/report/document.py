@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dsrm_jax.config.serialise import to_json
 from experiments.report import paper, tables
 from experiments.report.claims import FAILS, HOLDS, OPEN, Judgement
-from experiments.report.evidence import Evidence
+from experiments.report.findings import Findings
 from experiments.report.paper import env_name
 from experiments.report.tables import markdown
 
@@ -21,35 +21,35 @@ HEADLINES = {  # claims of the ledger by id
 
 
 def report(
-    evidence: Evidence, judgements: Sequence[Judgement], pictures: Mapping[str, str], *, command: str
+    findings: Findings, judgements: Sequence[Judgement], pictures: Mapping[str, str], *, command: str
 ) -> str:
     """Return the whole report.
 
     Args:
-        evidence: all numbers.
+        findings: all numbers.
         judgements: of the ledger.
         pictures: name of a figure to its alternative text; `<name>.png` lies beside the report.
         command: that made it.
     """
     sections = [
         TITLE,
-        _summary(evidence, judgements, command),
+        _summary(findings, judgements, command),
         _ledger(judgements),
-        _tables(evidence),
-        _figures(evidence, pictures),
-        _checks(evidence, pictures),
-        _failures(evidence),
+        _tables(findings),
+        _figures(findings, pictures),
+        _checks(findings, pictures),
+        _failures(findings),
     ]
     return "\n".join(section for section in sections if section)
 
 
-def _summary(evidence: Evidence, judgements: Sequence[Judgement], command: str) -> str:
-    rows = [r for _, r in evidence.measured_rows()]
-    sources = [f"* {env_name(env)}: {facts['describe']['source']}" for env, facts in evidence.data.items()]
+def _summary(findings: Findings, judgements: Sequence[Judgement], command: str) -> str:
+    rows = [r for _, r in findings.measured_rows()]
+    sources = [f"* {env_name(env)}: {facts['describe']['source']}" for env, facts in findings.data.items()]
     count = Counter(j.verdict for j in judgements)
     artefacts = sum(j.artefact for j in judgements)
     minutes = sum(v for r in rows for k, v in r["timing"].items() if k.endswith("seconds")) / 60
-    point = next(iter(evidence.points.values()), [])
+    point = next(iter(findings.points.values()), [])
     training = to_json(point[0].config)["training"] if point else {}
     seeds = ", ".join(str(s) for s in training.get("seeds", ()))
     return f"""
@@ -57,7 +57,7 @@ What was measured, on these data:
 
 {chr(10).join(sources)}
 
-{len(rows)} runs, budget `{evidence.budget}`: {training.get("steps", 0):,} batched steps of
+{len(rows)} runs, budget `{findings.budget}`: {training.get("steps", 0):,} batched steps of
 {training.get("num_users", 0)} users (the paper: 20,000), seeds {seeds}; {minutes:.0f} core-minutes of compiling,
 training and evaluating. Regenerate with `{command}`.
 
@@ -88,50 +88,50 @@ over seeds and users.
 {markdown(tables.claims_table(judgements))}"""
 
 
-def _tables(evidence: Evidence) -> str:
-    parts = ["## Table 1: data\n", markdown(tables.table1(evidence))]
+def _tables(findings: Findings) -> str:
+    parts = ["## Table 1: data\n", markdown(tables.table1(findings))]
     parts += ["## Table 2: methods\n", TABLE2]
     methods = (*paper.METHODS, *paper.YARDSTICKS)
     parts += [
-        markdown(tables.methods_table(evidence, env, n, methods, "table2")) for env, n in evidence.cells()
+        markdown(tables.methods_table(findings, env, n, methods, "table2")) for env, n in findings.cells()
     ]
     parts.append("## Table 3: ablations\n")
     parts += [
-        markdown(tables.methods_table(evidence, env, n, paper.ABLATIONS, "table3"))
-        for env, n in evidence.cells(("table3",))
+        markdown(tables.methods_table(findings, env, n, paper.ABLATIONS, "table3"))
+        for env, n in findings.cells(("table3",))
     ]
-    if "table4" in evidence.results:
-        parts += ["## Table 4: training time\n", TABLE4, markdown(tables.table4(evidence))]
+    if "table4" in findings.results:
+        parts += ["## Table 4: training time\n", TABLE4, markdown(tables.table4(findings))]
     return "\n".join(parts)
 
 
-def _figures(evidence: Evidence, pictures: Mapping[str, str]) -> str:
+def _figures(findings: Findings, pictures: Mapping[str, str]) -> str:
     parts = [
         "## Figure 2: popularity against reward\n",
         FIGURE2,
         _picture("fig2", pictures),
-        markdown(tables.figure2_table(evidence)),
+        markdown(tables.figure2_table(findings)),
     ]
-    if "fig3" in evidence.results:
+    if "fig3" in findings.results:
         parts += ["## Figure 3: DNaIR on raw and on purified states\n", _picture("fig3", pictures)]
-        parts.append(markdown(tables.figure3_table(evidence)))
+        parts.append(markdown(tables.figure3_table(findings)))
         parts.append("The paper, on KuaiRec: Len +18.4 %, AD -88 %.\n")
-    if evidence.probes:
+    if findings.probes:
         parts += ["## Figure 4: states by popularity and by interest\n", FIGURE4]
         parts += [_picture(name, pictures) for name in pictures if name.startswith("fig4")]
-        parts.append(markdown(tables.figure4_table(evidence)))
+        parts.append(markdown(tables.figure4_table(findings)))
     for plan, build, title, text in (
         ("fig6", tables.figure6_table, "Figure 6: diffusion steps", FIGURE6),
         ("fig7", tables.curves_table, "Figure 7: learning curves, Max Len 30", FIGURE7),
         ("pareto_penalty", tables.pareto_table, "Utility against equity over lambda", PARETO),
     ):
-        if evidence.results.get(plan):
+        if findings.results.get(plan):
             name = "pareto" if plan == "pareto_penalty" else plan
             parts += [f"## {title}\n", text, _picture(name, pictures)]
             envs = [
-                env for env in evidence.environments if any(r["env"] == env for r in evidence.results[plan])
+                env for env in findings.environments if any(r["env"] == env for r in findings.results[plan])
             ]
-            parts += [markdown(build(evidence, env)) for env in envs]
+            parts += [markdown(build(findings, env)) for env in envs]
     return "\n".join(parts)
 
 
@@ -164,10 +164,10 @@ the goal splits the slate between the groups exactly (quota).
 """
 
 
-def _checks(evidence: Evidence, pictures: Mapping[str, str]) -> str:
-    table = tables.closed_form_table(evidence)
+def _checks(findings: Findings, pictures: Mapping[str, str]) -> str:
+    table = tables.closed_form_table(findings)
     off = sum(not row[2].startswith("agrees") for row in table.rows)
-    total = sum(1 for _ in evidence.measured_rows())
+    total = sum(1 for _ in findings.measured_rows())
     return f"""
 ## Check: the closed form of Len
 
@@ -177,12 +177,12 @@ Len = (T0 - 1) / (2 - R_each + p) + 1/2 within 0.3 steps in {total - off} of {to
 {markdown(table)}"""
 
 
-def _failures(evidence: Evidence) -> str:
-    missing = evidence.missing()
-    if not missing and not evidence.failures:
+def _failures(findings: Findings) -> str:
+    missing = findings.missing()
+    if not missing and not findings.failures:
         return ""
     lines = [f"* not finished: {p.config.data.env}, {_values(p.values)}" for p in missing]
-    lines += [f"* {text}" for text in evidence.failures]
+    lines += [f"* {text}" for text in findings.failures]
     return "## What failed\n\n" + "\n".join(lines) + "\n"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from dsrm_jax.cli.pictures import write_picture
 from experiments.report import paper
 from experiments.report.curves import read_curve
-from experiments.report.evidence import Cell, Evidence, Row
+from experiments.report.findings import Cell, Findings, Row
 from experiments.report.measures import figure2_sources
 from experiments.report.paper import env_name, method_name
 from experiments.report.tables import CLOSED_FORM_BOUND
@@ -22,8 +22,8 @@ PANELS = (("length", "Len, steps"), ("reward", "R_each"), ("return", "R_cum"), (
 OWN = "dsrm_hrl"
 
 
-def draw_all(evidence: Evidence, folder: Path) -> dict[str, str]:
-    """Write every picture that the evidence has numbers for.
+def draw_all(findings: Findings, folder: Path) -> dict[str, str]:
+    """Write every picture that the findings have numbers for.
 
     Returns:
         Name of the figure to the picture's alternative text; the file is `<name>.png`.
@@ -37,7 +37,7 @@ def draw_all(evidence: Evidence, folder: Path) -> dict[str, str]:
         ("pareto", pareto),
         ("closed_form", closed_form),
     ):
-        figure = draw(evidence)
+        figure = draw(findings)
         if figure is not None:
             write_picture(figure, folder / f"{name}.png")
             drawn[name] = (
@@ -46,9 +46,9 @@ def draw_all(evidence: Evidence, folder: Path) -> dict[str, str]:
     return drawn
 
 
-def figure2(evidence: Evidence) -> "Figure | None":
+def figure2(findings: Findings) -> "Figure | None":
     """Draw popularity against reward as counts, as rates, and as counts of shuffled rates."""
-    sources = [pair for env in evidence.environments for pair in figure2_sources(evidence, env)]
+    sources = [pair for env in findings.environments for pair in figure2_sources(findings, env)]
     if not sources:
         return None
     figure, panels = _panels(len(sources), 3, height=3.1)
@@ -70,13 +70,13 @@ def figure2(evidence: Evidence) -> "Figure | None":
     return figure
 
 
-def figure3(evidence: Evidence) -> "Figure | None":
+def figure3(findings: Findings) -> "Figure | None":
     """Draw one policy on raw and on purified states, length against imbalance."""
     cells = [
         (env, n, raw, purified)
-        for env, n in evidence.cells(("fig3",))
-        if (raw := evidence.row(env, n, "dnair")) is not None
-        and (purified := evidence.row(env, n, "dnair_dsrm")) is not None
+        for env, n in findings.cells(("fig3",))
+        if (raw := findings.row(env, n, "dnair")) is not None
+        and (purified := findings.row(env, n, "dnair_dsrm")) is not None
     ]
     if not cells:
         return None
@@ -94,17 +94,17 @@ def figure3(evidence: Evidence) -> "Figure | None":
     return figure
 
 
-def figure6(evidence: Evidence) -> "Figure | None":
+def figure6(findings: Findings) -> "Figure | None":
     """Draw the metrics against the number of diffusion steps, under the fixed and the rescaled schedule."""
-    rows = evidence.results.get("fig6", [])
-    envs = [env for env in evidence.environments if any(r["env"] == env for r in rows)]
+    rows = findings.results.get("fig6", [])
+    envs = [env for env in findings.environments if any(r["env"] == env for r in rows)]
     if not envs:
         return None
     figure, panels = _panels(len(envs), 4, height=3.0)
     for env, line in zip(envs, panels, strict=True):
         for axes, (metric, label) in zip(line, PANELS, strict=True):
             for schedule, title in (("linear", "1e-4..2e-2 whatever S"), ("rescaled", "rescaled by 1000/S")):
-                chosen = [r for r in evidence.select("fig6", schedule=schedule) if r["env"] == env]
+                chosen = [r for r in findings.select("fig6", schedule=schedule) if r["env"] == env]
                 steps = [r["values"]["purifier.diffusion_steps"] for r in chosen]
                 cells = [Cell.of(r["result"][metric]) for r in chosen]
                 error = [c.half for c in cells]
@@ -119,17 +119,17 @@ def figure6(evidence: Evidence) -> "Figure | None":
     return figure
 
 
-def figure7(evidence: Evidence) -> "Figure | None":
+def figure7(findings: Findings) -> "Figure | None":
     """Draw learning curves of Len and AD with the range of the seeds."""
-    rows = evidence.results.get("fig7", [])
-    envs = [env for env in evidence.environments if any(r["env"] == env for r in rows)]
+    rows = findings.results.get("fig7", [])
+    envs = [env for env in findings.environments if any(r["env"] == env for r in rows)]
     if not envs:
         return None
     figure, panels = _panels(len(envs), 2, height=3.8)
     for env, line in zip(envs, panels, strict=True):
         for axes, (metric, label) in zip(line, (("length", "Len, steps"), ("ad", "AD")), strict=True):
             for i, row in enumerate(r for r in rows if r["env"] == env):
-                found = read_curve(evidence.folder / row["name"], metric)
+                found = read_curve(findings.folder / row["name"], metric)
                 if found is not None:
                     _band(axes, *found, row["method"], f"C{i}")
             axes.set_title(f"{env_name(env)}: {label}, training simulator, exploration on", fontsize=9)
@@ -139,15 +139,15 @@ def figure7(evidence: Evidence) -> "Figure | None":
     return figure
 
 
-def pareto(evidence: Evidence) -> "Figure | None":
+def pareto(findings: Findings) -> "Figure | None":
     """Draw utility against equity: DSRM-HRL over lambda among the methods."""
-    envs = [env for env, n in evidence.cells() if n == paper.MAX_LENS[0]]
+    envs = [env for env, n in findings.cells() if n == paper.MAX_LENS[0]]
     if not envs:
         return None
     figure, panels = _panels(1, len(envs), height=4.6)
     for env, axes in zip(envs, panels[0], strict=True):
         for method in (*paper.METHODS, "quota_random", "quota_greedy", "oracle"):
-            row = evidence.row(env, paper.MAX_LENS[0], method)
+            row = findings.row(env, paper.MAX_LENS[0], method)
             if row is not None:
                 colour = "tab:red" if method == OWN else "0.45"
                 _point(axes, row, "slate_ad", "return", color=colour)
@@ -156,7 +156,7 @@ def pareto(evidence: Evidence) -> "Figure | None":
             ("pareto_penalty", "penalty, over λ", "tab:blue"),
             ("pareto_quota", "quota, over λ", "tab:green"),
         ):
-            chosen = [r for r in evidence.results.get(plan, []) if r["env"] == env]
+            chosen = [r for r in findings.results.get(plan, []) if r["env"] == env]
             if chosen:
                 x, y = ([r["result"][m]["mean"] for r in chosen] for m in ("slate_ad", "return"))
                 axes.plot(x, y, "s-", ms=4, color=colour, alpha=0.8, label=label)
@@ -168,9 +168,9 @@ def pareto(evidence: Evidence) -> "Figure | None":
     return figure
 
 
-def closed_form(evidence: Evidence) -> "Figure | None":
+def closed_form(findings: Findings) -> "Figure | None":
     """Draw the measured Len of every row against its closed form."""
-    rows = [row for _, row in evidence.measured_rows()]
+    rows = [row for _, row in findings.measured_rows()]
     if not rows:
         return None
     figure, panels = _panels(1, 1, height=4.2, width=6.0)

@@ -1,4 +1,4 @@
-"""What a claim is decided by: functions of the evidence, named in the ledger, each giving numbers with intervals.
+"""What a claim is decided by: functions of the findings, named in the ledger, each giving numbers with intervals.
 
 Comparisons of methods are in `comparisons`; here are the other measurements and the ledger's names of all.
 """
@@ -19,26 +19,26 @@ from experiments.report.comparisons import (
     penalty_level,
     share_best,
 )
-from experiments.report.evidence import Evidence, Measured, NotMeasuredError, Row
+from experiments.report.findings import Findings, Measured, NotMeasuredError, Row
 from experiments.report.paper import MAX_LENS, TABLE4, cell_name, env_name, printed_rows
 
 Measure = Callable[..., list[Measured]]
 SEEDS_TIMES_SESSIONS = 30  # what the printed Len are means of: 3 seeds x the last 10 sessions
 
 
-def popularity_r2(evidence: Evidence, *, kind: str) -> list[Measured]:
+def popularity_r2(findings: Findings, *, kind: str) -> list[Measured]:
     """Return Figure 2's squared correlation: of the columns that the paper names where they are, else of the log."""
     found = []
-    for env in evidence.environments:
-        for label, facts in figure2_sources(evidence, env)[-1:]:
+    for env in findings.environments:
+        for label, facts in figure2_sources(findings, env)[-1:]:
             if math.isfinite(facts[kind]):
                 found.append(Measured.exact(label, facts[kind]))
     return found
 
 
-def figure2_sources(evidence: Evidence, env: str) -> list[tuple[str, dict[str, Any]]]:
+def figure2_sources(findings: Findings, env: str) -> list[tuple[str, dict[str, Any]]]:
     """Return Figure 2's numbers of a data set: of its log, and of the item statistics where their file is there."""
-    facts = evidence.data.get(env)
+    facts = findings.data.get(env)
     if facts is None:
         return []
     found = [(f"{env_name(env)}, log", facts["popularity"])]
@@ -47,17 +47,17 @@ def figure2_sources(evidence: Evidence, env: str) -> list[tuple[str, dict[str, A
     return found
 
 
-def shared_users(evidence: Evidence) -> list[Measured]:
+def shared_users(findings: Findings) -> list[Measured]:
     """Return which share of the held-out users the training log knows."""
-    return [Measured.exact(env_name(env), facts["shared_users"]) for env, facts in evidence.data.items()]
+    return [Measured.exact(env_name(env), facts["shared_users"]) for env, facts in findings.data.items()]
 
 
 def probe(
-    evidence: Evidence, *, state: str, key: str, minus_state: str = "", minus_key: str = ""
+    findings: Findings, *, state: str, key: str, minus_state: str = "", minus_key: str = ""
 ) -> list[Measured]:
     """Return a probe of states, or what it is above another's, of each data set that was probed."""
     found = []
-    for env, report in evidence.probes.items():
+    for env, report in findings.probes.items():
         states = report["states"]
         if state not in states:
             continue
@@ -69,17 +69,17 @@ def probe(
     return found
 
 
-def probe_claim(evidence: Evidence, *, name: str) -> list[Measured]:
+def probe_claim(findings: Findings, *, name: str) -> list[Measured]:
     """Return 1 where a decision of the probes (`probe_verdicts.claims`) is true, else 0, of each data set."""
     return [
         Measured.exact(env_name(env), float(report["claims"][name]))
-        for env, report in evidence.probes.items()
+        for env, report in findings.probes.items()
     ]
 
 
-def time_ratio(evidence: Evidence, *, method: str, against: str) -> list[Measured]:
+def time_ratio(findings: Findings, *, method: str, against: str) -> list[Measured]:
     """Return a method's training time, Stage I included, over another's, at the same budget."""
-    seconds = {r["method"]: training_seconds(r) for r in evidence.results.get("table4", [])}
+    seconds = {r["method"]: training_seconds(r) for r in findings.results.get("table4", [])}
     if method not in seconds or against not in seconds:
         raise NotMeasuredError(
             "Table 4 is about KuaiRec, which was not run, or one of the two did not finish"
@@ -94,23 +94,23 @@ def training_seconds(row: Row) -> float:
     return float(row["timing"]["train_seconds"]) + stage_one
 
 
-def evaluation_ratio(evidence: Evidence, *, method: str, against: str) -> list[Measured]:
+def evaluation_ratio(findings: Findings, *, method: str, against: str) -> list[Measured]:
     """Return the time of a method's held-out sessions, their program compiled, over another's."""
     found = []
-    for env, max_len in evidence.table_cells((), MAX_LENS):
-        rows = [evidence.row(env, max_len, name) for name in (method, against)]
+    for env, max_len in findings.table_cells((), MAX_LENS):
+        rows = [findings.row(env, max_len, name) for name in (method, against)]
         if all(row is not None for row in rows):
             first, second = (row["timing"]["evaluation_seconds"] for row in rows if row is not None)
             found.append(Measured.exact(cell_name(env, max_len), first / second))
     return found
 
 
-def paper_time_ratio(evidence: Evidence, *, method: str, against: str) -> list[Measured]:
+def paper_time_ratio(findings: Findings, *, method: str, against: str) -> list[Measured]:
     """Return the ratio of two times that the paper's own Table 4 prints."""
     return [Measured.exact(f"the paper's own {method} / {against}", TABLE4[method] / TABLE4[against])]
 
 
-def paper_rows_off_three_seeds(evidence: Evidence) -> list[Measured]:
+def paper_rows_off_three_seeds(findings: Findings) -> list[Measured]:
     """Count the printed Len that no mean of 3 seeds x 10 sessions can have: those that are no multiple of 1/30."""
     off = []
     for key, row in printed_rows().items():
@@ -122,7 +122,7 @@ def paper_rows_off_three_seeds(evidence: Evidence) -> list[Measured]:
 
 
 def curve(
-    evidence: Evidence,
+    findings: Findings,
     *,
     kind: str,
     metric: str,
@@ -132,12 +132,12 @@ def curve(
 ) -> list[Measured]:
     """Return a number of a learning curve (`curves.curve_facts`), or its ratio to the least among other methods."""
     found = []
-    for env in evidence.environments_of(envs):
-        rows = {r["method"]: r for r in evidence.results.get("fig7", []) if r["env"] == env}
+    for env in findings.environments_of(envs):
+        rows = {r["method"]: r for r in findings.results.get("fig7", []) if r["env"] == env}
         if method not in rows:
             continue
-        own = evidence.curve_facts(rows[method]).get(metric)
-        others = [evidence.curve_facts(rows[name]).get(metric) for name in against if name in rows]
+        own = findings.curve_facts(rows[method]).get(metric)
+        others = [findings.curve_facts(rows[name]).get(metric) for name in against if name in rows]
         rivals = [facts[kind] for facts in others if facts is not None and math.isfinite(facts[kind])]
         if own is None or not math.isfinite(own[kind]) or (against and not rivals):
             continue
@@ -148,15 +148,15 @@ def curve(
     return found
 
 
-def closed_form_error(evidence: Evidence) -> list[Measured]:
+def closed_form_error(findings: Findings) -> list[Measured]:
     """Return how far the closed form of Len is from every measured row."""
-    return [Measured.exact(where, error) for where, error in closed_form_errors(evidence)]
+    return [Measured.exact(where, error) for where, error in closed_form_errors(findings)]
 
 
-def closed_form_errors(evidence: Evidence) -> list[tuple[str, float]]:
+def closed_form_errors(findings: Findings) -> list[tuple[str, float]]:
     """Return `(row, abs(E[Len] - Len))` of every distinct measured row, the largest first."""
     errors = []
-    for plan, row in evidence.measured_rows():
+    for plan, row in findings.measured_rows():
         result = row["result"]
         where = f"{plan}: {cell_name(row['env'], row['max_len'])}, {row['method']}"
         errors.append((where, abs(result["closed_form"] - result["length"]["mean"])))

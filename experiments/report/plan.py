@@ -22,7 +22,7 @@ ENV, MAX_LEN = "data.env", "environment.max_len"
 
 
 @dataclass(frozen=True)
-class Work:
+class Agenda:
     """All that a report needs.
 
     Attributes:
@@ -53,7 +53,7 @@ def plans_folder() -> Path:
     raise InputError("no folder experiments/paper here: run this in a checkout of the repository")
 
 
-def load_work(folder: Path, envs: Sequence[str], budget: str, *, data_path: str = "") -> Work:
+def load_agenda(folder: Path, envs: Sequence[str], budget: str, *, data_path: str = "") -> Agenda:
     """Read all plans and unite their points.
 
     Args:
@@ -81,7 +81,7 @@ def load_work(folder: Path, envs: Sequence[str], budget: str, *, data_path: str 
     points = {name: expand(plan, name) for name, plan in plans.items() if name not in by_env}
     alone = {p.name: p for name, members in points.items() if name not in EXTENSIVE_PLANS for p in members}
     all_points = {p.name: p for members in points.values() for p in members}
-    return Work(
+    return Agenda(
         configs=next((by_env[name] for name in DATA_PLANS if name in by_env), {}),
         probes=by_env.get(PROBE_PLAN, {}),
         points=points,

@@ -15,14 +15,14 @@ from dsrm_jax.files import load_json, write_text
 from dsrm_jax.sweep.plan import Point
 from dsrm_jax.sweep.pool import run_points
 from experiments.report.claims import Judgement, judge, load_claims
+from experiments.report.csvs import write_csvs
 from experiments.report.data_facts import data_facts
 from experiments.report.document import report
-from experiments.report.evidence import Evidence, read_results
 from experiments.report.figures import draw_all
+from experiments.report.findings import Findings, read_results
 from experiments.report.page import page
 from experiments.report.paper import env_name
-from experiments.report.plan import CLAIMS, Work, by_name, load_work, plans_folder, unfinished
-from experiments.report.raw_numbers import write_csvs
+from experiments.report.plan import CLAIMS, Agenda, by_name, load_agenda, plans_folder, unfinished
 
 Say = Callable[[str], None]
 BAR = 24  # characters
@@ -54,7 +54,7 @@ def reproduce(
         out: folder; made if absent.
         workers: processes, each on a core of its own; 0: one per core.
         say: told one line per finished program, each followed by the progress of the whole.
-        data_path: folder of one data set's files; the report is then reduced (`plan.load_work`). Empty: the default data folder,
+        data_path: folder of one data set's files; the report is then reduced (`plan.load_agenda`). Empty: the default folder,
             and the synthetic worlds where it has no files.
         plans: folder of the plans and of `claims.toml`; None: `experiments/paper`.
         run: runs points, as `pool.run_points`.
@@ -64,47 +64,47 @@ def reproduce(
         InputError: plans, claims, data or output folder that cannot be used.
     """
     plans, out = plans or plans_folder(), Path(out)
-    work = load_work(plans, envs, budget, data_path=data_path)
+    agenda = load_agenda(plans, envs, budget, data_path=data_path)
     claims = load_claims(plans / CLAIMS)
-    facts = {env: _facts(config) for env, config in work.configs.items()}
+    facts = {env: _facts(config) for env, config in agenda.configs.items()}
     folder = _made(out / "points")
-    failures = run_work(work, folder, workers=workers, say=say, run=run)
-    probes, probe_failures = _probes(work.probes, out / "probes", say) if with_probes else ({}, [])
-    evidence = Evidence(
+    failures = run_agenda(agenda, folder, workers=workers, say=say, run=run)
+    probes, probe_failures = _probes(agenda.probes, out / "probes", say) if with_probes else ({}, [])
+    findings = Findings(
         folder=folder,
-        results=read_results(work.points, folder),
-        points=work.points,
+        results=read_results(agenda.points, folder),
+        points=agenda.points,
         data=facts,
         probes=probes,
         probe_folders={env: out / "probes" / env for env in probes},
         failures=failures + probe_failures,
         budget=budget,
     )
-    judgements = [judge(claim, evidence) for claim in claims]
+    judgements = [judge(claim, findings) for claim in claims]
     command = f"make reproduce ENV={'all' if len(envs) > 1 else envs[0]} BUDGET={budget}" + (
         " DATA=folder" if data_path else ""
     )
-    path = write_report(evidence, judgements, _made(out / "report"), command=command)
-    missing = len(evidence.missing())
+    path = write_report(findings, judgements, _made(out / "report"), command=command)
+    missing = len(findings.missing())
     say((f"{missing} points did not finish; " if missing else "") + f"the report is {path}")
 
 
-def run_work(work: Work, folder: Path, *, workers: int, say: Say, run: Callable[..., Any]) -> list[str]:
+def run_agenda(agenda: Agenda, folder: Path, *, workers: int, say: Say, run: Callable[..., Any]) -> list[str]:
     """Run all points that have no result, those that are timed first, and return what was reported as failed."""
     failures: list[str] = []
-    points = list(by_name(work.points).values())
+    points = list(by_name(agenda.points).values())
     tell = _with_progress(points, folder, say, failures)
-    for part in (work.first, work.then):
+    for part in (agenda.first, agenda.then):
         if unfinished(part, folder):
             run(part, folder, validate=False, workers=workers, say=tell)
     return failures
 
 
-def write_report(evidence: Evidence, judgements: Sequence[Judgement], folder: Path, *, command: str) -> Path:
+def write_report(findings: Findings, judgements: Sequence[Judgement], folder: Path, *, command: str) -> Path:
     """Write the report's files and return the HTML page's path."""
-    pictures = draw_all(evidence, folder) | _copied_pictures(evidence, folder)
-    write_csvs(evidence, judgements, folder)
-    text = report(evidence, judgements, pictures, command=command)
+    pictures = draw_all(findings, folder) | _copied_pictures(findings, folder)
+    write_csvs(findings, judgements, folder)
+    text = report(findings, judgements, pictures, command=command)
     write_text(folder / "report.md", text)
     write_text(folder / "report.html", page(text, folder))
     return folder / "report.html"
@@ -164,10 +164,10 @@ def _probe(config: Config, folder: Path, say: Say) -> None:
         write_text(folder / "probe.log", log.getvalue())
 
 
-def _copied_pictures(evidence: Evidence, folder: Path) -> dict[str, str]:
+def _copied_pictures(findings: Findings, folder: Path) -> dict[str, str]:
     """Copy the probes' pictures beside the report."""
     found = {}
-    for env, source in evidence.probe_folders.items():
+    for env, source in findings.probe_folders.items():
         for name, text in PROBE_PICTURES.items():
             if (source / f"{name}.png").exists():
                 shutil.copyfile(source / f"{name}.png", folder / f"fig4_{env}_{name}.png")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from experiments.report import paper
 from experiments.report.claims import OPEN, Judgement, worst
 from experiments.report.comparisons import LOWER_IS_BETTER
-from experiments.report.evidence import Cell, Evidence, Row
+from experiments.report.findings import Cell, Findings, Row
 from experiments.report.measures import closed_form_errors, figure2_sources, training_seconds
 from experiments.report.paper import env_name, method_name
 
@@ -53,10 +53,10 @@ def theirs(env: str, max_len: int, method: str, metric: str) -> str:
     return "" if cell is None else f"{cell.mean:.{digits}f} ± {cell.deviation:.{digits}f}"
 
 
-def table1(evidence: Evidence) -> ReportTable:
+def table1(findings: Findings) -> ReportTable:
     """Return the statistics of the logs beside the paper's."""
     rows = []
-    for env, facts in evidence.data.items():
+    for env, facts in findings.data.items():
         described = facts["describe"]
         for split in ("train", "test"):
             numbers = described[split]
@@ -76,22 +76,22 @@ def table1(evidence: Evidence) -> ReportTable:
 
 
 def methods_table(
-    evidence: Evidence, env: str, max_len: int, methods: Sequence[str], plan: str
+    findings: Findings, env: str, max_len: int, methods: Sequence[str], plan: str
 ) -> ReportTable:
     """Return methods against the paper's four metrics, p and the closed form of Len, for one cell of Table 2 or 3."""
     header = ["method"]
     for heading, _ in METRIC_HEADINGS.values():
         header += [heading, f"paper's {heading}"]
-    best = best_methods(evidence, env, max_len, [m for m in methods if m not in paper.YARDSTICKS])
-    rows = [_method_row(evidence, env, max_len, method, best) for method in methods]
-    sessions = next((r["result"]["sessions"] for r in evidence.results[plan] if r["env"] == env), 0)
+    best = best_methods(findings, env, max_len, [m for m in methods if m not in paper.YARDSTICKS])
+    rows = [_method_row(findings, env, max_len, method, best) for method in methods]
+    sessions = next((r["result"]["sessions"] for r in findings.results[plan] if r["env"] == env), 0)
     title = f"{env_name(env)}, Max Len {max_len}; {sessions:,} held-out sessions over all seeds"
     return ReportTable(title, [*header, "AD of slates", "p", "E[Len]"], rows)
 
 
-def best_methods(evidence: Evidence, env: str, max_len: int, methods: Sequence[str]) -> dict[str, str]:
+def best_methods(findings: Findings, env: str, max_len: int, methods: Sequence[str]) -> dict[str, str]:
     """Return the method with the best mean of each metric in one cell."""
-    rows = {m: row for m in methods if (row := evidence.row(env, max_len, m)) is not None}
+    rows = {m: row for m in methods if (row := findings.row(env, max_len, m)) is not None}
     if not rows:
         return {}
     signs = {metric: -1 if metric in LOWER_IS_BETTER else 1 for metric in METRIC_HEADINGS}
@@ -102,9 +102,9 @@ def best_methods(evidence: Evidence, env: str, max_len: int, methods: Sequence[s
 
 
 def _method_row(
-    evidence: Evidence, env: str, max_len: int, method: str, best: Mapping[str, str]
+    findings: Findings, env: str, max_len: int, method: str, best: Mapping[str, str]
 ) -> list[str]:
-    row = evidence.row(env, max_len, method)
+    row = findings.row(env, max_len, method)
     cells = [method_name(method)]
     for metric, (_, digits) in METRIC_HEADINGS.items():
         text = ABSENT if row is None else ours(Cell.of(row["result"][metric]), digits)
@@ -122,10 +122,10 @@ def _method_row(
     ]
 
 
-def table4(evidence: Evidence) -> ReportTable:
+def table4(findings: Findings) -> ReportTable:
     """Return training times and their ratios to DNaIR's, ours and the paper's."""
     rows: list[list[str]] = []
-    found = {r["method"]: r for r in evidence.results.get("table4", [])}
+    found = {r["method"]: r for r in findings.results.get("table4", [])}
     base = training_seconds(found["dnair"]) if "dnair" in found else math.nan
     for method, printed in paper.TABLE4.items():
         cells = [method_name(method)]
@@ -142,11 +142,11 @@ def table4(evidence: Evidence) -> ReportTable:
     return ReportTable("", (*header, "paper's s", "paper's over DNaIR"), rows)
 
 
-def figure2_table(evidence: Evidence) -> ReportTable:
+def figure2_table(findings: Findings) -> ReportTable:
     """Return Figure 2's squared correlations with the control."""
     rows = []
-    for env in evidence.environments:
-        for label, facts in figure2_sources(evidence, env):
+    for env in findings.environments:
+        for label, facts in figure2_sources(findings, env):
             values = [f"{facts[k]:.3f}" for k in ("counts", "rates", "log_rates")]
             shuffled = f"{facts['shuffled']:.3f} ± {facts['shuffled_deviation']:.3f}"
             rows.append([label, f"{facts['items']:,}", *values, shuffled])
@@ -154,27 +154,27 @@ def figure2_table(evidence: Evidence) -> ReportTable:
     return ReportTable("", (*header, "R² of counts, rates shuffled"), rows)
 
 
-def figure3_table(evidence: Evidence) -> ReportTable:
+def figure3_table(findings: Findings) -> ReportTable:
     """Return what purifying the state of one policy changes, paired over seeds and users."""
     rows = []
-    for env, max_len in evidence.cells(("fig3",)):
-        raw, purified = (evidence.row(env, max_len, m) for m in ("dnair", "dnair_dsrm"))
+    for env, max_len in findings.cells(("fig3",)):
+        raw, purified = (findings.row(env, max_len, m) for m in ("dnair", "dnair_dsrm"))
         if raw is None or purified is None:
             continue
         cells = [f"{env_name(env)}, Max Len {max_len}"]
         for metric, (_, digits) in METRIC_HEADINGS.items():
-            cell = evidence.difference(purified, raw, metric)
+            cell = findings.difference(purified, raw, metric)
             cells.append(f"{cell.value:+.{digits}f} [{cell.low:.{digits}f}, {cell.high:.{digits}f}]")
         rows.append([*cells, *(_change(purified, raw, metric) for metric in ("length", "ad"))])
     header = ("purified minus raw", *(heading for heading, _ in METRIC_HEADINGS.values()))
     return ReportTable("", (*header, "Len, relative", "AD, relative"), rows)
 
 
-def figure4_table(evidence: Evidence) -> ReportTable:
+def figure4_table(findings: Findings) -> ReportTable:
     """Return silhouette and normalised mutual information of raw, purified and oracle states, by popularity and by interest."""
     keys = ("popularity_silhouette", "popularity_nmi", "interest_silhouette", "interest_nmi")
     rows = []
-    for env, report in evidence.probes.items():
+    for env, report in findings.probes.items():
         for state, label in (("identity", "raw"), ("purifier", "purified"), ("oracle", "oracle")):
             numbers = report["states"].get(state)
             if numbers is not None:
@@ -183,10 +183,10 @@ def figure4_table(evidence: Evidence) -> ReportTable:
     return ReportTable("", (*header, "NMI with interest"), rows)
 
 
-def figure6_table(evidence: Evidence, env: str) -> ReportTable:
+def figure6_table(findings: Findings, env: str) -> ReportTable:
     """Return the metrics of every number of diffusion steps under both schedules."""
     rows = []
-    for row in evidence.results["fig6"]:
+    for row in findings.results["fig6"]:
         if row["env"] == env:
             values = row["values"]
             label = f"{values['purifier.schedule']}, S = {values['purifier.diffusion_steps']}"
@@ -195,11 +195,11 @@ def figure6_table(evidence: Evidence, env: str) -> ReportTable:
     return ReportTable(env_name(env), (*header, "training, s"), rows)
 
 
-def pareto_table(evidence: Evidence, env: str) -> ReportTable:
+def pareto_table(findings: Findings, env: str) -> ReportTable:
     """Return the metrics over lambda, where only scores decide the slate and where the goal splits it."""
     rows = []
     for plan, label in (("pareto_penalty", "penalty"), ("pareto_quota", "quota")):
-        for row in evidence.results.get(plan, []):
+        for row in findings.results.get(plan, []):
             if row["env"] == env:
                 weight = row["values"]["agent.fairness_weight"]
                 rows.append([f"{label}, λ = {weight:g}", *_metric_cells(row)])
@@ -207,11 +207,11 @@ def pareto_table(evidence: Evidence, env: str) -> ReportTable:
     return ReportTable(env_name(env), header, rows)
 
 
-def curves_table(evidence: Evidence, env: str) -> ReportTable:
+def curves_table(findings: Findings, env: str) -> ReportTable:
     """Return the numbers behind Figure 7."""
     rows: list[list[str]] = []
-    for row in evidence.results.get("fig7", []):
-        facts = evidence.curve_facts(row) if row["env"] == env else {}
+    for row in findings.results.get("fig7", []):
+        facts = findings.curve_facts(row) if row["env"] == env else {}
         if "length" in facts:
             length, ad = facts["length"], facts["ad"]
             digits = [
@@ -223,9 +223,9 @@ def curves_table(evidence: Evidence, env: str) -> ReportTable:
     return ReportTable(env_name(env), header, rows)
 
 
-def closed_form_table(evidence: Evidence, most: int = 8) -> ReportTable:
+def closed_form_table(findings: Findings, most: int = 8) -> ReportTable:
     """Return the rows furthest from the closed form of Len, those beyond its bound all and marked."""
-    errors = closed_form_errors(evidence)
+    errors = closed_form_errors(findings)
     shown = [pair for i, pair in enumerate(errors) if i < most or pair[1] > CLOSED_FORM_BOUND]
     rows = [
         [where, f"{error:.3f}", "OFF by more than 0.3" if error > CLOSED_FORM_BOUND else "agrees"]

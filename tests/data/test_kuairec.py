@@ -1,8 +1,6 @@
 import csv
-import importlib.util
 from argparse import Namespace
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +8,10 @@ import pytest
 from dsrm_jax.config import DataConfig
 from dsrm_jax.data.kuairec import load_kuairec, valid_play
 from dsrm_jax.errors import InputError
+from experiments.bench import big_matrix
 
 HEADER = "user_id,video_id,play_duration,video_duration,time,date,timestamp,watch_ratio"
 CONFIG = DataConfig(env="kuairec")
-SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks" / "generate_big_matrix.py"
 
 
 def row(user, video, play, duration, timestamp=1593878903.438):
@@ -48,14 +46,11 @@ def folder(tmp_path):
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory):
     """A 200,000-row folder in the official schema, rows shuffled, so that the sort has work to do."""
-    spec = importlib.util.spec_from_file_location("generate_big_matrix", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     folder = tmp_path_factory.mktemp("generated")
     sizes = Namespace(
         rows=200_000, users=300, videos=800, small_users=60, small_videos=200, seed=3, shuffle=True
     )
-    script.generate(folder, sizes)
+    big_matrix.generate(folder, sizes)
     return folder
 
 

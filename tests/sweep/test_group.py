@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from experiments.bench.made_up import factor_world
 
 from dsrm_jax.config.budgets import budget
 from dsrm_jax.runs.run import num_updates
 from dsrm_jax.sweep import group as module
 from dsrm_jax.sweep.group import run_group
 from dsrm_jax.sweep.plan import Plan, expand, group
+from experiments.bench.worlds import factor_world
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
 

@@ -5,6 +5,7 @@ from collections import Counter
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from experiments.bench.floor import repeat
 from experiments.bench.products import matrix_products
 

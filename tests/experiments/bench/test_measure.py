@@ -1,11 +1,11 @@
 """Bad arguments, and the numbers of one small size."""
 
 import pytest
-from experiments.bench.work import budget_numbers
 from rich.console import Console
 
 from dsrm_jax.errors import InputError
 from experiments import bench
+from experiments.bench.work import budget_numbers
 
 
 @pytest.mark.parametrize(("size", "repeats", "word"), [("papr", 1, "paper"), ("tiny", 0, "repeats")])

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from experiments.bench.scaling import beyond_fit, linear_fit, power_fit
 from scipy import stats
+
+from experiments.bench.scaling import beyond_fit, linear_fit, power_fit
 
 
 def test_a_line_is_found_and_its_r2_is_scipys():

@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import jax
 import pytest
-from experiments.bench.made_up import factor_world
-from experiments.bench.work import make_work
 from jax.extend import core
 
-from dsrm_jax.runs.pieces import trainer_of
-from dsrm_jax.simulator.environment import make_environment
+from dsrm_jax.runs.pieces import environment_of, trainer_of
 from experiments import bench
+from experiments.bench.work import make_work
+from experiments.bench.worlds import factor_world
 
 
 @pytest.mark.parametrize(
@@ -25,7 +24,7 @@ def test_sizes_of_other_systems_do_their_work_in_one_iteration(size, items, user
     after, metrics = jax.eval_shape(trainer.iterate, state, world, prepared.perception)
     assert world.num_items == items
     assert after.env.user.shape == (users,)
-    assert make_environment(chosen.config.environment).slate_size == slate_size
+    assert environment_of(chosen.config).slate_size == slate_size
     assert metrics["reward"].shape == ()
 
 

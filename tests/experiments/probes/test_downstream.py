@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from experiments.probes.downstream import decompose, downstream
 
 from dsrm_jax.evaluation.sessions import Sessions
+from experiments.probes.downstream import decompose, downstream
 
 
 def closed(reward, broken):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiments.report.evidence import Evidence, read_results
-from experiments.report.plan import load_work
 from PIL import Image
+
+from experiments.report.findings import Findings, read_results
+from experiments.report.plan import load_agenda
 
 PLANS = Path(__file__).resolve().parents[3] / "experiments" / "paper"
 STEPS = (64, 128, 192, 256, 320, 384)
@@ -129,30 +130,30 @@ def probe_numbers(popularity_silhouette, interest_silhouette):
 
 
 @pytest.fixture(scope="session")
-def work():
-    return load_work(PLANS, ["kuairec", "kuairand"], "tiny")
+def agenda():
+    return load_agenda(PLANS, ["kuairec", "kuairand"], "tiny")
 
 
 @pytest.fixture(scope="session")
-def folder(work, tmp_path_factory):
+def folder(agenda, tmp_path_factory):
     folder = tmp_path_factory.mktemp("points")
-    for point in [*work.first, *work.then]:
+    for point in [*agenda.first, *agenda.then]:
         write(point, folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def evidence(work, folder, tmp_path_factory):
+def findings(agenda, folder, tmp_path_factory):
     probe = {
         "states": {"identity": probe_numbers(0.1, 0.0), "purifier": probe_numbers(0.02, 0.05)},
         "claims": {"beats_controls": True},
     }
     pictures = tmp_path_factory.mktemp("probe")
     Image.new("RGB", (40, 20), "white").save(pictures / "states.png")
-    return Evidence(
+    return Findings(
         folder=folder,
-        results=read_results(work.points, folder),
-        points=work.points,
+        results=read_results(agenda.points, folder),
+        points=agenda.points,
         data={env: data(env) for env in ("kuairec", "kuairand")},
         probes={"kuairec": probe, "kuairand": probe},
         probe_folders={"kuairec": pictures},
@@ -161,18 +162,18 @@ def evidence(work, folder, tmp_path_factory):
 
 
 @pytest.fixture
-def changed(evidence):
-    """Return what returns the evidence with `change(row)` applied to a copy of each result."""
+def changed(findings):
+    """Return what returns the findings with `change(row)` applied to a copy of each result."""
 
     def edited(change):
         results = {
             plan: [dict(row) | {"result": dict(row["result"])} for row in rows]
-            for plan, rows in evidence.results.items()
+            for plan, rows in findings.results.items()
         }
         for rows in results.values():
             for row in rows:
                 change(row)
-        return replace(evidence, results=results)
+        return replace(findings, results=results)
 
     return edited
 

@@ -4,15 +4,15 @@ import dataclasses
 import io
 
 import pytest
-from experiments.headroom.surface import VARIANTS, Surface, headroom_surface
-from experiments.headroom.table import surface_table
 from rich.console import Console
 
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import merge
 from dsrm_jax.errors import InputError
-from dsrm_jax.purify.perception import perception_modules
+from dsrm_jax.runs.pieces import purifier_of
 from experiments.headroom import surface as room
+from experiments.headroom.surface import VARIANTS, Surface, headroom_surface
+from experiments.headroom.table import surface_table
 
 CONFIG = merge(Config(), {"data": {"seed": 202}, "synthetic": {"popularity_lift": 0.7}}, "test")
 
@@ -42,7 +42,7 @@ def test_every_variant_is_a_purifier_that_can_be_built(asked):
     assert options["purifiers"].keys() == VARIANTS.keys()
     assert len(set(options["purifiers"].values())) == len(VARIANTS)
     for settings in options["purifiers"].values():
-        perception_modules(merge(config, {"purifier": dataclasses.asdict(settings)}, "test"))
+        purifier_of(merge(config, {"purifier": dataclasses.asdict(settings)}, "test"))
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ class NotMeasuredError(Exception):
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Findings:
     """All that a report is made of.
 
     Attributes:

@@ -13,22 +13,22 @@ from dsrm_jax.files import write_text
 from experiments.report import paper
 from experiments.report.claims import Judgement
 from experiments.report.curves import read_curve
-from experiments.report.evidence import Evidence
+from experiments.report.findings import Findings
 from experiments.report.measures import figure2_sources, training_seconds
 
 CURVE_POINTS = 100  # rows kept of each curve
 
 
-def write_csvs(evidence: Evidence, judgements: Sequence[Judgement], folder: Path) -> list[str]:
+def write_csvs(findings: Findings, judgements: Sequence[Judgement], folder: Path) -> list[str]:
     """Write `results`, `times`, `curves`, `data`, `fig2`, `probes` and `claims` as CSV; return their file names."""
     written = []
     for name, header, rows in (
-        ("results", RESULTS, _results(evidence)),
-        ("times", TIMES, _times(evidence)),
-        ("curves", ("env", "method", "metric", "step", "mean", "low", "high"), _curves(evidence)),
-        ("data", ("env", "statistic", "value"), _data(evidence)),
-        ("fig2", ("source", "impressions", "clicks", "rate"), _figure2(evidence)),
-        ("probes", ("env", "state", "probe", "value"), _probes(evidence)),
+        ("results", RESULTS, _results(findings)),
+        ("times", TIMES, _times(findings)),
+        ("curves", ("env", "method", "metric", "step", "mean", "low", "high"), _curves(findings)),
+        ("data", ("env", "statistic", "value"), _data(findings)),
+        ("fig2", ("source", "impressions", "clicks", "rate"), _figure2(findings)),
+        ("probes", ("env", "state", "probe", "value"), _probes(findings)),
         ("claims", CLAIMS, _claims(judgements)),
     ):
         text = io.StringIO()
@@ -70,8 +70,8 @@ CLAIMS = (
 )
 
 
-def _results(evidence: Evidence) -> Iterable[Sequence[Any]]:
-    for plan, row in evidence.measured_rows():
+def _results(findings: Findings) -> Iterable[Sequence[Any]]:
+    for plan, row in findings.measured_rows():
         result = row["result"]
         key = (plan, row["env"], row["max_len"], row["method"], _setting(row))
         count = (len(result["seeds"]), result["sessions"])
@@ -87,8 +87,8 @@ def _results(evidence: Evidence) -> Iterable[Sequence[Any]]:
         yield (*key, "closed_form", result["closed_form"], "", "", *count, "", "")
 
 
-def _times(evidence: Evidence) -> Iterable[Sequence[Any]]:
-    for plan, row in evidence.measured_rows():
+def _times(findings: Findings) -> Iterable[Sequence[Any]]:
+    for plan, row in findings.measured_rows():
         timing = row["timing"]
         seconds = (
             timing["compile_seconds"],
@@ -99,10 +99,10 @@ def _times(evidence: Evidence) -> Iterable[Sequence[Any]]:
         yield (plan, row["env"], row["max_len"], row["method"], _setting(row), *seconds)
 
 
-def _curves(evidence: Evidence) -> Iterable[Sequence[Any]]:
-    for row in evidence.results.get("fig7", []):
+def _curves(findings: Findings) -> Iterable[Sequence[Any]]:
+    for row in findings.results.get("fig7", []):
         for metric in ("length", "ad", "reward"):
-            found = read_curve(evidence.folder / row["name"], metric)
+            found = read_curve(findings.folder / row["name"], metric)
             if found is None:
                 continue
             steps, curves = found
@@ -111,8 +111,8 @@ def _curves(evidence: Evidence) -> Iterable[Sequence[Any]]:
                 yield (row["env"], row["method"], metric, steps[i], seeds.mean(), seeds.min(), seeds.max())
 
 
-def _data(evidence: Evidence) -> Iterable[Sequence[Any]]:
-    for env, facts in evidence.data.items():
+def _data(findings: Findings) -> Iterable[Sequence[Any]]:
+    for env, facts in findings.data.items():
         yield (env, "source", facts["describe"]["source"])
         yield (env, "shared_users", facts["shared_users"])
         yield from ((env, *pair) for pair in _flat(facts["describe"]) if pair[0] not in ("name", "source"))
@@ -126,14 +126,14 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]
             yield f"{prefix}{name}", value
 
 
-def _figure2(evidence: Evidence) -> Iterable[Sequence[Any]]:
-    for env in evidence.environments:
-        for label, facts in figure2_sources(evidence, env):
+def _figure2(findings: Findings) -> Iterable[Sequence[Any]]:
+    for env in findings.environments:
+        for label, facts in figure2_sources(findings, env):
             yield from ((label, *point) for point in facts["points"])
 
 
-def _probes(evidence: Evidence) -> Iterable[Sequence[Any]]:
-    for env, report in evidence.probes.items():
+def _probes(findings: Findings) -> Iterable[Sequence[Any]]:
+    for env, report in findings.probes.items():
         for state, numbers in report["states"].items():
             for name, value in _flat(numbers):
                 if value is not None and not isinstance(value, list):

@@ -6,14 +6,14 @@ import html.parser
 import re
 
 import pytest
-from experiments.report.claims import judge, load_claims
-from experiments.report.page import page
-from experiments.report.plan import CLAIMS, plans_folder
-from experiments.report.reproduce import write_report
 from PIL import Image
 
 from dsrm_jax.errors import InputError
 from experiments.report import paper, tables
+from experiments.report.claims import judge, load_claims
+from experiments.report.page import page
+from experiments.report.plan import CLAIMS, plans_folder
+from experiments.report.reproduce import write_report
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -45,11 +45,11 @@ class Structure(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def written(evidence, tmp_path_factory):
+def written(findings, tmp_path_factory):
     """Write the whole report of the made-up results; return its folder."""
     folder = tmp_path_factory.mktemp("report")
-    judgements = [judge(claim, evidence) for claim in load_claims(plans_folder() / CLAIMS)]
-    write_report(evidence, judgements, folder, command="make reproduce ENV=all BUDGET=tiny")
+    judgements = [judge(claim, findings) for claim in load_claims(plans_folder() / CLAIMS)]
+    write_report(findings, judgements, folder, command="make reproduce ENV=all BUDGET=tiny")
     return folder
 
 
@@ -90,12 +90,12 @@ def test_every_section_of_the_paper_stands_in_the_report(written):
     assert "What failed" not in headings
 
 
-def test_the_numbers_are_the_results(written, evidence):
+def test_the_numbers_are_the_results(written, findings):
     text = (written / "report.md").read_text(encoding="utf-8")
-    for env, max_len in evidence.cells():
+    for env, max_len in findings.cells():
         block = text[text.index(f"**{paper.env_name(env)}, Max Len {max_len};") :]
         for method in ("td3", "dsrm_hrl", "quota_greedy"):
-            result = evidence.row(env, max_len, method)["result"]
+            result = findings.row(env, max_len, method)["result"]
             row = next(
                 line for line in block.splitlines() if line.startswith(f"| {tables.method_name(method)} |")
             )
@@ -112,11 +112,11 @@ def test_the_numbers_are_the_results(written, evidence):
     assert "| DSRM-HRL | 40.0 | 50.0 | 2.50 |" in text
 
 
-def test_csvs_hold_the_unrounded_numbers(written, evidence):
+def test_csvs_hold_the_unrounded_numbers(written, findings):
     lines = (written / "results.csv").read_text().splitlines()
     header = lines[0].split(",")
     rows = [dict(zip(header, line.split(","), strict=True)) for line in lines[1:]]
-    expected = evidence.row("kuairand", 50, "mofir")["result"]["return"]
+    expected = findings.row("kuairand", 50, "mofir")["result"]["return"]
     (row,) = [
         r
         for r in rows
@@ -129,11 +129,11 @@ def test_csvs_hold_the_unrounded_numbers(written, evidence):
     assert all(claim.id in claims for claim in load_claims(plans_folder() / CLAIMS))
 
 
-def test_a_wrong_row_is_marked_in_the_report(evidence):
-    evidence = copy.deepcopy(evidence)
-    row = evidence.results["table2"][3]
+def test_a_wrong_row_is_marked_in_the_report(findings):
+    findings = copy.deepcopy(findings)
+    row = findings.results["table2"][3]
     row["result"]["closed_form"] += 0.5
-    table = tables.closed_form_table(evidence)
+    table = tables.closed_form_table(findings)
     assert [r[2] for r in table.rows][:2] == ["OFF by more than 0.3", "agrees"]
 
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from experiments.fcpo_ml100k.ranking import ranking_metrics
 from sklearn.metrics import f1_score, ndcg_score, recall_score
+
+from experiments.fcpo_ml100k.metrics import ranking_metrics
 
 USERS, ITEMS, LENGTH = 30, 50, 20
 

@@ -9,15 +9,6 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.special
-from experiments.headroom.measure import contaminated, gained, headroom, recovered
-from experiments.headroom.sessions import (
-    arriving_with,
-    keep_last,
-    oracle_perceive,
-    oracle_states,
-    record_sessions,
-)
-from experiments.headroom.table import headroom_table, share_cell
 from rich.console import Console
 
 from dsrm_jax.agents.yardsticks import make_yardstick
@@ -33,12 +24,21 @@ from dsrm_jax.config import (
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams
 from dsrm_jax.purify.perception import Perception
-from dsrm_jax.simulator.environment import make_environment
+from dsrm_jax.runs.pieces import environment_of
 from dsrm_jax.simulator.response import FactorResponse, TableResponse
 from dsrm_jax.simulator.world import History, SessionStarts, World
+from experiments.headroom.ruler import contaminated, gained, headroom, recovered
+from experiments.headroom.sessions import (
+    arriving_with,
+    keep_last,
+    oracle_perceive,
+    oracle_states,
+    record_sessions,
+)
+from experiments.headroom.table import headroom_table, share_cell
 
 USERS, ITEMS, FACTORS, D, ROWS, H = 9, 24, 5, 4, 20, 12
-ENVIRONMENT = EnvironmentConfig(history_length=H, max_len=6)
+ENVIRONMENT = environment_of(Config(environment=EnvironmentConfig(history_length=H, max_len=6)))
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +143,8 @@ def test_only_the_last_events_are_kept():
 
 
 def test_users_arrive_with_few_events_and_collect_those_of_the_session(world):
-    environment = arriving_with(make_environment(ENVIRONMENT), (3,))
-    plain = make_environment(ENVIRONMENT)
+    environment = arriving_with(ENVIRONMENT, (3,))
+    plain = ENVIRONMENT
     for seed in range(20):
         key = jax.random.key(seed)
         observation, state = environment.reset(key, world)
@@ -165,7 +165,7 @@ def test_users_arrive_with_few_events_and_collect_those_of_the_session(world):
 
 def test_record_counts_what_greedy_slates_of_the_oracle_earn(world, embeddings):
     """Against the expectation over users of the click probabilities of the slate that each must be shown."""
-    environment = arriving_with(make_environment(ENVIRONMENT), (3,))
+    environment = arriving_with(ENVIRONMENT, (3,))
     table = oracle_states(embeddings, world)
     perception = Perception(EncoderParams(embeddings, None), table)
     agent = make_yardstick("quota_greedy_purified", slate_size=6)

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from experiments.probes.measures import next_click_ranking
-from experiments.probes.report import run_probe
 from rich.console import Console
 
 from dsrm_jax.config.budgets import budget
 from dsrm_jax.evaluation.probes.interest import matched_pairs
+from experiments.probes.measures import next_click_ranking
+from experiments.probes.report import run_probe
 
 
 def test_next_clicks_are_ranked_better_by_the_truth_and_worse_by_strangers():

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from experiments.report.curves import curve_facts
 
 from experiments.report import measures
+from experiments.report.curves import curve_facts
 
 
-def test_the_closed_form_flags_a_wrong_row_and_no_other(evidence, changed):
-    assert max(error for _, error in measures.closed_form_errors(evidence)) < 1e-9
+def test_the_closed_form_flags_a_wrong_row_and_no_other(findings, changed):
+    assert max(error for _, error in measures.closed_form_errors(findings)) < 1e-9
 
     def lengthen(row):
         if (row["env"], row["max_len"], row["method"]) == ("kuairand", 50, "td3"):
@@ -36,10 +36,10 @@ def test_curve_facts_of_a_curve_drawn_by_hand():
     assert line["largest_fall"] == 0
 
 
-def test_the_columns_that_the_paper_names_decide_where_they_are(evidence):
-    data = {env: dict(facts) for env, facts in evidence.data.items()}
+def test_the_columns_that_the_paper_names_decide_where_they_are(findings):
+    data = {env: dict(facts) for env, facts in findings.data.items()}
     data["kuairand"]["printed_columns"] = data["kuairand"]["popularity"] | {"counts": 0.5}
-    found = measures.popularity_r2(replace(evidence, data=data), kind="counts")
+    found = measures.popularity_r2(replace(findings, data=data), kind="counts")
     assert [m.cell.value for m in found] == [0.93, 0.5]
 
 

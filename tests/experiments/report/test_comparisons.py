@@ -1,16 +1,16 @@
 """Comparisons of methods against numbers worked out by hand."""
 
 import pytest
-from experiments.report.evidence import Cell, independent_difference
 
 from experiments.report import comparisons
+from experiments.report.findings import Cell, independent_difference
 
 
-def test_margin_is_to_the_best_rival_and_turned_round_for_imbalance(evidence):
-    rows = {m: evidence.row("kuairec", 30, m)["result"] for m in ("dsrm_hrl", "a2c", "td3")}
+def test_margin_is_to_the_best_rival_and_turned_round_for_imbalance(findings):
+    rows = {m: findings.row("kuairec", 30, m)["result"] for m in ("dsrm_hrl", "a2c", "td3")}
     for metric, sign in (("length", 1), ("ad", -1)):
         found = comparisons.margin(
-            evidence,
+            findings,
             metric=metric,
             method="dsrm_hrl",
             against=["a2c", "td3"],
@@ -20,7 +20,7 @@ def test_margin_is_to_the_best_rival_and_turned_round_for_imbalance(evidence):
         best = max(sign * rows[m][metric]["mean"] for m in ("a2c", "td3"))
         assert found[0].cell.value == pytest.approx(sign * rows["dsrm_hrl"][metric]["mean"] - best)
     relative = comparisons.margin(
-        evidence,
+        findings,
         metric="length",
         method="dsrm_hrl",
         against=["a2c"],

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 
 import pytest
+
 from experiments.report.claims import judge, load_claims
 from experiments.report.plan import CLAIMS, plans_folder
 from experiments.report.reproduce import write_report
@@ -107,14 +108,14 @@ def opened(path, folder):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_page_reads_well_offline_at_both_widths(evidence, tmp_path):
+def test_the_page_reads_well_offline_at_both_widths(findings, tmp_path):
     path = browser()
     if path is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is on PATH, and DSRM_BROWSER names none")
     folder = tmp_path / "report"
     folder.mkdir()
-    judgements = [judge(claim, evidence) for claim in load_claims(plans_folder() / CLAIMS)]
-    report = write_report(evidence, judgements, folder, command="make reproduce")
+    judgements = [judge(claim, findings) for claim in load_claims(plans_folder() / CLAIMS)]
+    report = write_report(findings, judgements, folder, command="make reproduce")
     with opened(path, tmp_path / "profile") as tab:
         for domain in ("Page", "Runtime", "Log", "Network"):
             tab.ask(f"{domain}.enable")

@@ -5,10 +5,11 @@ import io
 
 import numpy as np
 import pytest
+from rich.console import Console
+
 from experiments.probes.figures import controls_figure, states_figure
 from experiments.probes.table import probe_table
 from experiments.probes.verdicts import PROBES, claims, misbehaving, verdicts
-from rich.console import Console
 
 
 def interval(mean, half=0.002):

@@ -54,7 +54,7 @@ class RankingData:
 
 
 @struct.dataclass
-class RankingPolicy:
+class RankerState:
     """Arrays of a run: parameters of the policy and of both value functions, the optimiser's state, the limit's margin."""
 
     policy: Any
@@ -63,7 +63,7 @@ class RankingPolicy:
     margin: Float[Array, ""]
 
 
-class RankingActor(nn.Module):
+class Ranker(nn.Module):
     """Gaussian over item weights: `features (..., X) -> (mean (..., E), log_std (E,))`.
 
     The anchor (user factors, 1, 0) / norm ranks items as the factorisation does; a learnt correction starts at zero.
@@ -124,7 +124,7 @@ class _Parts(NamedTuple):
     """Networks and settings of a run: static, but for the floats of `config`."""
 
     config: AgentConfig
-    actor: RankingActor
+    actor: Ranker
     critic: MLP
     optimiser: optax.GradientTransformation
 
@@ -143,7 +143,7 @@ def _make_parts(config: AgentConfig, data: RankingData) -> _Parts:
     optimiser = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=1e-5)
     )
-    return _Parts(config, RankingActor(config.hidden, data.user.shape[1]), MLP(config.hidden, 1), optimiser)
+    return _Parts(config, Ranker(config.hidden, data.user.shape[1]), MLP(config.hidden, 1), optimiser)
 
 
 def _features(data: RankingData, recent: Int[Array, "... U R"]) -> Float[Array, "... U X"]:
@@ -188,7 +188,7 @@ def _run_sessions(
     return jax.lax.scan(step, start_sessions(world), jax.random.split(key, steps))[1]
 
 
-def train_fcpo_ranking(
+def train_ranker(
     key: Key[Array, ""],
     data: RankingData,
     *,
@@ -196,7 +196,7 @@ def train_fcpo_ranking(
     config: AgentConfig,
     horizon: int = HORIZON,
     iterations: int = ITERATIONS,
-) -> tuple[RankingPolicy, dict[str, Float[Array, "iterations"]]]:
+) -> tuple[RankerState, dict[str, Float[Array, "iterations"]]]:
     """Train FCPO: each iteration is one session of all users and one constrained step. Pure: jit, vmap or map it.
 
     The constraint is E[sum of the session's costs] <= popular_limit x horizon, undiscounted; divided by the horizon it is the
@@ -228,7 +228,7 @@ def train_fcpo_ranking(
 def evaluate(
     key: Key[Array, ""],
     data: RankingData,
-    agent: RankingPolicy,
+    agent: RankerState,
     *,
     config: AgentConfig,
     length: int,
@@ -253,7 +253,7 @@ def evaluate(
     return session.item.T, jnp.sum(session.cost, axis=0)
 
 
-def _init(parts: _Parts, key: jax.Array, data: RankingData) -> RankingPolicy:
+def _init(parts: _Parts, key: jax.Array, data: RankingData) -> RankerState:
     actor_key, reward_key, cost_key = jax.random.split(key, 3)
     x = _features(data, data.train.start)[:1]
     policy = parts.actor.init(actor_key, x, parts.config.fcpo.initial_std)
@@ -262,18 +262,18 @@ def _init(parts: _Parts, key: jax.Array, data: RankingData) -> RankingPolicy:
         "reward": parts.critic.init(reward_key, clocked),
         "cost": parts.critic.init(cost_key, clocked),
     }
-    return RankingPolicy(policy, values, parts.optimiser.init(values), jnp.zeros(()))
+    return RankerState(policy, values, parts.optimiser.init(values), jnp.zeros(()))
 
 
 def _iterate(
     parts: _Parts,
-    agent: RankingPolicy,
+    agent: RankerState,
     key: jax.Array,
     data: RankingData,
     limit: Float[Array, ""],
     *,
     horizon: int,
-) -> tuple[RankingPolicy, dict[str, jax.Array]]:
+) -> tuple[RankerState, dict[str, jax.Array]]:
     config = parts.config
     session_key, fit_key = jax.random.split(key)
     session = _run_sessions(parts, agent.policy, session_key, data, data.train, steps=horizon)
@@ -319,4 +319,4 @@ def _iterate(
     metrics["reward"] = jnp.mean(jnp.sum(session.reward, axis=0))
     metrics["cost"] = jnp.mean(jnp.sum(session.cost, axis=0))
     metrics["margin"] = margin
-    return RankingPolicy(policy, values, opt_state, margin), metrics
+    return RankerState(policy, values, opt_state, margin), metrics

@@ -2,11 +2,11 @@
 
 import jax.numpy as jnp
 import numpy as np
-from experiments.probes.measures import applied
 
 from dsrm_jax.evaluation.probes.interest import effective_rank
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.purifier import Purifier
+from experiments.probes.measures import applied
 
 
 def test_states_that_differ_by_rounding_alone_are_constant_and_others_untouched():

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from experiments.probes.data import last_events, later_clicks, present, probe_data
 
 from dsrm_jax.data.log import InteractionLog, Interactions
 from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.world import SessionStarts
+from experiments.probes.data import last_events, later_clicks, present, probe_data
 
 U, ITEMS, ROWS = 30, 40, 24
 

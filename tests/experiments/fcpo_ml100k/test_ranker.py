@@ -9,13 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiments.fcpo_ml100k.table import fcpo_table, render_fcpo_table
-from experiments.fcpo_ml100k.train import (
-    SETTINGS,
-    evaluate,
-    prepare_ranking,
-    train_fcpo_ranking,
-)
 from rich.console import Console
 
 from dsrm_jax.config import AgentConfig, Config, DataConfig
@@ -23,6 +16,13 @@ from dsrm_jax.config.agent import FCPOConfig
 from dsrm_jax.data.download import download
 from dsrm_jax.data.log import InteractionLog, Interactions
 from dsrm_jax.errors import InputError
+from experiments.fcpo_ml100k.ranker import (
+    SETTINGS,
+    evaluate,
+    prepare_ranking,
+    train_ranker,
+)
+from experiments.fcpo_ml100k.table import fcpo_table, render_fcpo_table
 
 USERS, ITEMS, HORIZON = 64, 40, 4
 LIMITS = (1.0, 0.8, 0.4)
@@ -68,7 +68,7 @@ def data():
 def runs(data):
     @quick_jit
     def run(limit, data):
-        agent, history = train_fcpo_ranking(
+        agent, history = train_ranker(
             jax.random.key(1), data, popular_limit=limit, config=CONFIG, horizon=HORIZON, iterations=120
         )
         return history, evaluate(jax.random.key(2), data, agent, config=CONFIG, length=6)

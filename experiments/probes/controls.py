@@ -20,17 +20,16 @@ from dsrm_jax.evaluation.probes.popularity import clicked_popularity
 from dsrm_jax.purify.perception import (
     Perception,
     fit_perception_purifier,
-    perception_modules,
-    purifier_settings,
     sample_states,
 )
 from dsrm_jax.purify.perception_probes import probe_perception
 from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.purifier import Purifier, PurifierBatch
 from dsrm_jax.purify.stage_one import fit_purifier
+from dsrm_jax.runs.pieces import purifier_of, purifier_settings
 from dsrm_jax.runs.prepare import Prepared, Say, data_key, seed_keys
 from experiments.headroom.sessions import oracle_states
-from experiments.probes.measures import Bench, applied
+from experiments.probes.measures import Subjects, applied
 from experiments.probes.verdicts import PURIFIER, RAW
 
 NUM_FIT = 4000  # training histories that the linear controls are fitted to
@@ -49,17 +48,17 @@ class Controls(NamedTuple):
     leak: dict[str, float]
 
 
-def make_controls(config: Config, prepared: Prepared, bench: Bench, say: Say) -> Controls:
+def make_controls(config: Config, prepared: Prepared, subjects: Subjects, say: Say) -> Controls:
     """Return the purifier and all controls, fitted to training users alone.
 
     Args:
         config: of the run.
         prepared: from `prepare`.
-        bench: from `make_bench`.
+        subjects: from `make_subjects`.
         say: told what is trained.
     """
     settings = purifier_settings(config)
-    embeddings, starts = bench.perception.encoder.embeddings, prepared.worlds.train.starts
+    embeddings, starts = subjects.perception.encoder.embeddings, prepared.worlds.train.starts
     everyone = cast(UserPosterior, prepared.posterior)
     posterior = everyone.of(prepared.worlds.train_users)
     key = jax.random.fold_in(data_key(config), 4)
@@ -68,8 +67,8 @@ def make_controls(config: Config, prepared: Prepared, bench: Bench, say: Say) ->
     def sample(key: Array, rows: int, mask_rate: float = 0.0, kind: str = "mode") -> Any:
         return sample_states(
             key,
-            bench.encoder,
-            bench.perception.encoder,
+            subjects.encoder,
+            subjects.perception.encoder,
             starts,
             posterior,
             history_length=config.environment.history_length,
@@ -83,13 +82,13 @@ def make_controls(config: Config, prepared: Prepared, bench: Bench, say: Say) ->
     batch = sample_jit(fit_key, NUM_FIT, 0.0)
     drawn = sample_jit(fit_key, NUM_FIT, 0.0, "draw" if settings.kind == "guided" else "mode")
     seen = batch.condition
-    popularity = clicked_popularity(bench.data.popularity, seen.item, seen.click, seen.shown)
+    popularity = clicked_popularity(subjects.data.popularity, seen.item, seen.click, seen.shown)
     known = np.isfinite(popularity)
     shrunk = shrinkage(batch.state)
     erased = erasure(np.asarray(batch.state)[known], popularity[known])
 
-    _, purifier = perception_modules(config)
-    purified = applied(purifier, bench.perception.purifier)
+    purifier = purifier_of(config)
+    purified = applied(purifier, subjects.perception.purifier)
     untrained = applied(purifier, _fresh(purifier, untrained_key, drawn, posterior))
     say("probes: training a denoising autoencoder on the same pairs")
     autoencoder = denoising_autoencoder(state_dim=embeddings.vectors.shape[1], hidden=settings.hidden)
@@ -112,7 +111,7 @@ def make_controls(config: Config, prepared: Prepared, bench: Bench, say: Say) ->
         "shuffled": lambda state, evidence: swap_users(purified(state, evidence)),
     }
     if prepared.worlds.test.preference is not None:
-        best = np.asarray(oracle_states(embeddings, prepared.worlds.test), np.float64)[bench.data.user]
+        best = np.asarray(oracle_states(embeddings, prepared.worlds.test), np.float64)[subjects.data.user]
         controls["oracle"] = lambda state, evidence: best
     own = prepared.facts.get("probes", {}).get("leak")
     leak = {} if own is None else {PURIFIER: float(own[0])}
@@ -120,14 +119,14 @@ def make_controls(config: Config, prepared: Prepared, bench: Bench, say: Say) ->
         say("probes: training the paper's purifier (condition = target = observed state)")
         printed = replace(config, purifier=replace(settings, kind="paper"))
         params, _ = fit_perception_purifier(
-            seed_keys(config, 1)[:1], printed, bench.perception.encoder, starts, posterior
+            seed_keys(config, 1)[:1], printed, subjects.perception.encoder, starts, posterior
         )
         one = jax.tree.map(lambda x: x[0], params)
-        controls["paper"] = applied(perception_modules(printed)[1], one)
+        controls["paper"] = applied(purifier_of(printed), one)
         probed = probe_perception(
             leak_key,
             printed,
-            Perception(bench.perception.encoder, params),
+            Perception(subjects.perception.encoder, params),
             prepared.worlds.test.starts,
             everyone.of(prepared.worlds.test_users),
         )

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiments.kuaisim.last_ten import Trace, kuaisim_last10, record_trace
 
 from dsrm_jax.config import Config, EnvironmentConfig, TrainingConfig
 from dsrm_jax.purify.perception import Perception
-from dsrm_jax.simulator.environment import make_environment
+from dsrm_jax.runs.pieces import environment_of
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
-from experiments.kuaisim import last_ten as kuaisim
+from experiments.kuaisim import report as kuaisim
+from experiments.kuaisim.report import Trace, last_ten, record_trace
 
 
 def make_trace(rewards, ended, popular_share=0.5):
@@ -33,18 +33,18 @@ def test_a_trace_worked_by_hand():
     """Two slots. Lengths: 0, none left -> 0, slot 0 after 2, none -> 2, both: 2 and 4, none -> 4."""
     rewards = [[0.5, 0.0], [1.0, 0.5], [0.0, 1.0], [0.5, 0.5], [1.0, 1.0]]
     ended = [[0, 0], [1, 0], [0, 0], [1, 1], [0, 0]]
-    found = kuaisim_last10(make_trace(rewards, ended, popular_share=0.8))
+    found = last_ten(make_trace(rewards, ended, popular_share=0.8))
     assert found["length"] == pytest.approx(np.mean([0, 0, 2, 2, 2, 4, 4]))
     assert found["return"] == pytest.approx(np.mean([0.0, 1.5, (0.5 + 2.0) / 2]))
     assert found["reward"] == pytest.approx(0.6)
     assert found["ad"] == pytest.approx(0.6)
-    last = kuaisim_last10(make_trace(rewards, ended), entries=2)
+    last = last_ten(make_trace(rewards, ended), entries=2)
     assert last == pytest.approx({"length": 4.0, "return": (1.5 + 1.25) / 2, "reward": 0.75, "ad": 0.0})
 
 
 def test_the_balance_is_the_batchs_not_the_slates():
     share = np.array([[1.0, 0.0], [1.0, 0.5]])
-    found = kuaisim_last10(make_trace(np.zeros((2, 2)), np.zeros((2, 2)), share))
+    found = last_ten(make_trace(np.zeros((2, 2)), np.zeros((2, 2)), share))
     assert found["ad"] == pytest.approx((0.0 + 0.5) / 2)
     assert (found["length"], found["return"]) == (0.0, 0.0)
 
@@ -64,13 +64,13 @@ def world_of(probability):
 @pytest.fixture(scope="module")
 def record():
     """`probability -> Trace` of 3 slots over 60 steps, every slate balanced."""
-    config = EnvironmentConfig(slate_size=2, max_len=19, history_length=2)
+    config = Config(environment=EnvironmentConfig(slate_size=2, max_len=19, history_length=2))
     program = jax.jit(
         partial(
             record_trace,
             decide=lambda state, key, env, *_: jnp.broadcast_to(state, (*env.user.shape, 2)),
             agent_state=jnp.arange(2, dtype=jnp.int32),
-            environment=make_environment(config),
+            environment=environment_of(config),
             perception=None,
             num_steps=60,
             num_users=3,
@@ -93,7 +93,7 @@ def test_a_recorded_trace_restarts_sessions_and_reports_their_length(record, pro
     expected = {"length": length, "reward": probability, "ad": 0.0}
     # 6 ends of 10 steps or 3 of 19: the zero that the list starts with is still among the last ten
     expected["return"] = np.mean([0.0, *[probability * length] * (60 // length)])
-    assert kuaisim_last10(trace) == pytest.approx(expected)
+    assert last_ten(trace) == pytest.approx(expected)
 
 
 def test_the_labs_report_explores_in_the_world_it_is_given_seed_by_seed(monkeypatch):

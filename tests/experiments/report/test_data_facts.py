@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import stats
+
+from dsrm_jax.data.log import InteractionLog, Interactions
 from experiments.report.data_facts import (
     STATISTICS,
     data_facts,
@@ -9,9 +12,6 @@ from experiments.report.data_facts import (
     popularity_against_reward,
     r_squared,
 )
-from scipy import stats
-
-from dsrm_jax.data.log import InteractionLog, Interactions
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ import numpy as np
 
 from dsrm_jax.config import Config
 from dsrm_jax.purify.encoder import Embeddings, gather_evidence
-from dsrm_jax.purify.perception import Perception, perception_modules
+from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.purifier import PurifierBatch
 from dsrm_jax.purify.view import Catalogue
+from dsrm_jax.runs.pieces import encoder_of, purifier_of
 from dsrm_jax.runs.prepare import Prepared, seed_keys
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.environment import history_before
@@ -22,7 +23,7 @@ from dsrm_jax.simulator.held_ratings import NUM_RECENT, HeldRatings
 from dsrm_jax.simulator.response import FactorResponse, Response, TableResponse
 from dsrm_jax.simulator.transformer import Features, UserResponseModel, freeze_response
 from dsrm_jax.simulator.world import SessionStarts, World
-from experiments.fcpo_ml100k.train import RankingData
+from experiments.fcpo_ml100k.ranker import RankingData
 
 ROWS = 60  # log rows of each user
 STATES = 256  # that the purifiers' normalisation is taken from
@@ -124,7 +125,7 @@ def _prepared(config: Config, response: Response, users: int, items: int, source
 
 def _perception(config: Config, embeddings: Embeddings, starts: SessionStarts) -> Perception:
     """Return an untrained encoder and one untrained purifier per seed."""
-    encoder, purifier = perception_modules(config)
+    encoder, purifier = encoder_of(config), purifier_of(config)
     rows = jnp.arange(STATES) % starts.user.shape[0]
     history = jax.vmap(lambda row: history_before(starts, row, length=config.environment.history_length))(
         rows

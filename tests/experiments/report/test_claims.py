@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from experiments.report.claims import FAILS, HOLDS, OPEN, decide, judge, load_claims
-from experiments.report.evidence import Cell, Measured
-from experiments.report.plan import CLAIMS, plans_folder
 
 from dsrm_jax.errors import InputError
+from experiments.report.claims import FAILS, HOLDS, OPEN, decide, judge, load_claims
+from experiments.report.findings import Cell, Measured
+from experiments.report.plan import CLAIMS, plans_folder
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,8 @@ def test_every_quote_is_the_papers(claims):
             assert letters(part) in text, (claim.id, part)
 
 
-def test_every_claim_gets_a_verdict_on_full_evidence(claims, evidence):
-    judged = {name: judge(claim, evidence) for name, claim in claims.items()}
+def test_every_claim_gets_a_verdict_on_full_evidence(claims, findings):
+    judged = {name: judge(claim, findings) for name, claim in claims.items()}
     assert all(j.measured for j in judged.values()), [n for n, j in judged.items() if not j.measured]
     assert judged["outperforms-len"].verdict == HOLDS
     assert judged["average-reward-follows-popularity"].verdict == FAILS
@@ -82,38 +82,38 @@ def test_every_claim_gets_a_verdict_on_full_evidence(claims, evidence):
     assert judged["pareto"].verdict == HOLDS
 
 
-def test_a_verdict_on_evidence_flips_with_the_threshold(claims, evidence):
+def test_a_verdict_on_evidence_flips_with_the_threshold(claims, findings):
     claim = claims["avoids-abandonment"]
-    assert judge(claim, evidence).verdict == HOLDS
+    assert judge(claim, findings).verdict == HOLDS
     stricter = replace(claim, rule=replace(claim.rule, threshold=-0.1))
-    assert judge(stricter, evidence).verdict == FAILS
+    assert judge(stricter, findings).verdict == FAILS
     between = replace(claim, rule=replace(claim.rule, threshold=0.015))
-    assert judge(between, evidence).verdict == OPEN
+    assert judge(between, findings).verdict == OPEN
 
 
-def test_an_artefact_needs_its_control_to_hold(claims, evidence):
+def test_an_artefact_needs_its_control_to_hold(claims, findings):
     claim = claims["reward-follows-popularity"]
-    found = judge(claim, evidence)
+    found = judge(claim, findings)
     assert (found.verdict, found.artefact) == (HOLDS, True)
     silent = replace(claim, control=replace(claim.control, threshold=0.99))
-    assert not judge(silent, evidence).artefact
+    assert not judge(silent, findings).artefact
 
 
-def test_what_was_not_run_cannot_be_decided(claims, evidence):
-    nothing = replace(evidence, results={}, points={}, data={}, probes={})
+def test_what_was_not_run_cannot_be_decided(claims, findings):
+    nothing = replace(findings, results={}, points={}, data={}, probes={})
     judged = {name: judge(claim, nothing) for name, claim in claims.items()}
     decided = {name for name, j in judged.items() if j.verdict != OPEN}
     assert decided == {"time-dnair-printed", "three-seeds"}  # the paper's own numbers
     assert all(j.why for name, j in judged.items() if name not in decided)
 
 
-def test_a_rival_that_did_not_finish_leaves_the_claim_open(claims, evidence):
+def test_a_rival_that_did_not_finish_leaves_the_claim_open(claims, findings):
     results = {
         plan: [r for r in rows if (r["method"], r["env"], r["max_len"]) != ("bcq", "kuairand", 50)]
-        for plan, rows in evidence.results.items()
+        for plan, rows in findings.results.items()
     }
     for name in ("outperforms-len", "pareto"):
-        found = judge(claims[name], replace(evidence, results=results))
+        found = judge(claims[name], replace(findings, results=results))
         assert found.verdict == OPEN
         assert "KuaiRand-Pure 50, bcq did not finish" in found.why
 

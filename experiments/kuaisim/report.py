@@ -95,7 +95,7 @@ def record_trace(
     return jax.lax.scan(step, start, jax.random.split(run_key, num_steps))[1]
 
 
-def kuaisim_last10(trace: Trace, *, entries: int = 10) -> dict[str, float]:
+def last_ten(trace: Trace, *, entries: int = 10) -> dict[str, float]:
     """Return the report as KuaiSim and its forks compute it from a trace.
 
     Args:
@@ -131,7 +131,7 @@ def lab_report(
         perception: as trained, one purifier per seed.
 
     Returns:
-        What `kuaisim_last10` gives, a list over seeds each.
+        What `last_ten` gives, a list over seeds each.
     """
     exploring = replace(config, evaluation=replace(config.evaluation, greedy=False))
     decide = make_decide(exploring, config.agent.method, world)
@@ -151,7 +151,7 @@ def lab_report(
 
     run = jax.jit(jax.vmap(record, in_axes=(0, 0, None, SEED_AXES)))
     traces = jax.device_get(run(seed_keys(config, 2), agent_state, world, perception))
-    reports = [kuaisim_last10(trace) for trace in of_each(traces)]
+    reports = [last_ten(trace) for trace in of_each(traces)]
     return {name: [report[name] for report in reports] for name in reports[0]}
 
 

@@ -19,8 +19,8 @@ from dsrm_jax.config import Config, PurifierConfig
 from dsrm_jax.evaluation.metrics import interval
 from dsrm_jax.evaluation.sessions import of_each
 from dsrm_jax.purify.encoder import make_catalogue
-from dsrm_jax.purify.perception import SEED_AXES, Perceive, Perception, purifier_settings
-from dsrm_jax.runs.pieces import agent_of, environment_of, perceive_of
+from dsrm_jax.purify.perception import SEED_AXES, Perceive, Perception
+from dsrm_jax.runs.pieces import agent_of, environment_of, perceive_of, purifier_settings
 from dsrm_jax.runs.prepare import prepare, seed_keys
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.environment import Environment

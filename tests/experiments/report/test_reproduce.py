@@ -1,12 +1,12 @@
 """The whole command on a small grid with stand-ins for training: resumed, partly failed, told of progress."""
 
 import pytest
-from experiments.report.reproduce import reproduce
 
 from dsrm_jax.config.budgets import budget
 from dsrm_jax.data.sources import load_log
 from dsrm_jax.errors import InputError
 from experiments.report import reproduce as module
+from experiments.report.reproduce import reproduce
 
 TABLE2 = """
 [grid]
@@ -56,7 +56,7 @@ def log():
 def quick(monkeypatch, log):
     """Read no data and draw no pictures."""
     monkeypatch.setattr(module, "load_log", lambda data, synthetic: log)
-    monkeypatch.setattr(module, "draw_all", lambda evidence, folder: {})
+    monkeypatch.setattr(module, "draw_all", lambda findings, folder: {})
 
 
 @pytest.fixture
