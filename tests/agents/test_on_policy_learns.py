@@ -20,7 +20,7 @@ from dsrm_jax.agents.agent import LoggedData, Transition
 from dsrm_jax.agents.dorl import make_dorl, penalised_rewards
 from dsrm_jax.agents.flat import make_flat
 from dsrm_jax.agents.networks import lifted_vectors
-from dsrm_jax.config import A2CConfig, AgentConfig, DORLConfig, EnvironmentConfig
+from dsrm_jax.config import A2CConfig, AgentConfig, DORLConfig
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.simulator.environment import Observation, make_environment
 from dsrm_jax.simulator.response import TableResponse
@@ -101,9 +101,7 @@ def perceive(perception, key, observation: Observation):
 def learn(agent, updates, logged=None):
     """Train in the world and return the state of the agent before and after."""
     # a session outlives no history, so its first event stays the log's
-    environment = make_environment(
-        EnvironmentConfig(slate_size=SLATE, max_len=4, history_length=16, ad_penalty=0)
-    )
+    environment = make_environment(slate_size=SLATE, max_len=4, history_length=16, ad_penalty=0)
     world = make_world()
 
     def iterate(carry, key):

@@ -11,12 +11,12 @@ import pytest
 from scipy import stats
 
 from dsrm_jax.agents.agent import Agent
-from dsrm_jax.config import EnvironmentConfig
+from dsrm_jax.config import Config, EnvironmentConfig
 from dsrm_jax.evaluation.sessions import agent_decisions, any_of, oracle_decisions, run_sessions
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.view import View
-from dsrm_jax.simulator.environment import make_environment
+from dsrm_jax.runs.pieces import environment_of
 from dsrm_jax.simulator.leave import constant_length, expected_length, has_left
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
@@ -108,7 +108,7 @@ def test_every_sum_equals_a_replay_of_what_was_shown(step_cap):
             run_sessions,
             decide=poisoning_rule(shown),
             agent_state=(),
-            environment=make_environment(config),
+            environment=environment_of(Config(environment=config)),
             perception=None,
             num_sessions=NUM_SESSIONS,
             num_users=LANES,
@@ -160,7 +160,7 @@ def run():
             key,
             any_of(list(RULES.values())),
             (index, ((),) * len(RULES)),
-            make_environment(CONFIG),
+            environment_of(Config(environment=CONFIG)),
             world,
             None,
             num_sessions=500,
@@ -236,7 +236,7 @@ def test_seeds_under_vmap_equal_seeds_one_by_one(run):
             key,
             uniform,
             (),
-            make_environment(CONFIG),
+            environment_of(Config(environment=CONFIG)),
             world,
             None,
             num_sessions=500,
@@ -251,7 +251,7 @@ def test_seeds_under_vmap_equal_seeds_one_by_one(run):
 
 @jax.jit
 def reset_users(world):
-    reset = jax.vmap(make_environment(CONFIG).reset, in_axes=(0, None))
+    reset = jax.vmap(environment_of(Config(environment=CONFIG)).reset, in_axes=(0, None))
     return reset(jax.random.split(jax.random.key(2), 8), world)
 
 

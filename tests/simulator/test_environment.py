@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dsrm_jax.config import EnvironmentConfig
+from dsrm_jax.config import Config, EnvironmentConfig
 from dsrm_jax.errors import InputError
-from dsrm_jax.simulator.environment import check_world, history_before, make_environment
+from dsrm_jax.runs.pieces import environment_of
+from dsrm_jax.simulator.environment import check_world, history_before
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 
@@ -22,6 +23,10 @@ NUM_ITEMS, NUM_USERS, B = 40, 6, 8
 # Rows per user: none, one, fewer and more than the histories below hold.
 ROWS = [3, 0, 1, 17, 9, 4]
 CONFIG = EnvironmentConfig(slate_size=4, max_len=8, history_length=7, ad_bound=0.5)
+
+
+def environment_with(config):
+    return environment_of(Config(environment=config))
 
 
 def make_starts():
@@ -64,7 +69,7 @@ def certain_world(table):
 @cache
 def compiled(config=CONFIG):
     """`(reset, step, step_auto_reset)` over a batch of users, compiled once per batch size."""
-    env = make_environment(config)
+    env = environment_with(config)
     return (
         jax.jit(jax.vmap(env.reset, (0, None))),
         jax.jit(jax.vmap(env.step, (0, 0, 0, None))),
@@ -230,7 +235,7 @@ def test_events_that_the_training_log_did_not_choose_are_counted(world):
 @cache
 def repeated_clicks(config):
     """`(keys (n,), state, slate, world) -> clicks (n, K)` of one user, compiled once."""
-    step = make_environment(config).step
+    step = environment_with(config).step
     return jax.jit(jax.vmap(lambda *arguments: step(*arguments)[5]["clicks"], (0, None, None, None)))
 
 
@@ -299,7 +304,7 @@ def test_auto_reset_begins_a_session_and_keeps_the_leavers_last_observation(cert
 
 @pytest.mark.parametrize(("step_cap", "can_truncate"), [(0, False), (3, True), (8, False), (99, False)])
 def test_only_a_cap_below_max_len_truncates(step_cap, can_truncate):
-    env = make_environment(replace(CONFIG, step_cap=step_cap))
+    env = environment_with(replace(CONFIG, step_cap=step_cap))
     assert env.can_truncate is can_truncate
     assert env.max_steps == (3 if can_truncate else CONFIG.max_len)
 
@@ -307,7 +312,7 @@ def test_only_a_cap_below_max_len_truncates(step_cap, can_truncate):
 def test_leaving_at_the_cap_is_termination_and_staying_is_truncation(world):
     """T0 = 4 without penalty: two steps without a click are the end, two with every click are not."""
     config = replace(CONFIG, max_len=4, step_cap=2, ad_penalty=0)
-    step = jax.jit(make_environment(config).step)
+    step = jax.jit(environment_with(config).step)
     for probability, expected in ((0.0, (True, False)), (1.0, (False, True))):
         flat = make_world(TableResponse(jnp.full((NUM_USERS, NUM_ITEMS), probability)))
         state = first_user(arrivals(world)).replace(temper=jnp.int32(4 * 4))
@@ -321,7 +326,7 @@ def test_leaving_at_the_cap_is_termination_and_staying_is_truncation(world):
 
 def test_no_key_is_used_twice(world):
     """`step_auto_reset` consists of `step` and `reset`, each of which gets a key of its own."""
-    env = make_environment(replace(CONFIG, slate_correlation=0.2, double_sigmoid=True))
+    env = environment_with(replace(CONFIG, slate_correlation=0.2, double_sigmoid=True))
     state = first_user(arrivals(world))
     with jax.debug_key_reuse(True):
         jax.block_until_ready(jax.jit(env.step_auto_reset)(jax.random.key(1), state, jnp.arange(4), world))
@@ -343,14 +348,14 @@ def test_a_batch_is_a_loop_over_users(world):
     slates = jnp.asarray(random_slates(np.random.default_rng(8), (B,), 4))
     batched = jax.device_get(compiled()[2](keys, state, slates, world))
     assert 0 < np.sum(batched[3]) < B, "some should leave and some stay"
-    alone = jax.jit(make_environment(CONFIG).step_auto_reset)
+    alone = jax.jit(environment_with(CONFIG).step_auto_reset)
     for u in range(B):
         one_state, one = jax.tree.map(lambda leaf, i=u: leaf[i], (state, batched))
         chex.assert_trees_all_close(alone(keys[u], one_state, slates[u], world), one, rtol=1e-6)
 
 
 def test_worlds_slates_and_keys_do_not_retrace(world, certain_world):
-    step = jax.jit(chex.assert_max_traces(make_environment(CONFIG).step_auto_reset, n=1))
+    step = jax.jit(chex.assert_max_traces(environment_with(CONFIG).step_auto_reset, n=1))
     state = first_user(arrivals(world))
     for t, w in enumerate((world, certain_world, world)):
         _, state, *_ = step(jax.random.key(t), state, jnp.arange(t, t + 4, dtype=jnp.int32), w)
@@ -363,7 +368,7 @@ def test_a_swept_bound_and_correlation_equal_separate_environments(world):
     slates = jnp.array([[0, 2, 4, 1], [0, 1, 2, 3], [1, 3, 5, 7], [0, 2, 4, 6]] * 2)
 
     def run(config):
-        return jax.vmap(make_environment(config).step, (0, 0, 0, None))(keys, state, slates, world)
+        return jax.vmap(environment_with(config).step, (0, 0, 0, None))(keys, state, slates, world)
 
     swept = jax.jit(jax.vmap(run))(jax.tree.map(lambda *leaves: jnp.asarray(leaves), *configs))
     separate = [jax.jit(partial(run, config))() for config in configs]
@@ -382,7 +387,7 @@ def test_observations_and_state_are_32_bit(world):
 
 
 def test_observation_space_holds_every_observation_and_action_space_the_right_slates(world):
-    env = make_environment(CONFIG)
+    env = environment_with(CONFIG)
     space = env.observation_space(world)
     keys = jax.random.split(jax.random.key(3), B)
     observation, state = compiled()[0](keys, world)
@@ -399,14 +404,14 @@ def test_a_world_that_does_not_fit_is_refused_in_one_sentence(world):
     large = replace(CONFIG, slate_size=41)
     message = "slate_size is 41 but the catalogue holds 40 items"
     for call in (
-        lambda: check_world(world, large),
-        lambda: make_environment(large).reset(jax.random.key(0), world),
+        lambda: check_world(world, slate_size=41),
+        lambda: environment_with(large).reset(jax.random.key(0), world),
     ):
         with pytest.raises(InputError, match=message):
             call()
     empty = jax.tree.map(lambda leaf: leaf[:0], make_starts())
     with pytest.raises(InputError, match="no log rows"):
-        check_world(world.replace(starts=empty), CONFIG)
+        check_world(world.replace(starts=empty), slate_size=4)
 
 
 @pytest.mark.parametrize(
@@ -425,10 +430,10 @@ def test_a_world_that_does_not_fit_is_refused_in_one_sentence(world):
 )
 def test_settings_out_of_range_are_refused_by_name(name, value):
     with pytest.raises(InputError, match=rf"environment\.{name} is"):
-        make_environment(replace(CONFIG, **{name: value}))
+        environment_with(replace(CONFIG, **{name: value}))
 
 
 def test_a_slate_of_the_wrong_size_is_refused(world):
     state = first_user(arrivals(world))
     with pytest.raises(AssertionError):
-        make_environment(CONFIG).step(jax.random.key(0), state, jnp.arange(5), world)
+        environment_with(CONFIG).step(jax.random.key(0), state, jnp.arange(5), world)

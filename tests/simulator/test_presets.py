@@ -1,6 +1,7 @@
 """Presets against the settings that facts/simulators.md reports."""
 
-from dsrm_jax.simulator.environment import make_environment
+from dsrm_jax.config import Config
+from dsrm_jax.runs.pieces import environment_of
 from dsrm_jax.simulator.presets import PRESETS
 
 
@@ -13,4 +14,4 @@ def test_presets_are_the_published_settings():
         "her4if": (10, 20, 0.3, 1, False, 0.2),
     }
     for config in PRESETS.values():
-        assert not make_environment(config).can_truncate
+        assert not environment_of(Config(environment=config)).can_truncate

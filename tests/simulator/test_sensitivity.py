@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dsrm_jax.config import EnvironmentConfig
-from dsrm_jax.simulator.environment import make_environment
+from dsrm_jax.config import Config, EnvironmentConfig
+from dsrm_jax.runs.pieces import environment_of
 from dsrm_jax.simulator.leave import constant_length, expected_length, initial_temper
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
 @cache
 def runner(config):
     """`(keys (T, B), state, slates (T, B, K), world) -> trace`, compiled once per leave rule."""
-    step = jax.vmap(make_environment(config).step, (0, 0, 0, None))
+    step = jax.vmap(environment_of(Config(environment=config)).step, (0, 0, 0, None))
 
     def run(keys, state, slates, world):
         def body(state, inputs):
@@ -71,7 +71,7 @@ def runner(config):
 def arrivals():
     """One arrival per session; every world here has one user with one row and so no history."""
     world = make_world(0.5, IS_POPULAR)
-    reset = jax.jit(jax.vmap(make_environment(PAPER).reset, (0, None)))
+    reset = jax.jit(jax.vmap(environment_of(Config(environment=PAPER)).reset, (0, None)))
     return reset(jax.random.split(jax.random.key(0), NUM_SESSIONS), world)[1]
 
 

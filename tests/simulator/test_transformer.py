@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrm_jax.config import EnvironmentConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.calibration import auc
 from dsrm_jax.simulator.environment import make_environment
@@ -201,7 +200,7 @@ def test_response_runs_in_the_vmapped_jitted_environment(case):
         is_popular=jnp.array([True, False, False, False]),
         log_popularity=jnp.zeros(4),
     )
-    environment = make_environment(EnvironmentConfig(slate_size=2, max_len=4, history_length=HISTORY))
+    environment = make_environment(slate_size=2, max_len=4, history_length=HISTORY)
     keys = jax.random.split(jax.random.key(0), 400)
 
     @jax.jit

@@ -17,7 +17,6 @@ from dsrm_jax.config.tree import (
     DataConfig,
     DenoiserConfig,
     EncoderConfig,
-    EnvironmentConfig,
     EvaluationConfig,
     PurifierConfig,
     SyntheticConfig,
@@ -25,6 +24,7 @@ from dsrm_jax.config.tree import (
     to_dict,
 )
 from dsrm_jax.settings import configuration
+from dsrm_jax.simulator.settings import EnvironmentConfig
 
 __all__ = [
     "A2CConfig",

@@ -17,7 +17,18 @@ __all__ = ["purifier_settings"]
 
 def environment_of(config: Config) -> Environment:
     """Return the simulator of sessions."""
-    return make_environment(config.environment)
+    section = config.environment
+    return make_environment(
+        slate_size=section.slate_size,
+        max_len=section.max_len,
+        history_length=section.history_length,
+        arrival_length=section.arrival_length,
+        ad_bound=section.ad_bound,
+        ad_penalty=section.ad_penalty,
+        double_sigmoid=section.double_sigmoid,
+        slate_correlation=section.slate_correlation,
+        step_cap=section.step_cap,
+    )
 
 
 def encoder_of(config: Config) -> Encoder:

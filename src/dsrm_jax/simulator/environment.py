@@ -16,10 +16,11 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from dsrm_jax.config import EnvironmentConfig
 from dsrm_jax.errors import InputError
+from dsrm_jax.settings import check
 from dsrm_jax.simulator.leave import Leave, make_temper
 from dsrm_jax.simulator.response import slate_probability
+from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.simulator.spaces import Box, Product, Slates
 from dsrm_jax.simulator.world import History, SessionStarts, World
 
@@ -101,41 +102,16 @@ class Environment(NamedTuple):
     leave: Leave
 
 
-def check_config(config: EnvironmentConfig) -> None:
-    """Check the ranges of an environment's settings; traced numbers pass unchecked.
-
-    Raises:
-        InputError: naming the field, its value and the range.
-    """
-    least = {
-        "slate_size": 1,
-        "max_len": 1,
-        "history_length": 1,
-        "arrival_length": 0,
-        "ad_penalty": 0,
-        "step_cap": 0,
-    }
-    for name, low in least.items():
-        if getattr(config, name) < low:
-            raise InputError(
-                f"environment.{name} is {getattr(config, name)}: give a whole number of at least {low}"
-            )
-    for name, high in {"ad_bound": 1.0, "slate_correlation": float("inf")}.items():
-        value = getattr(config, name)
-        if not isinstance(value, jax.core.Tracer) and not 0 <= value <= high:
-            raise InputError(f"environment.{name} is {value}: give a number in [0, {high}]")
-
-
-def check_world(world: World, config: EnvironmentConfig) -> None:
+def check_world(world: World, *, slate_size: int) -> None:
     """Check that a world can serve an environment; looks at shapes only, so it costs nothing under `jit`.
 
     Raises:
         InputError: if the catalogue holds fewer items than a slate, or no log row is there to start
             sessions from.
     """
-    if config.slate_size > world.num_items:
+    if slate_size > world.num_items:
         raise InputError(
-            f"environment.slate_size is {config.slate_size} but the catalogue holds {world.num_items} items: "
+            f"environment.slate_size is {slate_size} but the catalogue holds {world.num_items} items: "
             f"give a slate_size of at most {world.num_items} or a larger catalogue"
         )
     if world.starts.user.shape[0] == 0:
@@ -212,8 +188,19 @@ def append(history: History, item: Int[Array, "K"], click: Bool[Array, "K"]) -> 
     )
 
 
-def make_environment(config: EnvironmentConfig) -> Environment:
-    """Build the simulator of sessions (facts/simulators.md 1.3, 2.1, 10).
+def make_environment(
+    *,
+    slate_size: int = EnvironmentConfig.slate_size,
+    max_len: int = EnvironmentConfig.max_len,
+    history_length: int = EnvironmentConfig.history_length,
+    arrival_length: int = EnvironmentConfig.arrival_length,
+    ad_bound: float = EnvironmentConfig.ad_bound,
+    ad_penalty: int = EnvironmentConfig.ad_penalty,
+    double_sigmoid: bool = EnvironmentConfig.double_sigmoid,
+    slate_correlation: float = EnvironmentConfig.slate_correlation,
+    step_cap: int = EnvironmentConfig.step_cap,
+) -> Environment:
+    """Build the simulator of sessions: KuaiSim's, with the fairness-aware leave rule.
 
     A session starts from a uniformly drawn row of `world.starts`: its user, with the rows before it as
     history. A step draws one click per shown item, takes 2 - reward (plus `ad_penalty` where abs(2s - 1)
@@ -230,8 +217,7 @@ def make_environment(config: EnvironmentConfig) -> Environment:
       `session_return` float32 (sum of rewards), `session_popular_share` and `session_broken_share` float32;
     * `final_observation` (from `step_auto_reset` only): the observation before any reset.
 
-    Args:
-        config: the environment's settings; only its floats may be traced.
+    The keywords are the fields of `EnvironmentConfig`, which says what each means; only its floats may be traced.
 
     Returns:
         An `Environment` of pure functions of one user.
@@ -240,21 +226,27 @@ def make_environment(config: EnvironmentConfig) -> Environment:
         InputError: if a setting is out of range; the functions raise it where the world does not fit them
             (`check_world`).
     """
-    check_config(config)
-    slate_size = config.slate_size
-    can_truncate = 0 < config.step_cap < config.max_len
-    leave = make_temper(
+    check(
+        EnvironmentConfig,
+        "environment",
         slate_size=slate_size,
-        max_len=config.max_len,
-        ad_bound=config.ad_bound,
-        ad_penalty=config.ad_penalty,
+        max_len=max_len,
+        history_length=history_length,
+        arrival_length=arrival_length,
+        ad_bound=ad_bound,
+        ad_penalty=ad_penalty,
+        slate_correlation=slate_correlation,
+        step_cap=step_cap,
     )
+    can_truncate = 0 < step_cap < max_len
+    max_steps = step_cap if can_truncate else max_len
+    leave = make_temper(slate_size=slate_size, max_len=max_len, ad_bound=ad_bound, ad_penalty=ad_penalty)
 
     def reset(key: jax.Array, world: World) -> tuple[Observation, EnvState]:
-        check_world(world, config)
+        check_world(world, slate_size=slate_size)
         row = jax.random.randint(key, (), 0, world.starts.user.shape[0])
-        history = history_before(world.starts, row, length=config.history_length)
-        history = keep_last(history, config.arrival_length)
+        history = history_before(world.starts, row, length=history_length)
+        history = keep_last(history, arrival_length)
         zero = jnp.zeros((), jnp.int32)
         state = EnvState(
             user=world.starts.user[row],
@@ -269,15 +261,15 @@ def make_environment(config: EnvironmentConfig) -> Environment:
         return observe(state), state
 
     def step(key: jax.Array, state: EnvState, slate: Int[Array, "K"], world: World) -> StepResult:
-        check_world(world, config)
+        check_world(world, slate_size=slate_size)
         chex.assert_shape(slate, (slate_size,))
         probability = slate_probability(
             world.response,
             state.user,
             slate,
             state.history,
-            correlation_weight=config.slate_correlation,
-            double_sigmoid=config.double_sigmoid,
+            correlation_weight=slate_correlation,
+            double_sigmoid=double_sigmoid,
         )
         clicks = jax.random.uniform(key, (slate_size,)) < probability
         num_clicks = jnp.sum(clicks, dtype=jnp.int32)
@@ -287,14 +279,14 @@ def make_environment(config: EnvironmentConfig) -> Environment:
         state = EnvState(
             user=state.user,
             history=append(state.history, world.item[slate], clicks),
-            unlogged=jnp.minimum(state.unlogged + slate_size, config.history_length),
+            unlogged=jnp.minimum(state.unlogged + slate_size, history_length),
             temper=temper,
             time=state.time + 1,
             clicks=state.clicks + num_clicks,
             popular=state.popular + num_popular,
             broken=state.broken + broken.astype(jnp.int32),
         )
-        truncated = ~terminated & (state.time >= config.step_cap) if can_truncate else jnp.zeros((), bool)
+        truncated = ~terminated & (state.time >= step_cap) if can_truncate else jnp.zeros((), bool)
         info = {"clicks": clicks, "popular_share": num_popular / slate_size, "broken": broken}
         info |= session_sums(state, slate_size=slate_size) | {"ended": terminated | truncated}
         return observe(state), state, num_clicks / slate_size, terminated, truncated, info
@@ -313,12 +305,12 @@ def make_environment(config: EnvironmentConfig) -> Environment:
         step=step,
         step_auto_reset=step_auto_reset,
         action_space=lambda world: Slates(world.num_items, slate_size),
-        observation_space=lambda world: observation_space(config),
+        observation_space=lambda world: observation_space(history_length, max_steps),
         slate_size=slate_size,
-        max_steps=config.step_cap if can_truncate else config.max_len,
+        max_steps=max_steps,
         can_truncate=can_truncate,
-        history_length=config.history_length,
-        arrival_length=config.arrival_length,
+        history_length=history_length,
+        arrival_length=arrival_length,
         leave=leave,
     )
 
@@ -346,13 +338,12 @@ def session_sums(state: EnvState, *, slate_size: int) -> Info:
     }
 
 
-def observation_space(config: EnvironmentConfig) -> Product:
+def observation_space(length: int, max_steps: int) -> Product:
     """Return the space of observations; vocabulary indices are bounded by their data type alone."""
-    length = config.history_length
     history = History(
         item=Box(0, int(jnp.iinfo(jnp.int32).max), (length,)),  # type: ignore[arg-type]
         click=Box(0, 1, (length,), jnp.bool_),  # type: ignore[arg-type]
         length=Box(0, length),  # type: ignore[arg-type]
     )
-    counts = Box(0, config.max_len), Box(0, length)
+    counts = Box(0, max_steps), Box(0, length)
     return Product(Observation(history, *counts))  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from dsrm_jax.purify.perception import (
 )
 from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.targets import Visited
-from dsrm_jax.simulator.environment import make_environment
+from dsrm_jax.runs.pieces import environment_of
 from dsrm_jax.simulator.world import World
 from dsrm_jax.training.loop import reset_users
 
@@ -45,7 +45,7 @@ def collect_histories(key: Key[Array, ""], config: Config, world: World, percept
         `NUM_USERS * NUM_STEPS` histories as they stood before each step.
     """
     reset_key, scan_key = jax.random.split(key)
-    environment = make_environment(config.environment)
+    environment = environment_of(config)
     perceive = make_perceive(*perception_modules(config))
     agent = make_yardstick("quota_greedy_purified", slate_size=config.environment.slate_size)
     catalogue = make_catalogue(perception.encoder.embeddings, world)

@@ -1,0 +1,35 @@
+"""Settings of the simulator of sessions."""
+
+from typing import Literal
+
+from dsrm_jax.settings import COUNT, COUNT_OR_ZERO, NON_NEGATIVE, SHARE, configuration, number
+
+
+@configuration
+class EnvironmentConfig:
+    """The simulator of sessions: KuaiSim's, with the fairness-aware leave rule."""
+
+    slate_size: int = number(default=6, within=COUNT)
+    """Items per slate, K."""
+    max_len: int = number(default=30, within=COUNT)
+    """Initial temper T0, the paper's Max Len, in steps."""
+    history_length: int = number(default=256, within=COUNT)
+    """Events that a user's history holds, H: with 50 at arrival and slates of 6 a whole session of 34 steps."""
+    arrival_length: int = number(default=50, within=COUNT_OR_ZERO)
+    """Logged events that a user arrives with, at most; at most H are held."""
+    ad_bound: float = number(default=0.3, within=SHARE)
+    """A slate with abs(2s - 1) at or above this bound costs extra temper; s is its popular share."""
+    ad_penalty: int = number(default=1, within=COUNT_OR_ZERO)
+    """Extra temper lost for such a slate, in steps; 0 turns the rule off."""
+    double_sigmoid: bool = False
+    """Apply the sigmoid twice, as KuaiSim does: click probabilities then lie in [.5, .731]."""
+    slate_correlation: float = number(default=0.0, within=NON_NEGATIVE)
+    """Weight of KuaiSim's intra-slate correlation penalty on click probabilities."""
+    step_cap: int = number(default=0, within=COUNT_OR_ZERO)
+    """Truncate sessions after this many steps; 0: max_len."""
+    response: Literal["auto", "synthetic", "fitted", "transformer", "matrix"] = "auto"
+    """Where the simulated users come from; auto: the truth of a synthetic world, else a fully observed matrix, else fitted."""
+    response_dim: int = number(default=16, within=COUNT)
+    """Factors of a fitted response model."""
+    response_epochs: int = number(default=4, within=COUNT)
+    """Passes over the log when a response model is fitted."""
