@@ -1,6 +1,6 @@
 """Write a seeded stand-in for the KuaiRec folder, full size by default, and measure how long it loads.
 
-Schema, missing values and sizes are those of the official files (facts/simulators.md, 5.1): `big_matrix.csv`
+Schema, missing values and sizes are those of the official files (https://kuairec.com, version 2.0): `big_matrix.csv`
 with 7.7 % exact duplicates, a 99.6 % full `small_matrix.csv` of users and videos of the big one with 3.9 % of
 its times missing, `item_categories.csv`, `user_features.csv`, `item_daily_features.csv`. Its behaviour means
 nothing.

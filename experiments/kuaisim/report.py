@@ -1,8 +1,8 @@
 """KuaiSim's own report, for parity with the lab's numbers: means of the last ten entries of a run that never ends.
 
 It is an option and never the default: ten entries are few, its Len, R_each and R_cum come from different users,
-and early leavers weigh as much as a full batch, so that R_cum / (Len R_each) is not 1 (facts/simulators.md
-section 4, A12 and A14). `sessions.run_sessions` gives exact sums over complete sessions.
+and early leavers weigh as much as a full batch, so that R_cum / (Len R_each) is not 1 (its runs'
+last lines give .97). `sessions.run_sessions` gives exact sums over complete sessions.
 
 Shapes: T steps, B users in parallel.
 """

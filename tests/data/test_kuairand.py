@@ -65,7 +65,7 @@ def test_the_real_sample_equals_a_plain_parse_value_for_value(sample_log, sample
 
 def test_the_real_samples_published_numbers(sample_log):
     log = sample_log
-    # facts/data.md: 94,784 + 1,000 rows; 2,750 duplicates in the second log and 10 in the first.
+    # counted in the files: 94,784 + 1,000 rows; 2,750 duplicates in the second log and 10 in the first.
     assert len(log.train) + len(log.test) == 94_784 + 1_000 - 2_750 - 10
     later = np.concatenate([part.click[part.time >= 1_650_812_400_000] for part in (log.train, log.test)])
     assert len(later) == 94_784 - 2_750

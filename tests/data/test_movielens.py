@@ -1,4 +1,4 @@
-"""MovieLens: three published layouts, one log; and the real numbers of ML-100K (facts/data.md, section 3)."""
+"""MovieLens: three published layouts, one log; and the real numbers of ML-100K."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""The signed KuaiRec sample: promises kept on made files, and the real statistics (facts/data.md, 2b)."""
+"""The signed KuaiRec sample: promises kept on made files, and the real statistics."""
 
 import os
 from pathlib import Path

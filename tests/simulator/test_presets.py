@@ -1,4 +1,4 @@
-"""Presets against the settings that facts/simulators.md reports."""
+"""Presets against the settings of the public simulators that they are named after."""
 
 from dsrm_jax.config import Config
 from dsrm_jax.runs.pieces import environment_of

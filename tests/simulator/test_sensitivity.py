@@ -1,4 +1,4 @@
-"""The list of facts/simulators.md section 9: what the leave rule must do to policies whose effect is known.
+"""Closed forms: what the leave rule must do to policies whose effect is known.
 
 Users click with a constant probability; thousands of complete sessions run in one compiled scan.
 """

@@ -1,4 +1,4 @@
-"""The user response model against a float64 NumPy forward pass written from facts/simulators.md 1.2."""
+"""The user response model against a float64 NumPy forward pass written from KuaiSim's description (arXiv 2309.12645)."""
 
 from functools import partial
 
