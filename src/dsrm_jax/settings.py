@@ -1,12 +1,20 @@
-"""Settings of pieces: frozen dataclasses whose floats are pytree leaves, and the range that each number must lie in."""
+"""Settings of pieces: frozen dataclasses, and the range that each number must lie in. Nothing imports JAX here."""
 
 import dataclasses
 import math
 import operator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-import jax
 import numpy as np
 
 from dsrm_jax.errors import InputError, unknown_name
@@ -58,13 +66,8 @@ def number(*, default: N, within: Range) -> N:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(number,))
 def configuration(cls: type[C]) -> type[C]:
-    """Make a frozen dataclass whose float fields and nested configurations are pytree leaves, all others static."""
-    cls = dataclass(frozen=True)(cls)
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    data = [f.name for f in fields if f.type is float or dataclasses.is_dataclass(f.type)]
-    meta = [f.name for f in fields if f.name not in data]
-    jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=meta)
-    return cls
+    """Make a frozen dataclass; as a section of `Config` its floats are pytree leaves and all else is static."""
+    return dataclass(frozen=True)(cls)
 
 
 def check(cls: type, where: str, **values: object) -> None:
@@ -85,14 +88,22 @@ def check(cls: type, where: str, **values: object) -> None:
         field, hint = fields[name], hints[name]
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise unknown_name(f"value of {where}.{name}", str(value), get_args(hint))
-        if "range" not in field.metadata or isinstance(value, jax.core.Tracer):
+        if "range" not in field.metadata:
             continue
         within: Range = field.metadata["range"]
         kind = "a number" if hint is float else "a whole number"
-        for one in value if isinstance(value, tuple) else np.ravel(np.asarray(value)).tolist():
+        for one in value if isinstance(value, tuple) else _numbers(value):
             try:
                 holds = within.holds(one if hint is float else operator.index(one))
             except TypeError as error:
                 raise InputError(f"{where}.{name} is {one!r}, expected {kind}") from error
             if not holds:
                 raise InputError(f"{where}.{name} is {one}, expected {within}")
+
+
+def _numbers(value: object) -> list[Any]:
+    """Return the elements of a number or array; of a traced one, which has no NumPy array, none."""
+    try:
+        return np.ravel(np.asarray(value)).tolist()
+    except TypeError:
+        return []

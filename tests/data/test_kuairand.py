@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsrm_jax.config import DataConfig
 from dsrm_jax.data.kuairand import LOG_COLUMNS, RANDOM_LOG, STANDARD_LOGS, load_kuairand
+from dsrm_jax.data.settings import DataConfig
 from dsrm_jax.errors import InputError
 
 CONFIG = DataConfig(env="kuairand", test_fraction=0.25)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dsrm_jax.config import DataConfig
 from dsrm_jax.data.kuairec import load_kuairec, valid_play
+from dsrm_jax.data.settings import DataConfig
 from dsrm_jax.errors import InputError
 from experiments.bench import big_matrix
 

@@ -8,9 +8,9 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from dsrm_jax.config import DataConfig
 from dsrm_jax.data.download import fetch_movielens_100k_from_wheel
 from dsrm_jax.data.movielens import GENRES, load_movielens
+from dsrm_jax.data.settings import DataConfig
 from dsrm_jax.errors import InputError
 
 RATINGS = [  # user, item, rating, seconds: not in time order

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dsrm_jax.config import DataConfig
 from dsrm_jax.data.own import load_own
+from dsrm_jax.data.settings import DataConfig
 from dsrm_jax.errors import InputError
 
 CONFIG = DataConfig(time_column="when", test_fraction=0.5)

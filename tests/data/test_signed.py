@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 
-from dsrm_jax.config import DataConfig
+from dsrm_jax.data.settings import DataConfig
 from dsrm_jax.data.signed import NUM_ITEMS, NUM_USERS, load_signed
 from dsrm_jax.errors import InputError
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsrm_jax.config import DataConfig, SyntheticConfig
 from dsrm_jax.data import sources
 from dsrm_jax.data.log import InteractionLog, Interactions
+from dsrm_jax.data.settings import DataConfig, SyntheticConfig
 from dsrm_jax.data.sources import describe, gini, load_log, top_share
 from dsrm_jax.errors import InputError
 

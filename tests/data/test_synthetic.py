@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dsrm_jax.config import SyntheticConfig
 from dsrm_jax.data import synthetic, synthetic_exposure
 from dsrm_jax.data.log import InteractionLog, Interactions
+from dsrm_jax.data.settings import SyntheticConfig
 from dsrm_jax.data.synthetic_calibration import KUAIRAND, KUAIREC
 from dsrm_jax.errors import InputError
 

@@ -1,4 +1,4 @@
-"""The configuration tree: frozen dataclasses, serialisable, one class per room.
+"""The configuration tree, assembled from the rooms' settings, and a pytree.
 
 Fields annotated `float` are pytree leaves, so a sweep can `vmap` over them; every other field (shapes, counts, choices)
 is static metadata of the pytree. Each field's docstring is its help text on the command line, with its unit.
@@ -8,15 +8,16 @@ import dataclasses
 from dataclasses import field
 from typing import Any, Literal
 
+import jax
+
 from dsrm_jax.config.agent import AgentConfig
+from dsrm_jax.data.settings import DataConfig, SyntheticConfig
+from dsrm_jax.evaluation.settings import EvaluationConfig
 from dsrm_jax.settings import (
-    ANY,
     COUNT,
     COUNT_OR_ZERO,
     NON_NEGATIVE,
     POSITIVE,
-    PROPER_SHARE,
-    SEED,
     SHARE,
     SHARE_OF_MOST,
     Range,
@@ -24,61 +25,7 @@ from dsrm_jax.settings import (
     number,
 )
 from dsrm_jax.simulator.settings import EnvironmentConfig
-
-
-@configuration
-class DataConfig:
-    """Which log to read, and how it becomes clicks, a split and a catalogue."""
-
-    env: str = "kuairec"
-    """Data set: kuairec, kuairand, kuairec-signed, ml-100k, ml-1m, or log (any CSV or Parquet file)."""
-    path: str = ""
-    """Folder (or, for env=log, file) that holds the data set's files; empty: the default data folder, and the
-    embedded synthetic world where the files are absent (kuairec and kuairand)."""
-    seed: int = number(default=0, within=SEED)
-    """Seed of the synthetic world and of random splits."""
-    click: Literal["valid_play", "watch_ratio"] = "valid_play"
-    """KuaiRec's click: valid_play (watched to the end if at most 7 s long, else more than 7 s) or watch_ratio."""
-    click_threshold: float = number(default=1.0, within=POSITIVE)
-    """Watch ratio (play time / duration) from which on a play is a click, where click=watch_ratio."""
-    like_threshold: float = number(default=4.0, within=ANY)
-    """Rating from which on a MovieLens rating is a click, in stars."""
-    between_value: float = number(default=0.5, within=SHARE)
-    """Click probability of a pair in neither extreme of the signed KuaiRec sample, in [0, 1]."""
-    test_fraction: float = number(default=0.2, within=PROPER_SHARE)
-    """Share of each user's rows, the latest, held out where the source has no split of its own, in (0, 1)."""
-    k_core: int = number(default=0, within=COUNT_OR_ZERO)
-    """Keep users and items with at least this many rows, repeatedly; 0: keep all."""
-    catalogue: Literal["test", "train"] = "test"
-    """Items recommended from: those of the test split (the paper's Table 1) or of the training log."""
-    user_column: str = "user_id"
-    """Column of user ids (env=log)."""
-    item_column: str = "item_id"
-    """Column of item ids (env=log)."""
-    click_column: str = "click"
-    """Column of 0/1 clicks or graded feedback (env=log)."""
-    time_column: str = ""
-    """Column of times, any sortable number (env=log); empty: file order."""
-    click_from: float = number(default=1.0, within=ANY)
-    """Feedback from which on a row is a click (env=log)."""
-    cache: bool = True
-    """Keep the parsed log in a columnar cache beside the data folder."""
-
-
-@configuration
-class SyntheticConfig:
-    """Contamination of the embedded worlds: how far feedback is bent away from preference."""
-
-    popularity_lift: float = number(default=-1.0, within=ANY)
-    """Mean lift of the click logit per standard deviation of log-popularity; negative: the calibrated value."""
-    popularity_bend: float = number(default=-1.0, within=ANY)
-    """Standard deviation over users of that lift (conformity), in logits: it makes popularity a direction of the learnt
-    embeddings; negative: the calibrated value."""
-    exposure_bias: float = number(default=-1.0, within=ANY)
-    """Exponent on an item's popularity in the logging policy (1: popularity driven, 0: uniform exposure); negative:
-    the calibrated value."""
-    history_scale: float = number(default=1.0, within=POSITIVE)
-    """Multiplier of the number of logged rows per user (1: Table 1's)."""
+from dsrm_jax.training.settings import TrainingConfig
 
 
 @configuration
@@ -187,42 +134,6 @@ class DenoiserConfig:
 
 
 @configuration
-class TrainingConfig:
-    """The loop."""
-
-    steps: int = number(default=3200, within=COUNT)
-    """Batched environment steps."""
-    num_users: int = number(default=64, within=COUNT)
-    """Users in parallel, B."""
-    rollout_length: int = number(default=16, within=COUNT)
-    """Steps between updates, T."""
-    seeds: tuple[int, ...] = number(default=(11, 15, 19), within=SEED)
-    """One policy per seed, all in one vmapped program."""
-    chunk_updates: int = number(default=5, within=COUNT)
-    """Updates per host round trip (progress, logs)."""
-    checkpoint_minutes: float = number(default=3.0, within=NON_NEGATIVE)
-    """Minutes between checkpoints."""
-    keep_checkpoints: int = number(default=3, within=COUNT)
-    """Newest checkpoints kept."""
-    tensorboard: bool = True
-    """Also write TensorBoard event files, where tensorboardX is installed."""
-
-
-@configuration
-class EvaluationConfig:
-    """Held-out sessions."""
-
-    num_sessions: int = number(default=1000, within=COUNT)
-    """Complete sessions per seed in the test simulator."""
-    num_users: int = number(default=250, within=COUNT)
-    """Sessions in parallel."""
-    greedy: bool = True
-    """Act by the mode of the policy; otherwise sample from it."""
-    confidence: float = number(default=0.95, within=PROPER_SHARE)
-    """Level of the intervals."""
-
-
-@configuration
 class Config:
     """Everything that decides a run's numbers."""
 
@@ -235,6 +146,20 @@ class Config:
     agent: AgentConfig = field(default_factory=AgentConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def _register(cls: type) -> None:
+    """Tell JAX that a settings class, and those inside it, are pytrees."""
+    fields = dataclasses.fields(cls)
+    sections = [f.name for f in fields if dataclasses.is_dataclass(f.type)]
+    for f in fields:
+        if f.name in sections and isinstance(f.type, type):
+            _register(f.type)
+    data = [f.name for f in fields if f.type is float or f.name in sections]
+    jax.tree_util.register_dataclass(cls, data, [f.name for f in fields if f.name not in data])
+
+
+_register(Config)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dsrm_jax.data.tables import locate, read_table, require, require_binary, re
 from dsrm_jax.data.vocabulary import multi_hot
 
 if TYPE_CHECKING:
-    from dsrm_jax.config import DataConfig
+    from dsrm_jax.data.settings import DataConfig
 
 STANDARD_LOGS = ("log_standard_4_08_to_4_21_pure.csv", "log_standard_4_22_to_5_08_pure.csv")
 RANDOM_LOG = "log_random_4_22_to_5_08_pure.csv"

@@ -21,7 +21,7 @@ from dsrm_jax.data.vocabulary import align_features, multi_hot
 from dsrm_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from dsrm_jax.config import DataConfig
+    from dsrm_jax.data.settings import DataConfig
 
 FILES = ("big_matrix.csv", "small_matrix.csv")
 SHORT_VIDEO_MS = 7000  # valid play: the whole of a video up to this length, longer than this of any other

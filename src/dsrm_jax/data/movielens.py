@@ -14,7 +14,7 @@ from dsrm_jax.data.vocabulary import align_features, to_index
 from dsrm_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from dsrm_jax.config import DataConfig
+    from dsrm_jax.data.settings import DataConfig
 
 GENRES = (
     "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",

@@ -13,7 +13,7 @@ from dsrm_jax.data.tables import available_columns, read_text_columns, require
 from dsrm_jax.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
-    from dsrm_jax.config import DataConfig
+    from dsrm_jax.data.settings import DataConfig
 
 
 def load_own(path: str | os.PathLike[str], config: "DataConfig") -> InteractionLog:

@@ -12,7 +12,7 @@ from dsrm_jax.data.tables import locate, read_table, require, require_binary
 from dsrm_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from dsrm_jax.config import DataConfig
+    from dsrm_jax.data.settings import DataConfig
 
 FILE = "kuairec_signed.csv"
 NUM_USERS = 1411

@@ -17,7 +17,7 @@ from dsrm_jax.data.log import POPULAR_SHARE, InteractionLog, Interactions
 from dsrm_jax.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
-    from dsrm_jax.config import DataConfig, SyntheticConfig
+    from dsrm_jax.data.settings import DataConfig, SyntheticConfig
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SEARCH_DEPTH = 3

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from dsrm_jax.config import SyntheticConfig
 from dsrm_jax.data.log import InteractionLog, Interactions
+from dsrm_jax.data.settings import SyntheticConfig
 from dsrm_jax.data.synthetic_calibration import Calibration, calibration
 from dsrm_jax.data.synthetic_exposure import (
     alias_table,

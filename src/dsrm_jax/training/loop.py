@@ -13,7 +13,6 @@ from flax import struct
 from jaxtyping import Array, Int, Key
 
 from dsrm_jax.agents.agent import Agent, LoggedData, Rollout, transitions
-from dsrm_jax.config import TrainingConfig
 from dsrm_jax.purify.encoder import Encoder, make_catalogue
 from dsrm_jax.purify.perception import Perceive, Perception, make_perceive
 from dsrm_jax.purify.purifier import Purifier
@@ -21,6 +20,7 @@ from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.simulator.environment import Environment, EnvState, Observation
 from dsrm_jax.simulator.world import World
 from dsrm_jax.training.logged import logged_data
+from dsrm_jax.training.settings import TrainingConfig
 
 Metrics = dict[str, jax.Array]
 # of a behaviour policy whose sessions an offline method learns from

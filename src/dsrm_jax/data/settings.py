@@ -1,0 +1,60 @@
+"""Settings of the data room: which log is read and how, and how contaminated the embedded worlds are."""
+
+from typing import Literal
+
+from dsrm_jax.settings import ANY, COUNT_OR_ZERO, POSITIVE, PROPER_SHARE, SEED, SHARE, configuration, number
+
+
+@configuration
+class DataConfig:
+    """Which log to read, and how it becomes clicks, a split and a catalogue."""
+
+    env: str = "kuairec"
+    """Data set: kuairec, kuairand, kuairec-signed, ml-100k, ml-1m, or log (any CSV or Parquet file)."""
+    path: str = ""
+    """Folder (or, for env=log, file) that holds the data set's files; empty: the default data folder, and the
+    embedded synthetic world where the files are absent (kuairec and kuairand)."""
+    seed: int = number(default=0, within=SEED)
+    """Seed of the synthetic world and of random splits."""
+    click: Literal["valid_play", "watch_ratio"] = "valid_play"
+    """KuaiRec's click: valid_play (watched to the end if at most 7 s long, else more than 7 s) or watch_ratio."""
+    click_threshold: float = number(default=1.0, within=POSITIVE)
+    """Watch ratio (play time / duration) from which on a play is a click, where click=watch_ratio."""
+    like_threshold: float = number(default=4.0, within=ANY)
+    """Rating from which on a MovieLens rating is a click, in stars."""
+    between_value: float = number(default=0.5, within=SHARE)
+    """Click probability of a pair in neither extreme of the signed KuaiRec sample, in [0, 1]."""
+    test_fraction: float = number(default=0.2, within=PROPER_SHARE)
+    """Share of each user's rows, the latest, held out where the source has no split of its own, in (0, 1)."""
+    k_core: int = number(default=0, within=COUNT_OR_ZERO)
+    """Keep users and items with at least this many rows, repeatedly; 0: keep all."""
+    catalogue: Literal["test", "train"] = "test"
+    """Items recommended from: those of the test split (the paper's Table 1) or of the training log."""
+    user_column: str = "user_id"
+    """Column of user ids (env=log)."""
+    item_column: str = "item_id"
+    """Column of item ids (env=log)."""
+    click_column: str = "click"
+    """Column of 0/1 clicks or graded feedback (env=log)."""
+    time_column: str = ""
+    """Column of times, any sortable number (env=log); empty: file order."""
+    click_from: float = number(default=1.0, within=ANY)
+    """Feedback from which on a row is a click (env=log)."""
+    cache: bool = True
+    """Keep the parsed log in a columnar cache beside the data folder."""
+
+
+@configuration
+class SyntheticConfig:
+    """Contamination of the embedded worlds: how far feedback is bent away from preference."""
+
+    popularity_lift: float = number(default=-1.0, within=ANY)
+    """Mean lift of the click logit per standard deviation of log-popularity; negative: the calibrated value."""
+    popularity_bend: float = number(default=-1.0, within=ANY)
+    """Standard deviation over users of that lift (conformity), in logits: it makes popularity a direction of the learnt
+    embeddings; negative: the calibrated value."""
+    exposure_bias: float = number(default=-1.0, within=ANY)
+    """Exponent on an item's popularity in the logging policy (1: popularity driven, 0: uniform exposure); negative:
+    the calibrated value."""
+    history_scale: float = number(default=1.0, within=POSITIVE)
+    """Multiplier of the number of logged rows per user (1: Table 1's)."""
