@@ -15,14 +15,12 @@ from dsrm_jax.config.agent import (
 from dsrm_jax.config.tree import (
     Config,
     DataConfig,
-    DenoiserConfig,
-    EncoderConfig,
     EvaluationConfig,
-    PurifierConfig,
     SyntheticConfig,
     TrainingConfig,
     to_dict,
 )
+from dsrm_jax.purify.settings import DenoiserConfig, EncoderConfig, PurifierConfig
 from dsrm_jax.settings import configuration
 from dsrm_jax.simulator.settings import EnvironmentConfig
 

@@ -6,131 +6,17 @@ is static metadata of the pytree. Each field's docstring is its help text on the
 
 import dataclasses
 from dataclasses import field
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
 from dsrm_jax.config.agent import AgentConfig
 from dsrm_jax.data.settings import DataConfig, SyntheticConfig
 from dsrm_jax.evaluation.settings import EvaluationConfig
-from dsrm_jax.settings import (
-    COUNT,
-    COUNT_OR_ZERO,
-    NON_NEGATIVE,
-    POSITIVE,
-    SHARE,
-    SHARE_OF_MOST,
-    Range,
-    configuration,
-    number,
-)
+from dsrm_jax.purify.settings import DenoiserConfig, EncoderConfig, PurifierConfig
+from dsrm_jax.settings import configuration
 from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.training.settings import TrainingConfig
-
-
-@configuration
-class EncoderConfig:
-    """Item embeddings and history encoder, pre-trained on the training log and frozen."""
-
-    kind: Literal["clicked", "exposure"] = "clicked"
-    """clicked: a linear map of the clicked items' mean, the field's usual state; exposure: a network that also sees what was
-    shown and not clicked."""
-    dim: int = number(default=16, within=COUNT)
-    """Item embedding dimensions; the observed state has one more, the user's bias."""
-    embedding_epochs: int = number(default=3, within=COUNT_OR_ZERO)
-    """Passes over the training log for the item embeddings."""
-    iterations: int = number(default=1500, within=COUNT_OR_ZERO)
-    """Gradient steps for the history encoder."""
-    batch_size: int = number(default=256, within=COUNT)
-    """Histories per gradient step."""
-    learning_rate: float = number(default=3e-3, within=POSITIVE)
-    """Adam step size."""
-    hidden: int = number(default=128, within=COUNT)
-    """Width of the network (kind=exposure)."""
-
-
-@configuration
-class PurifierConfig:
-    """The diffusion state module."""
-
-    kind: Literal[
-        "auto", "identity", "paper", "sdedit", "masked", "guided", "regression", "rce", "tce", "bod"
-    ] = "auto"
-    """auto: what the method calls for (identity for methods that act on the observed state); identity: observed state as it is;
-    paper: Eq. (7) as printed; sdedit: unconditional, from a partly noised observed state; masked: cleaner target, masked-view
-    condition; guided: unconditional over clean preference, guided by the likelihood of the clicks given what was shown and by
-    that of what the log showed;
-    regression: masked's network and pairs without diffusion, a control; rce, tce, bod: denoising losses (section denoiser)."""
-    target: Literal[
-        "full", "split_half", "inverse_propensity", "popularity_corruption", "random_exposure"
-    ] = "full"
-    """What masked and regression learn to reconstruct: full: the user's full-log embedding without the window's own events;
-    split_half: the encoding of the half of the window that the condition does not see; inverse_propensity: the same with
-    popular items thinned; popularity_corruption: the window before some of its events were replaced by popular ones;
-    random_exposure: the encoding of the user's answers to random items in the training simulator."""
-    diffusion_steps: int = number(default=20, within=COUNT)
-    """Length S of the reverse scan."""
-    schedule: Literal["linear", "rescaled", "cosine"] = "rescaled"
-    """Variance schedule: linear 1e-4..2e-2 as in DDPM, the same rescaled by 1000/S, or cosine."""
-    sampler: Literal["ddpm", "ddim"] = "ddpm"
-    """Reverse step: ddpm is Eq. (3), ddim the implicit one, which stays accurate over fewer levels."""
-    sampling_steps: int = number(default=0, within=COUNT_OR_ZERO)
-    """Levels that the reverse scan visits, evenly spaced among S; 0: all."""
-    start_fraction: float = number(default=0.0, within=SHARE)
-    """Level k* that the reverse process starts from, as a share of the levels visited, in [0, 1]; 0: the kind's own, a third
-    for sdedit and all for the others."""
-    noise_scale: float = number(default=0.0, within=NON_NEGATIVE)
-    """Standard deviation multiplier of the noise in the starting state and the reverse steps; 0: deterministic."""
-    guidance_scale: float = number(default=1.0, within=NON_NEGATIVE)
-    """Exponent of the clicks' likelihood (kind=guided); 1: Bayes' rule."""
-    exposure_scale: float = number(default=1.0, within=NON_NEGATIVE)
-    """Exponent of the likelihood of what the log showed (kind=guided); 1: as estimated from the log, 0: not read but in users'
-    posteriors, which Stage I learns from."""
-    guidance_steps: int = number(default=1, within=COUNT)
-    """Newton steps of the guidance per level (kind=guided)."""
-    refresh_rounds: int = number(default=0, within=COUNT_OR_ZERO)
-    """Times that Stage I goes on with histories which a policy on the purified state made in the training simulator."""
-    hidden: int = number(default=64, within=COUNT)
-    """Width of the denoiser."""
-    iterations: int = number(default=1500, within=COUNT_OR_ZERO)
-    """Gradient steps of Stage I."""
-    batch_size: int = number(default=512, within=COUNT)
-    """States per gradient step."""
-    learning_rate: float = number(default=5e-3, within=POSITIVE)
-    """Adam step size."""
-    mask_rate: float = number(default=0.3, within=Range(0, 0.5))
-    """Mean share of history events hidden from the condition in training, in [0, .5]; each view draws up to twice this."""
-    condition_dropout: float = number(default=0.1, within=SHARE)
-    """Probability that the whole condition is dropped in training."""
-    ema: float = number(default=0.999, within=SHARE_OF_MOST)
-    """Decay of the exponential moving average of the denoiser's weights."""
-
-
-@configuration
-class DenoiserConfig:
-    """The denoising losses that stand in for the diffusion in the ablations: R-CE, T-CE and BOD."""
-
-    reading: Literal["pretrain", "online"] = "pretrain"
-    """pretrain: the history encoder is trained again with the denoising loss; online: that encoder, and every click of the
-    history weighted by the denoiser."""
-    beta: float = number(default=0.2, within=NON_NEGATIVE)
-    """Exponent of R-CE's weights, at least 0; 0: plain cross-entropy."""
-    drop_rate: float = number(default=0.2, within=SHARE_OF_MOST)
-    """Share of a batch, all of it positives, that T-CE drops in the end, in [0, 1)."""
-    ramp: int = number(default=500, within=COUNT_OR_ZERO)
-    """Gradient steps over which T-CE's share rises from 0."""
-    hidden: int = number(default=64, within=COUNT)
-    """Width of BOD's weight generator."""
-    alignment_weight: float = number(default=1.0, within=NON_NEGATIVE)
-    """Weight of the alignment term in BOD's inner loss."""
-    uniformity_weight: float = number(default=0.5, within=NON_NEGATIVE)
-    """Weight of the uniformity term in BOD's inner loss."""
-    iterations: int = number(default=1500, within=COUNT_OR_ZERO)
-    """Gradient steps."""
-    batch_size: int = number(default=128, within=COUNT)
-    """Histories per gradient step."""
-    learning_rate: float = number(default=3e-3, within=POSITIVE)
-    """Adam step size."""
 
 
 @configuration

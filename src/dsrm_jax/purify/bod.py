@@ -22,7 +22,6 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float
 
-from dsrm_jax.config import DenoiserConfig
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.purifier import Purifier
 from dsrm_jax.purify.rce import (
@@ -35,6 +34,7 @@ from dsrm_jax.purify.rce import (
     require_events,
     start_encoder,
 )
+from dsrm_jax.purify.settings import DenoiserConfig
 
 TINY = 1e-20  # below the square of any gradient that matters: small weights make small gradients
 

@@ -15,8 +15,8 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dsrm_jax.config import EncoderConfig
 from dsrm_jax.errors import unknown_name
+from dsrm_jax.purify.settings import EncoderConfig
 from dsrm_jax.purify.view import Catalogue
 from dsrm_jax.simulator.environment import random_windows
 from dsrm_jax.simulator.response import FactorResponse

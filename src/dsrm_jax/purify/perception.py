@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Key
 
-from dsrm_jax.config import Config, PurifierConfig
+from dsrm_jax.config import Config
 from dsrm_jax.purify.blocks import in_blocks
 from dsrm_jax.purify.bod import make_bod_purifier
 from dsrm_jax.purify.encoder import (
@@ -23,9 +23,10 @@ from dsrm_jax.purify.encoder import (
     summary_dim,
 )
 from dsrm_jax.purify.posterior import UserPosterior, without_window
-from dsrm_jax.purify.process import LEVELS, ReverseProcess, at_defaults, padded
+from dsrm_jax.purify.process import LEVELS, ReverseProcess, padded
 from dsrm_jax.purify.purifier import Purifier, PurifierBatch, make_purifier
 from dsrm_jax.purify.rce import LabelledBatch, fit_denoiser, make_rce_purifier, sample_labelled_states
+from dsrm_jax.purify.settings import PurifierConfig, at_defaults
 from dsrm_jax.purify.stage_one import fit_purifier
 from dsrm_jax.purify.targets import Visited, check_target, corrupted, every_second, halves
 from dsrm_jax.purify.tce import make_tce_purifier

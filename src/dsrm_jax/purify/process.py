@@ -5,8 +5,6 @@ As an argument of a program it lets one compilation serve every number of diffus
 Shapes: M levels held, F width of the denoiser.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,17 +13,15 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Int
 
-from dsrm_jax.config import PurifierConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.denoiser import Denoiser, LevelFeatures
 from dsrm_jax.purify.schedule import Schedule, make_schedule, sampling_levels
+from dsrm_jax.purify.settings import PurifierConfig
 
 # of the log-likelihood in one reverse process: with every one of 20 levels the states differ by .4 %
 EXPANSIONS = 10
 # that a shared program's arrays hold; a process with more levels gets the next multiple
 LEVELS = 512
-# settings that decide which levels are visited from where, and nothing else
-OF_PROCESS = ("diffusion_steps", "schedule", "sampling_steps", "start_fraction")
 
 
 @struct.dataclass
@@ -64,12 +60,6 @@ def make_process(config: PurifierConfig, network: Any, *, state_dim: int) -> Rev
     features: Any = denoiser.apply(network, schedule.time, method="levels")
     expands = jnp.asarray(expansion_levels(num_levels)) | (jnp.arange(1, num_levels + 1) == start)
     return ReverseProcess(schedule, features, expands, start)
-
-
-def at_defaults(config: PurifierConfig, names: Sequence[str] = OF_PROCESS) -> PurifierConfig:
-    """Return the settings with some of them at their defaults: equal for purifiers that differ in these alone."""
-    plain: dict[str, Any] = {name: getattr(PurifierConfig, name) for name in names}
-    return replace(config, **plain)
 
 
 def padded(process: ReverseProcess, levels: int) -> ReverseProcess:

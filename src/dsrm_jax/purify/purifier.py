@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Key
 
-from dsrm_jax.config import PurifierConfig
 from dsrm_jax.errors import unknown_name
 from dsrm_jax.purify.denoiser import Denoiser, LevelFeatures
 from dsrm_jax.purify.diffusion import add_noise, eps_from_velocity, reverse, velocity
@@ -28,6 +27,7 @@ from dsrm_jax.purify.guidance import (
 )
 from dsrm_jax.purify.process import ReverseProcess, make_process, start_level
 from dsrm_jax.purify.schedule import Level, Schedule, at_level, at_time, make_schedule
+from dsrm_jax.purify.settings import PurifierConfig
 
 _KINDS = ("identity", "paper", "sdedit", "masked", "guided", "regression")
 _WITH_SUMMARY = ("masked", "regression")

@@ -20,10 +20,10 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Key
 
-from dsrm_jax.config import DenoiserConfig
 from dsrm_jax.errors import unknown_name
 from dsrm_jax.purify.encoder import Encoder, EncoderParams, Evidence, gather_evidence, labels_from
 from dsrm_jax.purify.purifier import Purifier
+from dsrm_jax.purify.settings import DenoiserConfig
 from dsrm_jax.simulator.environment import random_windows
 from dsrm_jax.simulator.world import SessionStarts
 

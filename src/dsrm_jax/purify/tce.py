@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from dsrm_jax.config import DenoiserConfig
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.purifier import Purifier
 from dsrm_jax.purify.rce import (
@@ -26,6 +25,7 @@ from dsrm_jax.purify.rce import (
     require_events,
     start_encoder,
 )
+from dsrm_jax.purify.settings import DenoiserConfig
 
 
 def make_tce_purifier(config: DenoiserConfig, *, state_dim: int) -> Purifier:

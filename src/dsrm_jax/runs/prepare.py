@@ -32,8 +32,8 @@ from dsrm_jax.purify.perception import (
 )
 from dsrm_jax.purify.perception_probes import probe_perception
 from dsrm_jax.purify.posterior import UserPosterior, fit_posterior
-from dsrm_jax.purify.process import OF_PROCESS, at_defaults
 from dsrm_jax.purify.purifier import PurifierBatch
+from dsrm_jax.purify.settings import OF_PROCESS, at_defaults
 from dsrm_jax.runs.log_models import LogModels, fit_log_models, tail_mean
 from dsrm_jax.runs.memory import Memory, once
 from dsrm_jax.simulator.build import Worlds, build_worlds

@@ -18,7 +18,7 @@ from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import from_json
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import from_json_value, load_json, write_text
-from dsrm_jax.purify.process import at_defaults
+from dsrm_jax.purify.settings import at_defaults
 from dsrm_jax.runs.lock import held
 from dsrm_jax.sweep.plan import Plan, Point, expand, group, points_json
 
