@@ -1,7 +1,8 @@
 """DSRM-HRL in JAX: purify a recommender's view of its user with a diffusion model, then act on it fairly.
 
 The names below are the library's front door; every piece can also be imported from its room on its own. Importing the package
-imports no JAX and sets nothing: a name is loaded when it is first used.
+imports no JAX and sets nothing: a name is loaded when it is first used. Where CPUs need flags (README, Known trouble) and lack them
+a first use warns.
 """
 
 from importlib import import_module
@@ -49,6 +50,9 @@ __all__ = ["__version__", *_EXPORTS]
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'dsrm_jax' has no attribute {name!r}")
+    from dsrm_jax.parallel.xla import warn_of_faults
+
+    warn_of_faults()
     return getattr(import_module(f"dsrm_jax.{_EXPORTS[name]}"), name)
 
 

@@ -302,7 +302,7 @@ def _join(processes: Processes) -> None:
     if not all(hasattr(_client(), name) for name in CLIENT_CALLS):
         raise InputError(
             f"JAX {jax.__version__} has another coordination service than this version of dsrm_jax knows: "
-            "train in one process, or use JAX 0.9.2 to 0.10.2"
+            "train in one process, or use JAX 0.9.2 to 0.12.0"
         )
 
 

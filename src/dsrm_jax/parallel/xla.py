@@ -1,19 +1,22 @@
 """What CPUs need to be told before JAX starts: flags for some versions of jaxlib, and cores as devices; nothing imports JAX here.
 
-Both faults were measured with jaxlib 0.10.2 on two cores:
+Both faults were measured with jaxlib 0.10.2 on two cores, and found neither in 0.9.2 nor in 0.12.0:
 
 * `jit(vmap(train))` can wait for ever (a race in the concurrency-optimised scheduler);
 * a product, its sum over the last axis and an addition, such as `vmap(lambda u: sum(item * user[u], -1) + bias)`, give WRONG
-  NUMBERS, silently, when mapped once more over an axis of size one (the "ynn" fusions). `tests/test_xla.py` holds the
-  smallest case.
+  NUMBERS, silently, when mapped once more over an axis of size one (the "ynn" fusions). `tests/parallel/test_xla.py`
+  holds the smallest case.
 
 A third has no flag: a batch of matrices that several CPU devices factorise waits for ever; `training.run.start` avoids it.
 
-The library never touches the environment on import; the command line and the tests call `set_flags` before JAX starts.
+The library never touches the environment on import; the command line and the tests call `set_flags` before JAX starts, and
+the front door calls `warn_of_faults`.
 """
 
 import os
+import warnings
 from collections.abc import MutableMapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 FLAGS = (
@@ -23,7 +26,9 @@ FLAGS = (
 SHORT_PROGRAMS = (
     "--xla_backend_optimization_level=1",
 )  # LLVM's: a third less compiling, training as fast (27 s and 19 s for DSRM-HRL; 2.0 s for 5 updates of 3 seeds with both)
-AFFECTED = ("0.10.", "0.11.")  # other versions may not know the flags, and XLA stops at an unknown one
+AFFECTED = ("0.10.", "0.11.")  # by the faults above
+KNOWING = ("0.9.", *AFFECTED, "0.12.")  # all flags here; XLA stops at an unknown one
+ACCELERATORS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm7-plugin", "libtpu")
 
 
 MOST_CORES = 4  # measured on two; each device's share of 64 users should stay worth a program of its own
@@ -54,14 +59,40 @@ def set_flags(environ: MutableMapping[str, str], more: tuple[str, ...] = ()) -> 
         environ: `os.environ`, before JAX starts its first backend.
         more: flags wanted besides, such as `SHORT_PROGRAMS` in a process that compiles much and runs little.
     """
-    try:
-        affected = version("jaxlib").startswith(AFFECTED)
-    except PackageNotFoundError:
-        return
+    wanted = (*(FLAGS if _installed(AFFECTED) else ()), *(more if _installed(KNOWING) else ()))
+    if missing := _missing(environ, wanted):
+        environ["XLA_FLAGS"] = " ".join([environ.get("XLA_FLAGS", ""), *missing]).strip()
+
+
+@cache
+def warn_of_faults() -> None:
+    """Warn once a process where the installed jaxlib computes on a CPU and lacks the flags that it needs there."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    on_cpu = platforms.startswith("cpu") if platforms else not any(map(_version, ACCELERATORS))
+    if on_cpu and _installed(AFFECTED) and (missing := _missing(os.environ, FLAGS)):
+        warnings.warn(
+            f"on CPUs jaxlib {_version('jaxlib')} can hang in vmapped training and compute wrong numbers in a vmap over an axis of "
+            f'size one: set XLA_FLAGS="{" ".join(missing)}" before JAX starts',
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _missing(environ: MutableMapping[str, str], wanted: tuple[str, ...]) -> list[str]:
     flags = environ.get("XLA_FLAGS", "")
-    missing = [flag for flag in (*FLAGS, *more) if flag.split("=")[0] not in flags]
-    if affected and missing:
-        environ["XLA_FLAGS"] = " ".join([flags, *missing]).strip()
+    return [flag for flag in wanted if flag.split("=")[0] not in flags]
+
+
+def _installed(versions: tuple[str, ...]) -> bool:
+    return _version("jaxlib").startswith(versions)
+
+
+def _version(package: str) -> str:
+    """Return the installed version of a package; an empty text where it is absent."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def use_compilation_cache() -> None:
