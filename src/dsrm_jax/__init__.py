@@ -1,8 +1,8 @@
 """DSRM-HRL in JAX: purify a recommender's view of its user with a diffusion model, then act on it fairly.
 
 The names below are the library's front door; every piece can also be imported from its room on its own. Importing the package
-imports no JAX and sets nothing: a name is loaded when it is first used. Where CPUs need flags (README, Known trouble) and lack them
-a first use warns.
+imports no JAX and sets nothing: a name is loaded when it is first used. Where CPUs need flags (README, Known trouble) and
+lack them a first use warns.
 """
 
 from importlib import import_module

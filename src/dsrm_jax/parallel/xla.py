@@ -71,8 +71,8 @@ def warn_of_faults() -> None:
     on_cpu = platforms.startswith("cpu") if platforms else not any(map(_version, ACCELERATORS))
     if on_cpu and _installed(AFFECTED) and (missing := _missing(os.environ, FLAGS)):
         warnings.warn(
-            f"on CPUs jaxlib {_version('jaxlib')} can hang in vmapped training and compute wrong numbers in a vmap over an axis of "
-            f'size one: set XLA_FLAGS="{" ".join(missing)}" before JAX starts',
+            f"on CPUs jaxlib {_version('jaxlib')} can hang in vmapped training and compute wrong numbers in a vmap over an "
+            f'axis of size one: set XLA_FLAGS="{" ".join(missing)}" before JAX starts',
             RuntimeWarning,
             stacklevel=3,
         )
