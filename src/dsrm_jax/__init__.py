@@ -19,6 +19,7 @@ _EXPORTS = {
     "World": "simulator.world",
     "build_worlds": "simulator.build",
     "make_environment": "simulator.environment",
+    "Leave": "simulator.leave",
     "PRESETS": "simulator.presets",
     "Purifier": "purify.purifier",
     "make_purifier": "purify.purifier",

@@ -13,6 +13,7 @@ from dsrm_jax.purify.exposure import silent_exposure
 from dsrm_jax.purify.leverage import leverage_of
 from dsrm_jax.purify.perception import Perception, fit_perception_purifier
 from dsrm_jax.purify.posterior import UserPosterior
+from dsrm_jax.runs.pieces import environment_of
 from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 from dsrm_jax.training import refresh
@@ -75,7 +76,9 @@ def perception(world):
 @pytest.mark.timeout(300)
 def test_histories_hold_what_the_policy_showed_the_training_worlds_users(world, perception):
     one = Perception(perception.encoder, jax.tree.map(lambda x: x[0], perception.purifier))
-    found = jax.jit(lambda key: collect_histories(key, CONFIG, world, one))(jax.random.key(2))
+    found = jax.jit(lambda key: collect_histories(key, CONFIG, environment_of(CONFIG), world, one))(
+        jax.random.key(2)
+    )
     rows = refresh.NUM_USERS * refresh.NUM_STEPS
     assert found.history.item.shape == (rows, H)
     shown = np.asarray(found.history.item)
@@ -99,13 +102,13 @@ def test_histories_hold_what_the_policy_showed_the_training_worlds_users(world, 
 @pytest.mark.timeout(300)
 def test_rounds_move_kinds_that_learn_from_pairs_and_nothing_else(world, perception):
     keys = jax.random.split(jax.random.key(3), 2)
-    purifier, losses = refresh_perception(keys, CONFIG, perception, world, KNOWN)
+    purifier, losses = refresh_perception(keys, CONFIG, environment_of(CONFIG), perception, world, KNOWN)
     assert losses.shape == (2, CONFIG.purifier.iterations)
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), purifier, perception.purifier)
     assert max(jax.tree.leaves(moved.network)) > 1e-3
     assert max(jax.tree.leaves((moved.state, moved.condition, moved.target))) == 0
     for kind in ("guided", "paper", "identity"):
         config = replace(CONFIG, purifier=replace(CONFIG.purifier, kind=kind))
-        same, losses = refresh_perception(keys, config, perception, world, KNOWN)
+        same, losses = refresh_perception(keys, config, environment_of(config), perception, world, KNOWN)
         assert same is perception.purifier
         assert losses is None

@@ -1,22 +1,30 @@
 """The pieces that a configuration names: the one place where its tree becomes environment, encoder, purifier, agent, training."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from dsrm_jax import plugins
 from dsrm_jax.agents.agent import Agent
 from dsrm_jax.agents.methods import make_agent
-from dsrm_jax.config import Config
+from dsrm_jax.config import Config, EnvironmentConfig
+from dsrm_jax.errors import InputError
 from dsrm_jax.purify.encoder import Encoder
 from dsrm_jax.purify.perception import Perceive, make_perceive, perception_modules, purifier_settings
 from dsrm_jax.purify.purifier import Purifier
-from dsrm_jax.simulator.environment import Environment, make_environment
+from dsrm_jax.simulator.environment import Environment, Reward, make_environment, mean_click
+from dsrm_jax.simulator.leave import Leave
 from dsrm_jax.training.loop import Trainer, make_trainer
 
 __all__ = ["purifier_settings"]
 
 
 def environment_of(config: Config) -> Environment:
-    """Return the simulator of sessions."""
+    """Return the simulator of sessions.
+
+    Raises:
+        InputError: a reward or leave rule that is not there or not to be used.
+    """
     section = config.environment
     return make_environment(
         slate_size=section.slate_size,
@@ -28,7 +36,30 @@ def environment_of(config: Config) -> Environment:
         double_sigmoid=section.double_sigmoid,
         slate_correlation=section.slate_correlation,
         step_cap=section.step_cap,
+        reward=_reward_of(section),
+        leave=_leave_of(section),
     )
+
+
+def _reward_of(section: EnvironmentConfig) -> Reward:
+    if not section.reward:
+        return mean_click
+    return partial(plugins.call, plugins.load(section.reward, what="reward"), {})
+
+
+def _leave_of(section: EnvironmentConfig) -> Leave | None:
+    if not section.leave:
+        return None
+    offered = {
+        name: getattr(section, name)
+        for name in ("slate_size", "max_len", "ad_bound", "ad_penalty", "step_cap")
+    }
+    rule = plugins.call(plugins.load(section.leave, what="leave rule"), offered)
+    if not isinstance(rule, Leave):
+        raise InputError(
+            f"leave rule {section.leave!r} returned {type(rule).__name__}, expected a dsrm_jax.Leave(start, step)"
+        )
+    return rule
 
 
 def encoder_of(config: Config) -> Encoder:

@@ -36,6 +36,7 @@ from dsrm_jax.purify.purifier import PurifierBatch
 from dsrm_jax.purify.settings import OF_PROCESS, at_defaults
 from dsrm_jax.runs.log_models import LogModels, fit_log_models, tail_mean
 from dsrm_jax.runs.memory import Memory, once
+from dsrm_jax.runs.pieces import environment_of
 from dsrm_jax.simulator.build import Worlds, build_worlds
 from dsrm_jax.simulator.world import History, SessionStarts, World
 from dsrm_jax.training.random_exposure import random_exposure_states
@@ -273,7 +274,9 @@ def _fit_purifiers(
     if purifier_settings(config).refresh_rounds:
         keys = seed_keys(config, REFRESH_STAGE)
         perception = Perception(params, purifier)
-        purifier, again = refresh_perception(keys, config, perception, worlds.train, posterior)
+        purifier, again = refresh_perception(
+            keys, config, environment_of(config), perception, worlds.train, posterior
+        )
         losses = losses if again is None else again
     loss = np.asarray(tail_mean(losses)).tolist()
     seconds = time.perf_counter() - started

@@ -1,14 +1,14 @@
 """Sessions: users who arrive with a history, click on slates, lose their temper and leave.
 
-`make_environment` builds pure functions for ONE user; `jax.vmap` them over users. The contract is Gymnax's:
-`reset`, `step` and a `step_auto_reset` that starts the next session when one ends; parameters (here the
-`World`) come last.
+`make_environment` builds pure functions for ONE user; `jax.vmap` them over users: `reset`, `step` and a `step_auto_reset` that
+starts the next session when one ends; the `World` comes last. For the contracts of Gymnax and Gymnasium see `gymnax_adapter` and
+`gymnasium_adapter`.
 
 Shapes: J catalogue items, U users of the world, N log rows, H history length, K slate size.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
@@ -18,11 +18,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.settings import check
-from dsrm_jax.simulator.leave import Leave, make_temper
+from dsrm_jax.simulator.leave import Leave, make_temper, unbalanced_slates
 from dsrm_jax.simulator.response import slate_probability
 from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.simulator.spaces import Box, Product, Slates
 from dsrm_jax.simulator.world import History, SessionStarts, World
+from dsrm_jax.types import PyTree
 
 
 @struct.dataclass
@@ -43,30 +44,34 @@ class Observation:
 
 @struct.dataclass
 class EnvState:
-    """One session under way; sums are exact integers over the session so far.
+    """One session under way; sums are over the session so far, exact but for an own reward's.
 
     Attributes:
         user: `(...)` int32, user of the world, 0..U-1.
         history: the user's last H events.
         unlogged: `(...)` int32, see `Observation`.
-        temper: `(...)` int32, patience left in units of 1/K of a step.
+        temper: what the leave rule remembers: of the paper's, `(...)` int32, patience left in units of 1/K of a step.
         time: `(...)` int32, steps taken.
         clicks: `(...)` int32, items clicked.
         popular: `(...)` int32, popular items shown.
         broken: `(...)` int32, slates that broke the bound on abs(2s - 1).
+        total: `(...)` float32, sum of rewards; None where the reward is `mean_click`, whose sum is clicks / K.
     """
 
     user: Int[Array, "..."]
     history: History
     unlogged: Int[Array, "..."]
-    temper: Int[Array, "..."]
+    temper: PyTree
     time: Int[Array, "..."]
     clicks: Int[Array, "..."]
     popular: Int[Array, "..."]
     broken: Int[Array, "..."]
+    total: Float[Array, "..."] | None = None
 
 
-Info = dict[str, Any]
+Info = dict[str, PyTree]
+Reward = Callable[[Bool[Array, "K"], Int[Array, "K"], World], Float[Array, ""]]
+"""`(clicks, slate, world) -> reward`, what a slate was worth to the platform."""
 StepResult = tuple[Observation, EnvState, Float[Array, ""], Bool[Array, ""], Bool[Array, ""], Info]
 
 
@@ -87,6 +92,7 @@ class Environment(NamedTuple):
         history_length: H, events that a history holds.
         arrival_length: logged events that a user arrives with, at most.
         leave: when users leave.
+        reward: what a slate is worth.
     """
 
     reset: Callable[[jax.Array, World], tuple[Observation, EnvState]]
@@ -100,6 +106,12 @@ class Environment(NamedTuple):
     history_length: int
     arrival_length: int
     leave: Leave
+    reward: Reward
+
+
+def mean_click(clicks: Bool[Array, "K"], slate: Int[Array, "K"], world: World) -> Float[Array, ""]:
+    """Return the share of the shown items that were clicked, the paper's reward."""
+    return jnp.sum(clicks, dtype=jnp.int32) / clicks.shape[0]
 
 
 def check_world(world: World, *, slate_size: int) -> None:
@@ -199,25 +211,29 @@ def make_environment(
     double_sigmoid: bool = EnvironmentConfig.double_sigmoid,
     slate_correlation: float = EnvironmentConfig.slate_correlation,
     step_cap: int = EnvironmentConfig.step_cap,
+    reward: Reward = mean_click,
+    leave: Leave | None = None,
 ) -> Environment:
     """Build the simulator of sessions: KuaiSim's, with the fairness-aware leave rule.
 
     A session starts from a uniformly drawn row of `world.starts`: its user, with the rows before it as
-    history. A step draws one click per shown item, takes 2 - reward (plus `ad_penalty` where abs(2s - 1)
-    reaches `ad_bound`) from the temper, and appends all K shown items, in slate order and clicked or not,
-    to the history.
+    history. A step draws one click per shown item, takes 2 minus their share (plus `ad_penalty` where
+    abs(2s - 1) reaches `ad_bound`) from the temper, and appends all K shown items, in slate order and
+    clicked or not, to the history.
 
     `step` takes a `(K,)` int32 slate of catalogue positions (positions outside the catalogue are not
-    detected; see `Slates.contains`). It returns the reward, `()` float32, the slate's mean click in [0, 1];
-    `terminated`, `()` bool, the user left; `truncated`, `()` bool, `step_cap` cut the session of a user who
-    would have stayed; and `info`:
+    detected; see `Slates.contains`). It returns the reward, `()` float32; `terminated`, `()` bool, the user left; `truncated`,
+    `()` bool, the session of a user who would have stayed was cut after `max_steps`; and `info`:
 
     * `clicks` `(K,)` bool, `popular_share` float32 in [0, 1] and `broken` bool, all of this slate;
     * `ended` bool, whether the session is over, and, over the session so far, `session_length` int32,
       `session_return` float32 (sum of rewards), `session_popular_share` and `session_broken_share` float32;
     * `final_observation` (from `step_auto_reset` only): the observation before any reset.
 
-    The keywords are the fields of `EnvironmentConfig`, which says what each means; only its floats may be traced.
+    The other keywords are the fields of `EnvironmentConfig`, which says what each means; only its floats may be traced.
+
+    `reward`, `(clicks, slate, world) -> () float32`, is what a slate is worth; the paper's temper follows clicks whatever it is.
+    `leave` is another rule by which users leave; sessions are then cut after `step_cap` steps, or `max_len` where that is 0.
 
     Returns:
         An `Environment` of pure functions of one user.
@@ -238,9 +254,14 @@ def make_environment(
         slate_correlation=slate_correlation,
         step_cap=step_cap,
     )
-    can_truncate = 0 < step_cap < max_len
-    max_steps = step_cap if can_truncate else max_len
-    leave = make_temper(slate_size=slate_size, max_len=max_len, ad_bound=ad_bound, ad_penalty=ad_penalty)
+    can_truncate = leave is not None or 0 < step_cap < max_len
+    max_steps = (step_cap or max_len) if can_truncate else max_len
+    if leave is None:
+        leave = make_temper(slate_size=slate_size, max_len=max_len, ad_bound=ad_bound, ad_penalty=ad_penalty)
+    rule = leave
+    unbalanced = unbalanced_slates(slate_size, ad_bound)
+    is_broken = rule.broken or (lambda num_popular: unbalanced[num_popular])
+    has_own_reward = reward is not mean_click
 
     def reset(key: jax.Array, world: World) -> tuple[Observation, EnvState]:
         check_world(world, slate_size=slate_size)
@@ -252,11 +273,12 @@ def make_environment(
             user=world.starts.user[row],
             history=history,
             unlogged=unlogged_before(world.starts, row, length=history.length),
-            temper=leave.start(),
+            temper=rule.start(),
             time=zero,
             clicks=zero,
             popular=zero,
             broken=zero,
+            total=jnp.zeros((), jnp.float32) if has_own_reward else None,
         )
         return observe(state), state
 
@@ -274,8 +296,10 @@ def make_environment(
         clicks = jax.random.uniform(key, (slate_size,)) < probability
         num_clicks = jnp.sum(clicks, dtype=jnp.int32)
         num_popular = jnp.sum(world.is_popular[slate], dtype=jnp.int32)
-        broken = leave.broken(num_popular)
-        temper, terminated = leave.step(state.temper, clicks, num_popular)
+        broken = is_broken(num_popular)
+        temper, terminated = rule.step(state.temper, clicks, num_popular)
+        check_answers(state.temper, temper, terminated)
+        earned = scalar(reward(clicks, slate, world))
         state = EnvState(
             user=state.user,
             history=append(state.history, world.item[slate], clicks),
@@ -285,11 +309,12 @@ def make_environment(
             clicks=state.clicks + num_clicks,
             popular=state.popular + num_popular,
             broken=state.broken + broken.astype(jnp.int32),
+            total=None if state.total is None else state.total + earned,
         )
-        truncated = ~terminated & (state.time >= step_cap) if can_truncate else jnp.zeros((), bool)
+        truncated = ~terminated & (state.time >= max_steps) if can_truncate else jnp.zeros((), bool)
         info = {"clicks": clicks, "popular_share": num_popular / slate_size, "broken": broken}
         info |= session_sums(state, slate_size=slate_size) | {"ended": terminated | truncated}
-        return observe(state), state, num_clicks / slate_size, terminated, truncated, info
+        return observe(state), state, earned, terminated, truncated, info
 
     def step_auto_reset(key: jax.Array, state: EnvState, slate: Int[Array, "K"], world: World) -> StepResult:
         step_key, reset_key = jax.random.split(key)
@@ -311,8 +336,39 @@ def make_environment(
         can_truncate=can_truncate,
         history_length=history_length,
         arrival_length=arrival_length,
-        leave=leave,
+        leave=rule,
+        reward=reward,
     )
+
+
+def check_answers(before: PyTree, after: PyTree, left: Bool[Array, ""]) -> None:
+    """Check what a leave rule's step returned; looks at shapes and data types only.
+
+    Raises:
+        InputError: memory of another structure, shape or data type than before, or `left` not `()` bool.
+    """
+    old, new = (
+        jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), memory) for memory in (before, after)
+    )
+    if old != new:
+        raise InputError(
+            f"the leave rule's memory was {old} and became {new} (shapes, types): expected the same"
+        )
+    if jnp.shape(left) != () or not jnp.issubdtype(jnp.result_type(left), jnp.bool_):
+        raise InputError(
+            f"the leave rule's step says {jnp.result_type(left)} of shape {jnp.shape(left)}: expected one bool"
+        )
+
+
+def scalar(reward: Float[Array, ""]) -> Float[Array, ""]:
+    """Return a reward as `()` float32.
+
+    Raises:
+        InputError: it is not one number.
+    """
+    if jnp.shape(reward) != ():
+        raise InputError(f"the reward has the shape {jnp.shape(reward)}: expected one number per slate")
+    return jnp.asarray(reward, jnp.float32)
 
 
 def observe(state: EnvState) -> Observation:
@@ -328,11 +384,11 @@ def session_sums(state: EnvState, *, slate_size: int) -> Info:
         slate_size: K.
 
     Returns:
-        `session_length` int32, the others float32: `session_return` in [0, length], shares in [0, 1].
+        `session_length` int32, the others float32: `session_return`, the sum of rewards, and shares in [0, 1].
     """
     return {
         "session_length": state.time,
-        "session_return": state.clicks / slate_size,
+        "session_return": state.clicks / slate_size if state.total is None else state.total,
         "session_popular_share": state.popular / (slate_size * state.time),
         "session_broken_share": state.broken / state.time,
     }

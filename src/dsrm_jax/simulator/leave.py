@@ -1,19 +1,21 @@
 """When a simulated user leaves: temper, in exact integer units of 1/K of a step.
 
-A session starts with a temper of `max_len` steps. A step costs 2 - reward, plus `ad_penalty` where the
-slate leans too far to one group of items; the user leaves once less than one step's worth is left
-(facts/simulators.md 1.3 and 2.1, facts/methods.md 1.1). With K shown items the reward is a multiple of 1/K,
-so K times the temper is an integer and no comparison ever rounds.
+A session starts with a temper of `max_len` steps. A step costs 2 - r, r the slate's mean click, plus `ad_penalty` where the slate
+leans too far to one group of items; the user leaves once less than one step's worth is left (KuaiSim's rule, made fairness-aware
+by the paper). With K shown items r is a multiple of 1/K, so K times the temper is an integer and no comparison
+ever rounds. It follows the clicks, whatever the reward is.
 """
 
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
+
+from dsrm_jax.types import PyTree
 
 BOUND_TOLERANCE = 1e-4
 
@@ -24,12 +26,12 @@ class Leave(NamedTuple):
     Attributes:
         start: `() -> memory`, a pytree of arrays: what the rule remembers of a session that begins.
         step: `(memory, clicks (K,) bool, num_popular () int32) -> (memory, left () bool)` after each slate.
-        broken: `(num_popular () int32) -> () bool`, whether a slate is off balance.
+        broken: `(num_popular () int32) -> () bool`, whether a slate counts as off balance; None: by the environment's `ad_bound`.
     """
 
-    start: Callable[[], Any]
-    step: Callable[..., tuple[Any, Bool[Array, ""]]]
-    broken: Callable[[Int[Array, ""]], Bool[Array, ""]]
+    start: Callable[[], PyTree]
+    step: Callable[[PyTree, Bool[Array, "K"], Int[Array, ""]], tuple[PyTree, Bool[Array, ""]]]
+    broken: Callable[[Int[Array, ""]], Bool[Array, ""]] | None = None
 
 
 def make_temper(*, slate_size: int, max_len: int, ad_bound: float | Array, ad_penalty: int) -> Leave:
@@ -112,9 +114,8 @@ def has_left(temper: Int[Array, "..."], *, slate_size: int) -> Bool[Array, "..."
 def expected_length(max_len: float, reward: float, penalty_rate: float) -> float:
     """Return the mean session length, in steps, to be expected from a policy's averages.
 
-    E[Len] is close to (T0 - 1) / (2 - reward + penalty) + 1/2 (facts/methods.md 1.2): for independent clicks
-    and K of 6 or 10 it is 0.06 steps too short on average and never 0.3 off. `constant_length` is exact for
-    a constant reward.
+    E[Len] is close to (T0 - 1) / (2 - reward + penalty) + 1/2: for independent clicks and K of 6 or 10 it is 0.06 steps too short
+    on average and never 0.3 off. `constant_length` is exact for a constant reward.
 
     Args:
         max_len: T0, initial temper in steps.
@@ -128,7 +129,7 @@ def expected_length(max_len: float, reward: float, penalty_rate: float) -> float
 def constant_length(max_len: int, clicks: int, slate_size: int, ad_penalty: int = 0) -> int:
     """Return the exact session length, in steps, when every slate gets the same number of clicks.
 
-    Len = floor((T0 - 1) / (2 - r + penalty)) + 1 with r = clicks / K, in integers (facts/simulators.md 1.3).
+    Len = floor((T0 - 1) / (2 - r + penalty)) + 1 with r = clicks / K, in integers.
 
     Args:
         max_len: T0, initial temper in steps.

@@ -27,6 +27,10 @@ class EnvironmentConfig:
     """Weight of KuaiSim's intra-slate correlation penalty on click probabilities."""
     step_cap: int = number(default=0, within=COUNT_OR_ZERO)
     """Truncate sessions after this many steps; 0: max_len."""
+    reward: str = ""
+    """Reward of a slate, module:function of (clicks, slate, world); empty: the share of its items that were clicked."""
+    leave: str = ""
+    """When users leave, module:function that returns a Leave; empty: temper, as the other fields say."""
     response: Literal["auto", "synthetic", "fitted", "transformer", "matrix"] = "auto"
     """Where the simulated users come from; auto: the truth of a synthetic world, else a fully observed matrix, else fitted."""
     response_dim: int = number(default=16, within=COUNT)

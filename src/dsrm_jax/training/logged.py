@@ -3,7 +3,7 @@
 Shapes: B lanes, T steps, K slate size, N log rows, J catalogue items.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from dsrm_jax.purify.perception import Perceive, Perception
 from dsrm_jax.purify.view import Catalogue
 from dsrm_jax.simulator.environment import Environment, Observation, append, history_before, keep_last
 from dsrm_jax.simulator.world import History, World
+from dsrm_jax.types import PyTree
 
 LANES = 256
 STEPS = 64
@@ -23,11 +24,11 @@ SEARCH = 8  # a slate's K items are sought among the next 8 K rows of the user
 
 @struct.dataclass
 class _Replayed:
-    """Logged sessions being read: the next row of the log, what the user has seen, what is left of the temper."""
+    """Logged sessions being read: the next row of the log, what the user has seen, what the leave rule remembers."""
 
     row: Int[Array, "B"]
     history: History
-    temper: Int[Array, "B"]
+    temper: PyTree
     time: Int[Array, "B"]
 
 
@@ -42,7 +43,7 @@ def logged_data(
     """Read sessions from the training log, with the logging policy's slates and the logged clicks.
 
     A session starts at a uniformly drawn row, as in the simulator. A step shows the next K distinct catalogue items that the
-    user's log holds after the rows already read and takes their logged clicks; temper, history and leaving follow the
+    user's log holds after the rows already read and takes their logged clicks; reward, history and leaving follow the
     environment's rules. Where the log runs out another session starts; the last step read is not marked as terminated.
 
     Args:
@@ -119,7 +120,7 @@ def _make_step(
     perception: Perception,
     perceive: Perceive,
     catalogue: Catalogue,
-) -> Any:
+) -> Callable[[_Replayed, jax.Array], tuple[_Replayed, tuple[Transition, jax.Array]]]:
     """Build the body of the scan over steps: read a slate, follow the leave rule, start again where a session is over."""
     slate_size = environment.slate_size
     position = _positions(catalogue)
@@ -130,7 +131,6 @@ def _make_step(
         slate, click, row, found = jax.vmap(lambda r: next_slate(world, position, r, slate_size=slate_size))(
             lanes.row
         )
-        num_clicks = jnp.sum(click, axis=1, dtype=jnp.int32)
         num_popular = jnp.sum(world.is_popular[slate], axis=1, dtype=jnp.int32)
         temper, terminated = jax.vmap(environment.leave.step)(lanes.temper, click, num_popular)
         history = jax.vmap(append)(lanes.history, world.item[slate], click)
@@ -140,12 +140,14 @@ def _make_step(
             slate=slate,
             record=(),
             clicks=click,
-            reward=num_clicks / slate_size,
+            reward=jax.vmap(environment.reward, in_axes=(0, 0, None))(click, slate, world).astype(
+                jnp.float32
+            ),
             popular_share=num_popular / slate_size,
             terminated=terminated,
             next_view=perceive(perception, next_key, Observation(moved.history, moved.time, none)),
         )
-        over = terminated | ~found
+        over = terminated | ~found | (moved.time >= environment.max_steps)
 
         def choose(new: jax.Array, old: jax.Array) -> jax.Array:
             return jnp.where(over.reshape(over.shape + (1,) * (old.ndim - 1)), new, old)

@@ -24,7 +24,7 @@ from dsrm_jax.purify.perception import (
 )
 from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.targets import Visited
-from dsrm_jax.runs.pieces import environment_of
+from dsrm_jax.simulator.environment import Environment
 from dsrm_jax.simulator.world import World
 from dsrm_jax.training.loop import reset_users
 
@@ -32,12 +32,15 @@ NUM_USERS = 128
 NUM_STEPS = 64  # about two sessions of each user
 
 
-def collect_histories(key: Key[Array, ""], config: Config, world: World, perception: Perception) -> Visited:
+def collect_histories(
+    key: Key[Array, ""], config: Config, environment: Environment, world: World, perception: Perception
+) -> Visited:
     """Let half-and-half greedy slates on the purified state make histories, and keep them with their users.
 
     Args:
         key: typed PRNG key; consumed.
         config: of the run.
+        environment: the simulator.
         world: the training world, never the held-out one.
         perception: frozen encoder and one purifier.
 
@@ -45,9 +48,8 @@ def collect_histories(key: Key[Array, ""], config: Config, world: World, percept
         `NUM_USERS * NUM_STEPS` histories as they stood before each step.
     """
     reset_key, scan_key = jax.random.split(key)
-    environment = environment_of(config)
     perceive = make_perceive(*perception_modules(config))
-    agent = make_yardstick("quota_greedy_purified", slate_size=config.environment.slate_size)
+    agent = make_yardstick("quota_greedy_purified", slate_size=environment.slate_size)
     catalogue = make_catalogue(perception.encoder.embeddings, world)
     start = reset_users(reset_key, environment, world, num_users=NUM_USERS)
 
@@ -67,6 +69,7 @@ def collect_histories(key: Key[Array, ""], config: Config, world: World, percept
 def refresh_perception(
     keys: Key[Array, "N"],
     config: Config,
+    environment: Environment,
     perception: Perception,
     world: World,
     posterior: UserPosterior,
@@ -76,6 +79,7 @@ def refresh_perception(
     Args:
         keys: `(N,)` typed PRNG keys, one per seed; consumed.
         config: of the run.
+        environment: the simulator.
         perception: trained so far, purifiers with a leading axis N.
         world: the training world.
         posterior: of its users, as `fit_perception_purifier` takes it.
@@ -90,7 +94,7 @@ def refresh_perception(
         return purifier, losses
 
     def collect(key: jax.Array, world: World, perception: Perception) -> Visited:
-        return collect_histories(key, config, world, perception)
+        return collect_histories(key, config, environment, world, perception)
 
     collect_all = jax.jit(jax.vmap(collect, in_axes=(0, None, SEED_AXES)))
     for r in range(settings.refresh_rounds):
