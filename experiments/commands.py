@@ -2,12 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from dsrm_jax.cli.commands import Command, parse_arguments, refuse_folder, say, write_json
 from dsrm_jax.cli.options import check_json, parse, parse_with
+from dsrm_jax.types import Json
 
 ABOUT = {
     "reproduce": "run the paper's tables and figures, resumably, and write the report",
@@ -26,7 +26,7 @@ def _reproduce(argv: list[str]) -> None:
 
     def arguments(
         env: str = "all", budget: str = "quick", out: str = "", data: str = "", workers: int = 0
-    ) -> dict[str, Any]:
+    ) -> Json:
         """Reproduce.
 
         Args:
@@ -93,9 +93,7 @@ def _fcpo(argv: list[str]) -> None:
 def _bench(argv: list[str]) -> None:
     from experiments import bench
 
-    def arguments(
-        size: str = "paper", json: str = "", repeats: int = 5, scaling: bool = False
-    ) -> dict[str, Any]:
+    def arguments(size: str = "paper", json: str = "", repeats: int = 5, scaling: bool = False) -> Json:
         """Measure.
 
         Args:

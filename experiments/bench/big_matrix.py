@@ -5,8 +5,8 @@ with 7.7 % exact duplicates, a 99.6 % full `small_matrix.csv` of users and video
 its times missing, `item_categories.csv`, `user_features.csv`, `item_daily_features.csv`. Its behaviour means
 nothing.
 
-    python experiments/benchmarks/generate_big_matrix.py --folder /tmp/kuairec
-    python experiments/benchmarks/generate_big_matrix.py --measure /tmp/kuairec   # parse, cache, load again
+    python experiments/bench/big_matrix.py --folder /tmp/kuairec
+    python experiments/bench/big_matrix.py --measure /tmp/kuairec   # parse, cache, load again
 """
 
 import argparse

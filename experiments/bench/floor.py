@@ -2,8 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from experiments.bench.products import Product
 
 
-def compile_products(counts: Counter[Product]) -> Callable[[], Any]:
+def compile_products(counts: Counter[Product]) -> Callable[[], object]:
     """Compile one program that executes the counted products, and nothing else worth naming.
 
     Every execution depends on the one before through a single element of the smaller operand, so that XLA can neither
@@ -34,7 +33,7 @@ def compile_products(counts: Counter[Product]) -> Callable[[], Any]:
             )
         )
 
-    def all_products(operands: Any) -> list[jax.Array]:
+    def all_products(operands: Sequence[tuple[jax.Array, jax.Array]]) -> list[jax.Array]:
         return [
             repeat(product, times, left, right)
             for (product, times), (left, right) in zip(counts.items(), operands, strict=True)
@@ -63,7 +62,7 @@ def repeat(product: Product, times: int, left: jax.Array, right: jax.Array) -> j
     return jax.lax.scan(once, left if small_is_left else right, length=times)[0]
 
 
-def median_seconds(call: Callable[[], Any], *, repeats: int, least: float = 0.2) -> float:
+def median_seconds(call: Callable[[], object], *, repeats: int, least: float = 0.2) -> float:
     """Return the median over repeats of the wall seconds that a call takes, after one call to warm up.
 
     Args:

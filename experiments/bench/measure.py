@@ -7,7 +7,6 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.parallel.sharding import using
+from dsrm_jax.types import Json
 from experiments.bench.floor import compile_products, median_seconds
 from experiments.bench.parts import Part
 from experiments.bench.products import matrix_products, operations
@@ -23,7 +23,7 @@ from experiments.bench.table import print_report
 from experiments.bench.work import make_work
 
 
-def run(size: str, *, repeats: int = 5, console: Console | None = None) -> dict[str, Any]:
+def run(size: str, *, repeats: int = 5, console: Console | None = None) -> Json:
     """Measure speed, compile time and memory at a named size and print them.
 
     Compilations are cold: the persistent compilation cache is off while this runs.
@@ -118,7 +118,7 @@ def without_compilation_cache() -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
-def machine() -> dict[str, Any]:
+def machine() -> Json:
     """Return what the numbers depend on besides the program: cores, devices, versions, flags."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

@@ -2,22 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dsrm_jax.agents.agent import Rollout
 from dsrm_jax.config import Config
 from dsrm_jax.parallel.mesh_axes import USERS
 from dsrm_jax.parallel.sharding import make_mesh, place
 from dsrm_jax.purify.encoder import make_catalogue
 from dsrm_jax.purify.perception import Perception
-from dsrm_jax.purify.view import Catalogue
+from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.runs.pieces import agent_of, environment_of, perceive_of, trainer_of
+from dsrm_jax.simulator.environment import EnvState, Observation
 from dsrm_jax.simulator.world import World
-from dsrm_jax.training.loop import make_step, reset_users
-from experiments.fcpo_ml100k.ranker import HORIZON, RankingData, evaluate, train_ranker
+from dsrm_jax.training.loop import TrainState, make_step, reset_users
+from dsrm_jax.types import PyTree
+from experiments.fcpo_ml100k.ranker import HORIZON, RankerState, RankingData, evaluate, train_ranker
 
 RANKING_ITERATIONS = 5  # constrained steps that one call of FCPO's loop makes
 
@@ -30,8 +32,8 @@ class Part:
     """
 
     name: str
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
+    function: Callable[..., PyTree]
+    args: tuple[PyTree, ...]
     updates: int = 1
     mesh: Mesh | None = None
 
@@ -68,13 +70,13 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
     keys, world, perception, catalogue = on_every_device((keys, world, perception, catalogue), mesh)
 
     # Worlds are arguments everywhere: as constants of a program a million users would be compiled into it.
-    def rollout(state: Any, world: World, perception: Perception, catalogue: Catalogue) -> Any:
+    def rollout(state: TrainState, world: World, perception: Perception, catalogue: Catalogue) -> Rollout:
         step = make_step(environment, perceive, agent, state.agent, world, perception, catalogue)
         (_, view), (rollout, _) = jax.lax.scan(step, (state.env, state.view), keys)
         return replace(rollout, last_view=view)
 
-    def respond(keys: jax.Array, env: Any, slates: jax.Array, world: World) -> Any:
-        def step(env: Any, inputs: Any) -> Any:
+    def respond(keys: jax.Array, env: EnvState, slates: jax.Array, world: World) -> PyTree:
+        def step(env: EnvState, inputs: tuple[jax.Array, jax.Array]) -> tuple[EnvState, PyTree]:
             key, slate = inputs
             result = jax.vmap(environment.step_auto_reset, in_axes=(0, 0, 0, None))(
                 jax.random.split(key, num_users), env, slate, world
@@ -84,10 +86,10 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
 
         return jax.lax.scan(step, env, (keys, slates))
 
-    def act(keys: jax.Array, agent_state: Any, views: Any, catalogue: Any) -> Any:
+    def act(keys: jax.Array, agent_state: PyTree, views: View, catalogue: Catalogue) -> PyTree:
         return _over_steps(lambda key, view: agent.act(agent_state, key, view, catalogue), keys, views)
 
-    def purify(keys: jax.Array, perception: Perception, observations: Any) -> Any:
+    def purify(keys: jax.Array, perception: Perception, observations: Observation) -> View:
         return _over_steps(lambda key, seen: perceive(perception, key, seen), keys, observations)
 
     seen = jax.jit(rollout)(state, world, perception, catalogue)
@@ -102,12 +104,12 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
     ]
 
 
-def along_users(tree: Any, mesh: Mesh | None) -> Any:
+def along_users(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """Place arrays with their first axis along a mesh's users; without a mesh they stay as they are."""
     return tree if mesh is None else place(tree, NamedSharding(mesh, PartitionSpec(USERS)))
 
 
-def on_every_device(tree: Any, mesh: Mesh | None) -> Any:
+def on_every_device(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """Place whole arrays on every device of a mesh; without a mesh they stay as they are."""
     return tree if mesh is None else place(tree, NamedSharding(mesh, PartitionSpec()))
 
@@ -119,7 +121,7 @@ def make_ranking_parts(config: Config, data: RankingData) -> list[Part]:
         `sessions`, in which all users see `HORIZON` items, one at a time, and `loop`, with the constrained steps between them.
     """
 
-    def train(key: jax.Array, data: RankingData) -> Any:
+    def train(key: jax.Array, data: RankingData) -> PyTree:
         return train_ranker(
             key,
             data,
@@ -128,7 +130,7 @@ def make_ranking_parts(config: Config, data: RankingData) -> list[Part]:
             iterations=RANKING_ITERATIONS,
         )
 
-    def sessions(key: jax.Array, data: RankingData, agent: Any) -> Any:
+    def sessions(key: jax.Array, data: RankingData, agent: RankerState) -> PyTree:
         return evaluate(key, data, agent, config=config.agent, length=HORIZON)
 
     key = jax.random.key(config.training.seeds[0])
@@ -140,5 +142,5 @@ def make_ranking_parts(config: Config, data: RankingData) -> list[Part]:
     ]
 
 
-def _over_steps(function: Callable[..., Any], keys: jax.Array, inputs: Any) -> Any:
+def _over_steps(function: Callable[..., PyTree], keys: jax.Array, inputs: PyTree) -> PyTree:
     return jax.lax.scan(lambda _, xs: ((), function(*xs)), (), (keys, inputs))[1]

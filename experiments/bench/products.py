@@ -3,14 +3,20 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jax.typing import DTypeLike
+
+from dsrm_jax.types import PyTree
 
 LARGEST_KNOWN = 10_000  # elements of a value that is worked out while counting
+
+Value: TypeAlias = Any
+"""An array or scalar of any primitive's choice that is known while tracing; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +25,10 @@ class Product:
 
     left: tuple[int, ...]
     right: tuple[int, ...]
-    dimension_numbers: Any
+    dimension_numbers: tuple[tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]]
     dtypes: tuple[str, str]
-    precision: Any
-    preferred_element_type: Any
+    precision: jax.lax.PrecisionLike
+    preferred_element_type: DTypeLike | None
 
     @property
     def operations(self) -> int:
@@ -32,7 +38,7 @@ class Product:
         return 2 * int(np.prod(self.left)) * int(np.prod(free, dtype=int))
 
 
-def matrix_products(function: Callable[..., Any], *args: Any) -> Counter[Product]:
+def matrix_products(function: Callable[..., PyTree], *args: PyTree) -> Counter[Product]:
     """Count how often a function executes each matrix product.
 
     A body of `scan` counts once per iteration. A `cond` whose index depends neither on `args` nor on a scan's carry, be it
@@ -52,13 +58,13 @@ def matrix_products(function: Callable[..., Any], *args: Any) -> Counter[Product
 
 
 def _count(
-    jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any]
-) -> tuple[Counter[Product], list[Any]]:
+    jaxpr: core.Jaxpr, consts: Sequence[Value], args: Sequence[Value]
+) -> tuple[Counter[Product], list[Value]]:
     """Return the executions and the outputs; None stands for a value that is not known."""
     counts: Counter[Product] = Counter()
     known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
 
-    def read(atom: Any) -> Any:
+    def read(atom: core.Var | core.Literal) -> Value:
         return atom.val if isinstance(atom, core.Literal) else known.get(atom)
 
     for equation in jaxpr.eqns:
@@ -68,7 +74,7 @@ def _count(
     return counts, [read(atom) for atom in jaxpr.outvars]
 
 
-def _count_equation(equation: Any, values: list[Any]) -> tuple[Counter[Product], list[Any]]:
+def _count_equation(equation: core.JaxprEqn, values: list[Value]) -> tuple[Counter[Product], list[Value]]:
     """Return the executions of one equation and what is known of its outputs."""
     unknown = [None] * len(equation.outvars)
     name, params = equation.primitive.name, equation.params
@@ -86,15 +92,16 @@ def _count_equation(equation: Any, values: list[Any]) -> tuple[Counter[Product],
         return _count(inner[0], [None] * len(inner[0].constvars), values)
     if inner:
         return sum((_count_blindly(jaxpr) for jaxpr in inner), Counter()), unknown
-    plain = not any(jnp.issubdtype(v.aval.dtype, jax.dtypes.extended) for v in equation.outvars)
-    small = all(np.prod(v.aval.shape) <= LARGEST_KNOWN for v in equation.outvars)
+    made = [cast(jax.core.ShapedArray, v.aval) for v in equation.outvars]
+    plain = not any(jnp.issubdtype(aval.dtype, jax.dtypes.extended) for aval in made)
+    small = all(np.prod(aval.shape) <= LARGEST_KNOWN for aval in made)
     if not (plain and small) or any(value is None for value in values):
         return Counter(), unknown
     outputs = equation.primitive.bind(*values, **params)
     return Counter(), list(outputs) if equation.primitive.multiple_results else [outputs]
 
 
-def _is_call(equation: Any, inner: core.Jaxpr) -> bool:
+def _is_call(equation: core.JaxprEqn, inner: core.Jaxpr) -> bool:
     """Return whether an equation hands its operands to `inner` and its results on, as that of a jitted function does."""
     atoms = (equation.invars, inner.invars), (equation.outvars, inner.outvars)
     return all([v.aval for v in outside] == [v.aval for v in inside] for outside, inside in atoms)
@@ -104,7 +111,7 @@ def _count_blindly(jaxpr: core.Jaxpr) -> Counter[Product]:
     return _count(jaxpr, [None] * len(jaxpr.constvars), [None] * len(jaxpr.invars))[0]
 
 
-def _count_scan(params: dict[str, Any], values: list[Any]) -> Counter[Product]:
+def _count_scan(params: dict[str, Value], values: list[Value]) -> Counter[Product]:
     """Return the executions of a scan; one by one only where something is known of each iteration."""
     body, length = params["jaxpr"], params["length"]
     fixed, carry = params["num_consts"], params["num_carry"]
@@ -130,7 +137,7 @@ def operations(counts: Counter[Product]) -> int:
     return sum(product.operations * times for product, times in counts.items())
 
 
-def _product(equation: Any) -> Product:
+def _product(equation: core.JaxprEqn) -> Product:
     left, right = (cast(jax.core.ShapedArray, v.aval) for v in equation.invars)
     how = [equation.params[n] for n in ("dimension_numbers", "precision", "preferred_element_type")]
     return Product(left.shape, right.shape, how[0], (str(left.dtype), str(right.dtype)), how[1], how[2])

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +14,9 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.parallel.sharding import make_mesh
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.runs.pieces import environment_of, perceive_of, trainer_of
+from dsrm_jax.simulator.world import World
 from dsrm_jax.training.loop import reset_users
+from dsrm_jax.types import Json, PyTree
 from experiments.bench.measure import measure_part
 from experiments.bench.parts import Part, along_users, on_every_device
 from experiments.bench.table import print_scaling
@@ -27,7 +28,7 @@ ITEMS = (3_327, 33_270, 110_900, 332_700)
 POPULATION = 1000  # users of the worlds; the time does not depend on it
 
 
-def run_scaling(*, repeats: int = 5, console: Console | None = None) -> dict[str, Any]:
+def run_scaling(*, repeats: int = 5, console: Console | None = None) -> Json:
     """Measure how the cost of DSRM-HRL grows with its sizes, and print it.
 
     Args:
@@ -69,7 +70,7 @@ def run_scaling(*, repeats: int = 5, console: Console | None = None) -> dict[str
     return numbers
 
 
-def _timed(seconds_at: Callable[[int], tuple[float, float]], x: Sequence[int]) -> dict[str, Any]:
+def _timed(seconds_at: Callable[[int], tuple[float, float]], x: Sequence[int]) -> Json:
     seconds, floor = zip(*(seconds_at(size) for size in x), strict=True)
     return {"x": list(x), "seconds": list(seconds), "floor_seconds": list(floor), **linear_fit(x, seconds)}
 
@@ -103,14 +104,14 @@ def purify_seconds(config: Config, *, users: int, repeats: int) -> tuple[float, 
     mesh = make_mesh(1, users)
     arguments = (*on_every_device((perception, key), mesh), along_users(observation, mesh))
 
-    def states(*args: Any) -> jax.Array:
+    def states(*args: PyTree) -> jax.Array:
         return perceive(*args).state
 
     found = measure_part(Part("perceive", states, arguments, mesh=mesh), user_steps=users, repeats=repeats)
     return found["milliseconds"] / 1e3, found["floor_milliseconds"] / 1e3
 
 
-def memory_by_items(config: Config, items: Sequence[int]) -> dict[str, Any]:
+def memory_by_items(config: Config, items: Sequence[int]) -> Json:
     """Return what `run_scaling` documents under `items`; the loop is compiled and not run."""
     temporary, tables = [], []
     for count in items:
@@ -118,7 +119,8 @@ def memory_by_items(config: Config, items: Sequence[int]) -> dict[str, Any]:
         trainer = trainer_of(config)
         state = jax.eval_shape(trainer.init, jax.random.key(0), world, perception)
         program = jax.jit(trainer.iterate).lower(state, world, perception).compile()
-        analysis: Any = program.memory_analysis()
+        analysis = program.memory_analysis()
+        assert analysis is not None
         temporary.append(analysis.temp_size_in_bytes)
         # of an item, D numbers and a bias in `Catalogue`; D + 2 of `networks.lifted_vectors` and the log-popularity
         dim = perception.encoder.embeddings.vectors.shape[1]
@@ -127,7 +129,7 @@ def memory_by_items(config: Config, items: Sequence[int]) -> dict[str, Any]:
     return sizes | beyond_fit(items, temporary, tables)
 
 
-def beyond_fit(items: Sequence[int], temporary: Sequence[int], tables: Sequence[int]) -> dict[str, Any]:
+def beyond_fit(items: Sequence[int], temporary: Sequence[int], tables: Sequence[int]) -> Json:
     """Return `beyond_bytes`, `fitted` and `exponent` as `run_scaling` documents them; `exponent` is None below two sizes."""
     beyond = [
         total - table if total > table else None for total, table in zip(temporary, tables, strict=True)
@@ -138,7 +140,7 @@ def beyond_fit(items: Sequence[int], temporary: Sequence[int], tables: Sequence[
     return {"beyond_bytes": beyond, "fitted": list(fitted), "exponent": exponent}
 
 
-def _world(config: Config, *, items: int) -> tuple[Any, Perception]:
+def _world(config: Config, *, items: int) -> tuple[World, Perception]:
     """Return a training world and the perception of one seed."""
     prepared = factor_world(POPULATION, items)(config, print)
     purifier = jax.tree.map(lambda x: x[0], prepared.perception.purifier)

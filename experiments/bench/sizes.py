@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from dsrm_jax.config import Config
 from dsrm_jax.config.budgets import BUDGETS
 from dsrm_jax.config.serialise import merge
 from dsrm_jax.runs.prepare import Prepared, prepare
 from dsrm_jax.simulator.presets import PRESETS
+from dsrm_jax.types import Json
 from experiments.bench.worlds import factor_world, held_ratings_world, table_world, transformer_world
 from experiments.fcpo_ml100k.ranker import SETTINGS, RankingData
 
@@ -33,7 +33,7 @@ def _size(
     budget: str,
     updates: int = 0,
     prepare: Callable[..., Prepared | RankingData] = prepare,
-    **sections: dict[str, Any],
+    **sections: Json,
 ) -> Size:
     config = merge(Config(), BUDGETS[budget], budget)
     config = merge(config, {"training": {"seeds": [config.training.seeds[0]]}}, budget)

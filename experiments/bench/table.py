@@ -1,12 +1,12 @@
 """The bench's numbers as tables."""
 
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 
+from dsrm_jax.types import Json
 
-def print_report(numbers: dict[str, Any], console: Console) -> None:
+
+def print_report(numbers: Json, console: Console) -> None:
     """Print the numbers of `run` as a table with a few lines around it."""
     shape, budget, machine = numbers["shape"], numbers["budget"], numbers["machine"]
     title = (
@@ -43,7 +43,7 @@ def print_report(numbers: dict[str, Any], console: Console) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def print_scaling(numbers: dict[str, Any], console: Console) -> None:
+def print_scaling(numbers: Json, console: Console) -> None:
     """Print the numbers of `scaling.run_scaling`: a table for each axis with its fit below."""
     for name, title in (("users", "users"), ("diffusion_steps", "diffusion steps")):
         found = numbers[name]

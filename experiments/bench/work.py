@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 
@@ -13,6 +12,7 @@ from dsrm_jax.runs.pieces import purifier_settings
 from dsrm_jax.runs.prepare import Prepared
 from dsrm_jax.runs.run import chunk_size, compile_chunk, num_updates, run_mesh, start
 from dsrm_jax.simulator.held_ratings import NUM_RECENT
+from dsrm_jax.types import Json, PyTree
 from experiments.bench.parts import Part, make_parts, make_ranking_parts
 from experiments.bench.sizes import Size
 from experiments.fcpo_ml100k.ranker import HORIZON, ITERATIONS, RankingData, train_ranker
@@ -31,8 +31,8 @@ class Work:
 
     parts: list[Part]
     shape: dict[str, int]
-    facts: dict[str, Any]
-    budget: Callable[[], dict[str, Any]]
+    facts: Json
+    budget: Callable[[], Json]
 
 
 def make_work(size: Size, prepared: Prepared | RankingData) -> Work:
@@ -59,7 +59,7 @@ def make_work(size: Size, prepared: Prepared | RankingData) -> Work:
     )
 
 
-def _run_budget(size: Size, prepared: Prepared) -> dict[str, Any]:
+def _run_budget(size: Size, prepared: Prepared) -> Json:
     """Run the full loop, spread over the devices as training is, without logs and checkpoints."""
     config = size.config
     mesh = run_mesh(config)
@@ -92,11 +92,11 @@ def _ranking_work(config: Config, data: RankingData) -> Work:
     """Return one run of `dsrm-jax fcpo`, one limit and one seed of its table."""
     users, items = data.train.liked.shape
 
-    def train(key: jax.Array, data: RankingData) -> Any:
+    def train(key: jax.Array, data: RankingData) -> PyTree:
         limit = config.agent.fcpo.popular_limit
         return train_ranker(key, data, popular_limit=limit, config=config.agent)
 
-    def budget() -> dict[str, Any]:
+    def budget() -> Json:
         key = jax.random.key(config.training.seeds[0])
         started = time.perf_counter()
         program = jax.jit(train).lower(key, data).compile()
@@ -132,7 +132,7 @@ def budget_numbers(
     users: int,
     train_seconds: float,
     compile_seconds: float,
-) -> dict[str, Any]:
+) -> Json:
     """Extrapolate the updates that were run to all of the budget; compile time counts once.
 
     Returns:

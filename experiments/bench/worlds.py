@@ -4,7 +4,6 @@ Nothing here is learnt and no number but the sizes means anything.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.purifier import PurifierBatch
 from dsrm_jax.purify.view import Catalogue
 from dsrm_jax.runs.pieces import encoder_of, purifier_of
-from dsrm_jax.runs.prepare import Prepared, seed_keys
+from dsrm_jax.runs.prepare import Prepared, Say, seed_keys
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.environment import history_before
 from dsrm_jax.simulator.held_ratings import NUM_RECENT, HeldRatings
@@ -27,8 +26,6 @@ from experiments.fcpo_ml100k.ranker import RankingData
 
 ROWS = 60  # log rows of each user
 STATES = 256  # that the purifiers' normalisation is taken from
-
-Say = Callable[[str], None]
 
 
 def table_world(config: Config, say: Say) -> Prepared:
@@ -118,7 +115,7 @@ def _prepared(config: Config, response: Response, users: int, items: int, source
     )
     vectors = jnp.concatenate([_normal(rng, items, dim), jnp.ones((items, 1))], axis=1)
     perception = _perception(config, Embeddings(vectors, _normal(rng, items)), world.starts)
-    everyone: Any = np.arange(users)
+    everyone = np.arange(users, dtype=np.int32)
     worlds = Worlds(train=world, test=world, train_users=everyone, test_users=everyone, report={})
     return Prepared(worlds, perception, {"source": source})
 

@@ -5,7 +5,7 @@ Everything of a run, rollouts and constrained steps alike, is one compiled progr
 Shapes: U users, J items, D factors, E = D + 2, H steps of a session, R recent items, X = 2 D features.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,14 @@ from dsrm_jax.config.agent import FCPOConfig
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.purify.view import Catalogue
 from dsrm_jax.simulator.fit import fit_factors
-from dsrm_jax.simulator.held_ratings import HeldRatings, held_ratings, show_items, start_sessions
+from dsrm_jax.simulator.held_ratings import (
+    HeldRatings,
+    RatingsState,
+    held_ratings,
+    show_items,
+    start_sessions,
+)
+from dsrm_jax.types import PyTree
 
 HORIZON = 10
 ITERATIONS = 100
@@ -57,9 +64,9 @@ class RankingData:
 class RankerState:
     """Arrays of a run: parameters of the policy and of both value functions, the optimiser's state, the limit's margin."""
 
-    policy: Any
-    values: dict[str, Any]
-    opt_state: Any
+    policy: PyTree
+    values: dict[str, PyTree]
+    opt_state: optax.OptState
     margin: Float[Array, ""]
 
 
@@ -120,6 +127,9 @@ def prepare_ranking(key: Key[Array, ""], log: InteractionLog, *, dim: int = 16) 
     return RankingData(held_ratings(log, "train"), held_ratings(log, "test"), factors.user, catalogue)
 
 
+Gaussian = tuple[Float[Array, "N E"], Float[Array, "E"]]
+
+
 class _Parts(NamedTuple):
     """Networks and settings of a run: static, but for the floats of `config`."""
 
@@ -128,14 +138,14 @@ class _Parts(NamedTuple):
     critic: MLP
     optimiser: optax.GradientTransformation
 
-    def policy(self, params: Any, x: Float[Array, "N X"]) -> Any:
+    def policy(self, params: PyTree, x: Float[Array, "N X"]) -> Gaussian:
         """Return `(mean, log_std)`."""
-        return self.actor.apply(params, x, self.config.fcpo.initial_std)
+        return cast(Gaussian, self.actor.apply(params, x, self.config.fcpo.initial_std))
 
-    def value(self, params: Any, inputs: tuple[Any, Any]) -> Float[Array, "..."]:
+    def value(self, params: PyTree, inputs: tuple[jax.Array, jax.Array]) -> Float[Array, "..."]:
         """Return the value of `(features, share of the session that is over)`."""
         x, clock = inputs
-        found: Any = self.critic.apply(params, jnp.concatenate([x, clock[..., None]], axis=-1))
+        found = cast(jax.Array, self.critic.apply(params, jnp.concatenate([x, clock[..., None]], axis=-1)))
         return found[..., 0]
 
 
@@ -167,7 +177,7 @@ class _Session(NamedTuple):
 
 def _run_sessions(
     parts: _Parts,
-    params: Any,
+    params: PyTree,
     key: jax.Array,
     data: RankingData,
     world: HeldRatings,
@@ -177,7 +187,7 @@ def _run_sessions(
 ) -> _Session:
     items = lifted_vectors(data.catalogue).T
 
-    def step(state, key):
+    def step(state: RatingsState, key: jax.Array) -> tuple[RatingsState, _Session]:
         mean, log_std = parts.policy(params, _features(data, state.recent))
         w = mean if greedy else gaussian_sample(key, mean, log_std)
         item = row_argmax(jnp.where(state.unavailable, -jnp.inf, w @ items))
@@ -219,7 +229,7 @@ def train_ranker(
     agent = _init(parts, init_key, data)
     limit = jnp.asarray(popular_limit, jnp.float32)
 
-    def iterate(agent, key):
+    def iterate(agent: RankerState, key: jax.Array) -> tuple[RankerState, dict[str, jax.Array]]:
         return _iterate(parts, agent, key, data, limit, horizon=horizon)
 
     return jax.lax.scan(iterate, agent, jax.random.split(train_key, iterations))
@@ -289,7 +299,7 @@ def _iterate(
             signal, value, following, over, jnp.zeros_like(over), discount=discount, lam=config.gae_lambda
         )
 
-    def flat(tree: Any) -> Any:
+    def flat(tree: PyTree) -> PyTree:
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
 
     excess = jnp.mean(session.cost) - limit

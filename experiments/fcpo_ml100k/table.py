@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from rich.table import Table
 from dsrm_jax.config import AgentConfig, Config
 from dsrm_jax.data.sources import load_log
 from dsrm_jax.evaluation.sessions import of_each
+from dsrm_jax.types import Json, PyTree
 from experiments.fcpo_ml100k.metrics import RANKING_METRICS, ranking_metrics
 from experiments.fcpo_ml100k.ranker import (
     HORIZON,
@@ -36,7 +36,7 @@ def fcpo_table(
     *,
     horizon: int = HORIZON,
     iterations: int = ITERATIONS,
-) -> dict[str, Any]:
+) -> Json:
     """Train FCPO under every limit and with every seed in one compiled program, and test it: the article's table.
 
     The runs follow one another inside the program (`lax.map`): on a CPU nine runs at once would only push each other's scores of
@@ -62,7 +62,7 @@ def fcpo_table(
     log = load_log(config.data, config.synthetic)
     data = prepare_ranking(jax.random.key(config.data.seed), log)
 
-    def run(inputs: tuple[jax.Array, jax.Array], data: RankingData, agent_config: AgentConfig) -> Any:
+    def run(inputs: tuple[jax.Array, jax.Array], data: RankingData, agent_config: AgentConfig) -> PyTree:
         seed, limit = inputs
         train_key, test_key = jax.random.split(jax.random.key(seed))
         agent, history = train_ranker(
@@ -71,7 +71,7 @@ def fcpo_table(
         lists, _ = evaluate(test_key, data, agent, config=agent_config, length=max(*CUTS, horizon))
         return lists, {name: history[name] for name in ("cost", "reward")}
 
-    def run_all(grid: tuple[jax.Array, jax.Array], data: RankingData, agent_config: AgentConfig) -> Any:
+    def run_all(grid: tuple[jax.Array, jax.Array], data: RankingData, agent_config: AgentConfig) -> PyTree:
         return jax.lax.map(lambda inputs: run(inputs, data, agent_config), grid)
 
     grid = [(limit, seed) for limit in limits for seed in seeds]
@@ -101,7 +101,7 @@ def fcpo_table(
     }
 
 
-def _row(limit: float, runs: Mapping[str, np.ndarray], data: RankingData, horizon: int) -> dict[str, Any]:
+def _row(limit: float, runs: Mapping[str, np.ndarray], data: RankingData, horizon: int) -> Json:
     """Summarise the runs of one limit, `(seeds, ...)` each."""
     liked, popular = np.asarray(data.test.liked), np.asarray(data.test.is_popular)
     per_seed = [ranking_metrics(lists, liked, popular, cuts=CUTS) for lists in runs["lists"]]
@@ -118,7 +118,7 @@ def _row(limit: float, runs: Mapping[str, np.ndarray], data: RankingData, horizo
     }
 
 
-def render_fcpo_table(results: Mapping[str, Any]) -> RenderableType:
+def render_fcpo_table(results: Json) -> RenderableType:
     """Lay out `fcpo_table`'s numbers, means over seeds and their standard deviations, metrics in per cent.
 
     Args:

@@ -5,7 +5,6 @@ Shapes: N sessions, T steps, U users of the world, J catalogue items, D state di
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dsrm_jax.agents.agent import Agent
+from dsrm_jax.config import EvaluationConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.encoder import Embeddings, make_catalogue, recent_items
 from dsrm_jax.purify.perception import Perceive, Perception
@@ -20,6 +20,7 @@ from dsrm_jax.purify.view import View
 from dsrm_jax.simulator.environment import Environment, EnvState, keep_last
 from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.world import World
+from dsrm_jax.types import PyTree
 
 ORACLE_STEPS = 10
 USERS_AT_ONCE = 64
@@ -52,17 +53,19 @@ def arriving_with(environment: Environment, lengths: Sequence[int]) -> Environme
     """
     choices = jnp.asarray(lengths, jnp.int32)
 
-    def reset(key: jax.Array, world: World) -> Any:
+    def reset(key: jax.Array, world: World) -> tuple[PyTree, EnvState]:
         reset_key, length_key = jax.random.split(key)
         _, state = environment.reset(reset_key, world)
         state = replace(state, history=keep_last(state.history, jax.random.choice(length_key, choices)))
         return state, state
 
-    def step(key: jax.Array, state: EnvState, slate: Int[Array, "K"], world: World) -> Any:
+    def step(key: jax.Array, state: EnvState, slate: Int[Array, "K"], world: World) -> tuple[PyTree, ...]:
         _, state, *rest = environment.step(key, state, slate, world)
         return (state, state, *rest)
 
-    def step_auto_reset(key: jax.Array, state: EnvState, slate: Int[Array, "K"], world: World) -> Any:
+    def step_auto_reset(
+        key: jax.Array, state: EnvState, slate: Int[Array, "K"], world: World
+    ) -> tuple[PyTree, ...]:
         step_key, reset_key = jax.random.split(key)
         _, final, reward, terminated, truncated, info = environment.step(step_key, state, slate, world)
         begun, _ = reset(reset_key, world)
@@ -125,13 +128,13 @@ def oracle_perceive(perception: Perception, key: jax.Array, state: EnvState) -> 
 def record_sessions(
     key: Key[Array, ""],
     agent: Agent,
-    agent_state: Any,
+    agent_state: PyTree,
     perceive: Perceive,
     environment: Environment,
     world: World,
     perception: Perception,
     *,
-    num_sessions: int,
+    num_sessions: int = EvaluationConfig.num_sessions,
 ) -> Recorded:
     """Run complete sessions of a policy by its mode and keep every step.
 
@@ -153,7 +156,7 @@ def record_sessions(
     )
     catalogue = make_catalogue(perception.encoder.embeddings, world)
 
-    def step(carry: Any, key: jax.Array) -> Any:
+    def step(carry: PyTree, key: jax.Array) -> tuple[PyTree, PyTree]:
         observation, env, present = carry
         view_key, act_key, env_key = jax.random.split(key, 3)
         slate, _ = agent.act(

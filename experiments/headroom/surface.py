@@ -1,17 +1,19 @@
 """The whole surface: history lengths x contaminations, every purifier that is asked for, one ruler."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.runs.pieces import purifier_settings
+from dsrm_jax.runs.prepare import Say
+from dsrm_jax.types import Json
 from experiments.headroom.ruler import LENGTHS, contaminated, headroom
 
 # What a name changes in the configuration's own purifier settings.
-VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+VARIANTS: Mapping[str, Json] = MappingProxyType(
     {
         "paper": {"kind": "paper"},
         "sdedit": {"kind": "sdedit"},
@@ -48,9 +50,7 @@ class Surface:
     """Events that users arrive with."""
 
 
-def headroom_surface(
-    config: Config, surface: Surface, *, say: Callable[[str], None] = print
-) -> dict[str, dict[str, Any]]:
+def headroom_surface(config: Config, surface: Surface, *, say: Say = print) -> dict[str, Json]:
     """Run `headroom.headroom` in every world that is asked for.
 
     Args:

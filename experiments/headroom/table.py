@@ -1,15 +1,16 @@
 """The ruler for people: R_each of each state by history length, and what each purifier recovers."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dsrm_jax.types import Json
 
-def headroom_table(result: Mapping[str, Any]) -> RenderableType:
+
+def headroom_table(result: Json) -> RenderableType:
     """Lay out a result of `headroom.headroom`.
 
     Args:
@@ -40,7 +41,7 @@ def headroom_table(result: Mapping[str, Any]) -> RenderableType:
     return Group(title, rates, Text(""), shares, Text(""), steps, Text(""), *(Text(note) for note in notes))
 
 
-def surface_table(results: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+def surface_table(results: Mapping[str, Json]) -> RenderableType:
     """Lay out what each purifier recovers over all worlds and history lengths.
 
     Args:
@@ -68,7 +69,7 @@ def share_cell(value: Mapping[str, float | None]) -> str:
     return f"{text} [{100 * value['low']:.0f}, {100 * value['high']:.0f}]"
 
 
-def _rate(found: Mapping[str, Any]) -> str:
+def _rate(found: Json) -> str:
     return f"{found['reward']['mean']:.3f} ({found['length']['mean']:.1f})"
 
 

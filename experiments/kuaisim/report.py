@@ -1,32 +1,34 @@
 """KuaiSim's own report, for parity with the lab's numbers: means of the last ten entries of a run that never ends.
 
 It is an option and never the default: ten entries are few, its Len, R_each and R_cum come from different users,
-and early leavers weigh as much as a full batch, so that R_cum / (Len R_each) is not 1 (its runs'
-last lines give .97). `sessions.run_sessions` gives exact sums over complete sessions.
+and early leavers weigh as much as a full batch, so that R_cum / (Len R_each) is not 1: .97 in KuaiSim's own logs, .88 to 1.03
+in the cells of the paper's Tables 2 and 3. `evaluation.sessions.run_sessions` gives exact sums over complete sessions.
+
+Source: Applied-Machine-Learning-Lab/KuaiSim, code/model/agent/BaseRLAgent.py (`eval_history`, `get_report`) and
+code/env/KREnvironment_WholeSession_GPU.py (`env_history`).
 
 Shapes: T steps, B users in parallel.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dsrm_jax.config import Config
+from dsrm_jax.config import Config, TrainingConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.sessions import Decide, of_each
 from dsrm_jax.purify.perception import SEED_AXES, Perception
 from dsrm_jax.runs.evaluate import make_decide
 from dsrm_jax.runs.pieces import environment_of
-from dsrm_jax.runs.prepare import load_worlds, seed_keys
+from dsrm_jax.runs.prepare import Say, load_worlds, seed_keys
 from dsrm_jax.runs.run import restore
 from dsrm_jax.runs.run_directory import RunDirectory, locked, read_summary, write_summary
 from dsrm_jax.simulator.environment import Environment
 from dsrm_jax.simulator.world import World
+from dsrm_jax.types import Json, PyTree
 
 SESSIONS_LONG = 3  # steps of a trace, in longest sessions: by then the slots' sessions are no longer in step
 
@@ -53,13 +55,13 @@ class Trace:
 def record_trace(
     key: Key[Array, ""],
     decide: Decide,
-    agent_state: Any,
+    agent_state: PyTree,
     environment: Environment,
     world: World,
     perception: Perception,
     *,
     num_steps: int,
-    num_users: int,
+    num_users: int = TrainingConfig.num_users,
 ) -> Trace:
     """Run `num_steps` batched steps with a new user in each slot that becomes free; pure.
 
@@ -74,7 +76,7 @@ def record_trace(
         num_users: B.
     """
 
-    def step(carry: Any, key: jax.Array) -> Any:
+    def step(carry: PyTree, key: jax.Array) -> tuple[PyTree, Trace]:
         observation, env = carry
         act_key, env_key = jax.random.split(key)
         slate = decide(agent_state, act_key, env, observation, world, perception)
@@ -120,7 +122,7 @@ def last_ten(trace: Trace, *, entries: int = 10) -> dict[str, float]:
 
 
 def lab_report(
-    config: Config, agent_state: Any, world: World, perception: Perception
+    config: Config, agent_state: PyTree, world: World, perception: Perception
 ) -> dict[str, list[float]]:
     """Return the lab's report of a trained method, seed by seed: the policy explores, in the world that it was trained in.
 
@@ -137,7 +139,7 @@ def lab_report(
     decide = make_decide(exploring, config.agent.method, world)
     environment = environment_of(config)
 
-    def record(key: jax.Array, state: Any, world: World, perception: Perception) -> Trace:
+    def record(key: jax.Array, state: PyTree, world: World, perception: Perception) -> Trace:
         return record_trace(
             key,
             decide,
@@ -155,7 +157,7 @@ def lab_report(
     return {name: [report[name] for report in reports] for name in reports[0]}
 
 
-def report_run(run: RunDirectory, config: Config, say: Callable[[str], None]) -> dict[str, Any]:
+def report_run(run: RunDirectory, config: Config, say: Say) -> Json:
     """Report the newest good checkpoint of a run, and keep the report in its summary.
 
     Args:

@@ -1,7 +1,8 @@
-"""The purifier and its controls (P9 of facts 5.5), fitted to the training users of a run."""
+"""The purifier and its controls (P9), fitted to the training users of a run."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import numpy as np
@@ -28,11 +29,14 @@ from dsrm_jax.purify.purifier import Purifier, PurifierBatch
 from dsrm_jax.purify.stage_one import fit_purifier
 from dsrm_jax.runs.pieces import purifier_of, purifier_settings
 from dsrm_jax.runs.prepare import Prepared, Say, data_key, seed_keys
+from dsrm_jax.simulator.world import SessionStarts
+from dsrm_jax.types import PyTree
 from experiments.headroom.sessions import oracle_states
 from experiments.probes.measures import Subjects, applied
 from experiments.probes.verdicts import PURIFIER, RAW
 
 NUM_FIT = 4000  # training histories that the linear controls are fitted to
+CONTROLS_STAGE = 4  # of `data_key`
 
 
 class Controls(NamedTuple):
@@ -40,7 +44,7 @@ class Controls(NamedTuple):
 
     Attributes:
         maps: name to map of states; `purifier` and `identity` are among them, and `oracle`, the best state in the learnt space
-            (`headroom_sessions.oracle_states`), where the world's truth is known.
+            (`headroom.sessions.oracle_states`), where the world's truth is known.
         leak: name to P2, error at k = 1 over the unconditional floor, of those that are diffusion models.
     """
 
@@ -57,14 +61,44 @@ def make_controls(config: Config, prepared: Prepared, subjects: Subjects, say: S
         subjects: from `make_subjects`.
         say: told what is trained.
     """
-    settings = purifier_settings(config)
-    embeddings, starts = subjects.perception.encoder.embeddings, prepared.worlds.train.starts
-    everyone = cast(UserPosterior, prepared.posterior)
-    posterior = everyone.of(prepared.worlds.train_users)
-    key = jax.random.fold_in(data_key(config), 4)
+    settings, purifier = purifier_settings(config), purifier_of(config)
+    posterior = cast(UserPosterior, prepared.posterior).of(prepared.worlds.train_users)
+    key = jax.random.fold_in(data_key(config), CONTROLS_STAGE)
     fit_key, encoder_key, untrained_key, leak_key = jax.random.split(key, 4)
+    sample = _sampler(config, subjects, prepared.worlds.train.starts, posterior)
+    sample_jit = jax.jit(sample, static_argnums=(1, 2, 3))
+    batch = sample_jit(fit_key, NUM_FIT, 0.0)
+    drawn = sample_jit(fit_key, NUM_FIT, 0.0, "draw" if settings.kind == "guided" else "mode")
+    purified = applied(purifier, subjects.perception.purifier)
+    untrained = applied(purifier, _fresh(purifier, untrained_key, drawn, posterior))
+    say("probes: training a denoising autoencoder on the same pairs")
+    controls: dict[str, Control] = {
+        PURIFIER: purified,
+        RAW: lambda state, evidence: np.asarray(state, np.float64),
+        "untrained": untrained,
+        **_linear(subjects, batch),
+        "autoencoder": _autoencoder(config, encoder_key, subjects, sample),
+        "noise": lambda state, evidence: blur(state),
+        "shuffled": lambda state, evidence: swap_users(purified(state, evidence)),
+    }
+    if prepared.worlds.test.preference is not None:
+        embeddings = subjects.perception.encoder.embeddings
+        best = np.asarray(oracle_states(embeddings, prepared.worlds.test), np.float64)[subjects.data.user]
+        controls["oracle"] = lambda state, evidence: best
+    own = prepared.facts.get("probes", {}).get("leak")
+    leak = {} if own is None else {PURIFIER: float(own[0])}
+    if settings.kind != "paper":
+        say("probes: training the paper's purifier (condition = target = observed state)")
+        controls["paper"], leak["paper"] = _paper(config, leak_key, prepared, subjects, posterior)
+    return Controls(controls, leak)
 
-    def sample(key: Array, rows: int, mask_rate: float = 0.0, kind: str = "mode") -> Any:
+
+def _sampler(
+    config: Config, subjects: Subjects, starts: SessionStarts, posterior: UserPosterior
+) -> Callable[..., PurifierBatch]:
+    """Return `(key, rows, mask_rate=0, kind="mode") -> PurifierBatch` of training users."""
+
+    def sample(key: Array, rows: int, mask_rate: float = 0.0, kind: str = "mode") -> PurifierBatch:
         return sample_states(
             key,
             subjects.encoder,
@@ -78,63 +112,57 @@ def make_controls(config: Config, prepared: Prepared, subjects: Subjects, say: S
             kind=kind,
         )
 
-    sample_jit = jax.jit(sample, static_argnums=(1, 2, 3))
-    batch = sample_jit(fit_key, NUM_FIT, 0.0)
-    drawn = sample_jit(fit_key, NUM_FIT, 0.0, "draw" if settings.kind == "guided" else "mode")
-    seen = batch.condition
-    popularity = clicked_popularity(subjects.data.popularity, seen.item, seen.click, seen.shown)
-    known = np.isfinite(popularity)
-    shrunk = shrinkage(batch.state)
-    erased = erasure(np.asarray(batch.state)[known], popularity[known])
+    return sample
 
-    purifier = purifier_of(config)
-    purified = applied(purifier, subjects.perception.purifier)
-    untrained = applied(purifier, _fresh(purifier, untrained_key, drawn, posterior))
-    say("probes: training a denoising autoencoder on the same pairs")
-    autoencoder = denoising_autoencoder(state_dim=embeddings.vectors.shape[1], hidden=settings.hidden)
+
+def _linear(subjects: Subjects, batch: PurifierBatch) -> dict[str, Control]:
+    """Return shrinkage along principal components, and erasure of popularity."""
+    seen = batch.condition
+    popularity = clicked_popularity(
+        subjects.data.popularity, *map(np.asarray, (seen.item, seen.click, seen.shown))
+    )
+    known = np.isfinite(popularity)
+    shrunk, erased = shrinkage(batch.state), erasure(np.asarray(batch.state)[known], popularity[known])
+    return {
+        "pca": lambda state, evidence: shrunk.apply(state),
+        "erasure": lambda state, evidence: erased.apply(state),
+    }
+
+
+def _autoencoder(
+    config: Config, key: Array, subjects: Subjects, sample: Callable[..., PurifierBatch]
+) -> Control:
+    """Return a denoising autoencoder, fitted as Stage I fits the purifier."""
+    settings = purifier_settings(config)
+    vectors = subjects.perception.encoder.embeddings.vectors
+    autoencoder = denoising_autoencoder(state_dim=vectors.shape[1], hidden=settings.hidden)
     fitted, _ = fit_purifier(
-        encoder_key,
+        key,
         autoencoder,
         lambda key: sample(key, settings.batch_size, float(settings.mask_rate)),
         iterations=settings.iterations,
         learning_rate=settings.learning_rate,
         ema=settings.ema,
     )
-    controls: dict[str, Control] = {
-        PURIFIER: purified,
-        RAW: lambda state, evidence: np.asarray(state, np.float64),
-        "untrained": untrained,
-        "pca": lambda state, evidence: shrunk.apply(state),
-        "erasure": lambda state, evidence: erased.apply(state),
-        "autoencoder": applied(autoencoder, fitted),
-        "noise": lambda state, evidence: blur(state),
-        "shuffled": lambda state, evidence: swap_users(purified(state, evidence)),
-    }
-    if prepared.worlds.test.preference is not None:
-        best = np.asarray(oracle_states(embeddings, prepared.worlds.test), np.float64)[subjects.data.user]
-        controls["oracle"] = lambda state, evidence: best
-    own = prepared.facts.get("probes", {}).get("leak")
-    leak = {} if own is None else {PURIFIER: float(own[0])}
-    if settings.kind != "paper":
-        say("probes: training the paper's purifier (condition = target = observed state)")
-        printed = replace(config, purifier=replace(settings, kind="paper"))
-        params, _ = fit_perception_purifier(
-            seed_keys(config, 1)[:1], printed, subjects.perception.encoder, starts, posterior
-        )
-        one = jax.tree.map(lambda x: x[0], params)
-        controls["paper"] = applied(purifier_of(printed), one)
-        probed = probe_perception(
-            leak_key,
-            printed,
-            Perception(subjects.perception.encoder, params),
-            prepared.worlds.test.starts,
-            everyone.of(prepared.worlds.test_users),
-        )
-        leak["paper"] = float(probed["leak"][0])
-    return Controls(controls, leak)
+    return applied(autoencoder, fitted)
 
 
-def _fresh(purifier: Purifier, key: Array, batch: PurifierBatch, posterior: UserPosterior) -> Any:
+def _paper(
+    config: Config, key: Array, prepared: Prepared, subjects: Subjects, posterior: UserPosterior
+) -> tuple[Control, float]:
+    """Return Eq. (7)'s purifier as printed, and how far its condition leaks the target (P2)."""
+    printed = replace(config, purifier=replace(purifier_settings(config), kind="paper"))
+    encoder, worlds = subjects.perception.encoder, prepared.worlds
+    params, _ = fit_perception_purifier(
+        seed_keys(config, 1)[:1], printed, encoder, worlds.train.starts, posterior
+    )
+    held_out = cast(UserPosterior, prepared.posterior).of(worlds.test_users)
+    probed = probe_perception(key, printed, Perception(encoder, params), worlds.test.starts, held_out)
+    one = jax.tree.map(lambda x: x[0], params)
+    return applied(purifier_of(printed), one), float(probed["leak"][0])
+
+
+def _fresh(purifier: Purifier, key: Array, batch: PurifierBatch, posterior: UserPosterior) -> PyTree:
     """Return a purifier whose network is untrained and that is otherwise as Stage I leaves it."""
     params = jax.jit(purifier.init)(key, batch)
     return params.replace(exposure=posterior.exposure) if getattr(params, "exposure", None) else params

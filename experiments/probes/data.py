@@ -4,7 +4,6 @@ Shapes: N users, H history length, V vocabulary items, J catalogue items, D stat
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -112,7 +111,11 @@ def probe_data(
 
 
 def last_events(
-    starts: SessionStarts, user: np.ndarray, number: np.ndarray, skipped: Any, history_length: int
+    starts: SessionStarts,
+    user: np.ndarray,
+    number: np.ndarray,
+    skipped: int | np.ndarray,
+    history_length: int,
 ) -> History:
     """Return the last `number` events (at most H) of each user, but for the `skipped` latest ones."""
     stop = np.asarray(starts.first)[user + 1] - skipped

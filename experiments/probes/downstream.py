@@ -1,7 +1,6 @@
-"""What a purifier is worth downstream: session length decomposed by its closed form (P10 of facts 5.5)."""
+"""What a purifier is worth downstream: session length decomposed by its closed form (P10)."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from dsrm_jax.runs.prepare import data_key
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.leave import expected_length
 from dsrm_jax.simulator.world import World
+from dsrm_jax.types import Json
 from experiments.probes.verdicts import PURIFIER, RAW
 
 CONDITIONS = (RAW, "shuffled", "none", PURIFIER)
@@ -79,7 +79,7 @@ def downstream(
     step_cap: int = 0,
     confidence: float = 0.95,
     reference: str = RAW,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Json]:
     """Compare one policy under several states and say where a longer session comes from (P10).
 
     Args:
@@ -155,5 +155,5 @@ def decompose(
     }
 
 
-def _averages(result: Mapping[str, Any]) -> dict[str, float]:
+def _averages(result: Json) -> dict[str, float]:
     return {name: result[name]["mean"] for name in ("length", "reward", "broken")}

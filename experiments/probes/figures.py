@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from dsrm_jax.cli.pictures import write_picture
 from dsrm_jax.evaluation.probes.clustering import popularity_bins, separation, tsne_map
+from dsrm_jax.types import Json
 from experiments.probes.verdicts import MAX_POPULARITY, PURIFIER, RAW
-
-if TYPE_CHECKING:
-    pass
 
 
 def states_figure(
@@ -59,12 +56,12 @@ def states_figure(
     write_picture(figure, path)
 
 
-def controls_figure(path: Path, report: Mapping[str, Any]) -> None:
+def controls_figure(path: Path, report: Json) -> None:
     """Write every state between popularity left in it and interest, and the sweep of the starting level, as a PNG.
 
     Args:
         path: PNG to write, whole or not at all.
-        report: of `probe_report.probe_report`.
+        report: of `report.probe_report`.
     """
     from matplotlib.figure import Figure
 

@@ -1,13 +1,13 @@
-"""What every probe of facts 5.5 measures, for one map from observed to other states."""
+"""What every probe measures, for one map from observed to other states."""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from dsrm_jax.config import Config
 from dsrm_jax.data.log import InteractionLog
@@ -16,6 +16,7 @@ from dsrm_jax.evaluation.probes.controls import Control, derangement
 from dsrm_jax.evaluation.probes.counterfactuals import hide_clicks, insert_clicks, response_ratio
 from dsrm_jax.evaluation.probes.interest import (
     Pairs,
+    Ranking,
     effective_rank,
     long_tail_recall,
     mean_interval,
@@ -39,6 +40,7 @@ from dsrm_jax.purify.purifier import Purifier
 from dsrm_jax.runs.pieces import encoder_of, purifier_of, purifier_settings
 from dsrm_jax.runs.prepare import Prepared
 from dsrm_jax.simulator.world import History
+from dsrm_jax.types import Json, PyTree
 from experiments.probes.data import ProbeData, probe_data
 from experiments.probes.verdicts import RAW
 
@@ -72,7 +74,9 @@ class Subjects(NamedTuple):
     evidence: Evidence
     direction: np.ndarray
 
-    def look(self, history: History, visible: Any = None) -> tuple[Float[Array, "N D"], Evidence]:
+    def look(
+        self, history: History, visible: Bool[Array, "N H"] | None = None
+    ) -> tuple[Float[Array, "N D"], Evidence]:
         """Return the raw states and the evidence of histories."""
         params = self.perception.encoder
         observed = self.encoder.encode(params, summarise(params.embeddings, history, visible))
@@ -113,7 +117,7 @@ def make_subjects(
     return subjects._replace(observed=observed, evidence=evidence, direction=direction)
 
 
-def measure(subjects: Subjects, control: Control) -> dict[str, Any]:
+def measure(subjects: Subjects, control: Control) -> Json:
     """Return P1 and P3 to P8 of one map from observed to other states, as plain numbers."""
     states = control(subjects.observed, subjects.evidence)
     return {
@@ -132,7 +136,7 @@ def next_click_ranking(
     pairs: Pairs,
     *,
     confidence: float = 0.95,
-) -> dict[str, Any]:
+) -> Json:
     """Rank the items that users click on later days among popularity-matched others, raw against the rest.
 
     Args:
@@ -149,7 +153,7 @@ def next_click_ranking(
     ranked = {name: rank_matched(state, vectors, pairs, bias) for name, state in states.items()}
     raw = ranked[RAW]
 
-    def entry(own: Any) -> dict[str, Any]:
+    def entry(own: Ranking) -> Json:
         values = {"auc": own.auc, "ndcg": own.ndcg}
         values |= {"auc_difference": own.auc - raw.auc, "ndcg_difference": own.ndcg - raw.ndcg}
         return {name: mean_interval(value, confidence=confidence) for name, value in values.items()}
@@ -185,7 +189,7 @@ def start_sweep(config: Config, subjects: Subjects) -> list[dict[str, float]]:
     return rows
 
 
-def applied(purifier: Purifier, params: Any) -> Control:
+def applied(purifier: Purifier, params: PyTree) -> Control:
     """Return a purifier of one seed as a map of states; noise that it draws is the same at every call."""
     purify = jax.jit(purifier.purify)
 
@@ -207,7 +211,7 @@ def _moves(subjects: Subjects, control: Control, states: np.ndarray) -> dict[str
     moved = change(subjects.observed, jnp.asarray(states, jnp.float32))
     other = derangement(1, len(states))
     evidence = jax.tree.map(lambda x: x[other], subjects.evidence)
-    nothing = subjects.look(subjects.data.history, np.zeros(subjects.data.history.item.shape, bool))[1]
+    nothing = subjects.look(subjects.data.history, jnp.zeros(subjects.data.history.item.shape, bool))[1]
     inputs = {
         "condition_sensitivity": (subjects.observed, evidence),
         "null_sensitivity": (subjects.observed, nothing),
@@ -232,7 +236,7 @@ def _popularity(subjects: Subjects, states: np.ndarray) -> dict[str, float]:
     }
 
 
-def _interest(subjects: Subjects, control: Control, states: np.ndarray) -> dict[str, Any]:
+def _interest(subjects: Subjects, control: Control, states: np.ndarray) -> Json:
     """Return P5, and P6 where the truth is known."""
     data = subjects.data
     own = rank_matched(states, subjects.vectors, data.pairs)

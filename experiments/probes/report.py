@@ -1,10 +1,9 @@
-"""`dsrm-jax probe`: every probe of facts 5.5 for the purifier and every control, as numbers, a table and pictures."""
+"""`dsrm-jax probe`: every probe for the purifier and every control, as numbers, a table and pictures."""
 
 import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -16,6 +15,7 @@ from dsrm_jax.evaluation.probes.popularity import missing_scikit_learn
 from dsrm_jax.files import write_text
 from dsrm_jax.runs.pieces import purifier_settings
 from dsrm_jax.runs.prepare import Prepared, Say, prepare
+from dsrm_jax.types import Json
 from experiments.probes.controls import Controls, make_controls
 from experiments.probes.downstream import downstream as compare_downstream
 from experiments.probes.downstream import downstream_sessions
@@ -33,7 +33,7 @@ from experiments.probes.verdicts import PURIFIER, claims, verdicts
 
 def run_probe(
     config: Config, out_folder: str | Path, console: Console | None = None, *, num_users: int = NUM_USERS
-) -> dict[str, Any]:
+) -> Json:
     """Prepare everything up to Stage I, probe the purifier of the first seed, print the table and write the files.
 
     Args:
@@ -87,7 +87,7 @@ def run_probe(
 
 def probe_report(
     config: Config, prepared: Prepared, subjects: Subjects, controls: Controls, say: Say = print
-) -> dict[str, Any]:
+) -> Json:
     """Measure every probe for the purifier and every control, and decide.
 
     Args:
@@ -99,7 +99,7 @@ def probe_report(
 
     Returns:
         Plain numbers: `source`, `purifier` (its kind), `users`, `true_preference` (whether it is known), `states` (name to
-        `measure`), `verdicts` (`probe_verdicts.verdicts`), `claims`, `start_sweep` (P3) and `next_click` (`next_click_ranking` of
+        `measure`), `verdicts` (`verdicts.verdicts`), `claims`, `start_sweep` (P3) and `next_click` (`next_click_ranking` of
         all states, None where the log holds no later clicks) and `downstream` (P10: `downstream.downstream`).
     """
     settings = config.environment
@@ -111,7 +111,7 @@ def probe_report(
         step_cap=settings.step_cap,
         confidence=config.evaluation.confidence,
     )
-    states: dict[str, dict[str, Any]] = {}
+    states: dict[str, Json] = {}
     for name, control in controls.maps.items():
         say(f"probes: measuring {name}")
         gain = downstream[name]["length_gain"] if name in downstream else None

@@ -1,13 +1,13 @@
 """The table of `dsrm-jax probe`."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dsrm_jax.types import Json
 from experiments.probes.verdicts import PURIFIER, RAW, misbehaving
 
 # probe, name in `states`, heading, digits
@@ -49,11 +49,11 @@ HEADINGS = (
 )
 
 
-def probe_table(report: Mapping[str, Any]) -> RenderableType:
+def probe_table(report: Json) -> RenderableType:
     """Lay out a report: a table per question with a row per control, next clicks, and the verdicts with the claims.
 
     Args:
-        report: of `probe_report.probe_report`.
+        report: of `report.probe_report`.
 
     Returns:
         What `rich.console.Console.print` takes.
@@ -83,7 +83,7 @@ def probe_table(report: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def _next_click(later: Mapping[str, Any]) -> Table:
+def _next_click(later: Json) -> Table:
     table = _table(
         "state",
         "AUC",
@@ -98,7 +98,7 @@ def _next_click(later: Mapping[str, Any]) -> Table:
     return table
 
 
-def _downstream(conditions: Mapping[str, Mapping[str, Any]]) -> Table:
+def _downstream(conditions: Mapping[str, Json]) -> Table:
     table = _table(
         "state",
         "Len",
@@ -116,7 +116,7 @@ def _downstream(conditions: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def _verdicts(decided: Mapping[str, Mapping[str, Any]]) -> Table:
+def _verdicts(decided: Mapping[str, Json]) -> Table:
     table = _table("probe", "passes where it", "purifier", "controls do as they should", title="verdicts")
     for column in table.columns[1:]:
         column.justify = "left"
@@ -149,7 +149,7 @@ def _style(name: str) -> str | None:
     return "bold" if name in (PURIFIER, RAW) else None
 
 
-def _cell(value: Any, digits: int) -> str:
+def _cell(value: float | Json | None, digits: int) -> str:
     if value is None:
         return ""
     if isinstance(value, Mapping):

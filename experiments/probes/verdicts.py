@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from dsrm_jax.types import Json
 
 PURIFIER = "purifier"
 RAW = "identity"
@@ -34,25 +35,25 @@ class Probe:
 
     name: str
     question: str
-    passes: Callable[[Mapping[str, Any], Mapping[str, Any]], bool | None]
+    passes: Callable[[Json, Json], bool | None]
     must_fail: tuple[str, ...]
     must_pass: tuple[str, ...] = ()
 
 
-def _leaks_not(row: Mapping[str, Any], raw: Mapping[str, Any]) -> bool | None:
+def _leaks_not(row: Json, raw: Json) -> bool | None:
     return None if row.get("leak") is None else row["leak"] > MIN_LEAK
 
 
-def _popularity_halved(row: Mapping[str, Any], raw: Mapping[str, Any]) -> bool | None:
+def _popularity_halved(row: Json, raw: Json) -> bool | None:
     halved = row["explained_share"] <= MAX_POPULARITY * raw["explained_share"]
     return halved and row["distance_correlation"] <= raw["distance_correlation"]
 
 
-def _recovers(row: Mapping[str, Any], raw: Mapping[str, Any]) -> bool | None:
+def _recovers(row: Json, raw: Json) -> bool | None:
     return None if row.get("recovery") is None else row["recovery"] >= MIN_RECOVERY
 
 
-def _regrouped(row: Mapping[str, Any], raw: Mapping[str, Any]) -> bool | None:
+def _regrouped(row: Json, raw: Json) -> bool | None:
     # a silhouette below 0 is no grouping at all, so that it cannot fall any further
     silhouettes = [max(numbers["popularity_silhouette"], 0.0) for numbers in (row, raw)]
     down = row["popularity_nmi"] <= raw["popularity_nmi"] - MIN_MOVE and silhouettes[0] <= silhouettes[1]
@@ -60,11 +61,11 @@ def _regrouped(row: Mapping[str, Any], raw: Mapping[str, Any]) -> bool | None:
     return down and up and row["interest_nmi"] >= raw["interest_nmi"]
 
 
-def _interest_kept(row: Mapping[str, Any], raw: Mapping[str, Any]) -> bool | None:
+def _interest_kept(row: Json, raw: Json) -> bool | None:
     return row["interest_difference"]["low"] >= -MAX_INTEREST_LOSS
 
 
-def _lengthens(row: Mapping[str, Any], raw: Mapping[str, Any]) -> bool | None:
+def _lengthens(row: Json, raw: Json) -> bool | None:
     return None if row.get("length_gain") is None else row["length_gain"]["low"] > 0
 
 
@@ -130,18 +131,18 @@ PROBES = (
 )
 
 
-def verdicts(states: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def verdicts(states: Mapping[str, Json]) -> dict[str, Json]:
     """Decide every probe for the purifier and for every control.
 
     Args:
-        states: `probe_report.measure` of each, by name; holds at least `identity` and `purifier`.
+        states: `measures.measure` of each, by name; holds at least `identity` and `purifier`.
 
     Returns:
         Probe name to `question`, `passes` (name to True, False or None where it does not apply), `must_fail`,
         `must_pass`, and `controls_behave`: whether every control fails, or passes, that has to.
     """
     raw = states[RAW]
-    result: dict[str, dict[str, Any]] = {}
+    result: dict[str, Json] = {}
     for probe in PROBES:
         passes = {name: _plain(probe.passes(row, raw)) for name, row in states.items()}
         wanted = [name for name in probe.must_fail if passes.get(name) is not None]
@@ -158,7 +159,7 @@ def verdicts(states: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     return dict(sorted(result.items(), key=lambda entry: int(entry[0][1:])))
 
 
-def rivals(states: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def rivals(states: Mapping[str, Json]) -> Json:
     """Compare the purifier with each control on P4 (explained share), P5 (interest AUC) and P6 (recovery).
 
     Erasure takes popularity's share to 0 by construction, so on P4 it is not a rival.
@@ -187,13 +188,11 @@ def rivals(states: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def claims(
-    states: Mapping[str, Mapping[str, Any]], decided: Mapping[str, Mapping[str, Any]]
-) -> dict[str, bool]:
+def claims(states: Mapping[str, Json], decided: Mapping[str, Json]) -> dict[str, bool]:
     """Return the claims that the probes decide, each true or false.
 
-    `popularity_halved` is P4's. `popularity_axis_halved` takes all variance along the raw states' popularity axis instead, as
-    facts 5.5 does; that axis also holds interest, so that even erasure need not halve it.
+    `popularity_halved` is P4's. `popularity_axis_halved` takes all variance along the raw states' popularity axis instead; that
+    axis also holds interest, so that even erasure need not halve it.
     """
     own, raw = (states[name]["variance_share"] for name in (PURIFIER, RAW))
     return {
@@ -205,11 +204,11 @@ def claims(
     }
 
 
-def misbehaving(entry: Mapping[str, Any]) -> Sequence[str]:
+def misbehaving(entry: Json) -> Sequence[str]:
     """Return the controls that do not do what they have to: pass a probe that they must fail, or fail one that they must pass."""
     wrong = [name for name in entry["must_fail"] if entry["passes"][name]]
     return wrong + [name for name in entry["must_pass"] if not entry["passes"][name]]
 
 
-def _plain(value: Any) -> bool | None:
+def _plain(value: object) -> bool | None:
     return None if value is None else bool(value)

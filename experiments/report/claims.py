@@ -2,13 +2,13 @@
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import load_toml
+from dsrm_jax.types import Json
 from experiments.report.findings import Findings, Measured, NotMeasuredError
 from experiments.report.measures import MEASURES
 
@@ -26,7 +26,7 @@ class Rule:
     measurement: str
     relation: str
     threshold: float
-    arguments: Mapping[str, Any]
+    arguments: Json
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _measure(rule: Rule, findings: Findings) -> tuple[list[Measured], str]:
     return found, "" if found else "what it is about was not run, or did not finish"
 
 
-def _claim(entry: Mapping[str, Any], where: str) -> Claim:
+def _claim(entry: Json, where: str) -> Claim:
     missing = [name for name in TEXT if not isinstance(entry.get(name), str)]
     if missing:
         raise InputError(f"{where}: {missing[0]} is missing or no text")
@@ -169,7 +169,7 @@ def _claim(entry: Mapping[str, Any], where: str) -> Claim:
     )
 
 
-def _rule(entry: Mapping[str, Any], where: str) -> Rule:
+def _rule(entry: Json, where: str) -> Rule:
     for name in RULE:
         if name not in entry:
             raise InputError(f"{where}: {name} is missing")

@@ -4,19 +4,20 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dsrm_jax.evaluation.metrics import METRICS
 from dsrm_jax.files import write_text
+from dsrm_jax.types import Json
 from experiments.report import paper
 from experiments.report.claims import Judgement
 from experiments.report.curves import read_curve
-from experiments.report.findings import Findings
+from experiments.report.findings import Findings, Row
 from experiments.report.measures import figure2_sources, training_seconds
 
 CURVE_POINTS = 100  # rows kept of each curve
+CsvRow = Sequence[object]
 
 
 def write_csvs(findings: Findings, judgements: Sequence[Judgement], folder: Path) -> list[str]:
@@ -70,7 +71,7 @@ CLAIMS = (
 )
 
 
-def _results(findings: Findings) -> Iterable[Sequence[Any]]:
+def _results(findings: Findings) -> Iterable[CsvRow]:
     for plan, row in findings.measured_rows():
         result = row["result"]
         key = (plan, row["env"], row["max_len"], row["method"], _setting(row))
@@ -87,7 +88,7 @@ def _results(findings: Findings) -> Iterable[Sequence[Any]]:
         yield (*key, "closed_form", result["closed_form"], "", "", *count, "", "")
 
 
-def _times(findings: Findings) -> Iterable[Sequence[Any]]:
+def _times(findings: Findings) -> Iterable[CsvRow]:
     for plan, row in findings.measured_rows():
         timing = row["timing"]
         seconds = (
@@ -99,7 +100,7 @@ def _times(findings: Findings) -> Iterable[Sequence[Any]]:
         yield (plan, row["env"], row["max_len"], row["method"], _setting(row), *seconds)
 
 
-def _curves(findings: Findings) -> Iterable[Sequence[Any]]:
+def _curves(findings: Findings) -> Iterable[CsvRow]:
     for row in findings.results.get("fig7", []):
         for metric in ("length", "ad", "reward"):
             found = read_curve(findings.folder / row["name"], metric)
@@ -111,14 +112,14 @@ def _curves(findings: Findings) -> Iterable[Sequence[Any]]:
                 yield (row["env"], row["method"], metric, steps[i], seeds.mean(), seeds.min(), seeds.max())
 
 
-def _data(findings: Findings) -> Iterable[Sequence[Any]]:
+def _data(findings: Findings) -> Iterable[CsvRow]:
     for env, facts in findings.data.items():
         yield (env, "source", facts["describe"]["source"])
         yield (env, "shared_users", facts["shared_users"])
         yield from ((env, *pair) for pair in _flat(facts["describe"]) if pair[0] not in ("name", "source"))
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def _flat(values: Json, prefix: str = "") -> Iterable[tuple[str, object]]:
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
@@ -126,13 +127,13 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]
             yield f"{prefix}{name}", value
 
 
-def _figure2(findings: Findings) -> Iterable[Sequence[Any]]:
+def _figure2(findings: Findings) -> Iterable[CsvRow]:
     for env in findings.environments:
         for label, facts in figure2_sources(findings, env):
             yield from ((label, *point) for point in facts["points"])
 
 
-def _probes(findings: Findings) -> Iterable[Sequence[Any]]:
+def _probes(findings: Findings) -> Iterable[CsvRow]:
     for env, report in findings.probes.items():
         for state, numbers in report["states"].items():
             for name, value in _flat(numbers):
@@ -140,7 +141,7 @@ def _probes(findings: Findings) -> Iterable[Sequence[Any]]:
                     yield (env, state, name, value)
 
 
-def _claims(judgements: Sequence[Judgement]) -> Iterable[Sequence[Any]]:
+def _claims(judgements: Sequence[Judgement]) -> Iterable[CsvRow]:
     for j in judgements:
         claim, rule = j.claim, j.claim.rule
         key = (claim.id, claim.section, rule.measurement, rule.relation, rule.threshold)
@@ -150,7 +151,7 @@ def _claims(judgements: Sequence[Judgement]) -> Iterable[Sequence[Any]]:
             yield (*key, "", "", "", "", j.verdict, j.artefact)
 
 
-def _setting(row: Any) -> str:
+def _setting(row: Row) -> str:
     """Return the grid's values beyond data set, method and session length."""
     usual = ("data.env", "environment.max_len", "agent.method")
     return " ".join(f"{k.rsplit('.', 1)[-1]}={v}" for k, v in row["values"].items() if k not in usual)

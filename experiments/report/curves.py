@@ -2,13 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from dsrm_jax.cli.figures import running_mean
 from dsrm_jax.files import from_json_value
+from dsrm_jax.types import Json
 
 SPAN = 15  # updates of the running mean
 LATE = 0.5  # share of training, from its end, that counts as late
@@ -63,7 +63,7 @@ def curve_facts(curves: Float[np.ndarray, "N S"]) -> dict[str, float]:
     }
 
 
-def all_curve_facts(folder: Path, metrics: tuple[str, ...] = ("length", "slate_ad", "ad")) -> dict[str, Any]:
+def all_curve_facts(folder: Path, metrics: tuple[str, ...] = ("length", "slate_ad", "ad")) -> Json:
     """Return `curve_facts` of several metrics of a point, those it kept."""
     found = {name: read_curve(folder, name) for name in metrics}
     return {name: curve_facts(curve[1]) for name, curve in found.items() if curve is not None}

@@ -1,13 +1,13 @@
 """What the logs alone decide: Table 1 and Figure 2, with the controls that Figure 2 needs."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.sources import describe
+from dsrm_jax.types import Json
 
 MIN_EXPOSURE = 20  # impressions: below, an item's rate is noise
 NUM_SHUFFLES = 20
@@ -15,7 +15,7 @@ STATISTICS = "video_features_statistic_pure.csv"  # KuaiRand's own counts, the c
 SHOWN, PLAYED = "show_user_num", "play_user_num"
 
 
-def data_facts(log: InteractionLog, folder: Path | None = None) -> dict[str, Any]:
+def data_facts(log: InteractionLog, folder: Path | None = None) -> Json:
     """Return Table 1's numbers, Figure 2's, and how far the held-out side is unseen.
 
     Args:
@@ -40,7 +40,7 @@ def data_facts(log: InteractionLog, folder: Path | None = None) -> dict[str, Any
 
 def popularity_against_reward(
     shown: Float[np.ndarray, "I"], clicked: Float[np.ndarray, "I"], *, seed: int = 0
-) -> dict[str, Any]:
+) -> Json:
     """Correlate popularity with reward, as counts and as rates, and with rates that are independent of popularity.
 
     A count of clicks is bounded by the count of impressions, so that the two correlate whatever users like. The control shuffles

@@ -1,7 +1,7 @@
 """The report's pictures, PNGs written whole or not at all."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -187,17 +187,17 @@ def closed_form(findings: Findings) -> "Figure | None":
     return figure
 
 
-def _panels(rows: int, columns: int, *, height: float, width: float = WIDTH) -> tuple["Figure", Any]:
+def _panels(rows: int, columns: int, *, height: float, width: float = WIDTH) -> tuple["Figure", np.ndarray]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _point(axes: "Axes", row: Row, x: str, y: str, **style: Any) -> None:
+def _point(axes: "Axes", row: Row, x: str, y: str, *, color: str, label: str | None = None) -> None:
     at = [Cell.of(row["result"][metric]) for metric in (x, y)]
     (x_at, y_at), (x_half, y_half) = ([c.value for c in at], [c.half for c in at])
-    axes.errorbar(x_at, y_at, xerr=x_half, yerr=y_half, fmt="o", ms=5, capsize=2, **style)
+    axes.errorbar(x_at, y_at, xerr=x_half, yerr=y_half, fmt="o", ms=5, capsize=2, color=color, label=label)
 
 
 def _name_point(axes: "Axes", row: Row, text: str, colour: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,10 +12,11 @@ from dsrm_jax.evaluation.metrics import PER_SESSION
 from dsrm_jax.files import from_json_value, load_json
 from dsrm_jax.sweep.plan import Point
 from dsrm_jax.sweep.tables import paired_difference
+from dsrm_jax.types import Json
 from experiments.report.curves import all_curve_facts
 from experiments.report.paper import ENVIRONMENTS, MAX_LENS, family
 
-Row = Mapping[str, Any]
+Row = Json
 METHOD_PLANS = ("table2", "table3", "fig3", "table4")  # those of one point per method and cell
 
 
@@ -74,8 +75,8 @@ class Findings:
     folder: Path
     results: dict[str, list[Row]]
     points: dict[str, list[Point]]
-    data: dict[str, dict[str, Any]] = field(default_factory=dict)
-    probes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    data: dict[str, Json] = field(default_factory=dict)
+    probes: dict[str, Json] = field(default_factory=dict)
     probe_folders: dict[str, Path] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     budget: str = "quick"
@@ -110,7 +111,7 @@ class Findings:
                     return r
         return None
 
-    def select(self, plan: str, **values: Any) -> list[Row]:
+    def select(self, plan: str, **values: object) -> list[Row]:
         """Return a plan's results whose grid values, by the last part of their names, are these."""
         return [
             r
@@ -125,7 +126,7 @@ class Findings:
             return Cell.of(paired_difference(self.folder, method, other)[metric])
         return independent_difference(Cell.of(method["result"][metric]), Cell.of(other["result"][metric]))
 
-    def curve_facts(self, row: Row) -> dict[str, Any]:
+    def curve_facts(self, row: Row) -> Json:
         """Return `curves.all_curve_facts` of a result's point."""
         return all_curve_facts(self.folder / row["name"])
 
@@ -165,5 +166,5 @@ def read_results(points: Mapping[str, Sequence[Point]], folder: Path) -> dict[st
     return found
 
 
-def _short(values: Mapping[str, Any]) -> dict[str, Any]:
+def _short(values: Json) -> Json:
     return {name.rsplit(".", 1)[-1]: value for name, value in values.items()}

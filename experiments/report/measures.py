@@ -5,9 +5,9 @@ Comparisons of methods are in `comparisons`; here are the other measurements and
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from dsrm_jax.purify.perception import STATES
+from dsrm_jax.types import Json
 from experiments.report.comparisons import (
     diffusion_change,
     diffusion_contrast,
@@ -36,7 +36,7 @@ def popularity_r2(findings: Findings, *, kind: str) -> list[Measured]:
     return found
 
 
-def figure2_sources(findings: Findings, env: str) -> list[tuple[str, dict[str, Any]]]:
+def figure2_sources(findings: Findings, env: str) -> list[tuple[str, Json]]:
     """Return Figure 2's numbers of a data set: of its log, and of the item statistics where their file is there."""
     facts = findings.data.get(env)
     if facts is None:
@@ -70,7 +70,7 @@ def probe(
 
 
 def probe_claim(findings: Findings, *, name: str) -> list[Measured]:
-    """Return 1 where a decision of the probes (`probe_verdicts.claims`) is true, else 0, of each data set."""
+    """Return 1 where a decision of the probes (`probes.verdicts.claims`) is true, else 0, of each data set."""
     return [
         Measured.exact(env_name(env), float(report["claims"][name]))
         for env, report in findings.probes.items()
@@ -163,7 +163,7 @@ def closed_form_errors(findings: Findings) -> list[tuple[str, float]]:
     return sorted(errors, key=lambda pair: -pair[1])
 
 
-def _number(value: Any) -> float:
+def _number(value: float | Json | None) -> float:
     """Return a probe's number, the mean of one with an interval; NaN where it was not measured."""
     if isinstance(value, dict):
         value = value.get("mean")

@@ -5,9 +5,12 @@ import html
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dsrm_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -76,7 +79,7 @@ def data_uri(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
-def _prepare(tokens: Sequence[Any], folder: Path) -> list[tuple[str, str]]:
+def _prepare(tokens: Sequence["Token"], folder: Path) -> list[tuple[str, str]]:
     """Put pictures into the tokens, boxes around tables, and names on the headings; return the second-level headings."""
     headings = []
     for i, token in enumerate(tokens):
@@ -94,7 +97,7 @@ def _prepare(tokens: Sequence[Any], folder: Path) -> list[tuple[str, str]]:
     return headings
 
 
-def _box_tables(tokens: Sequence[Any]) -> None:
+def _box_tables(tokens: Sequence["Token"]) -> None:
     """Make the renderer put each table into a box of its own that scrolls sideways and can be reached by keyboard."""
     for i, token in enumerate(tokens):
         if token.type == "table_open":

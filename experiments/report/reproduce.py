@@ -5,15 +5,16 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from dsrm_jax.config import Config
 from dsrm_jax.data.sources import data_path as folder_of
 from dsrm_jax.data.sources import load_log
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import load_json, write_text
+from dsrm_jax.runs.prepare import Say
 from dsrm_jax.sweep.plan import Point
 from dsrm_jax.sweep.pool import run_points
+from dsrm_jax.types import Json
 from experiments.report.claims import Judgement, judge, load_claims
 from experiments.report.csvs import write_csvs
 from experiments.report.data_facts import data_facts
@@ -24,7 +25,7 @@ from experiments.report.page import page
 from experiments.report.paper import env_name
 from experiments.report.plan import CLAIMS, Agenda, by_name, load_agenda, plans_folder, unfinished
 
-Say = Callable[[str], None]
+RunPoints = Callable[..., object]  # `pool.run_points`, or a stand-in that leaves the same files
 BAR = 24  # characters
 PROBE_PICTURES = {"states": "t-SNE of raw and purified states", "controls": "the purifier among its controls"}
 FAILED = ("FAILED", "left out")  # how the pool reports a group without a result
@@ -39,7 +40,7 @@ def reproduce(
     say: Say = print,
     data_path: str = "",
     plans: Path | None = None,
-    run: Callable[..., Any] = run_points,
+    run: RunPoints = run_points,
     with_probes: bool = True,
 ) -> None:
     """Reproduce every table and figure of the paper, and judge its claims.
@@ -89,7 +90,7 @@ def reproduce(
     say((f"{missing} points did not finish; " if missing else "") + f"the report is {path}")
 
 
-def run_agenda(agenda: Agenda, folder: Path, *, workers: int, say: Say, run: Callable[..., Any]) -> list[str]:
+def run_agenda(agenda: Agenda, folder: Path, *, workers: int, say: Say, run: RunPoints) -> list[str]:
     """Run all points that have no result, those that are timed first, and return what was reported as failed."""
     failures: list[str] = []
     points = list(by_name(agenda.points).values())
@@ -110,7 +111,7 @@ def write_report(findings: Findings, judgements: Sequence[Judgement], folder: Pa
     return folder / "report.html"
 
 
-def _facts(config: Config) -> dict[str, Any]:
+def _facts(config: Config) -> Json:
     """Return Table 1's and Figure 2's numbers; the log's memory is given back at once."""
     folder = folder_of(config.data)
     return data_facts(load_log(config.data, config.synthetic), folder if folder.is_dir() else None)
@@ -134,9 +135,7 @@ def _with_progress(points: Sequence[Point], folder: Path, say: Say, failures: li
     return tell
 
 
-def _probes(
-    configs: dict[str, Config], folder: Path, say: Say
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def _probes(configs: dict[str, Config], folder: Path, say: Say) -> tuple[dict[str, Json], list[str]]:
     """Probe the purifier of each data set that was not probed yet; what fails is reported and left out."""
     found, failures = {}, []
     for env, config in configs.items():

@@ -27,7 +27,7 @@ from dsrm_jax.purify.perception import Perception
 from dsrm_jax.runs.pieces import environment_of
 from dsrm_jax.simulator.response import FactorResponse, TableResponse
 from dsrm_jax.simulator.world import History, SessionStarts, World
-from experiments.headroom.ruler import contaminated, gained, headroom, recovered
+from experiments.headroom.ruler import contaminated, headroom
 from experiments.headroom.sessions import (
     arriving_with,
     keep_last,
@@ -35,6 +35,7 @@ from experiments.headroom.sessions import (
     oracle_states,
     record_sessions,
 )
+from experiments.headroom.shares import gained, recovered
 from experiments.headroom.table import headroom_table, share_cell
 
 USERS, ITEMS, FACTORS, D, ROWS, H = 9, 24, 5, 4, 20, 12
