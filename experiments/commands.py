@@ -20,10 +20,6 @@ ABOUT = {
 
 
 def _reproduce(argv: list[str]) -> None:
-    from dsrm_jax.parallel.xla import use_compilation_cache
-    from experiments.report.plan import wanted_environments
-    from experiments.report.reproduce import reproduce
-
     def arguments(
         env: str = "all", budget: str = "quick", out: str = "", data: str = "", workers: int = 0
     ) -> Json:
@@ -39,6 +35,10 @@ def _reproduce(argv: list[str]) -> None:
         return {"env": env, "budget": budget, "out": out, "data": data, "workers": workers}
 
     wanted = parse_arguments(arguments, argv, "reproduce", ABOUT["reproduce"])
+    from dsrm_jax.parallel.xla import use_compilation_cache
+    from experiments.report.plan import wanted_environments
+    from experiments.report.reproduce import reproduce
+
     use_compilation_cache()
     reproduce(
         wanted_environments(wanted["env"]),
@@ -91,8 +91,6 @@ def _fcpo(argv: list[str]) -> None:
 
 
 def _bench(argv: list[str]) -> None:
-    from experiments import bench
-
     def arguments(size: str = "paper", json: str = "", repeats: int = 5, scaling: bool = False) -> Json:
         """Measure.
 
@@ -106,6 +104,8 @@ def _bench(argv: list[str]) -> None:
 
     wanted = parse_arguments(arguments, argv, "bench", ABOUT["bench"])
     check_json(wanted["json"])
+    from experiments import bench
+
     if wanted["scaling"]:
         numbers = bench.run_scaling(repeats=wanted["repeats"])
     else:
@@ -114,9 +114,6 @@ def _bench(argv: list[str]) -> None:
 
 
 def _kuaisim(argv: list[str]) -> None:
-    from dsrm_jax.runs.run_directory import open_run
-    from experiments.kuaisim.report import report_run
-
     def arguments(run: tyro.conf.Positional[str], json: str = "") -> tuple[str, str]:
         """Name a run.
 
@@ -128,6 +125,9 @@ def _kuaisim(argv: list[str]) -> None:
 
     folder, json_file = parse_arguments(arguments, argv, "kuaisim", ABOUT["kuaisim"])
     check_json(json_file)
+    from dsrm_jax.runs.run_directory import open_run
+    from experiments.kuaisim.report import report_run
+
     write_json(json_file, report_run(*open_run(folder), say))
 
 
