@@ -50,7 +50,7 @@ KNOWN_BACK = {
     ("training", "runs"),
     ("sweep", "cli"),
 }
-KNOWN_CIRCLES = {frozenset({"simulator.response", "simulator.transformer", "simulator.world"})}
+KNOWN_CIRCLES: set[frozenset[str]] = set()
 KNOWN_WIDE = {
     "agents.fcpo:fit_values",
     "cli.pipeline:_finish",

@@ -17,7 +17,8 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.purify.encoder import Embeddings, make_catalogue, recent_items
 from dsrm_jax.purify.perception import Perceive, Perception
 from dsrm_jax.purify.view import View
-from dsrm_jax.simulator.environment import Environment, EnvState, keep_last
+from dsrm_jax.simulator.environment import Environment, EnvState
+from dsrm_jax.simulator.history import keep_last
 from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.world import World
 from dsrm_jax.types import PyTree

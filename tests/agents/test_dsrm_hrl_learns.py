@@ -21,7 +21,8 @@ from dsrm_jax.config import (
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams, make_catalogue, make_encoder
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.runs.pieces import perceive_of, trainer_of
-from dsrm_jax.simulator.environment import Observation, history_before
+from dsrm_jax.simulator.environment import Observation
+from dsrm_jax.simulator.history import history_before
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 

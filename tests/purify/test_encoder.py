@@ -24,7 +24,7 @@ from dsrm_jax.purify.encoder import (
     summary_dim,
     user_states,
 )
-from dsrm_jax.simulator.environment import history_before
+from dsrm_jax.simulator.history import history_before
 from dsrm_jax.simulator.response import FactorResponse, TableResponse
 from dsrm_jax.simulator.world import History, SessionStarts, World
 

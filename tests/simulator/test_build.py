@@ -13,7 +13,6 @@ from dsrm_jax.data.synthetic import Truth
 from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.build import build_worlds
 from dsrm_jax.simulator.calibration import auc
-from dsrm_jax.simulator.response import click_probability
 from dsrm_jax.simulator.world import History
 
 NUM_USERS, NUM_ITEMS, DIM = 90, 40, 3
@@ -83,8 +82,8 @@ def configure(**changes):
 
 def probabilities(world):
     """Click probabilities of all users and items of a world, `(U, J)`."""
-    one = jax.vmap(click_probability, in_axes=(None, 0, None, None))
-    return np.asarray(one(world.response, np.arange(world.num_users), np.arange(world.num_items), NO_HISTORY))
+    one = jax.vmap(world.response.click_probability, in_axes=(0, None, None))
+    return np.asarray(one(np.arange(world.num_users), np.arange(world.num_items), NO_HISTORY))
 
 
 def same_bits(a, b):

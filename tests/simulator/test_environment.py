@@ -15,7 +15,8 @@ from scipy import stats
 from dsrm_jax.config import Config, EnvironmentConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.runs.pieces import environment_of
-from dsrm_jax.simulator.environment import check_world, history_before
+from dsrm_jax.simulator.environment import check_world
+from dsrm_jax.simulator.history import history_before
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 

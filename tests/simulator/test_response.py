@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 from flax import struct
 
-from dsrm_jax.simulator import response as response_module
 from dsrm_jax.simulator.response import (
     FactorResponse,
     TableResponse,
-    click_probability,
-    item_vectors,
     slate_correlation,
     slate_probability,
 )
@@ -56,21 +53,21 @@ def test_factor_model_is_the_sigmoid_of_dot_product_and_both_biases(factors, res
             + float(factors["item_bias"][j])
             for j in slate
         ]
-        actual = click_probability(response, jnp.int32(user), jnp.asarray(slate), NO_HISTORY)
+        actual = response.click_probability(jnp.int32(user), jnp.asarray(slate), NO_HISTORY)
         np.testing.assert_allclose(actual, sigmoid(logit), rtol=2e-6)
 
 
 def test_table_model_looks_up_the_users_row():
     table = np.random.default_rng(1).random((3, 6)).astype(np.float32)
-    actual = click_probability(TableResponse(jnp.asarray(table)), 2, jnp.array([5, 1, 1]), NO_HISTORY)
+    actual = TableResponse(jnp.asarray(table)).click_probability(2, jnp.array([5, 1, 1]), NO_HISTORY)
     np.testing.assert_array_equal(actual, table[2, [5, 1, 1]])
 
 
 def test_batching_over_users_equals_a_loop(response):
     users, slates = jnp.array([4, 0, 6]), jnp.array([[1, 2], [3, 4], [10, 0]])
-    batched = jax.vmap(click_probability, (None, 0, 0, None))(response, users, slates, NO_HISTORY)
+    batched = jax.vmap(response.click_probability, (0, 0, None))(users, slates, NO_HISTORY)
     for user, slate, row in zip(users, slates, batched, strict=True):
-        np.testing.assert_allclose(click_probability(response, user, slate, NO_HISTORY), row, rtol=1e-6)
+        np.testing.assert_allclose(response.click_probability(user, slate, NO_HISTORY), row, rtol=1e-6)
 
 
 def test_slate_correlation_is_the_mean_product_of_unit_vectors_over_slate_and_dimensions(factors):
@@ -87,7 +84,7 @@ def test_a_zero_vector_is_similar_to_nothing():
 
 def test_correlation_penalty_is_subtracted_and_floored_at_zero(factors, response):
     slate = jnp.array([2, 9, 4, 1])
-    single = np.asarray(click_probability(response, 3, slate, NO_HISTORY), np.float64)
+    single = np.asarray(response.click_probability(3, slate, NO_HISTORY), np.float64)
     correlation = reference_correlation(factors["item"][np.asarray(slate)])
     for weight in (0.2, 5.0, 40.0):
         expected = np.clip(single - weight * correlation, 0, 1)
@@ -98,7 +95,7 @@ def test_correlation_penalty_is_subtracted_and_floored_at_zero(factors, response
 
 def test_weight_zero_changes_no_bit_and_a_traced_weight_equals_a_static_one(response):
     slate = jnp.array([2, 9, 4, 1])
-    plain = click_probability(response, 3, slate, NO_HISTORY)
+    plain = response.click_probability(3, slate, NO_HISTORY)
     np.testing.assert_array_equal(slate_probability(response, 3, slate, NO_HISTORY), plain)
     weights = jnp.array([0.0, 0.2, 5.0])
     swept = jax.vmap(
@@ -118,7 +115,7 @@ def test_double_sigmoid_confines_probabilities_to_half_and_sigmoid_of_one():
 
 def test_double_sigmoid_comes_before_the_correlation_penalty(factors, response):
     slate = jnp.array([2, 9, 4])
-    single = np.asarray(click_probability(response, 1, slate, NO_HISTORY), np.float64)
+    single = np.asarray(response.click_probability(1, slate, NO_HISTORY), np.float64)
     expected = sigmoid(single) - 0.2 * reference_correlation(factors["item"][np.asarray(slate)])
     actual = slate_probability(response, 1, slate, NO_HISTORY, correlation_weight=0.2, double_sigmoid=True)
     np.testing.assert_allclose(actual, expected, atol=1e-6)
@@ -128,22 +125,19 @@ def test_a_table_has_no_correlation(response):
     table = TableResponse(jnp.full((2, 5), 0.4))
     actual = slate_probability(table, 1, jnp.arange(3), NO_HISTORY, correlation_weight=10.0)
     np.testing.assert_array_equal(actual, np.full(3, 0.4, np.float32))
-    assert item_vectors(response) is response.item
+    assert response.item_vectors() is response.item
 
 
-def test_a_new_model_registers_itself_and_an_unknown_one_is_refused():
+def test_a_new_model_is_a_pytree_with_the_same_methods():
     @struct.dataclass
     class Fatigue:
         base: jax.Array
 
-    with pytest.raises(TypeError, match="Fatigue"):
-        click_probability(Fatigue(jnp.zeros(3)), 0, jnp.arange(3), NO_HISTORY)
-    with pytest.raises(TypeError, match="Fatigue"):
-        item_vectors(Fatigue(jnp.zeros(3)))
+        def click_probability(self, user, slate, history):
+            return self.base[slate] / (1 + history.length)
 
-    @response_module.click_probability.register(Fatigue)
-    def _(response, user, slate, history):
-        return response.base[slate] / (1 + history.length)
+        def item_vectors(self):
+            return jnp.zeros((3, 1))
 
     tired = NO_HISTORY.replace(length=jnp.int32(3))
     actual = jax.jit(slate_probability)(Fatigue(jnp.array([0.4, 0.8, 1.0])), 0, jnp.array([2, 0]), tired)

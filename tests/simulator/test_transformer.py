@@ -11,7 +11,6 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.calibration import auc
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.fit_transformer import Rows, fit_transformer, row_click_logit, row_histories
-from dsrm_jax.simulator.response import click_probability, item_vectors
 from dsrm_jax.simulator.transformer import UserResponseModel, freeze_response, one_hot_features
 from dsrm_jax.simulator.transformer_state import frozen_user_state, token_table
 from dsrm_jax.simulator.world import History, SessionStarts, World
@@ -165,13 +164,13 @@ def test_frozen_response_gives_the_models_probability_for_each_shown_item(case):
         length=jnp.asarray((history < NUM_ITEMS).sum(-1), jnp.int32),
     )
     slate = np.array([[0, 3], [2, 1], [3, 2]])
-    actual = jax.jit(jax.vmap(click_probability, in_axes=(None, 0, 0, 0)))(
-        response, jnp.asarray(user, jnp.int32), jnp.asarray(slate), events
+    actual = jax.jit(jax.vmap(response.click_probability))(
+        jnp.asarray(user, jnp.int32), jnp.asarray(slate), events
     )
     for k in range(2):
         logit = reference_logits(params, user, history, feedback, CATALOGUE[slate[:, k]], features)[:, 0]
         np.testing.assert_allclose(actual[:, k], 1 / (1 + np.exp(-logit)), rtol=2e-4)
-    np.testing.assert_array_equal(item_vectors(response), response.token[CATALOGUE])
+    np.testing.assert_array_equal(response.item_vectors(), response.token[CATALOGUE])
 
 
 def test_padding_is_attended_as_in_kuaisim(case):
@@ -208,7 +207,7 @@ def test_response_runs_in_the_vmapped_jitted_environment(case):
     def one_step(key):
         reset_key, step_key = jax.random.split(key)
         _, state = environment.reset(reset_key, world)
-        expected = click_probability(response, state.user, jnp.array([0, 2]), state.history).mean()
+        expected = response.click_probability(state.user, jnp.array([0, 2]), state.history).mean()
         return expected, environment.step(step_key, state, jnp.array([0, 2]), world)[2]
 
     expected, reward = one_step(keys)

@@ -16,7 +16,6 @@ from dsrm_jax.agents.slates import greedy_slate
 from dsrm_jax.purify.encoder import make_catalogue
 from dsrm_jax.purify.perception import Perceive, Perception
 from dsrm_jax.simulator.environment import Environment, EnvState, Observation
-from dsrm_jax.simulator.response import click_probability
 from dsrm_jax.simulator.world import World
 
 # (agent_state, key, sessions, observation, world, perception) -> slates (B, K); the key is consumed
@@ -86,8 +85,8 @@ def oracle_decisions(*, slate_size: int) -> Decide:
         perception: Perception,
     ) -> jax.Array:
         everything = jnp.arange(world.num_items)
-        probability = jax.vmap(click_probability, in_axes=(None, 0, None, 0))(
-            world.response, env.user, everything, env.history
+        probability = jax.vmap(world.response.click_probability, in_axes=(0, None, 0))(
+            env.user, everything, env.history
         )
         quota = jnp.full(env.user.shape, slate_size // 2, jnp.int32)
         return greedy_slate(probability, world.is_popular, quota, slate_size=slate_size)

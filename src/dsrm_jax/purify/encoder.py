@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from dsrm_jax.errors import unknown_name
 from dsrm_jax.purify.settings import EncoderConfig
 from dsrm_jax.purify.view import Catalogue
-from dsrm_jax.simulator.environment import random_windows
+from dsrm_jax.simulator.history import random_windows
 from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.world import History, SessionStarts, World
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Key
 
 from dsrm_jax.purify.encoder import Embeddings
 from dsrm_jax.purify.leverage import Leverage, rows_of
-from dsrm_jax.simulator.environment import history_before
+from dsrm_jax.simulator.history import history_before
 from dsrm_jax.simulator.world import SessionStarts
 
 WINDOWS = 4_000

@@ -31,7 +31,8 @@ from dsrm_jax.purify.stage_one import fit_purifier
 from dsrm_jax.purify.targets import Visited, check_target, corrupted, every_second, halves
 from dsrm_jax.purify.tce import make_tce_purifier
 from dsrm_jax.purify.view import View
-from dsrm_jax.simulator.environment import Observation, random_windows, unlogged_before
+from dsrm_jax.simulator.environment import Observation
+from dsrm_jax.simulator.history import random_windows, unlogged_before
 from dsrm_jax.simulator.world import History, SessionStarts
 
 # The purifier behind each method's state where `purifier.kind` is auto; all other methods act on the observed state.

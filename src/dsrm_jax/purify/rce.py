@@ -24,7 +24,7 @@ from dsrm_jax.errors import unknown_name
 from dsrm_jax.purify.encoder import Encoder, EncoderParams, Evidence, gather_evidence, labels_from
 from dsrm_jax.purify.purifier import Purifier
 from dsrm_jax.purify.settings import DenoiserConfig
-from dsrm_jax.simulator.environment import random_windows
+from dsrm_jax.simulator.history import random_windows
 from dsrm_jax.simulator.world import SessionStarts
 
 READINGS = ("pretrain", "online")

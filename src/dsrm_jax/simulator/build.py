@@ -16,9 +16,9 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.calibration import auc, calibration_table, expected_calibration_error, log_loss
 from dsrm_jax.simulator.fit import fit_factors, row_logit
 from dsrm_jax.simulator.fit_transformer import Rows, fit_transformer, row_click_logit
-from dsrm_jax.simulator.response import FactorResponse, Response, TableResponse
+from dsrm_jax.simulator.response import FactorResponse, TableResponse
 from dsrm_jax.simulator.transformer import one_hot_features
-from dsrm_jax.simulator.world import SessionStarts, World
+from dsrm_jax.simulator.world import Response, SessionStarts, World
 
 HOLDOUT_SHARE = 0.1
 TRANSFORMER_ROWS = 200_000  # rows that one epoch of the transformer visits at most

@@ -1,4 +1,4 @@
-"""KuaiSim's transformer user response model (facts/simulators.md 1.2), and the frozen `TransformerResponse`.
+"""KuaiSim's transformer user response model (its `model/simulator/KRMBUserResponse.py`), and the frozen `TransformerResponse`.
 
 Kept as there: post-norm ReLU layers, a causal mask and NO padding mask (empty slots of a short history are
 attended as a padding item without clicks), only the last position is read, the logit is the mean over the
@@ -18,7 +18,6 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from dsrm_jax.simulator.response import click_probability, item_vectors
 from dsrm_jax.simulator.transformer_state import NORM_EPSILON, TokenTable, frozen_user_state, token_table
 from dsrm_jax.simulator.world import History
 
@@ -209,6 +208,23 @@ class TransformerResponse:
     model: UserResponseModel = struct.field(pytree_node=False)
     table: TokenTable
 
+    def click_probability(
+        self, user: Int[Array, ""], slate: Int[Array, "K"], history: History
+    ) -> Float[Array, "K"]:
+        """See `Response`."""
+        length = history.item.shape[-1]
+        is_event = jnp.arange(length) >= length - history.length
+        index = jnp.where(is_event, history.item, self.model.num_items)
+        bits = jnp.zeros((1, length, self.model.num_feedback))
+        bits = bits.at[0, :, 0].set((history.click & is_event).astype(jnp.float32))
+        return jax.nn.sigmoid(
+            click_logit(self, self.user[user][None], index[None], bits, self.item[slate][None])[0]
+        )
+
+    def item_vectors(self) -> Float[Array, "J E"]:
+        """See `Response`."""
+        return self.item
+
 
 def freeze_response(
     model: UserResponseModel,
@@ -220,25 +236,6 @@ def freeze_response(
 ) -> TransformerResponse:
     """Return the response of a fitted model, with its table made; arguments as the attributes of `TransformerResponse`."""
     return TransformerResponse(params, user, item, token, model, token_table(params, token))
-
-
-@click_probability.register(TransformerResponse)
-def _transformer_probability(
-    response: TransformerResponse, user: Int[Array, ""], slate: Int[Array, "K"], history: History
-) -> Float[Array, "K"]:
-    length = history.item.shape[-1]
-    is_event = jnp.arange(length) >= length - history.length
-    index = jnp.where(is_event, history.item, response.model.num_items)
-    bits = jnp.zeros((1, length, response.model.num_feedback))
-    bits = bits.at[0, :, 0].set((history.click & is_event).astype(jnp.float32))
-    return jax.nn.sigmoid(
-        click_logit(response, response.user[user][None], index[None], bits, response.item[slate][None])[0]
-    )
-
-
-@item_vectors.register(TransformerResponse)
-def _transformer_vectors(response: TransformerResponse) -> Float[Array, "J E"]:
-    return response.item
 
 
 def click_logit(

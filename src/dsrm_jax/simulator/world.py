@@ -6,10 +6,10 @@ index into `InteractionLog.item_ids`) is what a history holds, since histories c
 catalogue.
 """
 
+from typing import Protocol
+
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
-
-from dsrm_jax.simulator.response import Response
 
 
 @struct.dataclass
@@ -46,12 +46,35 @@ class SessionStarts:
     logged: Bool[Array, "U"] | None = None
 
 
+class Response(Protocol):
+    """How simulated users answer: any pytree with these two methods, such as a `flax.struct.dataclass` of arrays."""
+
+    def click_probability(
+        self, user: Int[Array, ""], slate: Int[Array, "K"], history: History
+    ) -> Float[Array, "K"]:
+        """Return how likely one user is to click each shown item, before any effect of the slate as a whole.
+
+        Args:
+            user: `()` int32, user of the world, 0..U-1.
+            slate: `(K,)` int32 catalogue positions, 0..J-1; K may be any number, 1 and J among them.
+            history: the user's history of up to H events.
+
+        Returns:
+            `(K,)` float32 in [0, 1].
+        """
+        ...
+
+    def item_vectors(self) -> Float[Array, "J F"]:
+        """Return the `(J, F)` float32 vectors that `slate_correlation` compares the catalogue's items by; zeros: not at all."""
+        ...
+
+
 @struct.dataclass
 class World:
     """A population of users over one catalogue.
 
     Attributes:
-        response: how users answer, one of the types in `response.py`.
+        response: how users answer, such as the types in `response.py`.
         starts: where sessions start from.
         item: `(J,)` int32, vocabulary index of each catalogue position.
         is_popular: `(J,)` bool, the popular group.

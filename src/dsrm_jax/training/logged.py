@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Int
 from dsrm_jax.agents.agent import LoggedData, Transition
 from dsrm_jax.purify.perception import Perceive, Perception
 from dsrm_jax.purify.view import Catalogue
-from dsrm_jax.simulator.environment import Environment, Observation, append, history_before, keep_last
+from dsrm_jax.simulator.environment import Environment, Observation
+from dsrm_jax.simulator.history import append, history_before, keep_last
 from dsrm_jax.simulator.world import History, World
 from dsrm_jax.types import PyTree
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-from dsrm_jax.simulator.environment import append
+from dsrm_jax.simulator.history import append
 from dsrm_jax.simulator.world import History
 
 
