@@ -175,13 +175,12 @@ def generate(folder: Path, sizes: argparse.Namespace) -> None:
 
 def measure(folder: Path) -> dict[str, float | int | str]:
     """Load the folder as `load_log` does, from its cache if there is one; return seconds and peak memory."""
-    from dsrm_jax.config import DataConfig, SyntheticConfig
     from dsrm_jax.data.sources import load_log
 
     wall, cpu = time.perf_counter(), time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        log = load_log(DataConfig(env="kuairec", path=str(folder)), SyntheticConfig())
+        log = load_log("kuairec", path=folder)
     return {
         "source": log.source,
         "train_rows": len(log.train),

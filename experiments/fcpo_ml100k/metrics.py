@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from dsrm_jax.data.sources import gini
+from dsrm_jax.data.statistics import gini
 
 RANKING_METRICS = ("recall", "f1", "ndcg", "gini", "popularity")
 

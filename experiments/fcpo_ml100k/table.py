@@ -11,8 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from dsrm_jax.config import AgentConfig, Config
-from dsrm_jax.data.sources import load_log
 from dsrm_jax.evaluation.sessions import of_each
+from dsrm_jax.runs.pieces import log_of
 from dsrm_jax.types import Json, PyTree
 from experiments.fcpo_ml100k.metrics import RANKING_METRICS, ranking_metrics
 from experiments.fcpo_ml100k.ranker import (
@@ -57,9 +57,9 @@ def fcpo_table(
         of the iterations), `test_cost` (popular items among the first H of the test), and `metrics`: cut to metric to list.
 
     Raises:
-        InputError: as `load_log` and `held_ratings` do.
+        InputError: as `log_of` and `held_ratings` do.
     """
-    log = load_log(config.data, config.synthetic)
+    log = log_of(config)
     data = prepare_ranking(jax.random.key(config.data.seed), log)
 
     def run(inputs: tuple[jax.Array, jax.Array], data: RankingData, agent_config: AgentConfig) -> PyTree:

@@ -9,11 +9,10 @@ import numpy as np
 from rich.console import Console
 
 from dsrm_jax.config import Config
-from dsrm_jax.data.sources import load_log
 from dsrm_jax.evaluation.probes.interest import score_coordinates
 from dsrm_jax.evaluation.probes.popularity import missing_scikit_learn
 from dsrm_jax.files import write_text
-from dsrm_jax.runs.pieces import purifier_settings
+from dsrm_jax.runs.pieces import log_of, purifier_settings
 from dsrm_jax.runs.prepare import Prepared, Say, prepare
 from dsrm_jax.types import Json
 from experiments.probes.controls import Controls, make_controls
@@ -59,7 +58,7 @@ def run_probe(
     folder.mkdir(parents=True, exist_ok=True)
     config = replace(config, training=replace(config.training, seeds=config.training.seeds[:1]))
     prepared = prepare(config, say)
-    log = load_log(config.data, config.synthetic)
+    log = log_of(config)
     subjects = make_subjects(config, prepared, log, num_users=num_users)
     controls = make_controls(config, prepared, subjects, say)
     report = probe_report(config, prepared, subjects, controls, say)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dsrm_jax.data.log import InteractionLog
-from dsrm_jax.data.sources import describe
+from dsrm_jax.data.statistics import describe
 from dsrm_jax.types import Json
 
 MIN_EXPOSURE = 20  # impressions: below, an item's rate is noise

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from dsrm_jax.config import Config
 from dsrm_jax.data.sources import data_path as folder_of
-from dsrm_jax.data.sources import load_log
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import load_json, write_text
+from dsrm_jax.runs.pieces import log_of
 from dsrm_jax.runs.prepare import Say
 from dsrm_jax.sweep.plan import Point
 from dsrm_jax.sweep.pool import run_points
@@ -113,8 +113,8 @@ def write_report(findings: Findings, judgements: Sequence[Judgement], folder: Pa
 
 def _facts(config: Config) -> Json:
     """Return Table 1's and Figure 2's numbers; the log's memory is given back at once."""
-    folder = folder_of(config.data)
-    return data_facts(load_log(config.data, config.synthetic), folder if folder.is_dir() else None)
+    folder = folder_of(config.data.env, config.data.path)
+    return data_facts(log_of(config), folder if folder.is_dir() else None)
 
 
 def _with_progress(points: Sequence[Point], folder: Path, say: Say, failures: list[str]) -> Say:

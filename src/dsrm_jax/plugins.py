@@ -81,19 +81,27 @@ def call(function: Plugin, offered: Mapping[str, object], *required: object) -> 
     Raises:
         InputError: it needs something that is not offered, takes fewer positional arguments, or raised an exception.
     """
-    name = f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', repr(function))}"
-    keywords = _asked(function, offered, required, name)
+    keywords = asked(function, offered, *required)
     try:
         return function(*required, **keywords)
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{name} failed: {type(error).__name__}: {error}") from error
+        raise InputError(f"{name_of(function)} failed: {type(error).__name__}: {error}") from error
 
 
-def _asked(
-    function: Plugin, offered: Mapping[str, object], required: tuple[object, ...], name: str
-) -> dict[str, object]:
+def name_of(function: Plugin) -> str:
+    """Return ``module:function`` of a function."""
+    return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', repr(function))}"
+
+
+def asked(function: Plugin, offered: Mapping[str, object], *required: object) -> dict[str, Any]:
+    """Return those of the offered keywords that a function's signature names, the positional arguments being given.
+
+    Raises:
+        InputError: as `call`, except for what it raises itself.
+    """
+    name = name_of(function)
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # some built-in functions do not tell

@@ -245,9 +245,10 @@ def test_fingerprint_changes_with_each_field_that_decides_the_state_and_with_no_
     }
 
 
-def test_fingerprint_knows_which_log_and_which_data():
+@pytest.mark.parametrize("env", ["log", "my_lab.logs:load"])
+def test_fingerprint_knows_which_log_and_which_data(env):
     one, two = (
-        dataclasses.replace(Config(), data=dataclasses.replace(Config().data, env="log", path=path))
+        dataclasses.replace(Config(), data=dataclasses.replace(Config().data, env=env, path=path))
         for path in ("a.csv", "b.csv")
     )
     assert serialise.config_fingerprint(one) != serialise.config_fingerprint(two)

@@ -1,17 +1,15 @@
 import csv
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dsrm_jax.data.kuairand import LOG_COLUMNS, RANDOM_LOG, STANDARD_LOGS, load_kuairand
-from dsrm_jax.data.settings import DataConfig
 from dsrm_jax.errors import InputError
 
-CONFIG = DataConfig(env="kuairand", test_fraction=0.25)
+CONFIG = {"test_fraction": 0.25}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +24,7 @@ def sample():
 
 @pytest.fixture(scope="module")
 def sample_log(sample):
-    return load_kuairand(sample, CONFIG)
+    return load_kuairand(sample, **CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -106,13 +104,13 @@ def test_the_real_samples_tags_and_features(sample_log, sample):
 
 
 def test_duplicates_can_be_kept(sample):
-    log = load_kuairand(sample, CONFIG, drop_duplicates=False)
+    log = load_kuairand(sample, **CONFIG, drop_duplicates=False)
     assert len(log.train) + len(log.test) == 95_784
     assert "duplicate" not in log.source
 
 
 def test_k_core_of_the_real_sample_leaves_k_rows_for_each_user_and_item(sample):
-    log = load_kuairand(sample, replace(CONFIG, k_core=8))
+    log = load_kuairand(sample, **CONFIG | {"k_core": 8})
     user = np.concatenate([log.train.user, log.test.user])
     item = np.concatenate([log.train.item, log.test.item])
     assert np.bincount(user, minlength=log.num_users).min() >= 8
@@ -151,7 +149,7 @@ def test_the_random_log_is_the_held_out_split_where_it_is_there(folder):
         folder / RANDOM_LOG,
         [log_row(user_id=2, video_id=6, time_ms=9), log_row(user_id=3, video_id=1, time_ms=9)],
     )
-    log = load_kuairand(folder, CONFIG)
+    log = load_kuairand(folder, **CONFIG)
     assert "absent" not in log.source
     assert log.user_ids.tolist() == [2, 3, 8]
     assert log.item_ids.tolist() == [1, 5, 6, 7]
@@ -164,13 +162,13 @@ def test_the_random_log_is_the_held_out_split_where_it_is_there(folder):
 
 def test_only_rows_equal_in_all_columns_are_duplicates(folder):
     assert (
-        "; 1 exact duplicate rows dropped" in load_kuairand(folder, replace(CONFIG, test_fraction=0.5)).source
+        "; 1 exact duplicate rows dropped" in load_kuairand(folder, **CONFIG | {"test_fraction": 0.5}).source
     )
 
 
 def test_watch_ratio_of_videos_without_a_duration_is_zero_or_one(folder):
     write_log(folder / RANDOM_LOG, [log_row(user_id=2, video_id=6, time_ms=9)])
-    assert load_kuairand(folder, CONFIG).train.feedback.tolist() == [0.0, 1.0, 0.0, 0.0, 0.5]
+    assert load_kuairand(folder, **CONFIG).train.feedback.tolist() == [0.0, 1.0, 0.0, 0.0, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -185,17 +183,17 @@ def test_watch_ratio_of_videos_without_a_duration_is_zero_or_one(folder):
 def test_a_bad_row_is_named_by_file_line_and_column(folder, values, message):
     write_log(folder / STANDARD_LOGS[1], [log_row(), log_row(**values), log_row()])
     with pytest.raises(InputError, match=f"{STANDARD_LOGS[1]}, {message}"):
-        load_kuairand(folder, CONFIG)
+        load_kuairand(folder, **CONFIG)
 
 
 def test_a_missing_standard_log_or_column_and_bad_tags_are_named(folder):
     (folder / "video_features_basic_pure.csv").write_text('video_id,tag\n5,"12,65"\n6,twelve\n')
     with pytest.raises(InputError, match=r"video_features_basic_pure\.csv, line 3, column 'tag': 'twelve'"):
-        load_kuairand(folder, replace(CONFIG, test_fraction=0.5))
+        load_kuairand(folder, **CONFIG | {"test_fraction": 0.5})
     shutil.copy(folder / STANDARD_LOGS[0], folder / "kept")
     write_log(folder / STANDARD_LOGS[0], [log_row()], [name for name in LOG_COLUMNS if name != "is_click"])
     with pytest.raises(InputError, match=f"{STANDARD_LOGS[0]}: column 'is_click' is missing"):
-        load_kuairand(folder, CONFIG)
+        load_kuairand(folder, **CONFIG)
     (folder / STANDARD_LOGS[0]).unlink()
     with pytest.raises(InputError, match=f"{STANDARD_LOGS[0]}: file not found"):
-        load_kuairand(folder, CONFIG)
+        load_kuairand(folder, **CONFIG)

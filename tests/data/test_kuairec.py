@@ -1,17 +1,14 @@
 import csv
 from argparse import Namespace
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dsrm_jax.data.kuairec import load_kuairec, valid_play
-from dsrm_jax.data.settings import DataConfig
 from dsrm_jax.errors import InputError
 from experiments.bench import big_matrix
 
 HEADER = "user_id,video_id,play_duration,video_duration,time,date,timestamp,watch_ratio"
-CONFIG = DataConfig(env="kuairec")
 
 
 def row(user, video, play, duration, timestamp=1593878903.438):
@@ -89,10 +86,10 @@ def by_watch_ratio(play, duration, ratio):
 
 @pytest.mark.parametrize(
     ("config", "is_click"),
-    [(CONFIG, by_valid_play), (replace(CONFIG, click="watch_ratio", click_threshold=0.8), by_watch_ratio)],
+    [({}, by_valid_play), ({"click": "watch_ratio", "click_threshold": 0.8}, by_watch_ratio)],
 )
 def test_200_000_rows_equal_a_plain_parse_value_for_value(generated, reference, config, is_click):
-    log = load_kuairec(generated, config)
+    log = load_kuairec(generated, **config)
     assert len(log.train) == 200_000
     for rows, name in ((log.train, "big"), (log.test, "small")):
         user, time, _, item, *play = zip(*reference[name], strict=True)
@@ -106,7 +103,7 @@ def test_200_000_rows_equal_a_plain_parse_value_for_value(generated, reference, 
 
 
 def test_the_observed_matrix_equals_a_pair_by_pair_mean_with_item_means_in_the_gaps(generated, reference):
-    log = load_kuairec(generated, CONFIG)
+    log = load_kuairec(generated)
     clicks = {}
     for user, _, _, item, *play in reference["small"]:
         clicks.setdefault((user, item), []).append(float(by_valid_play(*play)))
@@ -125,7 +122,7 @@ def test_the_observed_matrix_equals_a_pair_by_pair_mean_with_item_means_in_the_g
 
 
 def test_generated_side_tables_are_read(generated):
-    log = load_kuairec(generated, CONFIG)
+    log = load_kuairec(generated)
     with (generated / "item_categories.csv").open(newline="") as stream:
         tags = {int(record["video_id"]): record["feat"] for record in csv.DictReader(stream)}
     for item in range(0, log.num_items, 37):
@@ -148,7 +145,7 @@ def test_valid_play_at_its_boundaries():
 
 
 def test_big_trains_small_tests_and_popularity_comes_from_big(folder):
-    log = load_kuairec(folder, CONFIG)
+    log = load_kuairec(folder)
     assert log.user_ids.tolist() == [3, 4, 9]
     assert log.item_ids.tolist() == [5, 7, 40]
     assert log.item_ids[log.train.item].tolist() == [7, 7, 5, 7, 40]
@@ -162,34 +159,34 @@ def test_big_trains_small_tests_and_popularity_comes_from_big(folder):
 
 
 def test_rows_without_a_time_come_after_their_users_timed_rows(folder):
-    log = load_kuairec(folder, CONFIG)
+    log = load_kuairec(folder)
     assert log.item_ids[log.test.item].tolist() == [5, 40, 40, 5]
     assert log.test.time.tolist() == [50_000, 50_001, 10_000, 20_000]
 
 
 def test_observed_matrix_follows_the_catalogue_and_is_absent_for_another(folder):
-    log = load_kuairec(folder, CONFIG)
+    log = load_kuairec(folder)
     np.testing.assert_array_equal(log.test_matrix.value, [[1, 1], [0, 1]])
     assert log.user_ids[log.test_matrix.user].tolist() == [3, 9]
-    log = load_kuairec(folder, replace(CONFIG, catalogue="train"))
+    log = load_kuairec(folder, catalogue="train")
     assert log.item_ids[log.catalogue].tolist() == [5, 7, 40]
     assert log.test_matrix is None
 
 
 def test_a_sparse_small_matrix_is_no_observed_matrix(folder):
     write(folder / "small_matrix.csv", row(3, 40, 1, 10_000), row(9, 5, 1, 10_000))
-    log = load_kuairec(folder, CONFIG)
+    log = load_kuairec(folder)
     assert log.test_matrix is None
     assert "unseen" not in log.source
 
 
 def test_duplicates_are_kept_unless_told_otherwise(folder):
-    assert len(load_kuairec(folder, CONFIG).train) == 5
-    assert load_kuairec(folder, CONFIG, drop_duplicates=True).exposure.tolist() == [1, 2, 1]
+    assert len(load_kuairec(folder).train) == 5
+    assert load_kuairec(folder, drop_duplicates=True).exposure.tolist() == [1, 2, 1]
 
 
 def test_watch_ratio_threshold_includes_its_boundary(folder):
-    log = load_kuairec(folder, replace(CONFIG, click="watch_ratio", click_threshold=0.8))
+    log = load_kuairec(folder, click="watch_ratio", click_threshold=0.8)
     assert log.train.click.tolist() == [True, True, False, True, True]
 
 
@@ -206,7 +203,7 @@ def test_missing_and_repeated_feature_rows(folder):
         "3,,1.0",
         header="user_id,user_active_degree,onehot_feat4",
     )
-    log = load_kuairec(folder, CONFIG)
+    log = load_kuairec(folder)
     assert log.category_names == ("9", "27", "30")
     np.testing.assert_array_equal(log.categories, [[1, 0, 0], [1, 1, 0], [0, 0, 0]])
     # Authors 1, 9, 88 are numbered by value; video 7's first day has none, so its second day counts.
@@ -221,7 +218,7 @@ def test_an_unpacked_archive_with_a_data_folder_is_found(folder, tmp_path):
     data.mkdir(parents=True)
     for name in ("big_matrix.csv", "small_matrix.csv"):
         (folder / name).rename(data / name)
-    assert len(load_kuairec(tmp_path, CONFIG).train) == 5
+    assert len(load_kuairec(tmp_path).train) == 5
 
 
 @pytest.mark.parametrize(
@@ -243,20 +240,20 @@ def test_an_unpacked_archive_with_a_data_folder_is_found(folder, tmp_path):
 def test_a_bad_row_is_named_by_file_line_and_column(folder, name, bad, message):
     write(folder / name, row(3, 5, 1, 10), bad, row(3, 7, 1, 10))
     with pytest.raises(InputError, match=rf"{name}, {message}"):
-        load_kuairec(folder, CONFIG)
+        load_kuairec(folder)
 
 
 def test_a_missing_matrix_and_bad_tags_are_named(folder):
     write(folder / "item_categories.csv", '7,"[9]"', "5,nine", header="video_id,feat")
     with pytest.raises(InputError, match=r"item_categories\.csv, line 3, column 'feat': 'nine'"):
-        load_kuairec(folder, CONFIG)
+        load_kuairec(folder)
     (folder / "small_matrix.csv").unlink()
     with pytest.raises(InputError, match=r"small_matrix\.csv: file not found"):
-        load_kuairec(folder, CONFIG)
+        load_kuairec(folder)
 
 
 def test_k_core_applies_to_training_rows_and_their_ids(folder):
-    log = load_kuairec(folder, replace(CONFIG, k_core=0))
+    log = load_kuairec(folder, k_core=0)
     assert log.num_users == 3
     with pytest.raises(InputError, match="k_core=2 leaves no held-out row"):
-        load_kuairec(folder, replace(CONFIG, k_core=2))
+        load_kuairec(folder, k_core=2)

@@ -10,7 +10,6 @@ import pytest
 
 from dsrm_jax.data.download import fetch_movielens_100k_from_wheel
 from dsrm_jax.data.movielens import GENRES, load_movielens
-from dsrm_jax.data.settings import DataConfig
 from dsrm_jax.errors import InputError
 
 RATINGS = [  # user, item, rating, seconds: not in time order
@@ -79,12 +78,12 @@ def write_official_1m(folder):
 
 
 WRITERS = {"official": write_official_100k, "recbole": write_recbole_100k, "1m": write_official_1m}
-CONFIG = DataConfig(test_fraction=0.4)
+CONFIG = {"test_fraction": 0.4}
 
 
-def load(folder, layout, config=CONFIG):
+def load(folder, layout, **settings):
     WRITERS[layout](folder)
-    return load_movielens(folder, config, "1m" if layout == "1m" else "100k")
+    return load_movielens(folder, "1m" if layout == "1m" else "100k", **CONFIG | settings)
 
 
 def as_rows(log, part):
@@ -132,7 +131,7 @@ def test_each_layout_gives_the_same_genres_and_users(layout, tmp_path):
 def test_both_100k_layouts_give_equal_logs_also_one_level_below(tmp_path):
     first, second = load(tmp_path / "a", "official"), None
     write_recbole_100k(tmp_path / "b" / "dataset")
-    second = load_movielens(tmp_path / "b", CONFIG, "100k")
+    second = load_movielens(tmp_path / "b", "100k", **CONFIG)
     for part in ("train", "test"):
         assert as_rows(first, getattr(first, part)) == as_rows(second, getattr(second, part))
     np.testing.assert_array_equal(first.categories, second.categories)
@@ -142,13 +141,13 @@ def test_both_100k_layouts_give_equal_logs_also_one_level_below(tmp_path):
 
 
 def test_the_like_threshold_moves_the_clicks_alone(tmp_path):
-    strict = load(tmp_path, "official", DataConfig(test_fraction=0.4, like_threshold=5.0))
+    strict = load(tmp_path, "official", like_threshold=5.0)
     assert strict.train.click.sum() + strict.test.click.sum() == sum(row[2] >= 5 for row in RATINGS)
     assert sorted([*strict.train.feedback, *strict.test.feedback]) == sorted(float(row[2]) for row in RATINGS)
 
 
 def test_the_train_catalogue_is_the_training_items(tmp_path):
-    log = load(tmp_path, "official", DataConfig(test_fraction=0.4, catalogue="train"))
+    log = load(tmp_path, "official", catalogue="train")
     assert set(log.catalogue) == set(log.train.item)
 
 
@@ -182,27 +181,27 @@ def test_a_bad_row_is_named_by_file_and_line(layout, file, line, good, bad, expe
     assert good in text
     (tmp_path / file).write_bytes(text.replace(good, bad, 1).encode("latin-1"))
     with pytest.raises(InputError, match=expected) as caught:
-        load_movielens(tmp_path, CONFIG, "1m" if layout == "1m" else "100k")
+        load_movielens(tmp_path, "1m" if layout == "1m" else "100k", **CONFIG)
     assert f"{tmp_path / file}, line {line}:" in str(caught.value)
 
 
 def test_missing_and_empty_files_are_input_errors(tmp_path):
     with pytest.raises(InputError, match=r"u\.data or ml-100k\.inter.*make data ENV=ml-100k"):
-        load_movielens(tmp_path, CONFIG, "100k")
+        load_movielens(tmp_path, "100k", **CONFIG)
     write_official_100k(tmp_path)
     with pytest.raises(InputError, match=r"ratings\.dat"):
-        load_movielens(tmp_path, CONFIG, "1m")
+        load_movielens(tmp_path, "1m", **CONFIG)
     (tmp_path / "u.user").unlink()
     with pytest.raises(InputError, match=r"u\.user: file not found"):
-        load_movielens(tmp_path, CONFIG, "100k")
+        load_movielens(tmp_path, "100k", **CONFIG)
     write_official_100k(tmp_path)
     (tmp_path / "u.data").write_text("")
     with pytest.raises(InputError, match=r"u\.data: the file has no rows"):
-        load_movielens(tmp_path, CONFIG, "100k")
+        load_movielens(tmp_path, "100k", **CONFIG)
     write_recbole_100k(tmp_path / "utf8")
     (tmp_path / "utf8" / "ml-100k.item").write_bytes(b"\xff")
     with pytest.raises(InputError, match="not utf-8 text"):
-        load_movielens(tmp_path / "utf8", CONFIG, "100k")
+        load_movielens(tmp_path / "utf8", "100k", **CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +217,7 @@ def real_folder(request):
 
 @pytest.fixture(scope="module")
 def real(real_folder):
-    return load_movielens(real_folder, DataConfig(), "100k")
+    return load_movielens(real_folder, "100k")
 
 
 def both(log: object, column: str) -> np.ndarray:

@@ -11,7 +11,6 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 
-from dsrm_jax.data.settings import DataConfig
 from dsrm_jax.data.signed import NUM_ITEMS, NUM_USERS, load_signed
 from dsrm_jax.errors import InputError
 
@@ -35,7 +34,7 @@ def made_folder(pairs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(made_folder):
-    return load_signed(made_folder, DataConfig(between_value=0.25, test_fraction=0.3, seed=3))
+    return load_signed(made_folder, between_value=0.25, test_fraction=0.3, seed=3)
 
 
 def write(folder, rows):
@@ -86,10 +85,10 @@ def test_rows_are_the_signed_pairs_in_an_order_that_is_not_the_files(made, pairs
 
 
 def test_the_seed_decides_the_users_and_the_order(made_folder, made):
-    config = DataConfig(between_value=0.25, test_fraction=0.3, seed=3)
+    config = {"between_value": 0.25, "test_fraction": 0.3, "seed": 3}
     again, other = (
-        load_signed(made_folder, config),
-        load_signed(made_folder, DataConfig(test_fraction=0.3, seed=4)),
+        load_signed(made_folder, **config),
+        load_signed(made_folder, test_fraction=0.3, seed=4),
     )
     np.testing.assert_array_equal(again.test_matrix.user, made.test_matrix.user)
     np.testing.assert_array_equal(again.train.time, made.train.time)
@@ -111,7 +110,7 @@ def test_the_seed_decides_the_users_and_the_order(made_folder, made):
 def test_a_bad_row_is_named_by_its_line(row, message, tmp_path):
     write(tmp_path, ["3,4,1,train", row])
     with pytest.raises(InputError, match=message) as caught:
-        load_signed(tmp_path, DataConfig())
+        load_signed(tmp_path)
     assert "line 3" in str(caught.value)
 
 
@@ -120,12 +119,12 @@ def test_a_bad_row_is_named_by_its_line(row, message, tmp_path):
 )
 def test_settings_out_of_range_are_input_errors(settings, made_folder):
     with pytest.raises(InputError, match=next(iter(settings))):
-        load_signed(made_folder, DataConfig(**settings))
+        load_signed(made_folder, **settings)
 
 
 def test_a_missing_file_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"holds no kuairec_signed\.csv"):
-        load_signed(tmp_path, DataConfig())
+        load_signed(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +138,7 @@ def shared_folder():
 
 @pytest.fixture(scope="module")
 def real(shared_folder):
-    return load_signed(shared_folder, DataConfig())
+    return load_signed(shared_folder)
 
 
 def gini(count):

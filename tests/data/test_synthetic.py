@@ -10,7 +10,6 @@ from scipy import stats
 
 from dsrm_jax.data import synthetic, synthetic_exposure
 from dsrm_jax.data.log import InteractionLog, Interactions
-from dsrm_jax.data.settings import SyntheticConfig
 from dsrm_jax.data.synthetic_calibration import KUAIRAND, KUAIREC
 from dsrm_jax.errors import InputError
 
@@ -51,18 +50,18 @@ KUAIREC_TARGETS = [
     ("rows sd", 992, "simulators 6.1"),
     ("rows max", 16015, "simulators 6.1"),
 ]
-CHEAP = SyntheticConfig(history_scale=0.05)
+CHEAP = {"history_scale": 0.05}
 
 
 @pytest.fixture(scope="session")
 def kuairand() -> InteractionLog:
-    return synthetic.generate("kuairand", SyntheticConfig(), 0)
+    return synthetic.generate("kuairand", seed=0)
 
 
 @pytest.fixture(scope="session")
 def kuairec() -> InteractionLog:
     """A twentieth of KuaiRec's training log, and all of its held-out block."""
-    return synthetic.generate("kuairec", CHEAP, 0)
+    return synthetic.generate("kuairec", **CHEAP)
 
 
 @pytest.fixture(scope="session")
@@ -144,7 +143,7 @@ def test_kuairec_statistics_that_a_twentieth_of_the_log_shows(kuairec, name):
 
 @pytest.mark.slow
 def test_kuairec_statistics_and_sizes():
-    log = synthetic.generate("kuairec", SyntheticConfig(), 0)
+    log = synthetic.generate("kuairec", seed=0)
     found = statistics(log)
     for name, target, source in KUAIREC_TARGETS:
         assert found[name] == pytest.approx(target, rel=0.1), (name, source)
@@ -248,7 +247,7 @@ def test_truth_is_centred_and_scaled(env, target, request):
 
 @pytest.fixture(scope="module")
 def seeds() -> list[InteractionLog]:
-    return [synthetic.generate("kuairand", SyntheticConfig(history_scale=0.2), seed) for seed in (1, 2)]
+    return [synthetic.generate("kuairand", history_scale=0.2, seed=seed) for seed in (1, 2)]
 
 
 def test_click_rates_hold_for_every_seed(seeds):
@@ -259,7 +258,7 @@ def test_click_rates_hold_for_every_seed(seeds):
 
 def test_same_seed_gives_the_same_bits_and_another_seed_does_not(seeds):
     one, other = seeds
-    same = synthetic.generate("kuairand", SyntheticConfig(history_scale=0.2), 1)
+    same = synthetic.generate("kuairand", history_scale=0.2, seed=1)
     for split in ("train", "test"):
         for name in ("user", "item", "click", "time"):
             a, b, c = (getattr(getattr(log, split), name) for log in (one, same, other))
@@ -272,8 +271,8 @@ def test_same_seed_gives_the_same_bits_and_another_seed_does_not(seeds):
 
 
 def test_contamination_leaves_preference_and_split_as_they_are(kuairec):
-    bent = SyntheticConfig(popularity_lift=1.0, popularity_bend=0.0, exposure_bias=0.3, history_scale=0.02)
-    log = synthetic.generate("kuairec", bent, 0)
+    bent = {"popularity_lift": 1.0, "popularity_bend": 0.0, "exposure_bias": 0.3, "history_scale": 0.02}
+    log = synthetic.generate("kuairec", **bent)
     for name in ("user_factors", "item_factors", "user_bias", "appeal", "log_popularity"):
         np.testing.assert_array_equal(getattr(log.synthetic, name), getattr(kuairec.synthetic, name))
     np.testing.assert_array_equal(log.catalogue, kuairec.catalogue)
@@ -282,7 +281,7 @@ def test_contamination_leaves_preference_and_split_as_they_are(kuairec):
 
 def test_lift_moves_the_link_between_exposure_and_click_rate(kuairand_statistics):
     none, strong = (
-        link(synthetic.generate("kuairand", SyntheticConfig(popularity_lift=lift, history_scale=0.3), 0))
+        link(synthetic.generate("kuairand", popularity_lift=lift, history_scale=0.3, seed=0))
         for lift in (0.0, 0.6)
     )
     assert none < kuairand_statistics["link"] - 0.05
@@ -304,15 +303,15 @@ def popularity_slopes(log: InteractionLog) -> tuple[np.ndarray, np.ndarray]:
 
 def test_bend_makes_popularity_a_direction_of_the_clicks(kuairec):
     slopes, conformity = popularity_slopes(kuairec)
-    straight = SyntheticConfig(popularity_bend=0.0, history_scale=0.02)
-    without, none = popularity_slopes(synthetic.generate("kuairec", straight, 0))
+    straight = {"popularity_bend": 0.0, "history_scale": 0.02}
+    without, none = popularity_slopes(synthetic.generate("kuairec", **straight))
     assert not none.any()
     assert slopes.std() > 3 * without.std()
     assert np.corrcoef(slopes, conformity)[0, 1] > 0.9
 
 
 def test_without_exposure_bias_exposure_is_uniform_up_to_chance():
-    log = synthetic.generate("kuairec", SyntheticConfig(exposure_bias=0.0, history_scale=0.05), 0)
+    log = synthetic.generate("kuairec", exposure_bias=0.0, history_scale=0.05, seed=0)
     training_only = np.setdiff1d(np.arange(log.num_items), log.catalogue)  # not thinned by the held-out block
     exposure = log.exposure[training_only]
     floor = gini(np.random.default_rng(0).poisson(exposure.mean(), len(exposure)))
@@ -320,7 +319,7 @@ def test_without_exposure_bias_exposure_is_uniform_up_to_chance():
 
 
 def test_exposure_bias_concentrates_exposure(kuairand_statistics):
-    half = synthetic.generate("kuairand", SyntheticConfig(exposure_bias=0.5, history_scale=0.2), 0)
+    half = synthetic.generate("kuairand", exposure_bias=0.5, history_scale=0.2, seed=0)
     assert gini(half.exposure) < kuairand_statistics["gini"] - 0.2
 
 
@@ -364,17 +363,17 @@ def test_items_share_tastes_with_their_tag(kuairec):
 
 
 @pytest.mark.parametrize(
-    ("env", "config", "seed", "message"),
+    ("env", "settings", "message"),
     [
-        ("kuairecc", SyntheticConfig(), 0, "kuairec"),
-        ("kuairec", SyntheticConfig(), -1, r"data\.seed"),
-        ("kuairec", SyntheticConfig(history_scale=0.0), 0, "history_scale"),
-        ("kuairand", SyntheticConfig(popularity_lift=float("nan")), 0, "popularity_lift"),
+        ("kuairecc", {}, "kuairec"),
+        ("kuairec", {"seed": -1}, r"data\.seed"),
+        ("kuairec", {"history_scale": 0.0}, r"synthetic\.history_scale"),
+        ("kuairand", {"popularity_lift": float("nan")}, r"synthetic\.popularity_lift"),
     ],
 )
-def test_bad_settings_are_named(env, config, seed, message):
+def test_bad_settings_are_named(env, settings, message):
     with pytest.raises(InputError, match=message):
-        synthetic.generate(env, config, seed)
+        synthetic.generate(env, **settings)
 
 
 @hypothesis.given(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from dsrm_jax.config import Config, DataConfig, EnvironmentConfig
+from dsrm_jax.config import Config, EnvironmentConfig
 from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
 from dsrm_jax.data.synthetic import Truth
 from dsrm_jax.errors import InputError
@@ -261,7 +261,7 @@ def test_fitted_factors_of_real_clicks_rank_held_out_rows():
     pytest.importorskip("polars")
     from dsrm_jax.data.kuairand import load_kuairand
 
-    sample = load_kuairand(Path(folder) / "kuairand-pure", DataConfig(env="kuairand"))
+    sample = load_kuairand(Path(folder) / "kuairand-pure")
     config = Config(environment=EnvironmentConfig(response="fitted"))
     report = build_worlds(jax.random.key(0), sample, config).report
     for name in ("train", "test"):

@@ -15,8 +15,9 @@ from dsrm_jax.agents.yardsticks import YARDSTICKS
 from dsrm_jax.cli.figures import learning_curves
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import from_json, to_json
-from dsrm_jax.data.sources import SOURCES, data_path, describe, load_log
-from dsrm_jax.errors import InputError, unknown_name
+from dsrm_jax.data.sources import SOURCES, check_source, data_path
+from dsrm_jax.data.statistics import describe
+from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.tables import data_table, results_table
 from dsrm_jax.files import digest
 from dsrm_jax.parallel.processes import check_joined, everywhere, first, is_first, require_same
@@ -26,6 +27,7 @@ from dsrm_jax.parallel.xla import use_compilation_cache
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.runs.evaluate import evaluate_all
 from dsrm_jax.runs.logging import read_metrics
+from dsrm_jax.runs.pieces import log_of
 from dsrm_jax.runs.prepare import load_worlds, prepare
 from dsrm_jax.runs.run import Saved, num_updates, restore, run_mesh, start
 from dsrm_jax.runs.run import train as train_loop
@@ -233,13 +235,12 @@ def export(
 def describe_data(config: Config, *, console: Console | None = None) -> dict[str, Any]:
     """Make a data set's log available (downloading it where it is public and absent), parse it and print its statistics."""
     console = console or Console()
-    if config.data.env not in SOURCES:
-        raise unknown_name("environment (env)", config.data.env, SOURCES)
-    if not config.data.path and config.data.env != "log":
+    check_source(config.data.env)
+    if not config.data.path and config.data.env in SOURCES and config.data.env != "log":
         from dsrm_jax.data.download import download
 
-        download(config.data.env, data_path(config.data), console=console)
-    facts = describe(load_log(config.data, config.synthetic))
+        download(config.data.env, data_path(config.data.env), console=console)
+    facts = describe(log_of(config))
     console.print(data_table(facts))
     return facts
 

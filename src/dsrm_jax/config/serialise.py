@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from dsrm_jax.config import Config, to_dict
 from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.files import digest, kind_of
+from dsrm_jax.plugins import is_plugin
 from dsrm_jax.settings import Range, check
 
 C = TypeVar("C")
@@ -188,7 +189,8 @@ def config_fingerprint(config: Config, *, data: str = "") -> str:
     Returns:
         64 hexadecimal digits, SHA-256 of canonical JSON.
     """
-    free = FREE_FIELDS - ({"data.path"} if config.data.env == "log" else set())
+    own = config.data.env == "log" or is_plugin(config.data.env)
+    free = FREE_FIELDS - ({"data.path"} if own else set())
     document = to_json(config)
     kept = {
         f"{section}.{name}": value

@@ -1,20 +1,16 @@
-"""KuaiRand-Pure: the standard logs train, the random-exposure log tests (facts/simulators.md, 5.2)."""
+"""KuaiRand-Pure: the standard logs train, the random-exposure log tests."""
 
-import re
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from dsrm_jax.data.kuairec import USER_FEATURES, read_features
+from dsrm_jax.data.kuairec import USER_FEATURES, read_features, read_tags
 from dsrm_jax.data.log import InteractionLog
+from dsrm_jax.data.settings import DataConfig
 from dsrm_jax.data.split import RawRows, given_split, temporal_split
-from dsrm_jax.data.tables import locate, read_table, require, require_binary, require_not_negative
-from dsrm_jax.data.vocabulary import multi_hot
-
-if TYPE_CHECKING:
-    from dsrm_jax.data.settings import DataConfig
+from dsrm_jax.data.tables import locate, read_table, require_binary, require_not_negative
 
 STANDARD_LOGS = ("log_standard_4_08_to_4_21_pure.csv", "log_standard_4_22_to_5_08_pure.csv")
 RANDOM_LOG = "log_random_4_22_to_5_08_pure.csv"
@@ -44,11 +40,16 @@ LOG_COLUMNS: dict[str, type[pl.DataType]] = {
 
 
 def load_kuairand(
-    folder: str | Path, config: "DataConfig", *, drop_duplicates: bool = True
+    folder: str | Path,
+    *,
+    test_fraction: float = DataConfig.test_fraction,
+    k_core: int = DataConfig.k_core,
+    catalogue: str = DataConfig.catalogue,
+    drop_duplicates: bool = True,
 ) -> InteractionLog:
     """Read KuaiRand-Pure: both standard logs as training rows, the random-exposure log as held-out rows.
 
-    Without the random log the held-out rows are each user's latest `config.test_fraction` of the standard
+    Without the random log the held-out rows are each user's latest `test_fraction` of the standard
     logs, and `source` says so. A click is the log's own `is_click`; `feedback` is the watch ratio, play time
     over duration (a video of no known duration: 1 if it played at all, else 0).
 
@@ -59,7 +60,9 @@ def load_kuairand(
 
     Args:
         folder: folder of the CSV files, or one above it (an unpacked archive, with or without `data/`).
-        config: `test_fraction`, `catalogue` and `k_core` are used.
+        test_fraction: share of each user's rows that is held out where there is no random log, in (0, 1).
+        k_core: rows that each user and item of the training rows must have; 0: any.
+        catalogue: `"test"` or `"train"`: whose items are recommended from.
         drop_duplicates: drop exact duplicate rows within each split.
 
     Returns:
@@ -75,13 +78,11 @@ def load_kuairand(
     if random_log.is_file():
         held_out, dropped_test = _read_logs([random_log], drop_duplicates)
         dropped += dropped_test
-        split = given_split(standard, held_out, k=config.k_core, catalogue=config.catalogue)
+        log = given_split(standard, held_out, k=k_core, catalogue=catalogue)
         source = "KuaiRand-Pure, standard logs (train) and random-exposure log (test)"
     else:
-        split = temporal_split(
-            standard, fraction=config.test_fraction, k=config.k_core, catalogue=config.catalogue
-        )
-        share = f"{100 * config.test_fraction:g} %"
+        log = temporal_split(standard, fraction=test_fraction, k=k_core, catalogue=catalogue)
+        share = f"{100 * test_fraction:g} %"
         source = (
             f"KuaiRand-Pure, standard logs; {RANDOM_LOG} is absent, "
             f"so the test split is the latest {share} of each user's rows"
@@ -89,21 +90,18 @@ def load_kuairand(
     if dropped:
         source += f"; {dropped:,} exact duplicate rows dropped"
     videos = root / "video_features_basic_pure.csv"
-    categories, names = _categories(videos, split.item_ids)
-    return InteractionLog(
+    categories, names = read_tags(
+        videos, "tag", "({})?", "tag numbers such as 12,65, or nothing", log.item_ids
+    )
+    users = root / "user_features_pure.csv"
+    return replace(
+        log,
         name="kuairand",
         source=source,
-        user_ids=split.user_ids,
-        item_ids=split.item_ids,
-        train=split.train,
-        test=split.test,
-        catalogue=split.catalogue,
         categories=categories,
         category_names=names,
-        user_features=read_features(
-            root / "user_features_pure.csv", "user_id", USER_FEATURES, split.user_ids
-        ),
-        item_features=read_features(videos, "video_id", ITEM_FEATURES, split.item_ids),
+        user_features=read_features(users, "user_id", USER_FEATURES, log.user_ids),
+        item_features=read_features(videos, "video_id", ITEM_FEATURES, log.item_ids),
     )
 
 
@@ -130,16 +128,3 @@ def _read_logs(paths: list[Path], drop_duplicates: bool) -> tuple[RawRows, int]:
         feedback=np.where(duration > 0, play / np.maximum(duration, 1), play > 0).astype(np.float32),
     )
     return rows, num_rows - len(table)
-
-
-def _categories(path: Path, item_ids: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Read the videos' `tag`, such as "12,65" or nothing; no file: no categories."""
-    if not path.is_file():
-        return np.zeros((len(item_ids), 0), dtype=bool), ()
-    frame = read_table(path, {"video_id": pl.Int64, "tag": pl.String}, nullable=("tag",))
-    tag = frame["tag"].fill_null("")
-    require(
-        path, tag, tag.str.contains(r"^\s*(\d+\s*(,\s*\d+\s*)*)?$"), "tag numbers such as 12,65, or nothing"
-    )
-    tags = [[int(number) for number in re.findall(r"\d+", text)] for text in tag.to_list()]
-    return multi_hot(frame["video_id"].to_numpy(), tags, item_ids)

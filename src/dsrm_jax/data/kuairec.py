@@ -1,14 +1,15 @@
-"""KuaiRec v2.0: the big matrix trains, the almost full small matrix tests (facts/simulators.md, 5.1)."""
+"""KuaiRec v2.0: the big matrix trains, the almost full small matrix tests."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
-from dsrm_jax.data.split import RawRows, Split, given_split
+from dsrm_jax.data.log import InteractionLog, ObservedMatrix
+from dsrm_jax.data.settings import DataConfig
+from dsrm_jax.data.split import RawRows, given_split
 from dsrm_jax.data.tables import (
     available_columns,
     locate,
@@ -19,9 +20,6 @@ from dsrm_jax.data.tables import (
 )
 from dsrm_jax.data.vocabulary import align_features, multi_hot
 from dsrm_jax.errors import InputError
-
-if TYPE_CHECKING:
-    from dsrm_jax.data.settings import DataConfig
 
 FILES = ("big_matrix.csv", "small_matrix.csv")
 SHORT_VIDEO_MS = 7000  # valid play: the whole of a video up to this length, longer than this of any other
@@ -41,16 +39,21 @@ ITEM_FEATURES = ("author_id", "video_type", "upload_type", "visible_status", "mu
 
 
 def load_kuairec(
-    folder: str | Path, config: "DataConfig", *, drop_duplicates: bool = False
+    folder: str | Path,
+    *,
+    click: str = DataConfig.click,
+    click_threshold: float = DataConfig.click_threshold,
+    k_core: int = DataConfig.k_core,
+    catalogue: str = DataConfig.catalogue,
+    drop_duplicates: bool = False,
 ) -> InteractionLog:
     """Read KuaiRec: `big_matrix.csv` trains, `small_matrix.csv` is held out and gives the observed matrix.
 
-    A click is a valid play or a watch ratio from `config.click_threshold` on (`config.click`; KuaiRec has no
-    click of its own). `feedback` is the watch ratio. Rows of the small matrix without a time (3.9 % of the
-    official file) come one millisecond after their user's last timed row. `test_matrix` is the mean click of
-    each (user, item) pair, 0 or 1 for a pair seen once; pairs that were never seen (0.4 % of the official
-    file) get their item's mean over the other users; it is absent with `config.catalogue="train"`, whose
-    items the small matrix does not cover.
+    A click is a valid play or a watch ratio from `click_threshold` on (KuaiRec has no click of its own);
+    `feedback` is the watch ratio. Rows of the small matrix without a time (3.9 % of the official file) come one
+    millisecond after their user's last timed row. `test_matrix` is the mean click of each (user, item) pair, 0 or 1
+    for a pair seen once; pairs that were never seen (0.4 % of the official file) get their item's mean over the
+    other users; it is absent with `catalogue="train"`, whose items the small matrix does not cover.
 
     Exact duplicate rows (965,819 of big_matrix's 12,530,806) are kept by default: the paper's Table 1
     counts them, so that row counts, popularity and click rates stay comparable with it. User and item
@@ -58,7 +61,10 @@ def load_kuairec(
 
     Args:
         folder: folder of the CSV files, or one above it (an unpacked archive, with or without `data/`).
-        config: `click`, `click_threshold`, `catalogue` and `k_core` are used.
+        click: `"valid_play"` or `"watch_ratio"`.
+        click_threshold: with `watch_ratio`, the ratio from which on a play is a click.
+        k_core: rows that each user and item of the training rows must have; 0: any.
+        catalogue: `"test"` or `"train"`: whose items are recommended from.
         drop_duplicates: drop rows that equal an earlier one in every column that is read.
 
     Returns:
@@ -68,29 +74,29 @@ def load_kuairec(
         InputError: a file or column is missing, or a value is missing, malformed, negative or not finite.
     """
     root = locate(folder, FILES) or Path(folder)
-    train = _read_matrix(root / "big_matrix.csv", config, drop_duplicates=drop_duplicates)
-    test = _read_matrix(root / "small_matrix.csv", config, drop_duplicates=drop_duplicates)
-    split = given_split(train, test, k=config.k_core, catalogue=config.catalogue)
+    threshold = None if click == "valid_play" else click_threshold
+    train, test = (_read_matrix(root / name, threshold, drop_duplicates=drop_duplicates) for name in FILES)
+    log = given_split(train, test, k=k_core, catalogue=catalogue)
     del train, test
-    matrix, unseen = _observed(split) if config.catalogue == "test" else (None, 0.0)
+    matrix, unseen = _observed(log) if catalogue == "test" else (None, 0.0)
     source = "KuaiRec, big_matrix (train) and small_matrix (test"
     if matrix is not None:
         source += f"; {100 * unseen:.2g} % of its pairs unseen, filled with their item's mean click"
-    categories, names = _categories(root / "item_categories.csv", split.item_ids)
-    return InteractionLog(
+    path = root / "item_categories.csv"
+    categories, names = read_tags(
+        path, "feat", r"\[\s*({})?\]", "a list of tag numbers such as [27, 9]", log.item_ids
+    )
+    if path.is_file() and not names:
+        raise InputError(f"{path}: no video has a tag; expected lists such as [27, 9] in column 'feat'")
+    daily = root / "item_daily_features.csv"
+    return replace(
+        log,
         name="kuairec",
         source=source + ")",
-        user_ids=split.user_ids,
-        item_ids=split.item_ids,
-        train=split.train,
-        test=split.test,
-        catalogue=split.catalogue,
         categories=categories,
         category_names=names,
-        user_features=read_features(root / "user_features.csv", "user_id", USER_FEATURES, split.user_ids),
-        item_features=read_features(
-            root / "item_daily_features.csv", "video_id", ITEM_FEATURES, split.item_ids
-        ),
+        user_features=read_features(root / "user_features.csv", "user_id", USER_FEATURES, log.user_ids),
+        item_features=read_features(daily, "video_id", ITEM_FEATURES, log.item_ids),
         test_matrix=matrix,
     )
 
@@ -140,9 +146,10 @@ def read_features(
     )
 
 
-def _read_matrix(path: Path, config: "DataConfig", *, drop_duplicates: bool) -> RawRows:
+def _read_matrix(path: Path, threshold: float | None, *, drop_duplicates: bool) -> RawRows:
+    """Read a matrix whose clicks are valid plays, or, given a threshold, watch ratios from it on."""
     columns: dict[str, type[pl.DataType]] = {"user_id": pl.Int32, "video_id": pl.Int32}
-    if config.click == "valid_play" or drop_duplicates:
+    if threshold is None or drop_duplicates:
         columns |= {"play_duration": pl.Int32, "video_duration": pl.Int32}
     columns |= {"timestamp": pl.Float64, "watch_ratio": pl.Float64}
     frame = read_table(path, columns, nullable=("timestamp",))
@@ -152,10 +159,10 @@ def _read_matrix(path: Path, config: "DataConfig", *, drop_duplicates: bool) -> 
     timestamp = frame["timestamp"].fill_null(float("nan"))
     require(path, timestamp, timestamp.is_nan() | timestamp.is_finite(), "seconds since 1970 or nothing")
     watch_ratio = frame["watch_ratio"].to_numpy()
-    if config.click == "valid_play":
+    if threshold is None:
         click = valid_play(frame["play_duration"].to_numpy(), frame["video_duration"].to_numpy())
     else:
-        click = watch_ratio >= config.click_threshold
+        click = watch_ratio >= threshold
     user = frame["user_id"].to_numpy()
     return RawRows(
         user=user,
@@ -179,12 +186,12 @@ def _milliseconds(user: np.ndarray, seconds: np.ndarray) -> np.ndarray:
     return time
 
 
-def _observed(split: Split) -> tuple[ObservedMatrix | None, float]:
+def _observed(log: InteractionLog) -> tuple[ObservedMatrix | None, float]:
     """Return the held-out users' mean click on each catalogue item and the share of pairs never seen."""
-    test: Interactions = split.test
+    test = log.test
     users, row = np.unique(test.user, return_inverse=True)
-    column = np.searchsorted(split.catalogue, test.item)
-    num_users, num_items = len(users), len(split.catalogue)
+    column = np.searchsorted(log.catalogue, test.item)
+    num_users, num_items = len(users), len(log.catalogue)
     if len(test) < MIN_OBSERVED_SHARE * num_users * num_items:
         return None, 1.0
     pair = row.astype(np.int64) * num_items + column
@@ -202,15 +209,28 @@ def _observed(split: Split) -> tuple[ObservedMatrix | None, float]:
     return ObservedMatrix(user=users.astype(np.int32), value=value), float(unseen)
 
 
-def _categories(path: Path, item_ids: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Read `item_categories.csv`, whose `feat` is a list such as "[27, 9]"; no file: no categories."""
+def read_tags(
+    path: Path, column: str, form: str, expected: str, item_ids: np.ndarray
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Read a column of tag numbers, such as "[27, 9]" or "12,65", of a video table that may be absent.
+
+    Args:
+        path: the table.
+        column: its column of tags.
+        form: regular expression of a value; ``{}`` stands for one or more numbers with commas between.
+        expected: the form in words, for an error.
+        item_ids: `(I,)` sorted raw ids of the log.
+
+    Returns:
+        `(I, C)` bool, and the C tags' names; C is 0 where the file is absent.
+
+    Raises:
+        InputError: a value of another form.
+    """
     if not path.is_file():
         return np.zeros((len(item_ids), 0), dtype=bool), ()
-    frame = read_table(path, {"video_id": pl.Int64, "feat": pl.String}, nullable=("feat",))
-    feat = frame["feat"].fill_null("[]")
-    good = feat.str.contains(r"^\s*\[\s*(\d+\s*(,\s*\d+\s*)*)?\]\s*$")
-    require(path, feat, good, "a list of tag numbers such as [27, 9]")
-    tags = [[int(tag) for tag in re.findall(r"\d+", text)] for text in feat.to_list()]
-    if not any(tags):
-        raise InputError(f"{path}: no video has a tag; expected lists such as [27, 9] in column 'feat'")
+    frame = read_table(path, {"video_id": pl.Int64, column: pl.String}, nullable=(column,))
+    good = frame[column].str.contains(r"^\s*" + form.replace("{}", r"\d+\s*(,\s*\d+\s*)*") + r"\s*$")
+    require(path, frame[column], good | frame[column].is_null(), expected)
+    tags = [[int(tag) for tag in re.findall(r"\d+", text or "")] for text in frame[column].to_list()]
     return multi_hot(frame["video_id"].to_numpy(), tags, item_ids)

@@ -3,10 +3,18 @@
 import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
 POPULAR_SHARE = 0.2
+
+
+class Table(Protocol):
+    """A frame, or a mapping of names to arrays: whatever gives a column by its name."""
+
+    def __getitem__(self, name: str, /) -> object:
+        """Return a column, from which NumPy can make an array."""
 
 
 @dataclass(frozen=True, eq=False)

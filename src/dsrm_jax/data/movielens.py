@@ -1,20 +1,19 @@
 """MovieLens 100K and 1M: ratings become clicks, genres become categories."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from dsrm_jax.data.log import InteractionLog
+from dsrm_jax.data.settings import DataConfig
 from dsrm_jax.data.split import RawRows, temporal_split
 from dsrm_jax.data.tables import locate
 from dsrm_jax.data.vocabulary import align_features, to_index
 from dsrm_jax.errors import InputError
-
-if TYPE_CHECKING:
-    from dsrm_jax.data.settings import DataConfig
 
 GENRES = (
     "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
@@ -86,18 +85,26 @@ LAYOUTS = {"100k": (OFFICIAL_100K, RECBOLE_100K), "1m": (OFFICIAL_1M,)}
 
 
 def load_movielens(
-    folder: str | os.PathLike[str], config: "DataConfig", size: Literal["100k", "1m"]
+    folder: str | os.PathLike[str],
+    size: Literal["100k", "1m"],
+    *,
+    like_threshold: float = DataConfig.like_threshold,
+    test_fraction: float = DataConfig.test_fraction,
+    k_core: int = DataConfig.k_core,
+    catalogue: str = DataConfig.catalogue,
 ) -> InteractionLog:
     """Read MovieLens from its official files (100K also from RecBole's), in a folder or one level below.
 
-    A rating of `config.like_threshold` stars or more is a click; `feedback` is the rating, 1 to 5, and `time`
-    its timestamp. Each user's latest `config.test_fraction` of rows are held out. Facts: facts/data.md,
-    section 3.
+    A rating of `like_threshold` stars or more is a click; `feedback` is the rating, 1 to 5, and `time`
+    its timestamp.
 
     Args:
         folder: where the files are.
-        config: like_threshold, test_fraction, k_core and catalogue are used.
         size: which of the two data sets.
+        like_threshold: in stars.
+        test_fraction: share of each user's rows, the latest, that is held out, in (0, 1).
+        k_core: rows that each user and item must have; 0: any.
+        catalogue: `"test"` or `"train"`: whose items are recommended from.
 
     Returns:
         The log. Raw ids are MovieLens's integers; categories are the 18 genres (100K: also "unknown"); user
@@ -118,20 +125,16 @@ def load_movielens(
     rating_file, item_file, user_file = (found / name for name in layout.files)
     item_raw, genres = _read_genres(item_file, layout)
     user_raw, user_columns = _read_users(user_file, layout)
-    rows = _read_ratings(rating_file, layout, item_raw, user_raw, config.like_threshold)
-    split = temporal_split(rows, fraction=config.test_fraction, k=config.k_core, catalogue=config.catalogue)
+    rows = _read_ratings(rating_file, layout, item_raw, user_raw, like_threshold)
+    log = temporal_split(rows, fraction=test_fraction, k=k_core, catalogue=catalogue)
     names = (*GENRES, "unknown") if size == "100k" else GENRES
-    return InteractionLog(
+    return replace(
+        log,
         name=f"ml-{size}",
-        source=f"MovieLens {size.upper()}, click at {config.like_threshold:g} stars or more",
-        user_ids=split.user_ids,
-        item_ids=split.item_ids,
-        train=split.train,
-        test=split.test,
-        catalogue=split.catalogue,
-        categories=genres[to_index(split.item_ids, item_raw), : len(names)],
+        source=f"MovieLens {size.upper()}, click at {like_threshold:g} stars or more",
+        categories=genres[to_index(log.item_ids, item_raw), : len(names)],
         category_names=names,
-        user_features=align_features(user_raw, user_columns, split.user_ids),
+        user_features=align_features(user_raw, user_columns, log.user_ids),
     )
 
 

@@ -10,7 +10,8 @@ class DataConfig:
     """Which log to read, and how it becomes clicks, a split and a catalogue."""
 
     env: str = "kuairec"
-    """Data set: kuairec, kuairand, kuairec-signed, ml-100k, ml-1m, or log (any CSV or Parquet file)."""
+    """Data set: kuairec, kuairand, kuairec-signed, ml-100k, ml-1m, log (any CSV or Parquet file), or module:function
+    for one of your own, which returns a log, a frame or a mapping of names to arrays."""
     path: str = ""
     """Folder (or, for env=log, file) that holds the data set's files; empty: the default data folder, and the
     embedded synthetic world where the files are absent (kuairec and kuairand)."""
@@ -37,7 +38,7 @@ class DataConfig:
     click_column: str = "click"
     """Column of 0/1 clicks or graded feedback (env=log)."""
     time_column: str = ""
-    """Column of times, any sortable number (env=log); empty: file order."""
+    """Column of times, any sortable number (env=log); empty: `time`, where there is one, else file order."""
     click_from: float = number(default=1.0, within=ANY)
     """Feedback from which on a row is a click (env=log)."""
     cache: bool = True

@@ -1,43 +1,48 @@
 """The signed sample of KuaiRec's fully observed matrix: skipped, watched or re-watched, for every pair."""
 
 import os
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
+from dsrm_jax.data.settings import DataConfig
 from dsrm_jax.data.split import RawRows, index_rows
 from dsrm_jax.data.tables import locate, read_table, require, require_binary
 from dsrm_jax.errors import InputError
-
-if TYPE_CHECKING:
-    from dsrm_jax.data.settings import DataConfig
+from dsrm_jax.settings import check
 
 FILE = "kuairec_signed.csv"
 NUM_USERS = 1411
 NUM_ITEMS = 3327
 
 
-def load_signed(folder: str | os.PathLike[str], config: "DataConfig") -> InteractionLog:
+def load_signed(
+    folder: str | os.PathLike[str],
+    *,
+    between_value: float = DataConfig.between_value,
+    test_fraction: float = DataConfig.test_fraction,
+    seed: int = DataConfig.seed,
+) -> InteractionLog:
     """Read the signed KuaiRec sample as two fully observed matrices of strictly different users.
 
     Every pair of the 1,411 x 3,327 matrix has a value: 1 where the file labels it 1 (watched four times
-    over), 0 where it labels it 0 (skipped within a tenth), and `config.between_value` where the file is
-    silent, which means "between" with probability .989. A share `config.test_fraction` of the users, drawn
-    with `config.seed`, is held out; the catalogue is all 3,327 videos whatever `config.catalogue` says.
+    over), 0 where it labels it 0 (skipped within a tenth), and `between_value` where the file is
+    silent, which means "between" with probability .989. A share `test_fraction` of the users, drawn
+    with `seed`, is held out; the catalogue is all 3,327 videos.
 
     The file has neither times nor exposures, so the log's rows are stand-ins: the signed pairs of training
     (held-out) users are the training (held-out) rows, in an order drawn with the seed, click = label.
     Therefore exposure counts are counts of signed pairs, 86 % of them skips: the "popular" group holds the
     most skipped videos, and training users like it less than the rest (mean value .436 against .496). And
     little is personal here: user plus item effects alone predict the sign with AUC .949 (linear) or .961
-    (logistic); a rank-one term on top of the linear ones gives .956 (facts/data.md, section 2b). Results on
-    this sample must say so.
+    (logistic); a rank-one term on top of the linear ones gives .956. Results on this sample must say so.
 
     Args:
         folder: where `kuairec_signed.csv` is, or the folder above.
-        config: between_value, test_fraction and seed are used.
+        between_value: click probability of an unlabelled pair, in [0, 1].
+        test_fraction: share of the users that is held out, in (0, 1).
+        seed: of the split and the rows' order.
 
     Returns:
         The log with `train_matrix` and `test_matrix`, and no categories.
@@ -46,26 +51,21 @@ def load_signed(folder: str | os.PathLike[str], config: "DataConfig") -> Interac
         InputError: no such file, a value outside its range, a label other than 0 or 1, a pair that occurs
             twice (file and line), or settings out of range.
     """
-    if not 0.0 <= config.between_value <= 1.0:
-        raise InputError(f"data.between_value is {config.between_value}; expected a probability in [0, 1]")
-    if not 0.0 < config.test_fraction < 1.0:
-        raise InputError(
-            f"test_fraction is {config.test_fraction}; expected a number between 0 and 1, both excluded"
-        )
+    check(DataConfig, "data", between_value=between_value, test_fraction=test_fraction)
     pairs = _read_pairs(folder)
     user, item, label = (pairs[name].to_numpy() for name in ("user_id", "video_id", "label"))
 
-    rng = np.random.default_rng(config.seed)
-    num_test = min(max(1, round(config.test_fraction * NUM_USERS)), NUM_USERS - 1)
+    rng = np.random.default_rng(seed)
+    num_test = min(max(1, round(test_fraction * NUM_USERS)), NUM_USERS - 1)
     is_test = np.zeros(NUM_USERS, dtype=bool)
     is_test[rng.permutation(NUM_USERS)[:num_test]] = True
     rows = RawRows(user, item, label == 1, rng.permutation(len(user)), label.astype(np.float32))
-    value = np.full((NUM_USERS, NUM_ITEMS), config.between_value, dtype=np.float32)
+    value = np.full((NUM_USERS, NUM_ITEMS), between_value, dtype=np.float32)
     value[user, item] = label
 
     return InteractionLog(
         name="kuairec-signed",
-        source=f"signed KuaiRec sample, between={config.between_value:g}, users split by seed {config.seed}",
+        source=f"signed KuaiRec sample, between={between_value:g}, users split by seed {seed}",
         user_ids=np.arange(NUM_USERS),
         item_ids=np.arange(NUM_ITEMS),
         train=_index(rows, ~is_test),

@@ -1,4 +1,4 @@
-"""From a configuration to an `InteractionLog`: which loader, which folder, cache or synthetic world."""
+"""From a name, a file, a frame or arrays to an `InteractionLog`: which loader, which folder, cache or synthetic world."""
 
 import hashlib
 import importlib
@@ -6,22 +6,18 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
+from dsrm_jax import plugins
 from dsrm_jax.data.cache import through_cache
-from dsrm_jax.data.log import POPULAR_SHARE, InteractionLog, Interactions
+from dsrm_jax.data.log import InteractionLog, Table
+from dsrm_jax.data.settings import DataConfig, SyntheticConfig
 from dsrm_jax.errors import InputError, unknown_name
+from dsrm_jax.settings import check
 
-if TYPE_CHECKING:
-    from dsrm_jax.data.settings import DataConfig, SyntheticConfig
-
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SEARCH_DEPTH = 3
-BLOCK_PAIRS = 1 << 24
 MIN_CACHED_BYTES = 32 << 20  # less is parsed in about a second
 SHARED_CODE = ("log.py", "split.py", "tables.py", "vocabulary.py")
 
@@ -31,32 +27,28 @@ class Source:
     """One entry of the registry.
 
     Attributes:
-        loader: `module:function`, called as `function(path, config, **options)`.
-        fields: the fields of `DataConfig` that change what it reads; the cache is keyed by them.
+        loader: `module:function`, called as `function(path, *, ...)` with those fields of `DataConfig` that its signature names;
+            the cache is keyed by them.
         folders: names of its folder below the default data folder, the first that exists is taken.
-        options: further keyword arguments of the loader.
+        options: further arguments of the loader.
         files: file names of which one must be there, else an empty `path` means the synthetic world; empty:
             no synthetic world stands in.
     """
 
     loader: str
-    fields: tuple[str, ...]
     folders: tuple[str, ...]
-    options: tuple[tuple[str, str], ...] = ()
+    options: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
 
-SPLIT_FIELDS = ("test_fraction", "k_core", "catalogue", "seed")
 SOURCES = {
     "kuairec": Source(
         loader="dsrm_jax.data.kuairec:load_kuairec",
-        fields=("click", "click_threshold", "k_core", "catalogue"),
         folders=("kuairec", "KuaiRec"),
         files=("big_matrix.csv", "small_matrix.csv"),
     ),
     "kuairand": Source(
         loader="dsrm_jax.data.kuairand:load_kuairand",
-        fields=("test_fraction", "k_core", "catalogue"),
         folders=("kuairand", "kuairand-pure", "KuaiRand-Pure"),
         files=(
             "log_standard_4_08_to_4_21_pure.csv",
@@ -65,88 +57,151 @@ SOURCES = {
         ),
     ),
     "kuairec-signed": Source(
-        loader="dsrm_jax.data.signed:load_signed",
-        fields=("between_value", *SPLIT_FIELDS),
-        folders=("kuairec-signed", "kuairec"),
+        loader="dsrm_jax.data.signed:load_signed", folders=("kuairec-signed", "kuairec")
     ),
     "ml-100k": Source(
-        loader="dsrm_jax.data.movielens:load_movielens",
-        fields=("like_threshold", *SPLIT_FIELDS),
-        folders=("ml-100k",),
-        options=(("size", "100k"),),
+        loader="dsrm_jax.data.movielens:load_movielens", folders=("ml-100k",), options=("100k",)
     ),
-    "ml-1m": Source(
-        loader="dsrm_jax.data.movielens:load_movielens",
-        fields=("like_threshold", *SPLIT_FIELDS),
-        folders=("ml-1m",),
-        options=(("size", "1m"),),
-    ),
-    "log": Source(
-        loader="dsrm_jax.data.own:load_own",
-        fields=("user_column", "item_column", "click_column", "time_column", "click_from", *SPLIT_FIELDS),
-        folders=(),
-    ),
+    "ml-1m": Source(loader="dsrm_jax.data.movielens:load_movielens", folders=("ml-1m",), options=("1m",)),
+    "log": Source(loader="dsrm_jax.data.own:load_own", folders=()),
 }
 
 
-def load_log(data: "DataConfig", synthetic: "SyntheticConfig") -> InteractionLog:
-    """Read the log that a configuration names.
+def load_log(
+    source: str | os.PathLike[str] | Table | InteractionLog = DataConfig.env,
+    *,
+    path: str | os.PathLike[str] = DataConfig.path,
+    seed: int = DataConfig.seed,
+    click: str = DataConfig.click,
+    click_threshold: float = DataConfig.click_threshold,
+    like_threshold: float = DataConfig.like_threshold,
+    between_value: float = DataConfig.between_value,
+    test_fraction: float = DataConfig.test_fraction,
+    k_core: int = DataConfig.k_core,
+    catalogue: str = DataConfig.catalogue,
+    user_column: str = DataConfig.user_column,
+    item_column: str = DataConfig.item_column,
+    click_column: str = DataConfig.click_column,
+    time_column: str = DataConfig.time_column,
+    click_from: float = DataConfig.click_from,
+    cache: bool = DataConfig.cache,
+    popularity_lift: float = SyntheticConfig.popularity_lift,
+    popularity_bend: float = SyntheticConfig.popularity_bend,
+    exposure_bias: float = SyntheticConfig.exposure_bias,
+    history_scale: float = SyntheticConfig.history_scale,
+) -> InteractionLog:
+    """Return the log of a data set, of a file, or of rows in memory.
 
-    With an empty `data.path` the files are looked for in the default data folder (environment variable
+    With an empty `path` a data set's files are looked for in the default data folder (environment variable
     DSRM_DATA, else `data/` under the current directory), and for kuairec and kuairand the embedded synthetic
-    world stands in where there are none. With `data.cache` the parsed log of 32 MB of files or more is kept
+    world stands in where there are none. With `cache` the parsed log of 32 MB of files or more is kept
     in `.dsrm_cache/` beside the data set's folder, or in the folder that DSRM_CACHE names.
 
     Args:
-        data: which data set, where, and how it is read.
-        synthetic: the embedded world's parameters.
+        source: a data set's name, a CSV or Parquet file, a Polars or pandas frame, a mapping of names to arrays, or
+            `module:function`: a function that returns one of those, or a log, given the keywords below that it names.
+        path: the data set's folder (env=log: its file).
+        seed: of the synthetic world and of random splits.
+        click: KuaiRec's click, `valid_play` or `watch_ratio`.
+        click_threshold: watch ratio from which on a play is a click (`click="watch_ratio"`).
+        like_threshold: stars from which on a MovieLens rating is a click.
+        between_value: click probability of a pair in neither extreme of the signed KuaiRec sample, in [0, 1].
+        test_fraction: share of each user's rows, the latest, held out where the source has no split, in (0, 1).
+        k_core: rows that each user and item must have; 0: any.
+        catalogue: `test` or `train`: whose items are recommended from.
+        user_column: column of user ids (files and rows in memory, as the next four).
+        item_column: column of item ids.
+        click_column: column of 0/1 clicks or graded feedback.
+        time_column: column of times; empty: `time`, where there is one, else the rows' order.
+        click_from: feedback from which on a row is a click.
+        cache: keep the parsed log beside the data folder.
+        popularity_lift: mean lift of the click logit per standard deviation of log-popularity; negative: the calibrated value.
+        popularity_bend: standard deviation over users of that lift, in logits; negative: the calibrated value.
+        exposure_bias: exponent on popularity in the logging policy; negative: the calibrated value.
+        history_scale: multiplier of the rows per user, above 0.
 
     Returns:
         The log; `log.source` says where it came from.
 
     Raises:
-        InputError: unknown `data.env`, `data.path` without the data set's files, or a file that cannot be
-            used.
+        InputError: an unknown name, a `path` without the data set's files, a value out of range, or a file, column or row
+            that cannot be used.
     """
-    if data.env not in SOURCES:
-        raise unknown_name("data set (data.env)", data.env, SOURCES)
-    source = SOURCES[data.env]
-    path = data_path(data)
-    if source.files and not data.path and not _has_files(path, source.files):
+    given = dict(locals())  # the keywords, for the loader to choose from
+    del given["source"]
+    for cls, section in ((DataConfig, "data"), (SyntheticConfig, "synthetic")):
+        check(cls, section, **{f.name: given[f.name] for f in fields(cls) if f.name in given})
+    if isinstance(source, str) and plugins.is_plugin(source):
+        made = plugins.call(plugins.load(source, what="data set (data.env)"), given)
+        if isinstance(made, str):
+            raise InputError(f"{source} returned a text, expected a log, a frame or a mapping of arrays")
+        source = made
+    if isinstance(source, InteractionLog):
+        return source
+    if isinstance(source, str) and source in SOURCES:
+        return _of_data_set(source, given)
+    if isinstance(source, str) and not Path(source).suffix:
+        error = unknown_name("data set (data.env)", source, SOURCES)
+        raise InputError(f"{error}, or module:function for one of your own")
+    if isinstance(source, (str, os.PathLike)):
+        return _of_data_set("log", given | {"path": source})
+    load = _loader("dsrm_jax.data.own:load_own")
+    return load(source, **plugins.asked(load, given, source))
+
+
+def check_source(name: str) -> None:
+    """Refuse a data set's name, or a function in place of one, that does not exist.
+
+    Raises:
+        InputError: with the nearest valid name.
+    """
+    if name not in SOURCES:
+        plugins.load(name, what="environment (env)", names=SOURCES)
+
+
+def _of_data_set(env: str, given: dict[str, Any]) -> InteractionLog:
+    source = SOURCES[env]
+    path = data_path(env, given["path"])
+    if source.files and not given["path"] and not _has_files(path, source.files):
         from dsrm_jax.data.synthetic import generate
 
-        return generate(data.env, synthetic, data.seed)
+        return generate(env, **plugins.asked(generate, given, env))
     if not path.exists():
         hint = (
             "check data.path"
-            if data.path
-            else f"fetch it with `make data ENV={data.env}`, or name its folder in data.path"
+            if given["path"]
+            else f"fetch it with `make data ENV={env}`, or name its folder in data.path"
         )
-        raise InputError(f"{path}: no such file or folder for data set {data.env!r}; {hint}")
-    load = _loader(source)
+        raise InputError(f"{path}: no such file or folder for data set {env!r}; {hint}")
+    load = _loader(source.loader)
+    keywords = plugins.asked(load, given, path, *source.options)
 
     def parse() -> InteractionLog:
-        return load(path, data, **dict(source.options))
+        return load(path, *source.options, **keywords)
 
     files = source_files(path)
-    if not data.cache or sum(file.stat().st_size for file in files) < MIN_CACHED_BYTES:
+    if not given["cache"] or sum(file.stat().st_size for file in files) < MIN_CACHED_BYTES:
         return parse()
-    settings = {"env": data.env} | {field: getattr(data, field) for field in source.fields}
+    settings = {"env": env} | keywords
     code = [Path(inspect.getfile(load)), *(Path(__file__).with_name(name) for name in SHARED_CODE)]
     return through_cache(cache_path(path, settings), files, settings, parse, code=code)
 
 
-def data_path(data: "DataConfig") -> Path:
-    """Return the folder (env=log: the file) that a configuration reads; it may not exist.
+def data_path(env: str, path: str | os.PathLike[str] = "") -> Path:
+    """Return the folder (env=log: the file) that a data set is read from; it may not exist.
+
+    Args:
+        env: a data set's name.
+        path: what the user named; empty: nothing.
 
     Raises:
         InputError: env=log without a path.
     """
-    if data.path:
-        return Path(data.path).expanduser()
-    folders = SOURCES[data.env].folders
+    if path:
+        return Path(path).expanduser()
+    folders = SOURCES[env].folders
     if not folders:
-        raise InputError(f"data.env={data.env!r} needs data.path, the CSV or Parquet file to read")
+        raise InputError(f"data.env={env!r} needs data.path, the CSV or Parquet file to read")
     root = Path(os.environ.get("DSRM_DATA") or "data").expanduser()
     candidates = [root / folder for folder in folders]
     return next((folder for folder in candidates if folder.is_dir()), candidates[0])
@@ -179,117 +234,13 @@ def source_files(path: Path) -> list[Path]:
     ]
 
 
-def describe(log: InteractionLog) -> dict[str, Any]:
-    """Compute the statistics of the paper's Table 1 and of the popularity bias.
-
-    Args:
-        log: any log.
-
-    Returns:
-        Plain numbers and texts, ready for JSON: `name`, `source`, `users`, `items`, `categories` and
-        `catalogue` (counts of the vocabulary), `train` and `test` (`rows`, `users`, `items`, `click_rate` in
-        [0, 1], `mean_feedback`, `density`: distinct pairs per user times item, `rows_per_user` and
-        `user_click_rate`: mean and quantiles over the split's users), and `popularity` (Gini coefficient and
-        the top 20 % of items' share of the training exposure, both over all items and over the catalogue,
-        zero-exposure items included).
-    """
-    return {
-        "name": log.name,
-        "source": log.source,
-        "users": log.num_users,
-        "items": log.num_items,
-        "categories": len(log.category_names),
-        "catalogue": len(log.catalogue),
-        "train": _describe_rows(log.train, log.num_items),
-        "test": _describe_rows(log.test, log.num_items),
-        "popularity": {
-            "gini": gini(log.exposure),
-            "top_share": top_share(log.exposure),
-            "catalogue_gini": gini(log.exposure[log.catalogue]),
-            "catalogue_top_share": top_share(log.exposure[log.catalogue]),
-        },
-    }
-
-
-def gini(counts: np.ndarray) -> float:
-    """Return the Gini coefficient of non-negative counts, zeros included.
-
-    Args:
-        counts: `(N,)`.
-
-    Returns:
-        0 (all equal, or no mass) to 1 - 1/N (all on one).
-    """
-    ordered = np.sort(np.asarray(counts, dtype=np.float64))
-    total = ordered.sum()
-    if total == 0:
-        return 0.0
-    rank = np.arange(1, len(ordered) + 1)
-    return float((2 * rank - len(ordered) - 1) @ ordered / (len(ordered) * total))
-
-
-def top_share(counts: np.ndarray, share: float = POPULAR_SHARE) -> float:
-    """Return which share of the mass lies on the largest `ceil(share N)` counts.
-
-    Args:
-        counts: `(N,)` non-negative.
-        share: share of the items, in (0, 1].
-
-    Returns:
-        A number in [0, 1]; 0 where there is no mass.
-    """
-    ordered = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
-    total = ordered.sum()
-    num_top = int(np.ceil(share * len(ordered)))
-    return float(ordered[:num_top].sum() / total) if total else 0.0
-
-
-def _describe_rows(rows: Interactions, num_items: int) -> dict[str, Any]:
-    if len(rows) == 0:
-        return {"rows": 0, "users": 0, "items": 0}
-    counts = np.bincount(rows.user)
-    active = counts > 0
-    clicks = np.bincount(rows.user, weights=rows.click, minlength=len(counts))
-    shown = np.count_nonzero(np.bincount(rows.item))
-    return {
-        "rows": len(rows),
-        "users": int(active.sum()),
-        "items": int(shown),
-        "click_rate": float(rows.click.mean()),
-        "mean_feedback": float(rows.feedback.mean(dtype=np.float64)),
-        "density": _num_pairs(rows, num_items) / (int(active.sum()) * int(shown)),
-        "rows_per_user": _spread(counts[active]),
-        "user_click_rate": _spread(clicks[active] / counts[active]),
-    }
-
-
-def _num_pairs(rows: Interactions, num_items: int) -> int:
-    """Count distinct (user, item) pairs by marking them, a block of users at a time."""
-    num_users = int(rows.user[-1]) + 1
-    start = rows.user_start(num_users)
-    block = max(1, BLOCK_PAIRS // num_items)
-    total = 0
-    for first in range(0, num_users, block):
-        part = slice(start[first], start[min(first + block, num_users)])
-        seen = np.zeros(block * num_items, dtype=bool)
-        seen[(rows.user[part].astype(np.int64) - first) * num_items + rows.item[part]] = True
-        total += int(np.count_nonzero(seen))
-    return total
-
-
-def _spread(values: np.ndarray) -> dict[str, float]:
-    quantiles = np.quantile(values, QUANTILES)
-    named = {f"q{round(100 * q):02d}": float(value) for q, value in zip(QUANTILES, quantiles, strict=True)}
-    return {"mean": float(values.mean()), **named, "max": float(values.max())}
-
-
 def _has_files(folder: Path, names: Iterable[str]) -> bool:
     below = [folder, *(path for path in sorted(folder.glob("*")) if path.is_dir())]
     return any((root / sub / name).is_file() for root in below for sub in ("", "data") for name in names)
 
 
-def _loader(source: Source) -> Callable[..., InteractionLog]:
-    module, function = source.loader.split(":")
+def _loader(name: str) -> Callable[..., InteractionLog]:
+    module, function = name.split(":")
     try:
         return getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as error:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dsrm_jax.data.log import Interactions
+from dsrm_jax.data.log import InteractionLog, Interactions
 from dsrm_jax.data.vocabulary import to_index, vocabulary
 from dsrm_jax.errors import InputError
 
@@ -138,36 +138,14 @@ def _lookup(counts: np.ndarray, index: np.ndarray) -> np.ndarray:
     return padded[index]
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Training and held-out rows over one vocabulary: the core of an `InteractionLog`.
-
-    Attributes:
-        user_ids: `(U,)` sorted raw ids of both splits.
-        item_ids: `(I,)` sorted raw ids of both splits.
-        train: training rows.
-        test: held-out rows.
-        catalogue: `(J,)` int32, sorted indices into `item_ids`.
-    """
-
-    user_ids: np.ndarray
-    item_ids: np.ndarray
-    train: Interactions
-    test: Interactions
-    catalogue: np.ndarray
-
-
-def given_split(train: RawRows, test: RawRows, *, k: int = 0, catalogue: str = "test") -> Split:
-    """Put a source's own training and test rows over one vocabulary.
+def given_split(train: RawRows, test: RawRows, *, k: int = 0, catalogue: str = "test") -> InteractionLog:
+    """Return the log of a source's own training and test rows over one vocabulary, still without a name.
 
     Args:
         train: training rows.
         test: held-out rows; those of users or items that the k-core drops are dropped too.
         k: k-core of the training rows; 0: keep all.
         catalogue: `"test"` or `"train"`: whose items are recommended from.
-
-    Returns:
-        The split.
 
     Raises:
         InputError: the k-core leaves no row in one of the splits.
@@ -190,17 +168,14 @@ def given_split(train: RawRows, test: RawRows, *, k: int = 0, catalogue: str = "
     )
 
 
-def temporal_split(rows: RawRows, *, fraction: float, k: int = 0, catalogue: str = "test") -> Split:
-    """Hold out each user's latest rows, where a source has no split of its own (see `latest_fraction`).
+def temporal_split(rows: RawRows, *, fraction: float, k: int = 0, catalogue: str = "test") -> InteractionLog:
+    """Return the log that holds out each user's latest rows (see `latest_fraction`), still without a name.
 
     Args:
         rows: all rows, in any order.
         fraction: share of each user's rows to hold out, in (0, 1).
         k: k-core of all rows, taken before the split; 0: keep all.
         catalogue: `"test"` or `"train"`: whose items are recommended from.
-
-    Returns:
-        The split.
 
     Raises:
         InputError: the k-core leaves no row, or the fraction is out of range or holds no row out.
@@ -236,7 +211,8 @@ def _core(rows: RawRows, k: int) -> RawRows:
 
 def _catalogued(
     user_ids: np.ndarray, item_ids: np.ndarray, train: Interactions, test: Interactions, catalogue: str
-) -> Split:
+) -> InteractionLog:
     shown = test.item if catalogue == "test" else train.item
     items = np.flatnonzero(np.bincount(shown, minlength=len(item_ids))).astype(np.int32)
-    return Split(user_ids, item_ids, train, test, items)
+    no_categories = np.zeros((len(item_ids), 0), dtype=bool)
+    return InteractionLog("", "", user_ids, item_ids, train, test, items, no_categories)

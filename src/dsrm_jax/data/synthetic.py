@@ -6,14 +6,13 @@ moves the last two only, so two settings with one seed have the same users and i
 contamination alone.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from dsrm_jax.data.log import InteractionLog, Interactions
-from dsrm_jax.data.settings import SyntheticConfig
+from dsrm_jax.data.settings import DataConfig, SyntheticConfig
 from dsrm_jax.data.synthetic_calibration import Calibration, calibration
 from dsrm_jax.data.synthetic_exposure import (
     alias_table,
@@ -27,7 +26,7 @@ from dsrm_jax.data.synthetic_exposure import (
     uniform_rows,
     user_blocks,
 )
-from dsrm_jax.errors import InputError
+from dsrm_jax.settings import check
 
 CALIBRATION_ROWS = 50_000
 MAX_SELECTION = 8.0
@@ -107,25 +106,38 @@ def _source(env: str, config: SyntheticConfig, seed: int) -> str:
     return f"synthetic {env} world (seed {seed}{''.join(changed)})"
 
 
-def generate(env: str, config: SyntheticConfig, seed: int) -> InteractionLog:
-    """Draw a synthetic world and its logs.
+def generate(
+    env: str,
+    *,
+    seed: int = DataConfig.seed,
+    popularity_lift: float = SyntheticConfig.popularity_lift,
+    popularity_bend: float = SyntheticConfig.popularity_bend,
+    exposure_bias: float = SyntheticConfig.exposure_bias,
+    history_scale: float = SyntheticConfig.history_scale,
+) -> InteractionLog:
+    """Draw a synthetic world and its logs; contamination leaves preference as it is, bit by bit.
 
     Args:
         env: `"kuairec"` (training log by popularity; held-out block of users and items nearly complete and
             in neither log twice) or `"kuairand"` (training log by popularity and personal selection;
             held-out log under uniform random exposure).
-        config: contamination; it leaves preference as it is, bit by bit.
         seed: world and log, non-negative.
+        popularity_lift: mean lift of the click logit per standard deviation of log-popularity; negative: the calibrated value.
+        popularity_bend: standard deviation over users of that lift, in logits; negative: the calibrated value.
+        exposure_bias: exponent on popularity in the logging policy; negative: the calibrated value.
+        history_scale: multiplier of the rows per user, above 0.
 
     Returns:
         A log whose `synthetic` is the `Truth`, whose `feedback` is the click and whose catalogue is the test
         items. Time is a synthetic clock in milliseconds, increasing within each user.
 
     Raises:
-        InputError: there is no such world, the seed is negative, or a setting is not finite or not positive.
+        InputError: there is no such world, or the seed or a setting is out of range.
     """
     target = calibration(env)
-    _check(config, seed)
+    config = SyntheticConfig(popularity_lift, popularity_bend, exposure_bias, history_scale)
+    check(DataConfig, "data", seed=seed)
+    check(SyntheticConfig, "synthetic", **asdict(config))
     streams = np.random.SeedSequence([seed, target.num_users]).spawn(5)
     taste, people, exposure, clicks, held_out = (np.random.Generator(np.random.SFC64(s)) for s in streams)
 
@@ -174,18 +186,6 @@ def generate(env: str, config: SyntheticConfig, seed: int) -> InteractionLog:
         item_features=_item_features(people, target, categories),
         synthetic=truth,
     )
-
-
-def _check(config: SyntheticConfig, seed: int) -> None:
-    if seed < 0:
-        raise InputError(f"data.seed is {seed}: a synthetic world needs a seed of 0 or more")
-    if not (math.isfinite(config.history_scale) and config.history_scale > 0):
-        raise InputError(f"synthetic.history_scale is {config.history_scale}: expected a positive number")
-    for name in ("popularity_lift", "popularity_bend", "exposure_bias"):
-        if not math.isfinite(value := getattr(config, name)):
-            raise InputError(
-                f"synthetic.{name} is {value}: expected a number (negative: the calibrated value)"
-            )
 
 
 def _or_calibrated(value: float, calibrated: float) -> float:

@@ -109,7 +109,7 @@ def require(path: str | Path, values: pl.Series, good: pl.Series, expected: str)
     """Raise for the first value that is not good.
 
     Args:
-        path: the table, for the message.
+        path: the file, or a name for a table in memory, for the message.
         values: one of its columns, complete and in file order.
         good: Boolean of the same length.
         expected: what a good value is, such as `"a finite number that is not negative"`.
@@ -120,7 +120,7 @@ def require(path: str | Path, values: pl.Series, good: pl.Series, expected: str)
     bad = ~good.fill_null(False)
     if bad.any():
         value = values.filter(bad)[0]
-        line = _line(Path(path), bad)
+        line = _line(path, bad)
         raise InputError(
             f"{path}, {line}, column {values.name!r}: {value!r} is not allowed; expected {expected}"
         )
@@ -219,9 +219,10 @@ def _ragged(path: Path) -> InputError | None:
     return None
 
 
-def _line(path: Path, bad: pl.Series) -> str:
+def _line(path: str | Path, bad: pl.Series) -> str:
     row = int(np.flatnonzero(bad.to_numpy())[0])
-    return f"row {row + 1}" if path.suffix == ".parquet" else f"line {row + FIRST_LINE}"
+    in_lines = isinstance(path, Path) and path.suffix != ".parquet"
+    return f"line {row + FIRST_LINE}" if in_lines else f"row {row + 1}"
 
 
 def _kind(kind: type[pl.DataType]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from dsrm_jax.data.sources import gini
+from dsrm_jax.data.statistics import gini
 from dsrm_jax.evaluation.sessions import Sessions
 from dsrm_jax.simulator.leave import expected_length
 

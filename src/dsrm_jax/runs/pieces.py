@@ -8,6 +8,8 @@ from dsrm_jax import plugins
 from dsrm_jax.agents.agent import Agent
 from dsrm_jax.agents.methods import make_agent
 from dsrm_jax.config import Config, EnvironmentConfig
+from dsrm_jax.data.log import InteractionLog
+from dsrm_jax.data.sources import load_log
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.encoder import Encoder
 from dsrm_jax.purify.perception import Perceive, make_perceive, perception_modules, purifier_settings
@@ -17,6 +19,12 @@ from dsrm_jax.simulator.leave import Leave
 from dsrm_jax.training.loop import Trainer, make_trainer
 
 __all__ = ["purifier_settings"]
+
+
+def log_of(config: Config) -> InteractionLog:
+    """Return the log that the sections `data` and `synthetic` name."""
+    settings = vars(config.data) | vars(config.synthetic)
+    return load_log(settings.pop("env"), **settings)
 
 
 def environment_of(config: Config) -> Environment:

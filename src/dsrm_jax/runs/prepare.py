@@ -14,7 +14,7 @@ from dsrm_jax.agents.methods import LEARNERS, in_model, needs_log
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import FINGERPRINT_FORMAT
 from dsrm_jax.data.log import InteractionLog
-from dsrm_jax.data.sources import describe, load_log
+from dsrm_jax.data.statistics import describe
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import digest
 from dsrm_jax.purify.encoder import (
@@ -36,7 +36,7 @@ from dsrm_jax.purify.purifier import PurifierBatch
 from dsrm_jax.purify.settings import OF_PROCESS, at_defaults
 from dsrm_jax.runs.log_models import LogModels, fit_log_models, tail_mean
 from dsrm_jax.runs.memory import Memory, once
-from dsrm_jax.runs.pieces import environment_of
+from dsrm_jax.runs.pieces import environment_of, log_of
 from dsrm_jax.simulator.build import Worlds, build_worlds
 from dsrm_jax.simulator.world import History, SessionStarts, World
 from dsrm_jax.training.random_exposure import random_exposure_states
@@ -111,7 +111,7 @@ def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, dict[
         InputError: data or settings that cannot be used.
     """
     started = time.perf_counter()
-    log = load_log(config.data, config.synthetic)
+    log = log_of(config)
     say(f"data: {log.source}")
     check_usable(config.agent.method, log)
     key = jax.random.fold_in(data_key(config), WORLDS_STAGE)

@@ -3,8 +3,8 @@
 import pytest
 
 from dsrm_jax.config.budgets import budget
-from dsrm_jax.data.sources import load_log
 from dsrm_jax.errors import InputError
+from dsrm_jax.runs.pieces import log_of
 from experiments.report import reproduce as module
 from experiments.report.reproduce import reproduce
 
@@ -49,13 +49,13 @@ def plans(tmp_path):
 def log():
     """A small synthetic log, made once."""
     small = budget("tiny")
-    return load_log(small.data, small.synthetic)
+    return log_of(small)
 
 
 @pytest.fixture
 def quick(monkeypatch, log):
     """Read no data and draw no pictures."""
-    monkeypatch.setattr(module, "load_log", lambda data, synthetic: log)
+    monkeypatch.setattr(module, "log_of", lambda config: log)
     monkeypatch.setattr(module, "draw_all", lambda findings, folder: {})
 
 
