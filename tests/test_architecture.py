@@ -54,7 +54,6 @@ KNOWN_CIRCLES: set[frozenset[str]] = set()
 KNOWN_WIDE = {
     "agents.fcpo:fit_values",
     "cli.pipeline:_finish",
-    "evaluation.sessions:run_sessions",
     "purify.encoder:fit_encoder",
     "purify.perception:sample_states",
     "simulator.fit_transformer:_fit_epoch",

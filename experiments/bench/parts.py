@@ -17,7 +17,8 @@ from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.runs.pieces import agent_of, environment_of, perceive_of, trainer_of
 from dsrm_jax.simulator.environment import EnvState, Observation
 from dsrm_jax.simulator.world import World
-from dsrm_jax.training.loop import TrainState, make_step, reset_users
+from dsrm_jax.training.loop import TrainState
+from dsrm_jax.training.rollout import experience, reset_users
 from dsrm_jax.types import PyTree
 from experiments.fcpo_ml100k.ranker import HORIZON, RankerState, RankingData, evaluate, train_ranker
 
@@ -71,9 +72,11 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
 
     # Worlds are arguments everywhere: as constants of a program a million users would be compiled into it.
     def rollout(state: TrainState, world: World, perception: Perception, catalogue: Catalogue) -> Rollout:
-        step = make_step(environment, perceive, agent, state.agent, world, perception, catalogue)
-        (_, view), (rollout, _) = jax.lax.scan(step, (state.env, state.view), keys)
-        return replace(rollout, last_view=view)
+        def act(key: jax.Array, view: View) -> PyTree:
+            return agent.act(state.agent, key, view, catalogue)
+
+        start = state.env, state.view
+        return experience(keys, act, start, environment, perceive, world, perception)[1]
 
     def respond(keys: jax.Array, env: EnvState, slates: jax.Array, world: World) -> PyTree:
         def step(env: EnvState, inputs: tuple[jax.Array, jax.Array]) -> tuple[EnvState, PyTree]:

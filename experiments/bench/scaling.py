@@ -15,7 +15,7 @@ from dsrm_jax.parallel.sharding import make_mesh
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.runs.pieces import environment_of, perceive_of, trainer_of
 from dsrm_jax.simulator.world import World
-from dsrm_jax.training.loop import reset_users
+from dsrm_jax.training.rollout import reset_users
 from dsrm_jax.types import Json, PyTree
 from experiments.bench.measure import measure_part
 from experiments.bench.parts import Part, along_users, on_every_device

@@ -22,7 +22,7 @@ from dsrm_jax.runs.prepare import Memory, Say, prepare, seed_keys
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.environment import Environment
 from dsrm_jax.simulator.world import World
-from dsrm_jax.training.loop import make_step, reset_users
+from dsrm_jax.training.rollout import experience, reset_users
 from dsrm_jax.types import Json, PyTree
 from experiments.headroom.sessions import (
     Recorded,
@@ -208,9 +208,16 @@ def train_policy(
     def iterate(carry: PyTree, key: jax.Array) -> tuple[PyTree, None]:
         state, env, view = carry
         rollout_key, update_key = jax.random.split(key)
-        step = make_step(environment, perceive, agent, state, world, perception, catalogue)
-        (env, view), (rollout, _) = jax.lax.scan(step, (env, view), jax.random.split(rollout_key, length))
-        state, _ = agent.update(state, update_key, replace(rollout, last_view=view), catalogue)
+        (env, view), rollout, _ = experience(
+            jax.random.split(rollout_key, length),
+            lambda key, view: agent.act(state, key, view, catalogue),
+            (env, view),
+            environment,
+            perceive,
+            world,
+            perception,
+        )
+        state, _ = agent.update(state, update_key, rollout, catalogue)
         return (state, env, view), None
 
     start = (agent.init(init_key, catalogue), env, perceive(perception, view_key, observation))

@@ -21,6 +21,7 @@ from dsrm_jax.simulator.environment import Environment, EnvState
 from dsrm_jax.simulator.history import keep_last
 from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.world import World
+from dsrm_jax.training.rollout import Step, play_out
 from dsrm_jax.types import PyTree
 
 ORACLE_STEPS = 10
@@ -151,25 +152,17 @@ def record_sessions(
         perception: frozen encoder and one purifier.
         num_sessions: N, all in parallel.
     """
-    reset_key, run_key = jax.random.split(key)
-    observation, env = jax.vmap(environment.reset, in_axes=(0, None))(
-        jax.random.split(reset_key, num_sessions), world
-    )
     catalogue = make_catalogue(perception.encoder.embeddings, world)
 
-    def step(carry: PyTree, key: jax.Array) -> tuple[PyTree, PyTree]:
-        observation, env, present = carry
-        view_key, act_key, env_key = jax.random.split(key, 3)
-        slate, _ = agent.act(
-            agent_state, act_key, perceive(perception, view_key, observation), catalogue, True
-        )
-        observation, following, _, _, _, info = jax.vmap(environment.step, in_axes=(0, 0, 0, None))(
-            jax.random.split(env_key, num_sessions), env, slate, world
-        )
-        clicks = jnp.where(present, jnp.sum(info["clicks"], axis=-1, dtype=jnp.int32), 0)
-        popular = jnp.where(present, jnp.sum(world.is_popular[slate], axis=-1, dtype=jnp.int32), 0)
-        return (observation, following, present & ~info["ended"]), (clicks, popular, present)
+    def act(view_key: jax.Array, act_key: jax.Array, env: EnvState, observation: PyTree) -> PyTree:
+        return agent.act(agent_state, act_key, perceive(perception, view_key, observation), catalogue, True)
 
-    start = (observation, env, jnp.ones(num_sessions, bool))
-    _, recorded = jax.lax.scan(step, start, jax.random.split(run_key, environment.max_steps))
+    def keep(_: jax.Array, step: Step) -> tuple[jax.Array, ...]:
+        present = step.env[1]
+        clicks = jnp.where(present, jnp.sum(step.info["clicks"], axis=-1, dtype=jnp.int32), 0)
+        popular = jnp.where(present, jnp.sum(world.is_popular[step.slate], axis=-1, dtype=jnp.int32), 0)
+        return clicks, popular, present
+
+    wanted = jnp.ones(num_sessions, bool)
+    _, recorded = play_out(key, act, environment, world, keep, wanted=wanted, draws=2)
     return Recorded(*(x.T for x in recorded))

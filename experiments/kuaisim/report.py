@@ -19,15 +19,16 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dsrm_jax.config import Config, TrainingConfig
 from dsrm_jax.errors import InputError
-from dsrm_jax.evaluation.sessions import Decide, of_each
+from dsrm_jax.evaluation.sessions import of_each
 from dsrm_jax.purify.perception import SEED_AXES, Perception
-from dsrm_jax.runs.evaluate import make_decide
+from dsrm_jax.runs.evaluate import rule_of
 from dsrm_jax.runs.pieces import environment_of
 from dsrm_jax.runs.prepare import Say, load_worlds, seed_keys
 from dsrm_jax.runs.run import restore
 from dsrm_jax.runs.run_directory import RunDirectory, locked, read_summary, write_summary
 from dsrm_jax.simulator.environment import Environment
 from dsrm_jax.simulator.world import World
+from dsrm_jax.training.rollout import Act, Step, play
 from dsrm_jax.types import Json, PyTree
 
 SESSIONS_LONG = 3  # steps of a trace, in longest sessions: by then the slots' sessions are no longer in step
@@ -54,11 +55,9 @@ class Trace:
 
 def record_trace(
     key: Key[Array, ""],
-    decide: Decide,
-    agent_state: PyTree,
+    act: Act,
     environment: Environment,
     world: World,
-    perception: Perception,
     *,
     num_steps: int,
     num_users: int = TrainingConfig.num_users,
@@ -67,34 +66,23 @@ def record_trace(
 
     Args:
         key: typed PRNG key; consumed.
-        decide: how slates are filled; the lab's report comes from the training world, with exploration on.
-        agent_state: the agent's state, handed to `decide`.
+        act: how slates are filled; the lab's report comes from the training world, with exploration on.
         environment: the simulator.
         world: any world.
-        perception: frozen encoder and purifier.
         num_steps: T.
         num_users: B.
     """
 
-    def step(carry: PyTree, key: jax.Array) -> tuple[PyTree, Trace]:
-        observation, env = carry
-        act_key, env_key = jax.random.split(key)
-        slate = decide(agent_state, act_key, env, observation, world, perception)
-        observation, env, reward, _, _, info = jax.vmap(environment.step_auto_reset, in_axes=(0, 0, 0, None))(
-            jax.random.split(env_key, num_users), env, slate, world
+    def keep(_: jax.Array, step: Step) -> Trace:
+        return Trace(
+            ended=step.info["ended"],
+            length=step.info["session_length"],
+            total=step.info["session_return"],
+            reward=step.reward,
+            popular_share=step.info["popular_share"],
         )
-        row = Trace(
-            ended=info["ended"],
-            length=info["session_length"],
-            total=info["session_return"],
-            reward=reward,
-            popular_share=info["popular_share"],
-        )
-        return (observation, env), row
 
-    reset_key, run_key = jax.random.split(key)
-    start = jax.vmap(environment.reset, in_axes=(0, None))(jax.random.split(reset_key, num_users), world)
-    return jax.lax.scan(step, start, jax.random.split(run_key, num_steps))[1]
+    return play(key, act, environment, world, keep, num_users=num_users, num_steps=num_steps)
 
 
 def last_ten(trace: Trace, *, entries: int = 10) -> dict[str, float]:
@@ -136,17 +124,14 @@ def lab_report(
         What `last_ten` gives, a list over seeds each.
     """
     exploring = replace(config, evaluation=replace(config.evaluation, greedy=False))
-    decide = make_decide(exploring, config.agent.method, world)
     environment = environment_of(config)
 
     def record(key: jax.Array, state: PyTree, world: World, perception: Perception) -> Trace:
         return record_trace(
             key,
-            decide,
-            state,
+            rule_of(exploring, config.agent.method, state, world, perception),
             environment,
             world,
-            perception,
             num_steps=SESSIONS_LONG * environment.max_steps,
             num_users=config.training.num_users,
         )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from dsrm_jax.agents.yardsticks import make_yardstick
 from dsrm_jax.config import Config
 from dsrm_jax.evaluation.metrics import difference, summarise_seeds
-from dsrm_jax.evaluation.sessions import Sessions, agent_decisions, run_sessions
+from dsrm_jax.evaluation.sessions import Sessions, agent_rule, run_sessions
 from dsrm_jax.purify.perception import Perceive, Perception
 from dsrm_jax.purify.view import View
 from dsrm_jax.runs.pieces import environment_of, perceive_of
@@ -55,13 +55,11 @@ def downstream_sessions(config: Config, world: World, perception: Perception) ->
     def run(key: jax.Array, condition: jax.Array, world: World, perception: Perception) -> Sessions:
         return run_sessions(
             key,
-            agent_decisions(agent, seeing(condition), greedy=True),
-            (),
+            agent_rule(agent, (), seeing(condition), world, perception),
             environment,
             world,
-            perception,
             num_sessions=settings.num_sessions,
-            num_users=min(settings.num_users, settings.num_sessions),
+            num_users=settings.num_users,
         )
 
     key = jax.random.fold_in(data_key(config), SESSION_STAGE)

@@ -25,7 +25,7 @@ from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.simulator.environment import Observation, make_environment
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
-from dsrm_jax.training.loop import make_step, reset_users
+from dsrm_jax.training.rollout import experience, reset_users
 
 USERS, ITEMS, SLATE, LENGTH, PARALLEL = 8, 12, 2, 8, 16
 SLATES = np.array(list(combinations(range(ITEMS), SLATE)))
@@ -106,10 +106,16 @@ def learn(agent, updates, logged=None):
 
     def iterate(carry, key):
         learnt, env, view = carry
-        step = make_step(environment, perceive, agent, learnt, world, None, CATALOGUE)
         rollout_key, update_key = jax.random.split(key)
-        (env, view), (rollout, _) = jax.lax.scan(step, (env, view), jax.random.split(rollout_key, LENGTH))
-        rollout = dataclasses.replace(rollout, last_view=view)
+        (env, view), rollout, _ = experience(
+            jax.random.split(rollout_key, LENGTH),
+            lambda key, view: agent.act(learnt, key, view, CATALOGUE),
+            (env, view),
+            environment,
+            perceive,
+            world,
+            None,
+        )
         learnt, metrics = agent.update(learnt, update_key, rollout, CATALOGUE)
         return (learnt, env, view), metrics
 

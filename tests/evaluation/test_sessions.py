@@ -12,7 +12,7 @@ from scipy import stats
 
 from dsrm_jax.agents.agent import Agent
 from dsrm_jax.config import Config, EnvironmentConfig
-from dsrm_jax.evaluation.sessions import agent_decisions, any_of, oracle_decisions, run_sessions
+from dsrm_jax.evaluation.sessions import agent_rule, any_of, oracle_rule, run_sessions
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.view import View
@@ -53,15 +53,15 @@ POISON = np.array([0, 1, 2, 3])  # shown to nobody but to users who have left
 def poisoning_rule(shown):
     """Random slates; to users who have left, items that nobody else sees. Everything shown is appended."""
 
-    def decide(state, key, env, observation, world, perception):
+    def act(key, env, observation):
         keys = jax.random.split(key, env.user.shape[0])
         drawn = 4 + jax.vmap(lambda k: jax.random.permutation(k, NUM_ITEMS - 4)[:4])(keys)
         left = has_left(env.temper, slate_size=4)
         slate = jnp.where(left[:, None], POISON, drawn).astype(jnp.int32)
         jax.debug.callback(lambda *x: shown.append([np.asarray(v) for v in x]), env.user, slate, ordered=True)
-        return slate
+        return slate, ()
 
-    return decide
+    return act
 
 
 def replay(shown, config, clicks_on):
@@ -106,10 +106,8 @@ def test_every_sum_equals_a_replay_of_what_was_shown(step_cap):
     run = jax.jit(
         partial(
             run_sessions,
-            decide=poisoning_rule(shown),
-            agent_state=(),
+            act=poisoning_rule(shown),
             environment=environment_of(Config(environment=config)),
-            perception=None,
             num_sessions=NUM_SESSIONS,
             num_users=LANES,
         )
@@ -136,12 +134,12 @@ K, T0 = CONFIG.slate_size, CONFIG.max_len
 
 def fixed(items):
     slate = jnp.asarray(items, jnp.int32)
-    return lambda state, key, env, *_: jnp.broadcast_to(slate, (*env.user.shape, K))
+    return lambda key, env, _: (jnp.broadcast_to(slate, (*env.user.shape, K)), ())
 
 
-def uniform(state, key, env, *_):
+def uniform(key, env, _):
     keys = jax.random.split(key, env.user.shape[0])
-    return jax.vmap(lambda k: jax.random.permutation(k, NUM_ITEMS)[:K])(keys).astype(jnp.int32)
+    return jax.vmap(lambda k: jax.random.permutation(k, NUM_ITEMS)[:K])(keys).astype(jnp.int32), ()
 
 
 RULES = {
@@ -158,11 +156,9 @@ def run():
     program = jax.jit(
         lambda key, index, world: run_sessions(
             key,
-            any_of(list(RULES.values())),
-            (index, ((),) * len(RULES)),
+            any_of(index, list(RULES.values())),
             environment_of(Config(environment=CONFIG)),
             world,
-            None,
             num_sessions=500,
             num_users=128,
         )
@@ -235,10 +231,8 @@ def test_seeds_under_vmap_equal_seeds_one_by_one(run):
         return run_sessions(
             key,
             uniform,
-            (),
             environment_of(Config(environment=CONFIG)),
             world,
-            None,
             num_sessions=500,
             num_users=128,
         )
@@ -260,8 +254,8 @@ def test_the_oracle_shows_each_users_most_probable_items_of_each_group(slate_siz
     probability = np.random.default_rng(0).random((NUM_USERS, NUM_ITEMS)).astype(np.float32)
     world = make_world(probability)
     observation, env = reset_users(world)
-    decide = jax.jit(oracle_decisions(slate_size=slate_size))
-    slates = np.asarray(decide((), jax.random.key(0), env, observation, world, None))
+    act = jax.jit(oracle_rule(world, slate_size=slate_size))
+    slates = np.asarray(act(jax.random.key(0), env, observation)[0])
     for user, slate in zip(np.asarray(env.user), slates, strict=True):
         best = sorted(range(NUM_ITEMS), key=lambda i, u=user: -probability[u, i])
         popular = [i for i in best if IS_POPULAR[i]][: slate_size // 2]
@@ -285,8 +279,9 @@ def test_an_agent_sees_the_view_and_the_worlds_items_and_acts_as_asked(greedy):
     embeddings = Embeddings(jnp.arange(2.0 * NUM_ITEMS).reshape(NUM_ITEMS, 2), jnp.arange(1.0 * NUM_ITEMS))
     perception = Perception(EncoderParams(embeddings, ()), ())
     observation, env = reset_users(world)
-    decide = agent_decisions(Agent(init=None, act=act, update=None), perceive, greedy=greedy)
-    slate = decide("learnt", jax.random.key(0), env, observation, world, perception)
+    agent = Agent(init=None, act=act, update=None)
+    rule = agent_rule(agent, "learnt", perceive, world, perception, greedy=greedy)
+    slate, _ = rule(jax.random.key(0), env, observation)
     assert np.all(slate == 3)
     assert seen["state"] == "learnt"
     assert seen["greedy"] is greedy

@@ -13,7 +13,7 @@ from dsrm_jax.purify.encoder import Embeddings, EncoderParams
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.view import View
 from dsrm_jax.runs import evaluate
-from dsrm_jax.runs.evaluate import compared_methods, evaluate_all, evaluate_methods, make_decide
+from dsrm_jax.runs.evaluate import compared_methods, evaluate_all, evaluate_methods, rule_of
 from dsrm_jax.runs.pieces import agent_of
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.response import TableResponse
@@ -160,22 +160,22 @@ def test_the_oracle_is_compared_only_where_the_truth_is_known():
         "quota_greedy_purified",
         "oracle",
     ]
-    assert callable(make_decide(CONFIG, "oracle", known))
+    assert callable(rule_of(CONFIG, "oracle", (), known, make_perception()))
 
 
 def test_asking_for_the_oracle_on_real_data_says_what_is_missing_and_what_runs():
     with pytest.raises(InputError) as error:
-        make_decide(CONFIG, "oracle", make_world())
+        rule_of(CONFIG, "oracle", (), make_world(), make_perception())
     message = str(error.value)
     for part in ("oracle", "true preference", "data.env='kuairand'", "data.path"):
         assert part in message
     for method in compared_methods(make_world(), CONFIG.agent.method):
         assert method in message
-        assert callable(make_decide(CONFIG, method, make_world()))
+        assert callable(rule_of(CONFIG, method, (), make_world(), make_perception()))
     with pytest.raises(InputError, match="true preference"):
         evaluate_methods(CONFIG, ["random", "oracle"], None, make_world(), make_perception(), print)
 
 
 def test_a_misspelt_method_gets_the_nearest_name():
     with pytest.raises(InputError, match="did you mean 'quota_greedy'"):
-        make_decide(CONFIG, "quota_gredy", make_world())
+        rule_of(CONFIG, "quota_gredy", (), make_world(), make_perception())

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +11,14 @@ from dsrm_jax.agents.yardsticks import YARDSTICKS
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.metrics import difference, summarise_seeds
-from dsrm_jax.evaluation.sessions import (
-    Decide,
-    Sessions,
-    agent_decisions,
-    any_of,
-    of_each,
-    oracle_decisions,
-    run_sessions,
-)
+from dsrm_jax.evaluation.sessions import Sessions, agent_rule, any_of, of_each, oracle_rule, run_sessions
 from dsrm_jax.purify.perception import SEED_AXES, Perception
 from dsrm_jax.runs.pieces import agent_of, environment_of, perceive_of
 from dsrm_jax.runs.prepare import seed_keys
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.world import World
+from dsrm_jax.training.rollout import Act
+from dsrm_jax.types import Json, PyTree
 
 Say = Callable[[str], None]
 
@@ -36,22 +29,23 @@ def compared_methods(world: World, trained: str) -> list[str]:
     return [trained, *(m for m in (*YARDSTICKS, *oracle) if m != trained)]
 
 
-def make_decide(config: Config, method: str, world: World) -> Decide:
+def rule_of(config: Config, method: str, policy: PyTree, world: World, perception: Perception) -> Act:
     """Return the rule by which a method fills slates.
 
     Args:
         config: of the run.
         method: a name of `agents.methods.METHODS`.
+        policy: the method's trained state; `()` where it learns nothing.
         world: where it is to act.
+        perception: frozen encoder and purifier of one seed.
 
     Raises:
         InputError: an unknown method, or the oracle in a world whose truth nobody knows.
     """
     check_method(method)
-    slate_size = config.environment.slate_size
     if method != "oracle":
-        agent = agent_of(config, method)
-        return agent_decisions(agent, perceive_of(config), greedy=config.evaluation.greedy)
+        agent, greedy = agent_of(config, method), config.evaluation.greedy
+        return agent_rule(agent, policy, perceive_of(config), world, perception, greedy=greedy)
     if world.preference is None:
         raise InputError(
             "method oracle needs users whose true preference is known, which only the embedded synthetic worlds "
@@ -59,11 +53,16 @@ def make_decide(config: Config, method: str, world: World) -> Decide:
             f"{', '.join(compared_methods(world, config.agent.method))} instead, or leave data.path empty and "
             "the default data folder without files"
         )
-    return oracle_decisions(slate_size=slate_size)
+    return oracle_rule(world, slate_size=config.environment.slate_size)
 
 
 def evaluate_methods(
-    config: Config, methods: Sequence[str], agent_state: Any, world: World, perception: Perception, say: Say
+    config: Config,
+    methods: Sequence[str],
+    agent_state: PyTree,
+    world: World,
+    perception: Perception,
+    say: Say,
 ) -> dict[str, list[Sessions]]:
     """Run complete held-out sessions of several methods for every seed, as one compiled program.
 
@@ -80,23 +79,24 @@ def evaluate_methods(
         Method to one `Sessions` of host arrays per seed; all methods meet the same users.
 
     Raises:
-        InputError: as `make_decide`.
+        InputError: as `rule_of`.
     """
     environment = environment_of(config)
-    decide = any_of([make_decide(config, method, world) for method in methods])
     trained = () if agent_state is None else agent_state
     states = tuple(trained if method == config.agent.method else () for method in methods)
 
-    def run(key: jax.Array, choice: Any, world: World, perception: Perception) -> Sessions:
+    def run(
+        key: jax.Array, choice: tuple[jax.Array, PyTree], world: World, perception: Perception
+    ) -> Sessions:
+        index, states = choice
+        rules = [rule_of(config, m, own, world, perception) for m, own in zip(methods, states, strict=True)]
         return run_sessions(
             key,
-            decide,
-            choice,
+            any_of(index, rules),
             environment,
             world,
-            perception,
             num_sessions=config.evaluation.num_sessions,
-            num_users=min(config.evaluation.num_users, config.evaluation.num_sessions),
+            num_users=config.evaluation.num_users,
         )
 
     mapped = jax.jit(jax.vmap(run, in_axes=(0, (None, 0), None, SEED_AXES)))
@@ -114,8 +114,8 @@ def evaluate_methods(
 
 
 def evaluate_all(
-    config: Config, agent_state: Any, worlds: Worlds, perception: Perception, say: Say
-) -> dict[str, dict[str, Any]]:
+    config: Config, agent_state: PyTree, worlds: Worlds, perception: Perception, say: Say
+) -> dict[str, Json]:
     """Evaluate the trained method beside every yardstick.
 
     Args:

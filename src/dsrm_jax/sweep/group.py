@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsrm_jax.agents.methods import LEARNERS, make_agent
+from dsrm_jax.agents.methods import LEARNERS
 from dsrm_jax.config import AgentConfig, Config
 from dsrm_jax.evaluation.metrics import summarise_seeds
-from dsrm_jax.evaluation.sessions import Sessions, agent_decisions, of_each, oracle_decisions, run_sessions
+from dsrm_jax.evaluation.sessions import Sessions, of_each, run_sessions
 from dsrm_jax.files import json_value, write_text
 from dsrm_jax.purify.perception import (
     Perception,
@@ -27,9 +27,10 @@ from dsrm_jax.purify.perception import (
     share_process,
     share_process_shapes,
 )
+from dsrm_jax.runs.evaluate import rule_of
 from dsrm_jax.runs.logging import nonfinite
 from dsrm_jax.runs.memory import Memory
-from dsrm_jax.runs.pieces import environment_of, perceive_of, trainer_of
+from dsrm_jax.runs.pieces import environment_of, trainer_of
 from dsrm_jax.runs.prepare import (
     Prepared,
     perception_like,
@@ -42,6 +43,7 @@ from dsrm_jax.simulator.world import World
 from dsrm_jax.sweep.handover import hand_over
 from dsrm_jax.sweep.plan import Point
 from dsrm_jax.sweep.programs import compiled
+from dsrm_jax.types import PyTree
 
 Say = Callable[[str], None]
 # stage of `seed_keys` of validation sessions: 2 is that of held-out ones, 3 of Stage I's refresh
@@ -173,26 +175,20 @@ def _compile(
 
 
 def _player(config: Config) -> Callable[..., Sessions]:
-    """Return `(agent settings, key, agent state, world, perception) -> Sessions`."""
+    """Return `(agent settings, key, policy, world, perception) -> Sessions`."""
     environment, settings = environment_of(config), config.evaluation
 
     def play(
-        agent: AgentConfig, key: jax.Array, state: Any, world: World, perception: Perception
+        agent: AgentConfig, key: jax.Array, policy: PyTree, world: World, perception: Perception
     ) -> Sessions:
-        if config.agent.method == "oracle":
-            decide = oracle_decisions(slate_size=config.environment.slate_size)
-        else:
-            rule = make_agent(agent, slate_size=config.environment.slate_size)
-            decide = agent_decisions(rule, perceive_of(config), greedy=settings.greedy)
+        own = replace(config, agent=agent)
         return run_sessions(
             key,
-            decide,
-            state,
+            rule_of(own, agent.method, policy, world, perception),
             environment,
             world,
-            perception,
             num_sessions=settings.num_sessions,
-            num_users=min(settings.num_users, settings.num_sessions),
+            num_users=settings.num_users,
         )
 
     return play

@@ -5,7 +5,7 @@ Shapes: B users in parallel, T rollout steps, K slate size.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,12 @@ from dsrm_jax.purify.encoder import Encoder, make_catalogue
 from dsrm_jax.purify.perception import Perceive, Perception, make_perceive
 from dsrm_jax.purify.purifier import Purifier
 from dsrm_jax.purify.view import Catalogue, View
-from dsrm_jax.simulator.environment import Environment, EnvState, Observation
+from dsrm_jax.simulator.environment import Environment, EnvState
 from dsrm_jax.simulator.world import World
 from dsrm_jax.training.logged import logged_data
+from dsrm_jax.training.rollout import experience, reset_users
 from dsrm_jax.training.settings import TrainingConfig
+from dsrm_jax.types import PyTree
 
 Metrics = dict[str, jax.Array]
 # of a behaviour policy whose sessions an offline method learns from
@@ -39,7 +41,7 @@ class TrainState:
         step: int32, batched environment steps taken.
     """
 
-    agent: Any
+    agent: PyTree
     env: EnvState
     view: View
     key: Key[Array, ""]
@@ -105,11 +107,15 @@ def make_trainer(
     def iterate(state: TrainState, world: World, perception: Perception) -> tuple[TrainState, Metrics]:
         catalogue = make_catalogue(perception.encoder.embeddings, world)
         key, rollout_key, update_key = jax.random.split(state.key, 3)
-        step = make_step(environment, perceive, agent, state.agent, world, perception, catalogue)
-        (env, view), (rollout, infos) = jax.lax.scan(
-            step, (state.env, state.view), jax.random.split(rollout_key, rollout_length)
+        (env, view), rollout, infos = experience(
+            jax.random.split(rollout_key, rollout_length),
+            lambda key, view: agent.act(state.agent, key, view, catalogue),
+            (state.env, state.view),
+            environment,
+            perceive,
+            world,
+            perception,
         )
-        rollout = replace(rollout, last_view=view)
         learnt, metrics = agent.update(state.agent, update_key, rollout, catalogue)
         metrics |= rollout_metrics(rollout, infos)
         return TrainState(learnt, env, view, key, state.step + rollout_length), metrics
@@ -131,7 +137,7 @@ def make_train(
     num_users: int = TrainingConfig.num_users,
     rollout_length: int = TrainingConfig.rollout_length,
     num_updates: int = 200,
-) -> Callable[[Key[Array, ""], World, Perception], tuple[Any, Metrics]]:
+) -> Callable[[Key[Array, ""], World, Perception], tuple[PyTree, Metrics]]:
     """Build a whole training as one pure function, to be jitted and vmapped over seeds.
 
     Args:
@@ -151,7 +157,7 @@ def make_train(
         environment, agent, encoder, purifier, num_users=num_users, rollout_length=rollout_length
     )
 
-    def train(key: Key[Array, ""], world: World, perception: Perception) -> tuple[Any, Metrics]:
+    def train(key: Key[Array, ""], world: World, perception: Perception) -> tuple[PyTree, Metrics]:
         state, metrics = trainer.train(trainer.init(key, world, perception), world, perception, num_updates)
         return state.agent, metrics
 
@@ -176,54 +182,16 @@ def offline_data(
     if source == "log":
         return logged
     observation, env = reset_users(reset_key, environment, world, num_users=BEHAVIOUR_USERS)
-    step = make_step(environment, perceive, source, (), world, perception, catalogue)
-    view = perceive(perception, view_key, observation)
-    (_, view), (rollout, _) = jax.lax.scan(step, (env, view), jax.random.split(scan_key, BEHAVIOUR_STEPS))
-    return replace(logged, transitions=transitions(replace(rollout, last_view=view)))
-
-
-def reset_users(
-    key: jax.Array, environment: Environment, world: World, *, num_users: int
-) -> tuple[Observation, EnvState]:
-    """Let `num_users` users arrive; the key is consumed. Observation and state have a leading axis."""
-    return jax.vmap(environment.reset, in_axes=(0, None))(jax.random.split(key, num_users), world)
-
-
-def make_step(
-    environment: Environment,
-    perceive: Perceive,
-    agent: Agent,
-    agent_state: Any,
-    world: World,
-    perception: Perception,
-    catalogue: Catalogue,
-) -> Callable[[tuple[EnvState, View], jax.Array], tuple[tuple[EnvState, View], tuple[Rollout, Metrics]]]:
-    """Build the body of the rollout's scan: act, respond, perceive; `last_view` is left None."""
-
-    def step(carry: tuple[EnvState, View], key: jax.Array) -> Any:
-        env, view = carry
-        act_key, env_key, view_key, final_key = jax.random.split(key, 4)
-        slate, record = agent.act(agent_state, act_key, view, catalogue)
-        env_keys = jax.random.split(env_key, slate.shape[0])
-        observation, env, reward, terminated, truncated, info = jax.vmap(
-            environment.step_auto_reset, in_axes=(0, 0, 0, None)
-        )(env_keys, env, slate, world)
-        final = info.pop("final_observation")
-        rollout = Rollout(
-            view=view,
-            slate=slate,
-            record=record,
-            clicks=info.pop("clicks"),
-            reward=reward,
-            popular_share=info.pop("popular_share"),
-            terminated=terminated,
-            truncated=truncated,
-            final_view=perceive(perception, final_key, final) if environment.can_truncate else None,
-            last_view=None,  # type: ignore[arg-type]  # set once, after the scan
-        )
-        return (env, perceive(perception, view_key, observation)), (rollout, info)
-
-    return step
+    _, rollout, _ = experience(
+        jax.random.split(scan_key, BEHAVIOUR_STEPS),
+        lambda key, view: source.act((), key, view, catalogue),
+        (env, perceive(perception, view_key, observation)),
+        environment,
+        perceive,
+        world,
+        perception,
+    )
+    return replace(logged, transitions=transitions(rollout))
 
 
 def rollout_metrics(rollout: Rollout, info: Metrics) -> Metrics:

@@ -5,8 +5,6 @@ windows hold what the logging policy showed, sessions what the ranking showed. `
 slates by the likelihood of their clicks alone, whatever chose them, and need none of this.
 """
 
-from typing import Any
-
 import jax
 from jaxtyping import Array, Float, Key
 
@@ -24,9 +22,10 @@ from dsrm_jax.purify.perception import (
 )
 from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.targets import Visited
-from dsrm_jax.simulator.environment import Environment
+from dsrm_jax.simulator.environment import Environment, EnvState, Observation
 from dsrm_jax.simulator.world import World
-from dsrm_jax.training.loop import reset_users
+from dsrm_jax.training.rollout import play
+from dsrm_jax.types import PyTree
 
 NUM_USERS = 128
 NUM_STEPS = 64  # about two sessions of each user
@@ -47,22 +46,23 @@ def collect_histories(
     Returns:
         `NUM_USERS * NUM_STEPS` histories as they stood before each step.
     """
-    reset_key, scan_key = jax.random.split(key)
     perceive = make_perceive(*perception_modules(config))
     agent = make_yardstick("quota_greedy_purified", slate_size=environment.slate_size)
     catalogue = make_catalogue(perception.encoder.embeddings, world)
-    start = reset_users(reset_key, environment, world, num_users=NUM_USERS)
 
-    def step(carry: Any, key: jax.Array) -> Any:
-        observation, env = carry
-        view_key, act_key, env_key = jax.random.split(key, 3)
-        slate, _ = agent.act((), act_key, perceive(perception, view_key, observation), catalogue, True)
-        following, moved, *_ = jax.vmap(environment.step_auto_reset, in_axes=(0, 0, 0, None))(
-            jax.random.split(env_key, NUM_USERS), env, slate, world
-        )
-        return (following, moved), (env.history, env.user)
+    def act(view_key: jax.Array, act_key: jax.Array, env: EnvState, observation: Observation) -> PyTree:
+        return agent.act((), act_key, perceive(perception, view_key, observation), catalogue, True)
 
-    _, found = jax.lax.scan(step, start, jax.random.split(scan_key, NUM_STEPS))
+    found = play(
+        key,
+        act,
+        environment,
+        world,
+        keep=lambda _, step: (step.env.history, step.env.user),
+        num_users=NUM_USERS,
+        num_steps=NUM_STEPS,
+        draws=2,
+    )
     return Visited(*jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found))
 
 
@@ -73,7 +73,7 @@ def refresh_perception(
     perception: Perception,
     world: World,
     posterior: UserPosterior,
-) -> tuple[Any, Float[Array, "N iterations"] | None]:
+) -> tuple[PyTree, Float[Array, "N iterations"] | None]:
     """Run `purifier.refresh_rounds` rounds of collecting histories and training on them mixed with log windows.
 
     Args:

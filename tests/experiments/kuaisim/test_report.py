@@ -68,10 +68,11 @@ def record():
     program = jax.jit(
         partial(
             record_trace,
-            decide=lambda state, key, env, *_: jnp.broadcast_to(state, (*env.user.shape, 2)),
-            agent_state=jnp.arange(2, dtype=jnp.int32),
+            act=lambda key, env, _: (
+                jnp.broadcast_to(jnp.arange(2, dtype=jnp.int32), (*env.user.shape, 2)),
+                (),
+            ),
             environment=environment_of(config),
-            perception=None,
             num_steps=60,
             num_users=3,
         )
@@ -103,16 +104,16 @@ def test_the_labs_report_explores_in_the_world_it_is_given_seed_by_seed(monkeypa
         training=TrainingConfig(seeds=(1, 2), num_users=3),
     )
 
-    def decide(config, method, world):
+    def rule_of(config, method, state, world, perception):
         assert method == config.agent.method
 
-        def rule(state, key, env, *_):
+        def rule(key, env, observation):
             shown = jnp.where(state != config.evaluation.greedy, jnp.array([0, 1]), jnp.array([2, 3]))
-            return jnp.broadcast_to(shown.astype(jnp.int32), (3, 2))
+            return jnp.broadcast_to(shown.astype(jnp.int32), (3, 2)), ()
 
         return rule
 
-    monkeypatch.setattr(kuaisim, "make_decide", decide)
+    monkeypatch.setattr(kuaisim, "rule_of", rule_of)
     world = world_of(jnp.array([[0.0, 0.0, 1.0, 1.0]] * 3))
     found = kuaisim.lab_report(config, jnp.array([True, False]), world, Perception({}, jnp.zeros(2)))
     assert found["reward"] == [0.0, 1.0]

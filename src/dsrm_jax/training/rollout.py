@@ -1,0 +1,231 @@
+"""One rollout for all: act, respond, look, keep. What trains, evaluates, refreshes Stage I and records are scans of one step.
+
+Shapes: B users in parallel, T steps, K slate size.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from dsrm_jax.agents.agent import Rollout
+from dsrm_jax.purify.perception import Perceive, Perception
+from dsrm_jax.purify.view import View
+from dsrm_jax.simulator.environment import Environment, EnvState, Info, Observation, StepResult
+from dsrm_jax.simulator.world import World
+from dsrm_jax.types import PyTree
+
+Slates = Int[Array, "B K"]
+# (*keys, env, what is seen) -> (slates, what the rule says of them); the keys are consumed
+Act = Callable[..., tuple[Slates, PyTree]]
+
+
+class Step(NamedTuple):
+    """One step of B users.
+
+    Attributes:
+        env: the sessions before it.
+        seen: what was acted on.
+        slate: `(B, K)` int32 catalogue positions.
+        record: what `act` returned beside the slate.
+        reward: `(B,)` float32.
+        terminated: `(B,)` bool.
+        truncated: `(B,)` bool.
+        info: of the environment.
+    """
+
+    env: PyTree
+    seen: PyTree
+    slate: Slates
+    record: PyTree
+    reward: Float[Array, "B"]
+    terminated: Bool[Array, "B"]
+    truncated: Bool[Array, "B"]
+    info: Info
+
+
+Keep = Callable[[jax.Array, Step], PyTree]  # (key, step) -> what is kept of it; the key is consumed
+
+
+def make_step(
+    respond: Callable[[jax.Array, PyTree, Int[Array, "K"], World], StepResult],
+    act: Act,
+    world: World,
+    *,
+    look: Callable[[jax.Array, Observation], PyTree],
+    keep: Keep,
+    draws: int = 1,
+) -> Callable[[tuple[PyTree, PyTree], jax.Array], tuple[tuple[PyTree, PyTree], PyTree]]:
+    """Build the body of a rollout's scan.
+
+    A step's key is split in the order in which it is used: `draws` keys to act, one to respond, one to look, one to keep.
+
+    Args:
+        respond: how one user answers a slate: `Environment.step`, `Environment.step_auto_reset`, or another of their signature.
+        act: how slates are filled, given `draws` keys.
+        world: where.
+        look: what of the observation after the step the next one acts on.
+        keep: what is kept of the step.
+        draws: keys that `act` consumes.
+
+    Returns:
+        `((env, seen), key) -> ((env, seen), kept)`; the key is consumed.
+    """
+
+    def step(carry: tuple[PyTree, PyTree], key: jax.Array) -> tuple[tuple[PyTree, PyTree], PyTree]:
+        env, seen = carry
+        *act_keys, env_key, look_key, keep_key = jax.random.split(key, draws + 3)
+        slate, record = act(*act_keys, env, seen)
+        observation, following, reward, terminated, truncated, info = jax.vmap(
+            respond, in_axes=(0, 0, 0, None)
+        )(jax.random.split(env_key, slate.shape[0]), env, slate, world)
+        kept = keep(keep_key, Step(env, seen, slate, record, reward, terminated, truncated, info))
+        return (following, look(look_key, observation)), kept
+
+    return step
+
+
+def reset_users(
+    key: jax.Array, environment: Environment, world: World, *, num_users: int
+) -> tuple[Observation, EnvState]:
+    """Let `num_users` users arrive; the key is consumed. Observation and state have a leading axis."""
+    return jax.vmap(environment.reset, in_axes=(0, None))(jax.random.split(key, num_users), world)
+
+
+def experience(
+    keys: Key[Array, "T"],
+    act: Callable[[jax.Array, View], tuple[Slates, PyTree]],
+    start: tuple[EnvState, View],
+    environment: Environment,
+    perceive: Perceive,
+    world: World,
+    perception: Perception,
+) -> tuple[tuple[EnvState, View], Rollout, Info]:
+    """Go on with sessions for T steps, a new one wherever one ends, and keep what an agent learns from.
+
+    Args:
+        keys: `(T,)` typed PRNG keys; consumed.
+        act: `(key, view) -> (slates, record)`.
+        start: sessions under way and what is seen of them.
+        environment: the simulator.
+        perceive: what the agent sees.
+        world: where it acts.
+        perception: frozen encoder and purifier.
+
+    Returns:
+        `(end, rollout, info)`: where the next T steps start, the rollout, and what else the environment says of each step.
+    """
+
+    def keep(key: jax.Array, step: Step) -> tuple[Rollout, Info]:
+        info = dict(step.info)
+        final = info.pop("final_observation")
+        rollout = Rollout(
+            view=step.seen,
+            slate=step.slate,
+            record=step.record,
+            clicks=info.pop("clicks"),
+            reward=step.reward,
+            popular_share=info.pop("popular_share"),
+            terminated=step.terminated,
+            truncated=step.truncated,
+            final_view=perceive(perception, key, final) if environment.can_truncate else None,
+            last_view=None,  # type: ignore[arg-type]  # set once, after the scan
+        )
+        return rollout, info
+
+    step = make_step(
+        environment.step_auto_reset,
+        lambda key, env, view: act(key, view),
+        world,
+        look=lambda key, observation: perceive(perception, key, observation),
+        keep=keep,
+    )
+    end, (rollout, info) = jax.lax.scan(step, start, keys)
+    return end, replace(rollout, last_view=end[1]), info
+
+
+def play(
+    key: Key[Array, ""],
+    act: Act,
+    environment: Environment,
+    world: World,
+    keep: Keep,
+    *,
+    num_users: int,
+    num_steps: int,
+    draws: int = 1,
+) -> PyTree:
+    """Let B users come and go for T steps, each slot taking the next user as soon as one leaves.
+
+    Args:
+        key: typed PRNG key; consumed.
+        act: how slates are filled, `(*keys, env, observation) -> (slates, record)`.
+        environment: the simulator.
+        world: where.
+        keep: as in `make_step`.
+        num_users: B.
+        num_steps: T.
+        draws: keys that `act` consumes.
+
+    Returns:
+        What was kept, time-major.
+    """
+    reset_key, run_key = jax.random.split(key)
+    observation, env = reset_users(reset_key, environment, world, num_users=num_users)
+    step = make_step(environment.step_auto_reset, act, world, look=_all, keep=keep, draws=draws)
+    return jax.lax.scan(step, (env, observation), jax.random.split(run_key, num_steps))[1]
+
+
+def play_out(
+    key: Key[Array, ""],
+    act: Act,
+    environment: Environment,
+    world: World,
+    keep: Keep,
+    *,
+    wanted: Bool[Array, "B"],
+    draws: int = 1,
+) -> tuple[EnvState, PyTree]:
+    """Play B complete sessions, from arrival to leaving; where a user has left, the session's state stays as it was.
+
+    Args:
+        key: typed PRNG key; consumed.
+        act: as in `play`.
+        environment: the simulator.
+        world: where.
+        keep: as in `make_step`; the step's `env` is `(sessions, who was present)`.
+        wanted: `(B,)` bool, who arrives at all.
+        draws: keys that `act` consumes.
+
+    Returns:
+        `(sessions as they ended, what was kept, with a leading axis of `environment.max_steps`)`.
+    """
+
+    def respond(
+        key: jax.Array, lane: tuple[EnvState, jax.Array], slate: jax.Array, world: World
+    ) -> tuple[PyTree, ...]:
+        env, present = lane
+        observation, following, *outcome, info = environment.step(key, env, slate, world)
+        following = jax.tree.map(lambda new, old: jnp.where(present, new, old), following, env)
+        return observation, (following, present & ~info["ended"]), *outcome, info
+
+    reset_key, run_key = jax.random.split(key)
+    observation, env = reset_users(reset_key, environment, world, num_users=wanted.shape[0])
+    step = make_step(
+        respond,
+        lambda *inputs: act(*inputs[:-2], inputs[-2][0], inputs[-1]),
+        world,
+        look=_all,
+        keep=keep,
+        draws=draws,
+    )
+    start = (env, wanted), observation
+    ((env, _), _), kept = jax.lax.scan(step, start, jax.random.split(run_key, environment.max_steps))
+    return env, kept
+
+
+def _all(key: jax.Array, observation: Observation) -> Observation:
+    return observation
