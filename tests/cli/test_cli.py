@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
+from dsrm_jax.cli import commands, options
 from dsrm_jax.cli import main as cli
-from dsrm_jax.cli import options
 
 
 def run(capsys, *argv: str) -> tuple[int, str, str]:
@@ -71,6 +72,20 @@ def test_help_lists_every_field_with_its_text(capsys):
         (["trian"], ["command 'trian'", "did you mean 'train'"]),
         (["train", "--env", "kuairek"], ["kuairek", "did you mean 'kuairec'"]),
         (["train", "--method", "dsrm_hlr"], ["dsrm_hlr", "did you mean 'dsrm_hrl'"]),
+        (
+            ["train", "--env", "absent_lab.logs:load"],
+            ["no module absent_lab", "current folder", "PYTHONPATH"],
+        ),
+        (["train", "--env", "json:lods"], ["environment (env) 'json:lods'", "did you mean 'loads'"]),
+        (
+            ["train", "--environment.reward", "absent_lab:f"],
+            ["reward 'absent_lab:f'", "no module absent_lab"],
+        ),
+        (
+            ["train", "--environment.leave", "json:decoder"],
+            ["leave rule 'json:decoder'", "expected a function"],
+        ),
+        (["train", "--environment.leave", "temper"], ["unknown leave rule 'temper'", "module:function"]),
         (["train", "--budget", "tinny"], ["tinny", "did you mean 'tiny'"]),
         (["train", "--config", "nowhere.toml"], ["nowhere.toml"]),
         (["train", "--training.steps", "0"], ["training.steps", "0"]),
@@ -205,6 +220,7 @@ def test_numbers_that_could_not_be_written_are_refused_before_the_work(
     [
         ("agent.method=dsrm_hlr", "did you mean 'dsrm_hrl'"),
         ("data.env=kuairek", "did you mean 'kuairec'"),
+        ("environment.reward=absent_lab:f", "no module absent_lab"),
         ("agent.clip=abc", "agent.clip is 'abc', a string, expected a number"),
     ],
 )
@@ -237,3 +253,48 @@ def test_a_folder_that_nothing_would_be_written_to_is_refused(capsys, tmp_path: 
     status, out, err = run(capsys, command, "--out", "mine")
     assert (status, out) == (2, "")
     assert err == f"dsrm-jax: --out mine: {command} writes no folder; --json takes its numbers\n"
+
+
+def test_modules_of_the_current_folder_are_found(capsys, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    (tmp_path / "lab_of_this_folder.py").write_text(
+        "def load(seed):\n    return {'user_id': [1, 1, 2, 2], 'item_id': [5, 6, 5, 6], 'click': [1, 0, 0, seed]}\n"
+    )
+    flags = ["--env", "lab_of_this_folder:load", "--data.test-fraction", "0.5", "--data.seed", "1"]
+    status, out, err = run(capsys, "data", *flags, "--json", "found.json")
+    assert (status, err) == (0, "")
+    assert "rows in memory, click at click >= 1" in out
+    facts = json.loads((tmp_path / "found.json").read_text())
+    assert (facts["train"]["rows"], facts["test"]["rows"]) == (2, 2)
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "dsrm_jax", "trian"], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean 'train'" in done.stderr
+
+
+def test_a_broken_command_of_another_package_takes_none_down(capsys, monkeypatch):
+    group = commands.ENTRY_POINTS
+    points = [
+        EntryPoint("absent", "absent_lab.commands:RUN", group),
+        EntryPoint("other", "json:loads", group),
+        EntryPoint("train", "json:loads", group),
+        EntryPoint("again", "dsrm_jax.cli.commands:COMMAND_OF_A_PACKAGE", group),
+    ]
+    mine = commands.Command("say it", lambda argv: print(f"said {argv}"))
+    monkeypatch.setattr(commands, "COMMAND_OF_A_PACKAGE", mine, raising=False)
+    monkeypatch.setattr(commands, "entry_points", lambda group: points)
+    status, out, _ = run(capsys, "--help")
+    assert status == 0
+    assert "absent    not available" in out
+    assert "train     train a method" in out
+    assert run(capsys, "again", "it") == (0, "said ['it']\n", "")
+    for name, words in (("absent", "No module named 'absent_lab'"), ("other", "not a Command")):
+        status, out, err = run(capsys, name)
+        assert (status, out) == (2, "")
+        assert words in err
+        assert len(err.strip().splitlines()) == 1

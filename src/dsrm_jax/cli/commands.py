@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -29,9 +29,29 @@ class Command(NamedTuple):
 
 
 def commands() -> dict[str, Command]:
-    """Return the library's commands, and those that installed packages add by the entry point group `dsrm_jax.commands`."""
-    added = {point.name: point.load() for point in entry_points(group=ENTRY_POINTS)}
-    return COMMANDS | added
+    """Return the library's commands, and those that installed packages add by the entry point group `dsrm_jax.commands`.
+
+    One that cannot be loaded says so when it is called; it takes no other down, and none replaces the library's own.
+    """
+    added = {point.name: _loaded(point) for point in entry_points(group=ENTRY_POINTS)}
+    return COMMANDS | {name: command for name, command in added.items() if name not in COMMANDS}
+
+
+def _loaded(point: EntryPoint) -> Command:
+    try:
+        command = point.load()
+        problem = "" if isinstance(command, Command) else f"it is a {type(command).__name__}, not a Command"
+    except Exception as error:  # another package's code can raise anything
+        problem = f"{type(error).__name__}: {error}"
+    if not problem:
+        return command
+
+    def refuse(argv: list[str]) -> None:
+        raise InputError(
+            f"command {point.name!r} cannot be loaded from {point.value} ({problem}): install its package again"
+        )
+
+    return Command(f"not available: {point.value} cannot be loaded", refuse)
 
 
 def _train(argv: list[str]) -> None:

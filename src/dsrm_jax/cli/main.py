@@ -31,8 +31,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def prepare_process() -> None:
-    """Set XLA's flags (appended, never overwritten) and send the library's warnings to standard error."""
+    """Set XLA's flags (appended, never overwritten), send warnings to standard error, find modules in the current folder."""
     set_flags(os.environ)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that a user's file replaces no library
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
 

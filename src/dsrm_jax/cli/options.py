@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
-from dsrm_jax.errors import InputError, unknown_name
+from dsrm_jax.errors import InputError
 
 if TYPE_CHECKING:
     from dsrm_jax.config import Config
@@ -86,6 +86,7 @@ def parse_with(
     from dsrm_jax.config.budgets import budget
     from dsrm_jax.config.serialise import merge, validate
     from dsrm_jax.files import load_toml
+    from dsrm_jax.runs.pieces import check_names
 
     argv = [
         SHORT.get(word.split("=")[0], word.split("=")[0]) + "".join(word.partition("=")[1:]) for word in argv
@@ -139,17 +140,3 @@ def _early(argv: Sequence[str]) -> Output:
             elif word.startswith(f"--{name}="):
                 found[name] = word.split("=", 1)[1]
     return Output(**found)
-
-
-def check_names(config: "Config") -> None:
-    """Refuse a method or data set that does not exist, before any work.
-
-    Raises:
-        InputError: with the nearest valid name.
-    """
-    from dsrm_jax.agents.methods import check_method
-    from dsrm_jax.data.sources import SOURCES
-
-    check_method(config.agent.method)
-    if config.data.env not in SOURCES:
-        raise unknown_name("environment (env)", config.data.env, SOURCES)

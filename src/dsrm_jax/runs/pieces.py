@@ -6,10 +6,10 @@ from typing import Any
 
 from dsrm_jax import plugins
 from dsrm_jax.agents.agent import Agent
-from dsrm_jax.agents.methods import make_agent
+from dsrm_jax.agents.methods import check_method, make_agent
 from dsrm_jax.config import Config, EnvironmentConfig
 from dsrm_jax.data.log import InteractionLog
-from dsrm_jax.data.sources import load_log
+from dsrm_jax.data.sources import check_source, load_log
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.encoder import Encoder
 from dsrm_jax.purify.perception import Perceive, make_perceive, perception_modules, purifier_settings
@@ -19,6 +19,19 @@ from dsrm_jax.simulator.leave import Leave
 from dsrm_jax.training.loop import Trainer, make_trainer
 
 __all__ = ["purifier_settings"]
+
+
+def check_names(config: Config) -> None:
+    """Refuse a method, data set or piece that does not exist, before any work.
+
+    Raises:
+        InputError: with the nearest valid name, or what is wrong with a `module:function`.
+    """
+    check_method(config.agent.method)
+    check_source(config.data.env)
+    for what, name in (("reward", config.environment.reward), ("leave rule", config.environment.leave)):
+        if name:
+            plugins.load(name, what=what)
 
 
 def log_of(config: Config) -> InteractionLog:

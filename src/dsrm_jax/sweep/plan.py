@@ -8,12 +8,12 @@ from typing import Any
 
 import jax
 
-from dsrm_jax.cli.options import check_names
 from dsrm_jax.config import Config
 from dsrm_jax.config.budgets import budget
 from dsrm_jax.config.serialise import FINGERPRINT_FORMAT, merge, to_json, validate
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import canonical, digest, load_toml
+from dsrm_jax.runs.pieces import check_names
 
 # Points of one program: more would cost memory and lose more to a crash than they save in compiling.
 LARGEST_GROUP = 12
