@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from dsrm_jax.agents.yardsticks import make_yardstick
 from dsrm_jax.config import Config
-from dsrm_jax.evaluation.metrics import difference, summarise_seeds
+from dsrm_jax.evaluation.metrics import difference, summarise
 from dsrm_jax.evaluation.sessions import Sessions, agent_rule, run_sessions
 from dsrm_jax.purify.perception import Perceive, Perception
 from dsrm_jax.purify.view import View
@@ -97,7 +97,7 @@ def downstream(
         KeyError: there are no sessions of the reference.
     """
     results = {
-        name: summarise_seeds(
+        name: summarise(
             per_seed,
             slate_size=slate_size,
             max_len=max_len,

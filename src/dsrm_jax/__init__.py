@@ -37,10 +37,13 @@ _EXPORTS = {
     "generalised_advantage": "agents.returns",
     "cpo_step": "agents.cpo",
     "conjugate_gradient": "agents.conjugate_gradient",
+    "make_train": "training.loop",
     "make_trainer": "training.loop",
     "prepare": "runs.prepare",
     "seed_keys": "runs.prepare",
+    "evaluate": "evaluation.evaluate",
     "run_sessions": "evaluation.sessions",
+    "agent_rule": "evaluation.sessions",
     "session_metrics": "evaluation.metrics",
     "export_policy": "serving.export",
 }

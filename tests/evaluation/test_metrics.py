@@ -16,7 +16,7 @@ from dsrm_jax.evaluation.metrics import (
     influences,
     interval,
     session_metrics,
-    summarise_seeds,
+    summarise,
 )
 from dsrm_jax.evaluation.sessions import Sessions
 
@@ -214,7 +214,7 @@ def test_nominal_coverage_holds_with_and_without_seed_variance(num_seeds, seed_s
 def test_summaries_hold_seeds_intervals_and_the_number_of_sessions():
     traces = [draw_traces(seed) for seed in (1, 2, 3)]
     sessions = [to_sessions(trace) for trace in traces]
-    found = summarise_seeds(sessions, slate_size=K, max_len=MAX_LEN, confidence=0.9)
+    found = summarise(sessions, slate_size=K, max_len=MAX_LEN, confidence=0.9)
     expected = [reference(trace) for trace in traces]
     assert found["sessions"] == 60
     assert found["confidence"] == 0.9
@@ -234,7 +234,7 @@ def test_a_difference_is_between_the_two_means():
     a = [to_sessions(draw_traces(seed)) for seed in (1, 2)]
     b = [to_sessions(draw_traces(seed)) for seed in (3, 4)]
     found = difference(a, b, slate_size=K, confidence=0.95)
-    own = [summarise_seeds(x, slate_size=K, max_len=MAX_LEN, confidence=0.95) for x in (a, b)]
+    own = [summarise(x, slate_size=K, max_len=MAX_LEN, confidence=0.95) for x in (a, b)]
     assert set(found) == set(PER_SESSION)
     for name, value in found.items():
         assert value["mean"] == pytest.approx(own[0][name]["mean"] - own[1][name]["mean"], abs=1e-12)

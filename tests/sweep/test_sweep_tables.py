@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from dsrm_jax.config import Config
-from dsrm_jax.evaluation.metrics import difference, summarise_seeds
+from dsrm_jax.evaluation.metrics import difference, summarise
 from dsrm_jax.evaluation.sessions import Sessions
 from dsrm_jax.sweep import tables
 from dsrm_jax.sweep.plan import Plan, expand, points_json
@@ -57,7 +57,7 @@ def swept(tmp_path):
                 "diverged": i == 3,
                 "timing": dict.fromkeys(("train_seconds", "compile_seconds", "evaluation_seconds"), 1.0)
                 | {"user_steps_per_second": 10.0},
-                "result": summarise_seeds([sessions], slate_size=SLATE, max_len=30, confidence=0.95),
+                "result": summarise([sessions], slate_size=SLATE, max_len=30, confidence=0.95),
             }
         )
     return tmp_path, results

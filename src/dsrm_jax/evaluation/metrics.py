@@ -1,7 +1,6 @@
 """The paper's metrics from complete sessions, with confidence intervals over seeds and sessions."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -9,22 +8,31 @@ from scipy import stats
 
 from dsrm_jax.data.statistics import gini
 from dsrm_jax.evaluation.sessions import Sessions
+from dsrm_jax.evaluation.settings import EvaluationConfig
 from dsrm_jax.simulator.leave import expected_length
+from dsrm_jax.simulator.settings import EnvironmentConfig
+from dsrm_jax.types import Json
 
 RATES = ("reward", "slate_ad", "broken")  # per slate: a session's sum over its length
 PER_SESSION = ("length", "return", *RATES)
 METRICS = (*PER_SESSION, "ad", "gini", "coverage")
+OWN_RETURN = "own_return"  # per session too, where the environment has a reward of its own
 
 
 def session_metrics(
-    sessions: Sessions, *, slate_size: int, max_len: int, ad_penalty: int = 1, step_cap: int = 0
+    sessions: Sessions,
+    *,
+    slate_size: int = EnvironmentConfig.slate_size,
+    max_len: int = 0,
+    ad_penalty: int = EnvironmentConfig.ad_penalty,
+    step_cap: int = EnvironmentConfig.step_cap,
 ) -> dict[str, float]:
     """Return the metrics of one seed's sessions.
 
     Args:
         sessions: of one seed, as host arrays.
         slate_size: K.
-        max_len: T0, for the closed form.
+        max_len: T0, for the closed form; 0: something else than the paper's temper says when users leave, and there is none.
         ad_penalty: extra temper lost for a slate at or above the bound, in steps, for the closed form.
         step_cap: sessions were cut after this many steps; 0: never.
 
@@ -39,20 +47,23 @@ def session_metrics(
         * `broken` (p): share of slates at or above the bound;
         * `gini`: of item exposure over the catalogue, unshown items included;
         * `coverage`: share of the catalogue shown at least once;
+        * `own_return`: mean over sessions of their summed own rewards, where the environment has one;
         * `closed_form`: the length that reward and p predict (`leave.expected_length`), at most `step_cap`.
     """
     shown = np.asarray(sessions.step_slates, np.float64)
     share = np.asarray(sessions.step_popular) / np.maximum(shown * slate_size, 1)
     counts = np.asarray(sessions.item_count)
     means = _means(_session_sums(sessions, slate_size))
-    expected = expected_length(max_len, means["reward"], ad_penalty * means["broken"])
-    return {
+    found = {
         **means,
         "ad": float(np.sum(shown * np.abs(2 * share - 1)) / np.sum(shown)),
         "gini": gini(counts),
         "coverage": float(np.mean(counts > 0)),
-        "closed_form": float(min(expected, step_cap or np.inf)),
     }
+    if max_len:
+        expected = expected_length(max_len, means["reward"], ad_penalty * means["broken"])
+        found["closed_form"] = float(min(expected, step_cap or np.inf))
+    return found
 
 
 def interval(per_seed: Sequence[float], session_error: float, *, confidence: float) -> dict[str, float]:
@@ -80,7 +91,9 @@ def interval(per_seed: Sequence[float], session_error: float, *, confidence: flo
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
-def influences(sessions: Sessions, *, slate_size: int) -> dict[str, Float[np.ndarray, "N"]]:
+def influences(
+    sessions: Sessions, *, slate_size: int = EnvironmentConfig.slate_size
+) -> dict[str, Float[np.ndarray, "N"]]:
     """Return by how much each session moves a seed's metrics, to first order and times N.
 
     For a mean it is the session's distance from it; for a ratio of sums, rate = sum(x) / sum(length), it is
@@ -92,38 +105,40 @@ def influences(sessions: Sessions, *, slate_size: int) -> dict[str, Float[np.nda
         slate_size: K.
 
     Returns:
-        Of each metric of `PER_SESSION`, `(N,)` float64 with mean 0. The others belong to the whole set of
+        Of each metric of `PER_SESSION`, and of an own return, `(N,)` float64 with mean 0. The others belong to the whole set of
         sessions: only their spread over seeds is known.
     """
     sums = _session_sums(sessions, slate_size)
     means, length = _means(sums), sums["length"]
     result = {"length": length - means["length"], "return": sums["reward"] - means["return"]}
+    if OWN_RETURN in sums:
+        result[OWN_RETURN] = sums[OWN_RETURN] - means[OWN_RETURN]
     for name in RATES:
         result[name] = (sums[name] - means[name] * length) / means["length"]
     return result
 
 
-def summarise_seeds(
+def summarise(
     per_seed: Sequence[Sessions],
     *,
-    slate_size: int,
-    max_len: int,
-    confidence: float,
-    ad_penalty: int = 1,
-    step_cap: int = 0,
-) -> dict[str, Any]:
+    slate_size: int = EnvironmentConfig.slate_size,
+    confidence: float = EvaluationConfig.confidence,
+    max_len: int = 0,
+    ad_penalty: int = EnvironmentConfig.ad_penalty,
+    step_cap: int = EnvironmentConfig.step_cap,
+) -> Json:
     """Return a method's result: intervals per metric, the closed form of Len, and each seed's own numbers.
 
     Args:
         per_seed: one `Sessions` per seed, host arrays.
         slate_size: K.
-        max_len: T0.
         confidence: level of the intervals, in (0, 1).
+        max_len: as in `session_metrics`.
         ad_penalty: as in `session_metrics`.
         step_cap: as in `session_metrics`.
 
     Returns:
-        Metric name to `{"mean", "low", "high"}` (`interval`); `closed_form` to a number; `seeds` to a list of
+        Metric name to `{"mean", "low", "high"}` (`interval`); `closed_form`, if any, to a number; `seeds` to a list of
         `session_metrics`; `sessions`, how many there were in all; and `confidence`.
     """
     seeds = [
@@ -131,19 +146,23 @@ def summarise_seeds(
         for s in per_seed
     ]
     errors = _session_errors([influences(s, slate_size=slate_size) for s in per_seed])
-    result: dict[str, Any] = {
+    result: Json = {
         name: interval([s[name] for s in seeds], errors.get(name, np.nan), confidence=confidence)
-        for name in METRICS
+        for name in (*METRICS, OWN_RETURN)
+        if name in seeds[0]
     }
-    result["closed_form"] = float(np.mean([s["closed_form"] for s in seeds]))
-    result["seeds"] = seeds
-    result["sessions"] = sum(len(s.length) for s in per_seed)
-    result["confidence"] = confidence
-    return result
+    if max_len:
+        result["closed_form"] = float(np.mean([s["closed_form"] for s in seeds]))
+    sessions = sum(len(s.length) for s in per_seed)
+    return result | {"seeds": seeds, "sessions": sessions, "confidence": confidence}
 
 
 def difference(
-    method: Sequence[Sessions], other: Sequence[Sessions], *, slate_size: int, confidence: float
+    method: Sequence[Sessions],
+    other: Sequence[Sessions],
+    *,
+    slate_size: int = EnvironmentConfig.slate_size,
+    confidence: float = EvaluationConfig.confidence,
 ) -> dict[str, dict[str, float]]:
     """Return the paired difference of two methods, `method` minus `other`, over the same seeds and users.
 
@@ -179,19 +198,21 @@ def difference(
 
 def _session_sums(sessions: Sessions, slate_size: int) -> dict[str, Float[np.ndarray, "N"]]:
     """Return each session's length, and its sums of rewards, of abs(2s - 1) and of slates off balance."""
-    return {
+    sums = {
         "length": np.asarray(sessions.length, np.float64),
         "reward": np.asarray(sessions.clicks) / slate_size,
         "slate_ad": np.asarray(sessions.imbalance) / slate_size,
         "broken": np.asarray(sessions.broken, np.float64),
     }
+    return sums if sessions.total is None else sums | {OWN_RETURN: np.asarray(sessions.total, np.float64)}
 
 
 def _means(sums: Mapping[str, Float[np.ndarray, "N"]]) -> dict[str, float]:
-    """Return the metrics of `PER_SESSION`."""
+    """Return the metrics of `PER_SESSION`, and an own return."""
     length = float(np.mean(sums["length"]))
     rates = {name: float(np.mean(sums[name])) / length for name in RATES}
-    return {"length": length, "return": float(np.mean(sums["reward"])), **rates}
+    own = {name: float(np.mean(sums[name])) for name in sums if name == OWN_RETURN}
+    return {"length": length, "return": float(np.mean(sums["reward"])), **rates, **own}
 
 
 def _session_errors(per_seed: Sequence[Mapping[str, Float[np.ndarray, "N"]]]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from dsrm_jax.agents.agent import Agent
 from dsrm_jax.agents.slates import greedy_slate
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @struct.dataclass
 class Sessions:
-    """Exact integer sums of N complete sessions, and what was shown in them all together.
+    """Exact sums of N complete sessions, and what was shown in them all together.
 
     Attributes:
         length: `(N,)` int32, steps until the user left (or `step_cap` cut the session).
@@ -38,6 +38,7 @@ class Sessions:
         step_popular: `(batches, T)` int32, popular items that a batch of sessions showed at its step t.
         step_slates: `(batches, T)` int32, slates that it showed then, one per session still under way.
         item_count: `(J,)` int32, how often each item was shown.
+        total: `(N,)` float32, summed rewards where the environment has one of its own (in floats, not exact); None elsewhere.
     """
 
     length: Int[Array, "N"]
@@ -48,6 +49,7 @@ class Sessions:
     step_popular: Int[Array, "batches T"]
     step_slates: Int[Array, "batches T"]
     item_count: Int[Array, "J"]
+    total: Float[Array, "N"] | None = None
 
 
 def agent_rule(
@@ -155,12 +157,15 @@ def run_sessions(
         seen = jnp.broadcast_to(present[..., None], slate.shape).astype(jnp.int32)
         item_count = jnp.zeros(world.num_items, jnp.int32).at[slate].add(seen)
         shown = jnp.sum(jnp.where(present, num_popular, 0), axis=1), jnp.sum(present, axis=1, dtype=jnp.int32)
-        return (env.time, env.clicks, env.popular, jnp.sum(imbalance, axis=0), env.broken), item_count, shown
+        sums = env.time, env.clicks, env.popular, jnp.sum(imbalance, axis=0), env.broken, env.total
+        return sums, item_count, shown
 
     per_session, item_count, (step_popular, step_slates) = jax.lax.map(
         batch, (jax.random.split(key, batches), wanted)
     )
-    length, clicks, popular, imbalance, broken = (x.reshape(-1)[:num_sessions] for x in per_session)
+    length, clicks, popular, imbalance, broken, total = jax.tree.map(
+        lambda x: x.reshape(-1)[:num_sessions], per_session
+    )
     return Sessions(
         length=length,
         clicks=clicks,
@@ -170,6 +175,7 @@ def run_sessions(
         step_popular=step_popular,
         step_slates=step_slates,
         item_count=jnp.sum(item_count, axis=0),
+        total=total,
     )
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich import box
 from rich.columns import Columns
@@ -10,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+from dsrm_jax.types import Json
 
 # (env, max_len) -> Len, R_each, R_cum, AD of the row "Ours" of the paper's Table 2, mean and deviation over its seeds
 PAPER = {
@@ -34,6 +35,7 @@ OTHER_COLUMNS = (
     ("gini", "item Gini", 3),
     ("coverage", "coverage", 3),
 )
+OWN_COLUMN = ("own_return", "own return", 3)
 SPREAD = {
     "mean": "mean",
     "q05": "5 %",
@@ -47,12 +49,12 @@ LABELS = {"rows_per_user": "rows", "user_click_rate": "click rate", "catalogue":
 
 
 def results_table(
-    results: Mapping[str, Mapping[str, Any]], *, source: str, env: str, max_len: int, num_seeds: int
+    results: Mapping[str, Json], *, source: str, env: str, max_len: int, num_seeds: int
 ) -> RenderableType:
     """Lay out methods against metrics, each cell the mean and the half-width of its confidence interval.
 
     Args:
-        results: method to `metrics.summarise_seeds`'s result, in the order of the rows. The first may hold
+        results: method to `metrics.summarise`'s result, in the order of the rows. The first may hold
             `difference` (`metrics.difference` by method); that to `quota_greedy` stands below the table.
         source: what the data are; stands in the first line, so that no table can be mistaken for one of real
             data.
@@ -70,10 +72,12 @@ def results_table(
     )
     paper = PAPER.get((env, max_len))
     main = _table("method", *(heading for _, heading, _ in PAPER_COLUMNS), "E[Len]")
-    other = _table("method", *(heading for _, heading, _ in OTHER_COLUMNS))
+    columns = (*OTHER_COLUMNS, *((OWN_COLUMN,) if OWN_COLUMN[0] in first else ()))
+    other = _table("method", *(heading for _, heading, _ in columns))
     for method, result in results.items():
-        main.add_row(method, *_cells(result, PAPER_COLUMNS), f"{result['closed_form']:.2f}")
-        other.add_row(method, *_cells(result, OTHER_COLUMNS))
+        expected = result.get("closed_form")
+        main.add_row(method, *_cells(result, PAPER_COLUMNS), "" if expected is None else f"{expected:.2f}")
+        other.add_row(method, *_cells(result, columns))
         if paper and method == PAPER_METHOD:
             main.add_row("  paper's", *paper, "", style="dim")
     notes = _notes(results, num_seeds=num_seeds, paper=bool(paper))
@@ -86,7 +90,7 @@ def cell(value: Mapping[str, float], digits: int) -> str:
     return f"{value['mean']:.{digits}f}" + ("" if math.isnan(half) else f"±{half:.{digits}f}")
 
 
-def data_table(facts: Mapping[str, Any]) -> RenderableType:
+def data_table(facts: Json) -> RenderableType:
     """Lay out the statistics of a log (`data.sources.describe`): the paper's Table 1, and more.
 
     Args:
@@ -115,7 +119,7 @@ def data_table(facts: Mapping[str, Any]) -> RenderableType:
     return Group(Text(str(facts["source"]), style="bold"), _side_by_side(counts, whole), spreads)
 
 
-def _notes(results: Mapping[str, Mapping[str, Any]], *, num_seeds: int, paper: bool) -> list[str]:
+def _notes(results: Mapping[str, Json], *, num_seeds: int, paper: bool) -> list[str]:
     method, first = next(iter(results.items()))
     notes = []
     for other in (FREE_LUNCH, f"{FREE_LUNCH}_purified"):
@@ -147,7 +151,7 @@ def _side_by_side(*tables: Table) -> Columns:
     return Columns([Padding(table, (0, 0, 1, 0), expand=False) for table in tables], padding=(0, 4, 0, 0))
 
 
-def _cells(result: Mapping[str, Any], columns: Sequence[tuple[str, str, int]]) -> list[str]:
+def _cells(result: Json, columns: Sequence[tuple[str, str, int]]) -> list[str]:
     return [cell(result[name], digits) for name, _, digits in columns]
 
 

@@ -10,7 +10,7 @@ from dsrm_jax.agents.methods import check_method
 from dsrm_jax.agents.yardsticks import YARDSTICKS
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError
-from dsrm_jax.evaluation.metrics import difference, summarise_seeds
+from dsrm_jax.evaluation.metrics import difference, summarise
 from dsrm_jax.evaluation.sessions import Sessions, agent_rule, any_of, of_each, oracle_rule, run_sessions
 from dsrm_jax.purify.perception import SEED_AXES, Perception
 from dsrm_jax.runs.pieces import agent_of, environment_of, perceive_of
@@ -113,6 +113,19 @@ def evaluate_methods(
     return results
 
 
+def summary_of(config: Config, per_seed: Sequence[Sessions]) -> Json:
+    """Return `metrics.summarise` of one `Sessions` per seed; the closed form of Len holds for the paper's leave rule alone."""
+    settings = config.environment
+    return summarise(
+        per_seed,
+        slate_size=settings.slate_size,
+        confidence=config.evaluation.confidence,
+        max_len=0 if settings.leave else settings.max_len,
+        ad_penalty=settings.ad_penalty,
+        step_cap=settings.step_cap,
+    )
+
+
 def evaluate_all(
     config: Config, agent_state: PyTree, worlds: Worlds, perception: Perception, say: Say
 ) -> dict[str, Json]:
@@ -126,29 +139,18 @@ def evaluate_all(
         say: told what is being done, a line each.
 
     Returns:
-        Method name to what `metrics.summarise_seeds` gives, the trained method first. Its result also holds
+        Method name to what `metrics.summarise` gives, the trained method first. Its result also holds
         `difference`: of each other method, the intervals of `metrics.difference`.
     """
     methods = compared_methods(worlds.test, config.agent.method)
     sessions = evaluate_methods(config, methods, agent_state, worlds.test, perception, say)
-    settings = config.environment
-    results = {
-        method: summarise_seeds(
-            sessions[method],
-            slate_size=settings.slate_size,
-            max_len=settings.max_len,
-            confidence=config.evaluation.confidence,
-            ad_penalty=settings.ad_penalty,
-            step_cap=settings.step_cap,
-        )
-        for method in methods
-    }
+    results = {method: summary_of(config, sessions[method]) for method in methods}
     trained, *others = methods
     results[trained]["difference"] = {
         other: difference(
             sessions[trained],
             sessions[other],
-            slate_size=settings.slate_size,
+            slate_size=config.environment.slate_size,
             confidence=config.evaluation.confidence,
         )
         for other in others

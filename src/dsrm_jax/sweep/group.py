@@ -18,7 +18,6 @@ import numpy as np
 
 from dsrm_jax.agents.methods import LEARNERS
 from dsrm_jax.config import AgentConfig, Config
-from dsrm_jax.evaluation.metrics import summarise_seeds
 from dsrm_jax.evaluation.sessions import Sessions, of_each, run_sessions
 from dsrm_jax.files import json_value, write_text
 from dsrm_jax.purify.perception import (
@@ -27,7 +26,7 @@ from dsrm_jax.purify.perception import (
     share_process,
     share_process_shapes,
 )
-from dsrm_jax.runs.evaluate import rule_of
+from dsrm_jax.runs.evaluate import rule_of, summary_of
 from dsrm_jax.runs.logging import nonfinite
 from dsrm_jax.runs.memory import Memory
 from dsrm_jax.runs.pieces import environment_of, trainer_of
@@ -241,14 +240,7 @@ def _write(
         "source": prepared.facts["source"],
         "diverged": any(nonfinite(row) for row in rows),
         "timing": timing,
-        "result": summarise_seeds(
-            sessions,
-            slate_size=config.environment.slate_size,
-            max_len=config.environment.max_len,
-            confidence=config.evaluation.confidence,
-            ad_penalty=config.environment.ad_penalty,
-            step_cap=config.environment.step_cap,
-        ),
+        "result": summary_of(config, sessions),
         "stage_one": {
             k: v for k, v in prepared.facts.items() if k.endswith(("seconds", "loss")) or k == "probes"
         },
