@@ -48,7 +48,6 @@ KNOWN_BACK = {
     ("parallel", "purify"),
     ("parallel", "training"),
     ("training", "runs"),
-    ("sweep", "cli"),
 }
 KNOWN_CIRCLES: set[frozenset[str]] = set()
 KNOWN_WIDE = {
@@ -71,11 +70,6 @@ KNOWN_CITING = {
     "src/dsrm_jax/agents/sac4ir.py",
     "src/dsrm_jax/agents/td3.py",
     "src/dsrm_jax/agents/world_model.py",
-    "src/dsrm_jax/data/download.py",
-    "src/dsrm_jax/data/kuairand.py",
-    "src/dsrm_jax/data/kuairec.py",
-    "src/dsrm_jax/data/movielens.py",
-    "src/dsrm_jax/data/signed.py",
     "src/dsrm_jax/purify/rce.py",
     "src/dsrm_jax/simulator/environment.py",
     "src/dsrm_jax/simulator/leave.py",

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsrm_jax.data.split import RawRows, given_split, index_rows, k_core, latest_fraction, temporal_split
+from dsrm_jax.data.log import Interactions
+from dsrm_jax.data.split import given_split, index_rows, k_core, latest_fraction, temporal_split
 from dsrm_jax.errors import InputError
 
 
@@ -12,7 +13,7 @@ def rows_of(user, item, time=None, click=None):
     time = np.arange(len(user)) if time is None else np.asarray(time)
     click = np.zeros(len(user), dtype=bool) if click is None else np.asarray(click, dtype=bool)
     # Feedback carries the original row number, so that a test can follow each row.
-    return RawRows(user, item, click, time.astype(np.int64), np.arange(len(user), dtype=np.float32))
+    return Interactions(user, item, click, time.astype(np.int64), np.arange(len(user), dtype=np.float32))
 
 
 pairs = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7), st.integers(0, 3)), min_size=1, max_size=60)

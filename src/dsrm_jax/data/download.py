@@ -1,6 +1,6 @@
 """Fetch the official data sets: size and licence first, then resume, verify and unpack, whole or not at all.
 
-Addresses, checksums and licences: facts/simulators.md, section 5. MovieLens may not be passed on: no data
+Addresses, checksums and licences are those of the official pages (`Archive.page`). MovieLens may not be passed on: no data
 ships here.
 """
 

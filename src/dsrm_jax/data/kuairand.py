@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 
 from dsrm_jax.data.kuairec import USER_FEATURES, read_features, read_tags
-from dsrm_jax.data.log import InteractionLog
+from dsrm_jax.data.log import InteractionLog, Interactions
 from dsrm_jax.data.settings import DataConfig
-from dsrm_jax.data.split import RawRows, given_split, temporal_split
+from dsrm_jax.data.split import given_split, temporal_split
 from dsrm_jax.data.tables import locate, read_table, require_binary, require_not_negative
 
 STANDARD_LOGS = ("log_standard_4_08_to_4_21_pure.csv", "log_standard_4_22_to_5_08_pure.csv")
@@ -105,7 +105,7 @@ def load_kuairand(
     )
 
 
-def _read_logs(paths: list[Path], drop_duplicates: bool) -> tuple[RawRows, int]:
+def _read_logs(paths: list[Path], drop_duplicates: bool) -> tuple[Interactions, int]:
     """Read logs one after another; also return how many duplicate rows were dropped."""
     needed = ("user_id", "video_id", "time_ms", "is_click", "play_time_ms", "duration_ms")
     columns = LOG_COLUMNS if drop_duplicates else {name: LOG_COLUMNS[name] for name in needed}
@@ -120,7 +120,7 @@ def _read_logs(paths: list[Path], drop_duplicates: bool) -> tuple[RawRows, int]:
     if drop_duplicates:
         table = table.unique(maintain_order=True, keep="first")
     play, duration = table["play_time_ms"].to_numpy(), table["duration_ms"].to_numpy()
-    rows = RawRows(
+    rows = Interactions(
         user=table["user_id"].to_numpy(),
         item=table["video_id"].to_numpy(),
         click=table["is_click"].to_numpy() == 1,

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from dsrm_jax.data.log import InteractionLog, ObservedMatrix
+from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
 from dsrm_jax.data.settings import DataConfig
-from dsrm_jax.data.split import RawRows, given_split
+from dsrm_jax.data.split import given_split
 from dsrm_jax.data.tables import (
     available_columns,
     locate,
@@ -146,7 +146,7 @@ def read_features(
     )
 
 
-def _read_matrix(path: Path, threshold: float | None, *, drop_duplicates: bool) -> RawRows:
+def _read_matrix(path: Path, threshold: float | None, *, drop_duplicates: bool) -> Interactions:
     """Read a matrix whose clicks are valid plays, or, given a threshold, watch ratios from it on."""
     columns: dict[str, type[pl.DataType]] = {"user_id": pl.Int32, "video_id": pl.Int32}
     if threshold is None or drop_duplicates:
@@ -164,7 +164,7 @@ def _read_matrix(path: Path, threshold: float | None, *, drop_duplicates: bool) 
     else:
         click = watch_ratio >= threshold
     user = frame["user_id"].to_numpy()
-    return RawRows(
+    return Interactions(
         user=user,
         item=frame["video_id"].to_numpy(),
         click=click,

@@ -19,11 +19,11 @@ class Table(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """Rows of a log, sorted by user, then time, then original order.
+    """Rows of a log: as read, with raw ids in any order; in an `InteractionLog` by user, then time, then original order.
 
     Attributes:
-        user: `(N,)` int32, index into `InteractionLog.user_ids`, non-decreasing.
-        item: `(N,)` int32, index into `InteractionLog.item_ids`.
+        user: `(N,)` int32, index into `InteractionLog.user_ids`, non-decreasing; as read: the raw ids.
+        item: `(N,)` int32, index into `InteractionLog.item_ids`; as read: the raw ids.
         click: `(N,)` bool, the response that counts as engagement.
         time: `(N,)` int64, milliseconds since the epoch, or the row's rank where the source has no clock.
         feedback: `(N,)` float32, the source's own graded signal (watch ratio, rating, or the click itself).
@@ -37,6 +37,12 @@ class Interactions:
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def where(self, mask: np.ndarray) -> "Interactions":
+        """Return the rows of a `(N,)` bool mask (or integer index), in order."""
+        return Interactions(
+            self.user[mask], self.item[mask], self.click[mask], self.time[mask], self.feedback[mask]
+        )
 
     def user_start(self, num_users: int) -> np.ndarray:
         """Return `(num_users + 1,)` int64 offsets: rows of user u are `start[u]:start[u + 1]`."""

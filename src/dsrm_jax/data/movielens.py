@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from dsrm_jax.data.log import InteractionLog
+from dsrm_jax.data.log import InteractionLog, Interactions
 from dsrm_jax.data.settings import DataConfig
-from dsrm_jax.data.split import RawRows, temporal_split
+from dsrm_jax.data.split import temporal_split
 from dsrm_jax.data.tables import locate
 from dsrm_jax.data.vocabulary import align_features, to_index
 from dsrm_jax.errors import InputError
@@ -148,7 +148,7 @@ class _Table(NamedTuple):
 
 def _read_ratings(
     path: Path, layout: Layout, items: np.ndarray, users: np.ndarray, like_threshold: float
-) -> RawRows:
+) -> Interactions:
     table = _read_table(path, layout, 0)
     user = _whole_numbers(table, 0, "user id")
     item = _whole_numbers(table, 1, "item id")
@@ -158,7 +158,7 @@ def _read_ratings(
     for ids, known, name in ((user, users, layout.files[2]), (item, items, layout.files[1])):
         _require(table, pl.Series(np.isin(ids, known)), f"ids that {name} lists")
     feedback = rating.to_numpy()
-    return RawRows(user, item, feedback >= like_threshold, time * 1000, feedback)
+    return Interactions(user, item, feedback >= like_threshold, time * 1000, feedback)
 
 
 def _read_genres(path: Path, layout: Layout) -> tuple[np.ndarray, np.ndarray]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from dsrm_jax.data.log import InteractionLog, Table
+from dsrm_jax.data.log import InteractionLog, Interactions, Table
 from dsrm_jax.data.settings import DataConfig
-from dsrm_jax.data.split import RawRows, temporal_split
+from dsrm_jax.data.split import temporal_split
 from dsrm_jax.data.tables import available_columns, read_text_columns, require
 from dsrm_jax.errors import InputError, unknown_name
 
@@ -76,7 +76,7 @@ def load_own(
         )
     time = _time(where, table[columns["time_column"]]) if "time_column" in columns else np.arange(len(table))
     user, item = _ids(where, table[user_column]), _ids(where, table[item_column])
-    rows = RawRows(user, item, click, time, feedback)
+    rows = Interactions(user, item, click, time, feedback)
     log = temporal_split(rows, fraction=test_fraction, k=k_core, catalogue=catalogue)
     name = where.name if isinstance(where, Path) else "rows in memory"
     return replace(log, name="log", source=f"{name}, click at {click_column} >= {click_from:g}")

@@ -7,7 +7,7 @@ import polars as pl
 
 from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
 from dsrm_jax.data.settings import DataConfig
-from dsrm_jax.data.split import RawRows, index_rows
+from dsrm_jax.data.split import index_rows
 from dsrm_jax.data.tables import locate, read_table, require, require_binary
 from dsrm_jax.errors import InputError
 from dsrm_jax.settings import check
@@ -59,7 +59,7 @@ def load_signed(
     num_test = min(max(1, round(test_fraction * NUM_USERS)), NUM_USERS - 1)
     is_test = np.zeros(NUM_USERS, dtype=bool)
     is_test[rng.permutation(NUM_USERS)[:num_test]] = True
-    rows = RawRows(user, item, label == 1, rng.permutation(len(user)), label.astype(np.float32))
+    rows = Interactions(user, item, label == 1, rng.permutation(len(user)), label.astype(np.float32))
     value = np.full((NUM_USERS, NUM_ITEMS), between_value, dtype=np.float32)
     value[user, item] = label
 
@@ -91,7 +91,7 @@ def _read_pairs(folder: str | os.PathLike[str]) -> pl.DataFrame:
     return pairs
 
 
-def _index(rows: RawRows, users: np.ndarray) -> Interactions:
+def _index(rows: Interactions, users: np.ndarray) -> Interactions:
     """Return the rows of the users that a `(1411,)` mask marks."""
     return index_rows(rows.where(users[rows.user]), np.arange(NUM_USERS), np.arange(NUM_ITEMS))
 

@@ -1,7 +1,5 @@
 """Rows as read, and how they are cleaned, split and put in order."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from dsrm_jax.data.log import InteractionLog, Interactions
@@ -9,39 +7,11 @@ from dsrm_jax.data.vocabulary import to_index, vocabulary
 from dsrm_jax.errors import InputError
 
 
-@dataclass(frozen=True, eq=False)
-class RawRows:
-    """Rows of a log as read: raw ids, any order.
-
-    Attributes:
-        user: `(N,)` raw user ids.
-        item: `(N,)` raw item ids.
-        click: `(N,)` bool.
-        time: `(N,)` int64, milliseconds since the epoch or any rank.
-        feedback: `(N,)` float32, the source's own graded signal.
-    """
-
-    user: np.ndarray
-    item: np.ndarray
-    click: np.ndarray
-    time: np.ndarray
-    feedback: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.user)
-
-    def where(self, mask: np.ndarray) -> "RawRows":
-        """Return the rows of a `(N,)` bool mask (or integer index), in order."""
-        return RawRows(
-            self.user[mask], self.item[mask], self.click[mask], self.time[mask], self.feedback[mask]
-        )
-
-
-def index_rows(rows: RawRows, user_ids: np.ndarray, item_ids: np.ndarray) -> Interactions:
+def index_rows(rows: Interactions, user_ids: np.ndarray, item_ids: np.ndarray) -> Interactions:
     """Replace raw ids by indices and sort by user, then time, then original order.
 
     Args:
-        rows: `N` raw rows.
+        rows: N rows with raw ids, in any order.
         user_ids: `(U,)` sorted raw ids.
         item_ids: `(I,)` sorted raw ids.
 
@@ -138,11 +108,13 @@ def _lookup(counts: np.ndarray, index: np.ndarray) -> np.ndarray:
     return padded[index]
 
 
-def given_split(train: RawRows, test: RawRows, *, k: int = 0, catalogue: str = "test") -> InteractionLog:
+def given_split(
+    train: Interactions, test: Interactions, *, k: int = 0, catalogue: str = "test"
+) -> InteractionLog:
     """Return the log of a source's own training and test rows over one vocabulary, still without a name.
 
     Args:
-        train: training rows.
+        train: training rows with raw ids, in any order.
         test: held-out rows; those of users or items that the k-core drops are dropped too.
         k: k-core of the training rows; 0: keep all.
         catalogue: `"test"` or `"train"`: whose items are recommended from.
@@ -168,11 +140,13 @@ def given_split(train: RawRows, test: RawRows, *, k: int = 0, catalogue: str = "
     )
 
 
-def temporal_split(rows: RawRows, *, fraction: float, k: int = 0, catalogue: str = "test") -> InteractionLog:
+def temporal_split(
+    rows: Interactions, *, fraction: float, k: int = 0, catalogue: str = "test"
+) -> InteractionLog:
     """Return the log that holds out each user's latest rows (see `latest_fraction`), still without a name.
 
     Args:
-        rows: all rows, in any order.
+        rows: all rows, with raw ids, in any order.
         fraction: share of each user's rows to hold out, in (0, 1).
         k: k-core of all rows, taken before the split; 0: keep all.
         catalogue: `"test"` or `"train"`: whose items are recommended from.
@@ -184,19 +158,10 @@ def temporal_split(rows: RawRows, *, fraction: float, k: int = 0, catalogue: str
     user_ids, item_ids = vocabulary(rows.user), vocabulary(rows.item)
     ordered = index_rows(rows, user_ids, item_ids)
     held_out = latest_fraction(ordered.user, fraction)
-    return _catalogued(
-        user_ids, item_ids, select_rows(ordered, ~held_out), select_rows(ordered, held_out), catalogue
-    )
+    return _catalogued(user_ids, item_ids, ordered.where(~held_out), ordered.where(held_out), catalogue)
 
 
-def select_rows(rows: Interactions, mask: np.ndarray) -> Interactions:
-    """Return the rows of a `(N,)` bool mask, in order."""
-    return Interactions(
-        rows.user[mask], rows.item[mask], rows.click[mask], rows.time[mask], rows.feedback[mask]
-    )
-
-
-def _core(rows: RawRows, k: int) -> RawRows:
+def _core(rows: Interactions, k: int) -> Interactions:
     if k in (0, 1):
         return rows
     user = to_index(rows.user, vocabulary(rows.user))

@@ -230,7 +230,7 @@ def _preference(
     # The mean square over all pairs of an inner product is the trace of the product of the two covariances.
     variance = np.sum((user.T @ user / len(user)) * (item.T @ item / len(item)))
     # Left-skewed with a short right tail, as real items' click rates are: .13 .32 .48 .59 .72 at 5 25 50 75
-    # 95 % (data 1).
+    # 95 % (KuaiRand-Pure).
     appeal = _standardised(np.log(rng.standard_exponential(target.num_items)))
     appeal = _standardised(appeal - log_popularity * np.mean(appeal * log_popularity))
     truth = Truth(

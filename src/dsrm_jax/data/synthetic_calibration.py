@@ -1,10 +1,9 @@
 """The numbers that the embedded worlds are calibrated to.
 
-Two kinds stand side by side. Margins (sizes, rates, quantiles, tag counts) are copied from the data sets:
-"data" below is the digest of statistics computed on the real samples, "simulators" that of published ones.
-Mechanism (lift, standard deviations, candidates) was found by generating worlds until the statistics of
-their logs met the targets that `tests/data/test_synthetic.py` lists; intercepts and the strength of
-selection are found anew for each seed.
+Two kinds stand side by side. Margins (sizes, rates, quantiles, tag counts) are copied from the data sets: Table 1 of the
+paper, the official pages (https://kuairec.com, https://kuairand.com) and statistics of public samples of both. Mechanism
+(lift, standard deviations, candidates) was found by generating worlds until the statistics of their logs met the targets
+that `tests/data/test_synthetic.py` lists; intercepts and the strength of selection are found anew for each seed.
 """
 
 from dataclasses import dataclass
@@ -14,80 +13,49 @@ from dsrm_jax.errors import unknown_name
 
 @dataclass(frozen=True)
 class Calibration:
-    """Everything that makes one synthetic world look like its data set.
+    """Everything that makes one synthetic world look like its data set."""
 
-    Attributes:
-        num_users: users of the vocabulary.
-        num_items: items of the vocabulary.
-        train_users: users that occur in the training log.
-        train_items: items that occur in the training log.
-        train_rows: rows of the training log.
-        test_users: users of the test log.
-        test_items: items of the test log.
-        test_rows: rows of the test log.
-        complete: the test log is a nearly complete user-item block (else uniform random draws), disjoint
-            from train.
-        log_rate: click rate of the training log.
-        uniform_rate: click rate of the test log, under uniform exposure.
-        popularity_sigma: standard deviation of log-popularity before clipping.
-        popularity_clip: largest popularity, in units of the mean.
-        row_levels: levels in [0, 1] of the training rows-per-user quantile function.
-        row_quantiles: its values, in rows.
-        popularity_lift: calibrated mean logit lift per standard deviation of log-popularity.
-        popularity_bend: calibrated standard deviation of that lift over users.
-        exposure_bias: calibrated exponent on popularity in the logging policy.
-        candidates: items that the logging policy draws by popularity, of which it shows one by a softmax
-            over the user's taste; 1: no personal selection.
-        dim: F, latent dimensions of taste.
-        personal_sd: standard deviation over user-item pairs of the personal part of the logit.
-        appeal_sd: standard deviation over items of appeal, in logits.
-        user_sd: standard deviation over users of the bias, in logits.
-        tags: tag names.
-        tag_counts: uses of each tag over the items.
-        tags_per_item: share of items with 0, 1, 2, ... tags.
-        active_degree: share of users in each level of `user_active_degree`, most active first.
-        duration_edges: video durations in seconds that split the items into bins, ascending.
-        duration_log: mean and standard deviation of log duration in seconds.
-        start_time: first possible time of the training log, milliseconds since the epoch.
-        train_days: length of the training log.
-        test_days: length of the test log, which follows the training log.
-    """
-
-    num_users: int
-    num_items: int
-    train_users: int
-    train_items: int
+    num_users: int  # of the vocabulary
+    num_items: int  # of the vocabulary
+    train_users: int  # that occur in the training log
+    train_items: int  # that occur in the training log
     train_rows: int
     test_users: int
     test_items: int
     test_rows: int
-    complete: bool
-    log_rate: float
-    uniform_rate: float
-    popularity_sigma: float
-    popularity_clip: float
-    row_levels: tuple[float, ...]
-    row_quantiles: tuple[float, ...]
-    popularity_lift: float
-    popularity_bend: float
-    exposure_bias: float
-    candidates: int
-    dim: int
-    personal_sd: float
-    appeal_sd: float
-    user_sd: float
-    tags: tuple[int, ...]
-    tag_counts: tuple[float, ...]
-    tags_per_item: tuple[float, ...]
-    active_degree: tuple[float, ...]
-    duration_edges: tuple[float, ...]
-    duration_log: tuple[float, float]
-    start_time: int
+    complete: bool  # the test log is a nearly complete user-item block, disjoint from train; else uniform random draws
+    log_rate: float  # click rate of the training log
+    uniform_rate: float  # click rate of the test log, under uniform exposure
+    popularity_sigma: float  # standard deviation of log-popularity before clipping
+    popularity_clip: float  # largest popularity, in units of the mean
+    row_levels: tuple[float, ...]  # levels in [0, 1] of the training rows-per-user quantile function
+    row_quantiles: tuple[float, ...]  # its values, in rows
+    popularity_lift: float  # calibrated mean logit lift per standard deviation of log-popularity
+    popularity_bend: float  # calibrated standard deviation of that lift over users
+    exposure_bias: float  # calibrated exponent on popularity in the logging policy
+    candidates: int  # drawn by popularity, of which a softmax over taste picks the shown one; 1: no personal selection
+    dim: int  # F, latent dimensions of taste
+    personal_sd: float  # standard deviation over user-item pairs of the personal part of the logit
+    appeal_sd: float  # standard deviation over items of appeal, in logits
+    user_sd: float  # standard deviation over users of the bias, in logits
+    tags: tuple[int, ...]  # tag names
+    tag_counts: tuple[float, ...]  # uses of each tag over the items
+    tags_per_item: tuple[float, ...]  # share of items with 0, 1, 2, ... tags
+    active_degree: tuple[
+        float, ...
+    ]  # share of users in each level of `user_active_degree`, most active first
+    duration_edges: tuple[float, ...]  # video durations in seconds that split the items into bins, ascending
+    duration_log: tuple[float, float]  # mean and standard deviation of log duration in seconds
+    start_time: int  # first possible time of the training log, milliseconds since the epoch
     train_days: int
-    test_days: int
+    test_days: int  # which follow the training log's
 
 
-# simulators 5.1, 6.1 and data 2a. Popularity: 20 % of the items hold .664 and 5 % hold .2335 of the rows.
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split()))
+
+
+# Popularity: 20 % of the items hold .664 and 5 % hold .2335 of the rows.
 # Tag shares below 1.8 % are printed to one digit in the source; uses sum to 12,693.
 KUAIREC = Calibration(
     num_users=7176,
@@ -114,9 +82,9 @@ KUAIREC = Calibration(
     appeal_sd=1.1,
     user_sd=1.1,
     tags=tuple(range(31)),
-    tag_counts=(
-        *(25, 457, 216, 102, 165, 964, 912, 503, 1112, 696, 165, 2027, 534, 241, 63, 368),
-        *(216, 355, 127, 686, 267, 25, 25, 38, 13, 470, 490, 25, 1360, 4, 25),
+    tag_counts=_numbers(
+        "25 457 216 102 165 964 912 503 1112 696 165 2027 534 241 63 368 216 355 127 686 267 25 25 38 13 "
+        "470 490 25 1360 4 25"
     ),
     tags_per_item=(0.0, 0.835, 0.15, 0.012, 0.003),
     active_degree=(0.849, 0.1, 0.04, 0.011),
@@ -127,9 +95,8 @@ KUAIREC = Calibration(
     test_days=63,
 )
 
-# simulators 5.2, 6.2 and data 1. Popularity: history tail of data 1 (Gini .729, top 20 % .766), the only
-# statistic over the whole pool of items; simulators 6.2's .700/.729 are of the 5,659 items that survive a
-# 20-core.
+# Popularity: the history tail of a public sample of KuaiRand-Pure (Gini .729, top 20 % .766), the only statistic over the whole
+# pool of items; the .700 and .729 that are published are of the 5,659 items that survive a 20-core.
 KUAIRAND = Calibration(
     num_users=27285,
     num_items=7583,
@@ -154,66 +121,13 @@ KUAIRAND = Calibration(
     personal_sd=1.4,
     appeal_sd=0.95,
     user_sd=0.66,
-    tags=(
-        *(
-            39,
-            3,
-            20,
-            12,
-            62,
-            43,
-            68,
-            9,
-            6,
-            7,
-            2,
-            1,
-            15,
-            17,
-            67,
-            11,
-            4,
-            8,
-            28,
-            60,
-            25,
-            5,
-            18,
-            19,
-            10,
-            26,
-            42,
-            27,
-            38,
-            36,
-        ),
-        *(14, 24, 21, 34, 22, 29, 13, 35, 65, 30, 16, 37, 54, 40, 56, 23),
+    tags=_numbers(
+        "39 3 20 12 62 43 68 9 6 7 2 1 15 17 67 11 4 8 28 60 25 5 18 19 10 26 42 27 38 36 14 24 21 34 22 "
+        "29 13 35 65 30 16 37 54 40 56 23"
     ),
-    tag_counts=(
-        *(
-            1446,
-            732,
-            675,
-            606,
-            489,
-            428,
-            428,
-            419,
-            400,
-            383,
-            296,
-            254,
-            245,
-            220,
-            206,
-            181,
-            177,
-            177,
-            145,
-            144,
-            136,
-        ),
-        *(102, 102, 99, 89, 82, 75, 58, 54, 46, 43, 41, 41, 40, 37, 35, 33, 33, 33, 31, 16, 11, 10, 5, 4, 3),
+    tag_counts=_numbers(
+        "1446 732 675 606 489 428 428 419 400 383 296 254 245 220 206 181 177 177 145 144 136 102 102 99 "
+        "89 82 75 58 54 46 43 41 41 40 37 35 33 33 33 31 16 11 10 5 4 3"
     ),
     tags_per_item=(0.0127, 0.7512, 0.2320, 0.0041),
     active_degree=(0.658, 0.226, 0.078, 0.023, 0.011, 0.004),
@@ -225,6 +139,9 @@ KUAIRAND = Calibration(
 )
 
 
+WORLDS = {"kuairec": KUAIREC, "kuairand": KUAIRAND}
+
+
 def calibration(env: str) -> Calibration:
     """Return the calibration of a data set.
 
@@ -234,7 +151,6 @@ def calibration(env: str) -> Calibration:
     Raises:
         InputError: no synthetic world has that name.
     """
-    worlds = {"kuairec": KUAIREC, "kuairand": KUAIRAND}
-    if env not in worlds:
-        raise unknown_name("synthetic world", env, worlds)
-    return worlds[env]
+    if env not in WORLDS:
+        raise unknown_name("synthetic world", env, WORLDS)
+    return WORLDS[env]
