@@ -20,7 +20,7 @@ from dsrm_jax.simulator.world import World
 from dsrm_jax.training.loop import TrainState
 from dsrm_jax.training.rollout import experience, reset_users
 from dsrm_jax.types import PyTree
-from experiments.fcpo_ml100k.ranker import HORIZON, RankerState, RankingData, evaluate, train_ranker
+from experiments.fcpo_ml100k.ranker import HORIZON, RankerState, RankingData, recommend, train_ranker
 
 RANKING_ITERATIONS = 5  # constrained steps that one call of FCPO's loop makes
 
@@ -52,10 +52,8 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
         purify), `update` and `loop` (all of them, as training runs it). What is acted on, perceived and learnt from is one
         real rollout, so that none of it is constant over its steps; `environment` gets the rollout's first slates each time.
     """
-    environment = environment_of(config)
-    perceive = perceive_of(config)
-    agent = agent_of(config)
-    trainer = trainer_of(config)
+    environment, perceive = environment_of(config), perceive_of(config)
+    agent, trainer = agent_of(config), trainer_of(config)
     num_users, length = config.training.num_users, config.training.rollout_length
     catalogue = make_catalogue(perception.encoder.embeddings, world)
     mesh = make_mesh(1, num_users)
@@ -134,7 +132,7 @@ def make_ranking_parts(config: Config, data: RankingData) -> list[Part]:
         )
 
     def sessions(key: jax.Array, data: RankingData, agent: RankerState) -> PyTree:
-        return evaluate(key, data, agent, config=config.agent, length=HORIZON)
+        return recommend(key, data, agent, config=config.agent, length=HORIZON)
 
     key = jax.random.key(config.training.seeds[0])
     # All zero it acts as at the start, and costs no compilation.

@@ -123,11 +123,15 @@ def _prepared(config: Config, response: Response, users: int, items: int, source
 def _perception(config: Config, embeddings: Embeddings, starts: SessionStarts) -> Perception:
     """Return an untrained encoder and one untrained purifier per seed."""
     encoder, purifier = encoder_of(config), purifier_of(config)
-    rows = jnp.arange(STATES) % starts.user.shape[0]
-    history = jax.vmap(lambda row: history_before(starts, row, length=config.environment.history_length))(
-        rows
-    )
-    state = jax.random.normal(jax.random.key(1), (STATES, embeddings.vectors.shape[1]))
-    batch = PurifierBatch(state, gather_evidence(embeddings, history), target=state)
-    params = jax.vmap(lambda key: purifier.init(key, batch))(seed_keys(config, 1))
-    return Perception(encoder.init(jax.random.key(0), embeddings), params)
+
+    @jax.jit
+    def make(embeddings: Embeddings, starts: SessionStarts, keys: jax.Array) -> Perception:
+        rows = jnp.arange(STATES) % starts.user.shape[0]
+        length = config.environment.history_length
+        history = jax.vmap(lambda row: history_before(starts, row, length=length))(rows)
+        state = jax.random.normal(jax.random.key(1), (STATES, embeddings.vectors.shape[1]))
+        batch = PurifierBatch(state, gather_evidence(embeddings, history), target=state)
+        params = jax.vmap(lambda key: purifier.init(key, batch))(keys)
+        return Perception(encoder.init(jax.random.key(0), embeddings), params)
+
+    return make(embeddings, starts, seed_keys(config, 1))

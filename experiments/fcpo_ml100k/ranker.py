@@ -235,7 +235,7 @@ def train_ranker(
     return jax.lax.scan(iterate, agent, jax.random.split(train_key, iterations))
 
 
-def evaluate(
+def recommend(
     key: Key[Array, ""],
     data: RankingData,
     agent: RankerState,

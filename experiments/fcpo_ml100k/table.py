@@ -19,8 +19,8 @@ from experiments.fcpo_ml100k.ranker import (
     HORIZON,
     ITERATIONS,
     RankingData,
-    evaluate,
     prepare_ranking,
+    recommend,
     train_ranker,
 )
 
@@ -68,7 +68,7 @@ def fcpo_table(
         agent, history = train_ranker(
             train_key, data, popular_limit=limit, config=agent_config, horizon=horizon, iterations=iterations
         )
-        lists, _ = evaluate(test_key, data, agent, config=agent_config, length=max(*CUTS, horizon))
+        lists, _ = recommend(test_key, data, agent, config=agent_config, length=max(*CUTS, horizon))
         return lists, {name: history[name] for name in ("cost", "reward")}
 
     def run_all(grid: tuple[jax.Array, jax.Array], data: RankingData, agent_config: AgentConfig) -> PyTree:

@@ -18,8 +18,8 @@ from dsrm_jax.data.log import InteractionLog, Interactions
 from dsrm_jax.errors import InputError
 from experiments.fcpo_ml100k.ranker import (
     SETTINGS,
-    evaluate,
     prepare_ranking,
+    recommend,
     train_ranker,
 )
 from experiments.fcpo_ml100k.table import fcpo_table, render_fcpo_table
@@ -71,7 +71,7 @@ def runs(data):
         agent, history = train_ranker(
             jax.random.key(1), data, popular_limit=limit, config=CONFIG, horizon=HORIZON, iterations=120
         )
-        return history, evaluate(jax.random.key(2), data, agent, config=CONFIG, length=6)
+        return history, recommend(jax.random.key(2), data, agent, config=CONFIG, length=6)
 
     return {limit: jax.tree.map(np.asarray, run(jnp.float32(limit), data)) for limit in LIMITS}
 

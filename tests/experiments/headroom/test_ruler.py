@@ -145,19 +145,19 @@ def test_only_the_last_events_are_kept():
 
 def test_users_arrive_with_few_events_and_collect_those_of_the_session(world):
     environment = arriving_with(ENVIRONMENT, (3,))
-    plain = ENVIRONMENT
+    reset, plain_reset = jax.jit(environment.reset), jax.jit(ENVIRONMENT.reset)
     for seed in range(20):
         key = jax.random.key(seed)
-        observation, state = environment.reset(key, world)
+        observation, state = reset(key, world)
         assert state.history.length <= 3
-        _, full = plain.reset(jax.random.split(key)[0], world)
+        _, full = plain_reset(jax.random.split(key)[0], world)
         assert state.user == full.user
         length = int(state.history.length)
         np.testing.assert_array_equal(state.history.item[H - length :], full.history.item[H - length :])
         if length == 3:
             break
     slate = jnp.arange(6)
-    observation, _, *_ = environment.step(jax.random.key(9), state, slate, world)
+    observation, _, *_ = jax.jit(environment.step)(jax.random.key(9), state, slate, world)
     assert observation.history.length == 9
     np.testing.assert_array_equal(observation.history.item[-6:], world.item[slate])
     view = oracle_perceive(Perception(None, jnp.arange(USERS * D).reshape(USERS, D)), None, observation)
@@ -167,7 +167,7 @@ def test_users_arrive_with_few_events_and_collect_those_of_the_session(world):
 def test_record_counts_what_greedy_slates_of_the_oracle_earn(world, embeddings):
     """Against the expectation over users of the click probabilities of the slate that each must be shown."""
     environment = arriving_with(ENVIRONMENT, (3,))
-    table = oracle_states(embeddings, world)
+    table = jax.jit(oracle_states)(embeddings, world)
     perception = Perception(EncoderParams(embeddings, None), table)
     agent = make_yardstick("quota_greedy_purified", slate_size=6)
     run = jax.jit(
