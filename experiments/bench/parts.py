@@ -73,8 +73,7 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
         def act(key: jax.Array, view: View) -> PyTree:
             return agent.act(state.agent, key, view, catalogue)
 
-        start = state.env, state.view
-        return experience(keys, act, start, environment, perceive, world, perception)[1]
+        return experience(keys, act, (state.env, state.view), environment, perceive, world, perception)[1]
 
     def respond(keys: jax.Array, env: EnvState, slates: jax.Array, world: World) -> PyTree:
         def step(env: EnvState, inputs: tuple[jax.Array, jax.Array]) -> tuple[EnvState, PyTree]:
