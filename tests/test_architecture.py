@@ -52,7 +52,6 @@ KNOWN_BACK = {
 KNOWN_CIRCLES: set[frozenset[str]] = set()
 KNOWN_WIDE = {
     "agents.fcpo:fit_values",
-    "cli.pipeline:_finish",
     "purify.encoder:fit_encoder",
     "purify.perception:sample_states",
     "simulator.fit_transformer:_fit_epoch",

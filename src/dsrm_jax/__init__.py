@@ -11,16 +11,23 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    # the command line's settings
     "Config": "config",
     "budget": "config.budgets",
+    # logs
     "InputError": "errors",
     "InteractionLog": "data.log",
     "load_log": "data.sources",
+    "describe": "data.statistics",
+    # worlds and users that react
     "World": "simulator.world",
     "build_worlds": "simulator.build",
+    "Worlds": "simulator.build",
+    "Environment": "simulator.environment",
     "make_environment": "simulator.environment",
     "Leave": "simulator.leave",
     "PRESETS": "simulator.presets",
+    # from a history to a purified state
     "Purifier": "purify.purifier",
     "make_purifier": "purify.purifier",
     "make_encoder": "purify.encoder",
@@ -29,7 +36,9 @@ _EXPORTS = {
     "make_catalogue": "purify.encoder",
     "View": "purify.view",
     "Catalogue": "purify.view",
+    # what acts and learns
     "Agent": "agents.agent",
+    "Rollout": "agents.agent",
     "make_agent": "agents.methods",
     "sample_slate": "agents.slates",
     "slate_log_prob": "agents.slates",
@@ -37,6 +46,7 @@ _EXPORTS = {
     "generalised_advantage": "agents.returns",
     "cpo_step": "agents.cpo",
     "conjugate_gradient": "agents.conjugate_gradient",
+    # training, evaluation, serving
     "make_train": "training.loop",
     "make_trainer": "training.loop",
     "prepare": "runs.prepare",
@@ -46,6 +56,7 @@ _EXPORTS = {
     "agent_rule": "evaluation.sessions",
     "session_metrics": "evaluation.metrics",
     "export_policy": "serving.export",
+    "load_policy": "serving.load",
 }
 
 __all__ = ["__version__", *_EXPORTS]

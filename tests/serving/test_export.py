@@ -22,7 +22,7 @@ from dsrm_jax.purify.exposure import Exposure
 from dsrm_jax.purify.perception import Perception, perception_modules
 from dsrm_jax.purify.purifier import PurifierBatch
 from dsrm_jax.serving.export import export_policy, recommender
-from dsrm_jax.serving.load import META, load, pack
+from dsrm_jax.serving.load import META, load_policy, pack
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 
@@ -82,7 +82,7 @@ def random_histories(seed, users):
 
 @pytest.mark.parametrize("users", [1, 7])
 def test_a_loaded_policy_recommends_what_the_agent_does(trained, path, users):
-    policy = load(path)
+    policy = load_policy(path)
     histories, times = random_histories(users, users), list(range(users))
     item, click, length = pack(histories, RAW, history_length=H)
     act = jax.jit(recommender(CONFIG, trained.agent, trained.world, trained.perception))
@@ -111,7 +111,7 @@ def test_a_purifying_policy_takes_any_number_of_users_as_well(trained, tmp_path)
     histories = random_histories(5, 70)
     arrays = pack(histories, RAW, history_length=H)
     act = jax.jit(recommender(config, trained.agent, trained.world, perception))
-    policy, none = load(path), np.zeros(70, np.int32)
+    policy, none = load_policy(path), np.zeros(70, np.int32)
     for time, unlogged in ((0, 0), (1, None), (0, 3)):
         other = K * time if unlogged is None else unlogged
         expected = RAW[np.asarray(act(*arrays, none + time, none + other))]
@@ -123,7 +123,7 @@ def test_a_purifying_policy_takes_any_number_of_users_as_well(trained, tmp_path)
 
 
 def test_what_is_recommended_depends_on_the_history(path):
-    found = load(path).recommend(random_histories(3, 20))
+    found = load_policy(path).recommend(random_histories(3, 20))
     assert len({tuple(slate) for slate in found.tolist()}) > 5
 
 
@@ -142,8 +142,8 @@ def test_histories_keep_the_last_known_events_in_order(histories):
 def test_the_loader_needs_no_training_code(path):
     """Nothing of data, simulator, state, agents or training is imported, nor what only they need."""
     script = (
-        "import sys\nfrom dsrm_jax.serving.load import load\n"
-        f"print(load({str(path)!r}).recommend([[]]).shape)\n"
+        "import sys\nfrom dsrm_jax.serving.load import load_policy\n"
+        f"print(load_policy({str(path)!r}).recommend([[]]).shape)\n"
         "print(sorted(m for m in sys.modules if m.split('.')[0] in ('flax', 'optax', 'orbax', 'polars') "
         "or m.startswith(tuple('dsrm_jax.' + r for r in ('data', 'simulator', 'state', 'agents', 'training')))))"
     )
@@ -166,15 +166,15 @@ def rewritten(path, tmp_path, **changes):
 
 def test_what_does_not_fit_is_refused_in_one_sentence(path, tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*absent"):
-        load(tmp_path / "absent.dsrm")
+        load_policy(tmp_path / "absent.dsrm")
     broken = tmp_path / "broken.dsrm"
     broken.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(InputError, match="no exported policy, or damaged"):
-        load(broken)
+        load_policy(broken)
     with pytest.raises(InputError, match="has format 99, this version reads 2"):
-        load(rewritten(path, tmp_path, format=99))
+        load_policy(rewritten(path, tmp_path, format=99))
     with pytest.raises(InputError, match="exported for mars, and JAX runs on cpu here"):
-        load(rewritten(path, tmp_path, platforms=["mars"]))
+        load_policy(rewritten(path, tmp_path, platforms=["mars"]))
 
 
 def test_a_folder_that_cannot_be_written_leaves_nothing(trained, tmp_path):
@@ -206,7 +206,7 @@ def test_ids_of_another_kind_are_refused(known):
 
 
 def test_no_users_get_no_slates_and_times_must_be_theirs(path):
-    policy = load(path)
+    policy = load_policy(path)
     assert policy.recommend([]).shape == (0, K)
     with pytest.raises(InputError, match="2 times for 1 histories"):
         policy.recommend([[]], [0, 1])
@@ -218,7 +218,7 @@ def test_every_flipped_byte_of_a_file_is_noticed_or_harmless(path, tmp_path):
     for at in range(0, len(whole), max(1, len(whole) // 60)):
         other.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
         try:
-            load(other)
+            load_policy(other)
         except InputError:
             refused += 1
     assert refused > 40

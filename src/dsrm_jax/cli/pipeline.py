@@ -60,7 +60,7 @@ def old_run(path: str | os.PathLike[str]) -> tuple[RunDirectory, Config]:
 def train(run: RunDirectory, config: Config, *, console: Console | None = None) -> dict[str, Any]:
     """Train a run from its newest checkpoint (or from nothing) to its end, evaluate it and write its files.
 
-    Training uses all devices that JAX sees, of all processes that were joined (`training.processes.joined`); each of those calls
+    Training uses all devices that JAX sees, of all processes that were joined (`parallel.processes.joined`); each of those calls
     this. Stage I and the evaluation run on one device.
 
     Args:
@@ -97,13 +97,9 @@ def train(run: RunDirectory, config: Config, *, console: Console | None = None) 
                 f"trained in {training['train_seconds']:.0f} s after {training['compile_seconds']:.0f} s of compiling: "
                 f"{training['user_steps_per_second']:,.0f} user-steps/s"
             )
-
-        def finish() -> dict[str, Any]:
-            return _finish(
-                run, config, Saved(state, saved.perception), worlds, facts, training, started, console
-            )
-
-        summary = first("finish", finish)
+            facts["training"] = training
+        saved = Saved(state, saved.perception)
+        summary = first("finish", lambda: _finish(run, config, saved, worlds, facts, started, console))
     say(f"everything is in {run.path} ({summary['seconds']:.0f} s)")
     return summary
 
@@ -114,14 +110,13 @@ def _finish(
     saved: Saved,
     worlds: Worlds,
     facts: dict[str, Any],
-    training: dict[str, Any],
     started: float,
     console: Console,
 ) -> dict[str, Any]:
     """Evaluate what was trained and write summary and curves."""
     # Stage I's facts are in the summary already, where this process skipped it
     earlier = read_summary(run) if run.summary.exists() else {}
-    facts = earlier | facts | ({"training": training} if training else {})
+    facts = earlier | facts
     summary = facts | _measure(config, saved.train.agent, worlds, saved.perception, facts, console)
     summary["seconds"] = time.perf_counter() - started
     write_summary(run, summary)
@@ -202,7 +197,7 @@ def export(
     """
     from dsrm_jax.serving.export import export_policy
     from dsrm_jax.serving.latency import latency
-    from dsrm_jax.serving.load import load
+    from dsrm_jax.serving.load import load_policy
 
     if seed not in config.training.seeds:
         raise InputError(f"{run.path} has no seed {seed}: choose one of {list(config.training.seeds)}")
@@ -224,7 +219,7 @@ def export(
     unfinished = "" if found[0] >= last else f"; UNFINISHED, step {found[0]:,} of {last:,}"
     facts = {"seed": seed, "step": found[0], "steps": last}
     export_policy(path, config, agent, worlds.test, perception, log, facts=facts)
-    rows = latency(load(path))
+    rows = latency(load_policy(path))
     size = os.path.getsize(path)
     say(f"wrote {path} ({size / 1e6:.1f} MB), the policy of seed {seed} at step {found[0]:,}{unfinished}")
     for row in rows:

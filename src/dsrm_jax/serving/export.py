@@ -78,7 +78,7 @@ def export_policy(
     platforms: Sequence[str] = PLATFORMS,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write one policy to a file that `serving.load.load` reads.
+    """Write one policy to a file that `serving.load.load_policy` reads.
 
     The program takes any number of users and is lowered for every platform; its arrays are constants of it.
 

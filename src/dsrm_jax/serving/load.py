@@ -96,7 +96,7 @@ def pack(
     return item, click, length
 
 
-def load(path: str | os.PathLike[str]) -> Policy:
+def load_policy(path: str | os.PathLike[str]) -> Policy:
     """Read a policy that `dsrm-jax export` wrote.
 
     Raises:
