@@ -44,9 +44,6 @@ KNOWN_BACK = {
     ("purify", "config"),
     ("agents", "config"),
     ("training", "config"),
-    ("parallel", "simulator"),
-    ("parallel", "purify"),
-    ("parallel", "training"),
     ("training", "runs"),
 }
 KNOWN_CIRCLES: set[frozenset[str]] = set()

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import jax
 
 from dsrm_jax.config import Config
-from dsrm_jax.parallel.sharding import place_frozen
 from dsrm_jax.runs.pieces import purifier_settings
+from dsrm_jax.runs.placement import place_frozen
 from dsrm_jax.runs.prepare import Prepared
 from dsrm_jax.runs.run import chunk_size, compile_chunk, num_updates, run_mesh, start
 from dsrm_jax.simulator.held_ratings import NUM_RECENT

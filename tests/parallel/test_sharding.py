@@ -26,7 +26,8 @@ from dsrm_jax.parallel.processes import (
     joined,
     require_same,
 )
-from dsrm_jax.parallel.sharding import make_mesh, mesh_shape, place_frozen, placement_of_results
+from dsrm_jax.parallel.sharding import make_mesh, mesh_shape
+from dsrm_jax.runs.placement import place_frozen, placement_of_results
 
 ROOT = Path(__file__).resolve().parents[2]
 

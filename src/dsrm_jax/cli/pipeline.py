@@ -20,6 +20,7 @@ from dsrm_jax.data.statistics import describe
 from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.tables import data_table, results_table
 from dsrm_jax.files import digest
+from dsrm_jax.parallel.devices import described
 from dsrm_jax.parallel.processes import check_joined, everywhere, first, is_first, require_same
 from dsrm_jax.parallel.processes import console as default_console
 from dsrm_jax.parallel.sharding import from_first
@@ -132,14 +133,7 @@ def _finish(
 def _devices(config: Config) -> str:
     """Say what a run is spread over; nothing where it has one device to itself."""
     mesh = run_mesh(config)
-    if mesh is None:
-        return ""
-    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    unused = jax.device_count() - mesh.size
-    return (
-        f"; {mesh.size} {jax.devices()[0].platform} devices{processes}: {mesh.shape['seeds']} along the seeds x "
-        f"{mesh.shape['users']} along the users" + (f", {unused} unused" if unused else "")
-    )
+    return "" if mesh is None else f"; {described(mesh)}"
 
 
 def evaluate(run: RunDirectory, config: Config, *, console: Console | None = None) -> dict[str, Any]:

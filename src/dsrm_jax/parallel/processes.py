@@ -15,12 +15,13 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from dsrm_jax.errors import InputError
@@ -235,8 +236,14 @@ def require_same(what: str, value: str) -> None:
             )
 
 
-def save_alone(path: Path, tree: dict[str, Any]) -> None:
-    """Write what `orbax.checkpoint.v1.save` writes, in this process alone; v1 itself makes all processes meet."""
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays as an Orbax checkpoint, in this process alone."""
+    from orbax.checkpoint import v1
+
+    if jax.process_count() == 1:
+        v1.save(path, arrays)
+        return
+    # version 1 of Orbax's interface makes all processes meet
     import orbax.checkpoint as orbax
 
     options = orbax.options.MultiprocessingOptions(**_this_process())
@@ -245,19 +252,20 @@ def save_alone(path: Path, tree: dict[str, Any]) -> None:
         state=orbax.PyTreeCheckpointHandler(multiprocessing_options=options),
     )
     with orbax.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
-        checkpointer.save(path, args=orbax.args.Composite(state=orbax.args.PyTreeSave(tree)))
+        checkpointer.save(path, args=orbax.args.Composite(state=orbax.args.PyTreeSave(arrays)))
 
 
-@contextlib.contextmanager
-def load_alone() -> Iterator[None]:
-    """Let `orbax.checkpoint.v1.load` read in this process without waiting for the others."""
+def load_arrays(path: Path, like: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Read what `save_arrays` wrote, in this process without waiting for the others."""
+    from orbax.checkpoint import v1
+
     if not jax.distributed.is_initialized():
-        yield
-        return
-    from orbax.checkpoint import v1 as orbax
+        return v1.load(path, like)
+    import orbax.checkpoint as orbax
 
-    with orbax.Context(multiprocessing_options=orbax.options.MultiprocessingOptions(**_this_process())):
-        yield
+    options = orbax.options.MultiprocessingOptions(**_this_process())
+    with v1.Context(multiprocessing_options=options):
+        return v1.load(path, like)
 
 
 def _this_process() -> dict[str, Any]:

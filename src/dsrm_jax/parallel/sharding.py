@@ -1,13 +1,11 @@
-"""Many devices: a mesh of seeds and users, and how a run's arrays lie on it.
+"""Many devices: a mesh of seeds and users, and arrays laid on it.
 
-The training program is written for all seeds and users at once and does not change: `jax.jit` splits it by how its arguments are
-placed. Seeds never talk to each other; users of one seed meet in the agent's update. Everything works the same on the devices
-of one process and of many.
+A program is written for all seeds and users at once and does not change: `jax.jit` splits it by how its arguments are placed.
+Everything works the same on the devices of one process and of many.
 """
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.parallel.mesh_axes import SEEDS, USERS
-from dsrm_jax.purify.perception import Perception
-from dsrm_jax.simulator.world import World
-from dsrm_jax.training.loop import TrainState
+from dsrm_jax.types import PyTree
 
 
 def mesh_shape(num_seeds: int, num_users: int, num_devices: int, num_processes: int = 1) -> tuple[int, int]:
@@ -84,25 +80,12 @@ def make_mesh(num_seeds: int, num_users: int, devices: Sequence[jax.Device] | No
     return Mesh(np.array(chosen).reshape(shape), (SEEDS, USERS), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-def state_shardings(mesh: Mesh) -> TrainState:
-    """Return how a vmapped training state is placed, as a prefix of its tree: sessions by seed and user, the rest by seed."""
-    by_seed, by_user = NamedSharding(mesh, P(SEEDS)), NamedSharding(mesh, P(SEEDS, USERS))
-    return TrainState(agent=by_seed, env=by_user, view=by_user, key=by_seed, step=by_seed)  # type: ignore[arg-type]
+def along(mesh: Mesh, *axes: str) -> NamedSharding:
+    """Return how an array is laid whose leading axes go along these axes of a mesh; without any it is whole on every device."""
+    return NamedSharding(mesh, P(*axes))
 
 
-def perception_shardings(mesh: Mesh) -> Perception:
-    """Return the same of the perception: the encoder on every device, each seed's purifier with its seed."""
-    return Perception(encoder=NamedSharding(mesh, P()), purifier=NamedSharding(mesh, P(SEEDS)))  # type: ignore[arg-type]
-
-
-def place_frozen(mesh: Mesh | None, world: World, perception: Perception) -> tuple[World, Perception]:
-    """Place what training only reads, the world on every device; without a mesh it stays where it is."""
-    if mesh is None:
-        return world, perception
-    return place(world, NamedSharding(mesh, P())), place(perception, perception_shardings(mesh))
-
-
-def place(tree: Any, shardings: Any) -> Any:
+def place(tree: PyTree, shardings: PyTree) -> PyTree:
     """Place arrays on a mesh.
 
     Args:
@@ -114,7 +97,7 @@ def place(tree: Any, shardings: Any) -> Any:
     )
 
 
-def _place(x: Any, sharding: NamedSharding) -> jax.Array:
+def _place(x: PyTree, sharding: NamedSharding) -> jax.Array:
     if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
         return x
     if _is_key(x):
@@ -123,12 +106,12 @@ def _place(x: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
-def fetch(tree: Any) -> Any:
+def fetch(tree: PyTree) -> PyTree:
     """Return whole arrays on the host of every process, typed keys as local arrays; all processes must call it."""
     return jax.tree.map(_fetch, tree)
 
 
-def _fetch(x: Any) -> Any:
+def _fetch(x: PyTree) -> PyTree:
     if _is_key(x):
         data = jnp.asarray(_fetch(jax.random.key_data(x)))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
@@ -137,7 +120,7 @@ def _fetch(x: Any) -> Any:
     return multihost_utils.process_allgather(x, tiled=True)
 
 
-def from_first(tree: Any) -> Any:
+def from_first(tree: PyTree) -> PyTree:
     """Return process 0's arrays in every process; they are left alone where there is one process.
 
     Processes that compute the same numbers on different hosts may differ in the last bits, and a program over all of them must
@@ -149,7 +132,7 @@ def from_first(tree: Any) -> Any:
     return tree if jax.process_count() == 1 else jax.tree.map(_from_first, tree)
 
 
-def _from_first(x: Any) -> Any:
+def _from_first(x: PyTree) -> PyTree:
     if _is_key(x):
         data = jnp.asarray(_from_first(jax.random.key_data(x)))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
@@ -160,42 +143,32 @@ def _from_first(x: Any) -> Any:
     return jnp.asarray(value) if isinstance(x, jax.Array) else value
 
 
-def mesh_of(state: TrainState) -> Mesh | None:
-    """Return the mesh that a training state lies on; None where it is on none."""
-    sharding = state.step.sharding
-    mesh: Any = sharding.mesh if isinstance(sharding, NamedSharding) else None
-    return mesh
+def mesh_of(array: jax.Array) -> Mesh | None:
+    """Return the mesh that an array lies on; None where it is on none."""
+    sharding = array.sharding
+    if not isinstance(sharding, NamedSharding):
+        return None
+    assert isinstance(sharding.mesh, Mesh)  # of an array that exists
+    return sharding.mesh
 
 
-def using(mesh: Mesh | None) -> AbstractContextManager[Any]:
+def using(mesh: Mesh | None) -> AbstractContextManager[Mesh | None]:
     """Return the context in which programs for a mesh are traced (`mesh_axes`); without a mesh nothing happens."""
     return nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
-def placement_of_results(state: TrainState) -> dict[str, Any]:
-    """Return `jax.jit`'s `out_shardings` for `state, ... -> (state, metrics)`: the state as it came, metrics everywhere.
-
-    Empty where the state is on no mesh, so that one device gets the program that it always got.
-    """
-    mesh = mesh_of(state)
-    if mesh is None:
-        return {}
-    return {"out_shardings": (state_shardings(mesh), NamedSharding(mesh, P()))}
-
-
-def all_finite(x: Any) -> bool:
+def all_finite(x: PyTree) -> bool:
     """Return whether an array, wherever it lies, holds neither NaN nor infinity; the same answer in every process."""
     if getattr(x, "is_fully_addressable", True):
         return bool(np.all(np.isfinite(x)))
-    everywhere = NamedSharding(x.sharding.mesh, P())
-    return bool(jax.jit(_all_finite, out_shardings=everywhere)(x))
+    return bool(jax.jit(_all_finite, out_shardings=along(x.sharding.mesh))(x))
 
 
 def _all_finite(x: jax.Array) -> jax.Array:
     return jnp.all(jnp.isfinite(x))
 
 
-def _is_key(x: Any) -> bool:
+def _is_key(x: PyTree) -> bool:
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 

@@ -17,10 +17,10 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,8 @@ import numpy as np
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import digest, sync_folder, write_text
-from dsrm_jax.parallel.processes import load_alone, save_alone
+from dsrm_jax.parallel.processes import load_arrays, save_arrays
+from dsrm_jax.types import Json, PyTree
 
 State = TypeVar("State")
 
@@ -69,7 +70,9 @@ class Leaf(NamedTuple):
     sha256: str
 
 
-def save(folder: str | os.PathLike[str], step: int, state: Any, fingerprint: str, *, keep: int = 3) -> None:
+def save(
+    folder: str | os.PathLike[str], step: int, state: PyTree, fingerprint: str, *, keep: int = 3
+) -> None:
     """Write one step; when this returns, the step is on the disk and has been read back.
 
     Args:
@@ -184,7 +187,7 @@ def _is_saved(path: Path, step: int, leaves: list[Leaf], fingerprint: str) -> bo
     ]
 
 
-def _encode(state: Any) -> tuple[list[np.ndarray], list[Leaf]]:
+def _encode(state: PyTree) -> tuple[list[np.ndarray], list[Leaf]]:
     """Copy a state to the host and describe each leaf."""
     stored, leaves = [], []
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
@@ -211,7 +214,7 @@ def _encode(state: Any) -> tuple[list[np.ndarray], list[Leaf]]:
     return stored, leaves
 
 
-def _type(leaf: Any) -> tuple[str, tuple[int, ...]]:
+def _type(leaf: PyTree) -> tuple[str, tuple[int, ...]]:
     if not hasattr(leaf, "dtype"):
         leaf = np.asarray(leaf)
     return str(leaf.dtype), tuple(leaf.shape)
@@ -226,7 +229,7 @@ def _decode(like: State, leaves: list[Leaf], stored: list[np.ndarray]) -> State:
     )
 
 
-def _place(target: Any, leaf: Leaf, array: np.ndarray) -> Any:
+def _place(target: PyTree, leaf: Leaf, array: np.ndarray) -> PyTree:
     if isinstance(target, (np.ndarray, np.generic)):
         return array if isinstance(target, np.ndarray) else array[()]
     if not hasattr(target, "dtype"):
@@ -238,7 +241,7 @@ def _place(target: Any, leaf: Leaf, array: np.ndarray) -> Any:
     return jax.device_put(value, target.sharding) if placed else value
 
 
-def _check_meaning(path: Path, manifest: dict[str, Any], like: Any, fingerprint: str) -> list[Leaf]:
+def _check_meaning(path: Path, manifest: Json, like: PyTree, fingerprint: str) -> list[Leaf]:
     """Refuse a healthy checkpoint that belongs to something else."""
     if manifest["fingerprint"] != fingerprint:
         raise InputError(
@@ -263,17 +266,13 @@ def _check_meaning(path: Path, manifest: dict[str, Any], like: Any, fingerprint:
 
 
 def _write_arrays(path: Path, stored: list[np.ndarray]) -> None:
-    from orbax.checkpoint import v1 as orbax
-
-    if tree := _orbax_tree(stored):
+    if arrays := _named(stored):
         with _quiet():
-            (save_alone if jax.process_count() > 1 else orbax.save)(path, tree)
+            save_arrays(path, arrays)
 
 
-def _read_arrays(path: Path, manifest: dict[str, Any]) -> list[np.ndarray]:
+def _read_arrays(path: Path, manifest: Json) -> list[np.ndarray]:
     """Read and verify every leaf; files first: TensorStore answers damage with noise or nothing."""
-    from orbax.checkpoint import v1 as orbax
-
     for name, expected in manifest["files"].items():
         try:
             actual = _sha256_of_file(path / name)
@@ -283,13 +282,14 @@ def _read_arrays(path: Path, manifest: dict[str, Any]) -> list[np.ndarray]:
             raise DamagedError(f"{name} has another checksum than when it was saved")
     leaves = [Leaf(**leaf) for leaf in manifest["leaves"]]
     stored = [np.empty(leaf.stored_shape, np.dtype(leaf.stored_dtype)) for leaf in leaves]
-    if tree := _orbax_tree(stored):
+    arrays = _named(stored)
+    if arrays:
         try:
-            with _quiet(), load_alone():
-                tree = orbax.load(path / _ARRAYS, tree)
+            with _quiet():
+                arrays = load_arrays(path / _ARRAYS, arrays)
         except Exception as error:  # TensorStore raises bare Exceptions
             raise DamagedError(f"Orbax cannot read it: {_first_line(error)}") from error
-    stored = [np.asarray(tree.get(f"{i:05d}", empty)) for i, empty in enumerate(stored)]
+    stored = [np.asarray(arrays.get(f"{i:05d}", empty)) for i, empty in enumerate(stored)]
     for leaf, array in zip(leaves, stored, strict=True):
         same_type = (str(array.dtype), list(array.shape)) == (leaf.stored_dtype, leaf.stored_shape)
         if not same_type or _sha256(array) != leaf.sha256:
@@ -297,7 +297,7 @@ def _read_arrays(path: Path, manifest: dict[str, Any]) -> list[np.ndarray]:
     return stored
 
 
-def _orbax_tree(stored: list[np.ndarray]) -> dict[str, np.ndarray]:
+def _named(stored: list[np.ndarray]) -> Mapping[str, np.ndarray]:
     # Orbax refuses arrays without elements; the manifest alone describes those.
     return {f"{i:05d}": array for i, array in enumerate(stored) if array.size}
 
@@ -323,7 +323,7 @@ def _write_manifest(path: Path, step: int, leaves: list[Leaf], fingerprint: str)
     write_text(path / MANIFEST, json.dumps({"sha256": digest(body), "body": body}, indent=1) + "\n")
 
 
-def _read_manifest(path: Path, step: int) -> dict[str, Any]:
+def _read_manifest(path: Path, step: int) -> Json:
     try:
         document = json.loads((path / MANIFEST).read_bytes())
         body, intact = document["body"], digest(document["body"]) == document["sha256"]

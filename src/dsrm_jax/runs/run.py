@@ -19,19 +19,9 @@ from jax.sharding import Mesh
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import config_fingerprint
 from dsrm_jax.errors import InputError
+from dsrm_jax.parallel.devices import alone_on_cpu
 from dsrm_jax.parallel.processes import console, everywhere, exchange, first, is_first
-from dsrm_jax.parallel.sharding import (
-    all_finite,
-    fetch,
-    from_first,
-    make_mesh,
-    mesh_of,
-    place,
-    place_frozen,
-    placement_of_results,
-    state_shardings,
-    using,
-)
+from dsrm_jax.parallel.sharding import all_finite, fetch, from_first, make_mesh, mesh_of, place, using
 from dsrm_jax.purify.perception import SEED_AXES, Perception
 from dsrm_jax.runs import checkpoint
 from dsrm_jax.runs.logging import (
@@ -44,6 +34,7 @@ from dsrm_jax.runs.logging import (
     write_tensorboard,
 )
 from dsrm_jax.runs.pieces import trainer_of
+from dsrm_jax.runs.placement import place_frozen, placement_of_results, state_shardings
 from dsrm_jax.runs.prepare import perception_like, seed_keys
 from dsrm_jax.runs.run_directory import RunDirectory
 from dsrm_jax.simulator.world import World
@@ -111,8 +102,7 @@ def run_mesh(config: Config) -> Mesh | None:
     Raises:
         InputError: its seeds and users cannot be shared evenly by the processes.
     """
-    alone = jax.process_count() == 1 and jax.default_backend() == "cpu"
-    whole = alone and config.agent.method in REPLAYED
+    whole = alone_on_cpu() and config.agent.method in REPLAYED
     return make_mesh(len(config.training.seeds), 1 if whole else config.training.num_users)
 
 
@@ -166,7 +156,7 @@ def compile_chunk(
 
     mapped = jax.vmap(chunk, in_axes=(0, None, SEED_AXES))
     placement = placement_of_results(state)
-    with using(mesh_of(state)):
+    with using(mesh_of(state.step)):
         return jax.jit(mapped, donate_argnums=0, **placement).lower(state, world, perception).compile()
 
 

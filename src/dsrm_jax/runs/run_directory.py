@@ -6,7 +6,6 @@ import logging
 import os
 import platform
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import config_fingerprint, differences, from_json, to_json
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import from_json_value, json_value, load_json, write_text
+from dsrm_jax.parallel.devices import platform_if_started
 from dsrm_jax.runs.lock import held
 
 PACKAGES = ("dsrm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
@@ -174,7 +174,7 @@ def surroundings() -> dict[str, Any]:
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "platform": {"system": platform.platform(), "cpus": os.cpu_count(), "backend": _backend()},
+        "platform": {"system": platform.platform(), "cpus": os.cpu_count(), "backend": platform_if_started()},
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 
@@ -220,10 +220,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _backend() -> str:
-    # Asking JAX would start it; a run that trains has, one that only reads a folder need not.
-    bridge = sys.modules.get("jax._src.xla_bridge")
-    started = bridge is not None and bridge.backends_are_initialized()
-    return sys.modules["jax"].default_backend() if started else "not started"

@@ -16,6 +16,7 @@ from jax import export as jax_export
 from jaxtyping import Bool, Int
 
 from dsrm_jax.errors import InputError
+from dsrm_jax.parallel.devices import platform
 
 FORMAT = 2
 META, PROGRAM, ITEMS = "meta.json", "program.bin", "items.npy"
@@ -110,7 +111,7 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
             item_ids = np.load(io.BytesIO(archive.read(ITEMS)), allow_pickle=False)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, KeyError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, KeyError, ValueError, EOFError) as error:
         raise InputError(f"{path} is no exported policy, or damaged: export it again") from error
     if not isinstance(meta, dict):
         raise InputError(f"{path} is no exported policy, or damaged: export it again")
@@ -118,10 +119,8 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         raise InputError(
             f"{path} has format {meta.get('format')!r}, this version reads {FORMAT}: export it again"
         )
-    platform = jax.default_backend()
-    platform = {"gpu": "cuda"}.get(platform, platform)
-    if platform not in meta["platforms"]:
+    if platform() not in meta["platforms"]:
         raise InputError(
-            f"{path} was exported for {', '.join(meta['platforms'])}, and JAX runs on {platform} here"
+            f"{path} was exported for {', '.join(meta['platforms'])}, and JAX runs on {platform()} here"
         )
     return Policy(meta, item_ids, jax.jit(jax_export.deserialize(bytearray(program)).call))
