@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from dsrm_jax.errors import InputError
+from dsrm_jax.types import Json
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def load_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_toml(path: str | os.PathLike[str]) -> Json:
     """Read a TOML file of overrides.
 
     Args:
@@ -38,7 +39,7 @@ def load_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def load_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_json(path: str | os.PathLike[str]) -> Json:
     """Read a JSON file that holds one object.
 
     Args:
@@ -63,17 +64,17 @@ def load_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     return document
 
 
-def canonical(document: Any) -> str:
+def canonical(document: object) -> str:
     """Return the one JSON text of a document: sorted keys, no blanks, no NaN."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def digest(document: Any) -> str:
+def digest(document: object) -> str:
     """Return the SHA-256 of a document's canonical JSON, 64 hexadecimal digits."""
     return hashlib.sha256(canonical(document).encode()).hexdigest()
 
 
-def json_value(value: Any) -> Any:
+def json_value(value: object) -> Any:
     """Return scalars, arrays and nested containers as JSON values.
 
     A float32 becomes its shortest decimal form, which reads back to the same float32. NaN and infinities
@@ -106,7 +107,7 @@ def json_value(value: Any) -> Any:
     return number if math.isfinite(number) else _name_non_finite(number)
 
 
-def from_json_value(value: Any) -> Any:
+def from_json_value(value: object) -> Any:
     """Return a JSON value with the strings for NaN and infinities turned back into floats."""
     if isinstance(value, str):
         return _NON_FINITE.get(value, value)
@@ -163,7 +164,7 @@ def sync_folder(path: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
-def kind_of(value: Any) -> str:
+def kind_of(value: object) -> str:
     """Return what a value is, in words for an error."""
     names = {bool: "a truth value", int: "a whole number", float: "a number", str: "a string", list: "a list"}
     return names.get(type(value), f"a {type(value).__name__}" if value is not None else "null")

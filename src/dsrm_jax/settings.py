@@ -6,8 +6,11 @@ import operator
 from dataclasses import dataclass
 from typing import (
     Any,
+    ClassVar,
     Literal,
     NamedTuple,
+    Protocol,
+    TypeGuard,
     TypeVar,
     dataclass_transform,
     get_args,
@@ -21,6 +24,17 @@ from dsrm_jax.errors import InputError, unknown_name
 
 C = TypeVar("C")
 N = TypeVar("N", int, float, tuple[int, ...])
+
+
+class Settings(Protocol):
+    """A class that `configuration` made, or an object of one."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+def is_settings(value: object) -> TypeGuard[Settings]:
+    """Return whether a value is an object of a settings class."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 class Range(NamedTuple):
@@ -70,7 +84,7 @@ def configuration(cls: type[C]) -> type[C]:
     return dataclass(frozen=True)(cls)
 
 
-def check(cls: type, where: str, **values: object) -> None:
+def check(cls: type[Settings], where: str, **values: object) -> None:
     """Check values against the ranges and choices on the fields of a settings class.
 
     Args:
@@ -101,7 +115,7 @@ def check(cls: type, where: str, **values: object) -> None:
                 raise InputError(f"{where}.{name} is {one}, expected {within}")
 
 
-def _numbers(value: object) -> list[Any]:
+def _numbers(value: object) -> list[Any]:  # NumPy says no more of it
     """Return the elements of a number or array; of a traced one, which has no NumPy array, none."""
     try:
         return np.ravel(np.asarray(value)).tolist()

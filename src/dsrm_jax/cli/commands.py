@@ -4,13 +4,15 @@ import json
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple, TypeVar
 
 import tyro
 
 from dsrm_jax.cli.options import Output, check_json, parse, parse_training
 from dsrm_jax.errors import InputError
+from dsrm_jax.types import Json
 
+T = TypeVar("T")
 ENTRY_POINTS = "dsrm_jax.commands"
 
 
@@ -134,7 +136,7 @@ def _sweep(argv: list[str]) -> None:
         budget: str = "",
         workers: int = 0,
         grid: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
-    ) -> dict[str, Any]:
+    ) -> Json:
         """Sweep.
 
         Args:
@@ -171,9 +173,7 @@ def _export(argv: list[str]) -> None:
     from dsrm_jax.cli import pipeline
     from dsrm_jax.runs.run_directory import open_run
 
-    def arguments(
-        run: tyro.conf.Positional[str], out: str = "", seed: int = -1, json: str = ""
-    ) -> dict[str, Any]:
+    def arguments(run: tyro.conf.Positional[str], out: str = "", seed: int = -1, json: str = "") -> Json:
         """Export.
 
         Args:
@@ -191,7 +191,7 @@ def _export(argv: list[str]) -> None:
     write_json(wanted["json"], pipeline.export(run, config, wanted["out"] or run.path / "policy.dsrm", seed))
 
 
-def parse_arguments(arguments: Callable[..., Any], argv: list[str], command: str, about: str = "") -> Any:
+def parse_arguments(arguments: Callable[..., T], argv: list[str], command: str, about: str = "") -> T:
     """Return what a function of a command's arguments gives; its docstring is their help text."""
     description = (about or COMMANDS[command].about).capitalize() + "."
     return tyro.cli(arguments, args=argv, prog=f"dsrm-jax {command}", description=description)
@@ -210,7 +210,7 @@ def say(text: str) -> None:
     Console().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def write_json(path: str, numbers: dict[str, Any]) -> None:
+def write_json(path: str, numbers: Json) -> None:
     """Write a command's numbers, where it was given a file for them."""
     if not path:
         return

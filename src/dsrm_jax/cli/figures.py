@@ -1,14 +1,15 @@
 """Pictures of a run."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
 from dsrm_jax.cli.pictures import write_picture
+from dsrm_jax.types import Json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ PANELS = (
 )
 
 
-def learning_curves(path: Path, rows: Sequence[Mapping[str, Any]], *, title: str, smooth: int = 15) -> None:
+def learning_curves(path: Path, rows: Sequence[Json], *, title: str, smooth: int = 15) -> None:
     """Write `draw_learning_curves` as a PNG of 1100 x 715 pixels, whole or not at all.
 
     Args:
@@ -38,7 +39,7 @@ def learning_curves(path: Path, rows: Sequence[Mapping[str, Any]], *, title: str
     write_picture(figure, path)
 
 
-def draw_learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str, smooth: int = 15) -> "Figure":
+def draw_learning_curves(rows: Sequence[Json], *, title: str, smooth: int = 15) -> "Figure":
     """Draw reward, session length and imbalance against training steps: a line per seed, their mean and their range.
 
     The numbers are of the training simulator with exploration on; held-out numbers are in the table.

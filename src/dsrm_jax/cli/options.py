@@ -1,7 +1,7 @@
 """Options that the commands share: every field of the configuration as a flag, over a TOML file, over a budget."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import tyro
 
 from dsrm_jax.errors import InputError
+from dsrm_jax.types import Json
 
 if TYPE_CHECKING:
     from dsrm_jax.config import Config
@@ -44,9 +45,7 @@ class Nothing:
     """No further options."""
 
 
-def parse(
-    argv: Sequence[str], command: str, about: str, base: Mapping[str, Any] | None = None
-) -> tuple[Output, "Config"]:
+def parse(argv: Sequence[str], command: str, about: str, base: Json | None = None) -> tuple[Output, "Config"]:
     """Return the common options and the configuration: flags over the TOML file over `base` over the budget.
 
     Args:
@@ -75,7 +74,7 @@ def parse_training(argv: Sequence[str], about: str) -> tuple[Output, "Config", "
 
 
 def parse_with(
-    argv: Sequence[str], command: str, about: str, base: Mapping[str, Any], extra: E
+    argv: Sequence[str], command: str, about: str, base: Json, extra: E
 ) -> tuple[Output, "Config", E]:
     """Return what `parse` does and a third thing: the fields of `extra`, a dataclass of one command's own options.
 
@@ -100,7 +99,7 @@ def parse_with(
         output: Annotated[Output, tyro.conf.arg(name="")] = output,
         extra: Annotated[type(extra), tyro.conf.arg(name="")] = extra,  # type: ignore[valid-type]
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
-    ) -> Any:
+    ) -> Any:  # tyro would try to build another type
         return output, config, extra
 
     shortcuts = ", ".join(f"{short} for {full}" for short, full in SHORT.items())

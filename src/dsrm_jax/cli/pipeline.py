@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 from rich.console import Console
@@ -42,6 +41,7 @@ from dsrm_jax.runs.run_directory import (
     write_summary,
 )
 from dsrm_jax.simulator.build import Worlds
+from dsrm_jax.types import Json, PyTree
 
 Say = Callable[[str], None]
 
@@ -58,7 +58,7 @@ def old_run(path: str | os.PathLike[str]) -> tuple[RunDirectory, Config]:
     return layout(path), from_json(document, str(path))
 
 
-def train(run: RunDirectory, config: Config, *, console: Console | None = None) -> dict[str, Any]:
+def train(run: RunDirectory, config: Config, *, console: Console | None = None) -> Json:
     """Train a run from its newest checkpoint (or from nothing) to its end, evaluate it and write its files.
 
     Training uses all devices that JAX sees, of all processes that were joined (`parallel.processes.joined`); each of those calls
@@ -110,10 +110,10 @@ def _finish(
     config: Config,
     saved: Saved,
     worlds: Worlds,
-    facts: dict[str, Any],
+    facts: Json,
     started: float,
     console: Console,
-) -> dict[str, Any]:
+) -> Json:
     """Evaluate what was trained and write summary and curves."""
     # Stage I's facts are in the summary already, where this process skipped it
     earlier = read_summary(run) if run.summary.exists() else {}
@@ -136,7 +136,7 @@ def _devices(config: Config) -> str:
     return "" if mesh is None else f"; {described(mesh)}"
 
 
-def evaluate(run: RunDirectory, config: Config, *, console: Console | None = None) -> dict[str, Any]:
+def evaluate(run: RunDirectory, config: Config, *, console: Console | None = None) -> Json:
     """Evaluate the newest good checkpoint of a run and rewrite its summary.
 
     Args:
@@ -173,7 +173,7 @@ def export(
     seed: int,
     *,
     console: Console | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """Write the newest checkpoint's policy of one seed to a file, and time what is loaded from it.
 
     Args:
@@ -221,7 +221,7 @@ def export(
     return {"path": str(path), "bytes": size, "latency": rows}
 
 
-def describe_data(config: Config, *, console: Console | None = None) -> dict[str, Any]:
+def describe_data(config: Config, *, console: Console | None = None) -> Json:
     """Make a data set's log available (downloading it where it is public and absent), parse it and print its statistics."""
     console = console or Console()
     check_source(config.data.env)
@@ -272,7 +272,7 @@ def _speaker(console: Console) -> Say:
     return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _stage_one(run: RunDirectory, config: Config, say: Say) -> tuple[Saved, Worlds, dict[str, Any]]:
+def _stage_one(run: RunDirectory, config: Config, say: Say) -> tuple[Saved, Worlds, Json]:
     """Restore what was saved, or train everything that Stage II takes as given."""
     if first("continue", run.checkpoints.exists):
         log, worlds, facts = everywhere("data", lambda: load_worlds(config, say))
@@ -291,12 +291,12 @@ def _stage_one(run: RunDirectory, config: Config, say: Say) -> tuple[Saved, Worl
 
 def _measure(
     config: Config,
-    agent_state: Any,
+    agent_state: PyTree,
     worlds: Worlds,
     perception: Perception,
-    facts: dict[str, Any],
+    facts: Json,
     console: Console,
-) -> dict[str, Any]:
+) -> Json:
     results = evaluate_all(config, agent_state, worlds, perception, _speaker(console))
     table = results_table(
         results,

@@ -1,12 +1,12 @@
 """Named budgets: how much of everything a run spends. A budget is a partial configuration; files and flags override it."""
 
 from dataclasses import replace
-from typing import Any
 
 from dsrm_jax.config import Config
 from dsrm_jax.errors import unknown_name
+from dsrm_jax.types import Json
 
-BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
+BUDGETS: dict[str, dict[str, Json]] = {
     "tiny": {
         "synthetic": {"history_scale": 0.02},
         "encoder": {"embedding_epochs": 1, "iterations": 100},

@@ -4,15 +4,16 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from dsrm_jax.config import Config, to_dict
 from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.files import digest, kind_of
 from dsrm_jax.plugins import is_plugin
-from dsrm_jax.settings import Range, check
+from dsrm_jax.settings import Range, Settings, check, is_settings
+from dsrm_jax.types import Json
 
-C = TypeVar("C")
+C = TypeVar("C", bound=Settings)
 
 # 2: the denoiser is told the time of the continuous process; 3: what the log showed is read; 4: its events correlate, and an
 # environment counts those that the training log did not choose
@@ -32,7 +33,7 @@ FREE_FIELDS = frozenset(
 FREE_SECTIONS = frozenset({"evaluation"})
 
 
-def merge(config: C, overrides: Mapping[str, Any], where: str) -> C:
+def merge(config: C, overrides: Mapping[str, object], where: str) -> C:
     """Return a configuration with some fields replaced, checking every name and type.
 
     Args:
@@ -51,27 +52,27 @@ def merge(config: C, overrides: Mapping[str, Any], where: str) -> C:
     return _merge(config, overrides, where, "")
 
 
-def _merge(config: Any, overrides: Any, where: str, prefix: str) -> Any:
+def _merge(config: C, overrides: object, where: str, prefix: str) -> C:
     if not isinstance(overrides, Mapping):
         raise InputError(
             f"{where}: {prefix.rstrip('.') or 'the whole'} is {kind_of(overrides)}, expected a table of fields"
         )
     hints = get_type_hints(type(config))
     names = [f.name for f in dataclasses.fields(config)]
-    changes = {}
+    changes: dict[str, object] = {}
     for name, value in overrides.items():
         if name not in names:
             near = [d for d, _ in fields(config) if "." in d and d.rsplit(".", 1)[-1] == name]
             raise unknown_name(f"field in {where}", f"{prefix}{name}", [f"{prefix}{n}" for n in names + near])
         current = getattr(config, name)
-        if dataclasses.is_dataclass(current):
+        if is_settings(current):
             changes[name] = _merge(current, value, where, f"{prefix}{name}.")
         else:
             changes[name] = _coerce(value, hints[name], where, f"{prefix}{name}")
     return dataclasses.replace(config, **changes)
 
 
-def _coerce(value: Any, hint: Any, where: str, name: str) -> Any:
+def _coerce(value: object, hint: object, where: str, name: str) -> object:
     if get_origin(hint) is Literal:
         if isinstance(value, str) and value in get_args(hint):
             return value
@@ -91,20 +92,25 @@ def _coerce(value: Any, hint: Any, where: str, name: str) -> Any:
     raise InputError(f"{where}: {name} is {value!r}, {kind_of(value)}, expected {_expected(hint)}")
 
 
-def _expected(hint: Any) -> str:
+def _expected(hint: object) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(repr, get_args(hint)))
     if get_origin(hint) is tuple:
         return f"a list, each {_expected(get_args(hint)[0])}"
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+    names: dict[object, str] = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "a string",
+    }
     return names.get(hint, str(hint))
 
 
-def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def fields(config: Settings, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Yield `(dotted name, value)` of every field that is not itself a configuration, in order."""
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        if dataclasses.is_dataclass(value):
+        if is_settings(value):
             yield from fields(value, f"{prefix}{f.name}.")
         else:
             yield f"{prefix}{f.name}", value
@@ -129,27 +135,27 @@ def validate(config: Config, where: str = "configuration") -> None:
     _check_ranges(config, where, ": ")
 
 
-def _check_ranges(config: Any, where: str, separator: str) -> None:
+def _check_ranges(config: Settings, where: str, separator: str) -> None:
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    sections = {name: value for name, value in values.items() if dataclasses.is_dataclass(value)}
+    sections = {name: value for name, value in values.items() if is_settings(value)}
     check(type(config), where, **{name: value for name, value in values.items() if name not in sections})
     for name, section in sections.items():
         _check_ranges(section, f"{where}{separator}{name}", ".")
 
 
-def ranges(config: Any, prefix: str = "") -> dict[str, Range]:
+def ranges(config: Settings, prefix: str = "") -> dict[str, Range]:
     """Return the range of every number of a configuration by its dotted name."""
     found: dict[str, Range] = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        if dataclasses.is_dataclass(value):
+        if is_settings(value):
             found |= ranges(value, f"{prefix}{f.name}.")
         elif "range" in f.metadata:
             found[f"{prefix}{f.name}"] = f.metadata["range"]
     return found
 
 
-def to_json(config: Any) -> dict[str, Any]:
+def to_json(config: Settings) -> Json:
     """Return a configuration as nested dictionaries of JSON values (tuples as lists).
 
     Raises:
@@ -162,7 +168,7 @@ def to_json(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(to_dict(config)))
 
 
-def from_json(document: Mapping[str, Any], where: str) -> Config:
+def from_json(document: Mapping[str, object], where: str) -> Config:
     """Return the configuration of nested dictionaries; absent fields keep their defaults.
 
     Args:

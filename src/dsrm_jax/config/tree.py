@@ -6,7 +6,6 @@ is static metadata of the pytree. Each field's docstring is its help text on the
 
 import dataclasses
 from dataclasses import field
-from typing import Any
 
 import jax
 
@@ -14,9 +13,10 @@ from dsrm_jax.config.agent import AgentConfig
 from dsrm_jax.data.settings import DataConfig, SyntheticConfig
 from dsrm_jax.evaluation.settings import EvaluationConfig
 from dsrm_jax.purify.settings import DenoiserConfig, EncoderConfig, PurifierConfig
-from dsrm_jax.settings import configuration
+from dsrm_jax.settings import Settings, configuration
 from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.training.settings import TrainingConfig
+from dsrm_jax.types import Json
 
 
 @configuration
@@ -48,6 +48,6 @@ def _register(cls: type) -> None:
 _register(Config)
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def to_dict(config: Settings) -> Json:
     """Return the configuration as nested plain dictionaries, ready for JSON or TOML."""
     return dataclasses.asdict(config)

@@ -7,11 +7,11 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
+from dsrm_jax.types import Json
 
 FORMAT = 1
 META = "meta"
@@ -24,7 +24,7 @@ ROW_COLUMNS: dict[str, type] = {
 }
 
 
-def fingerprint(files: Iterable[Path], settings: Mapping[str, Any], code: Iterable[Path] = ()) -> str:
+def fingerprint(files: Iterable[Path], settings: Mapping[str, object], code: Iterable[Path] = ()) -> str:
     """Name everything that a parsed log depends on: source files, settings and the parser itself.
 
     Args:
@@ -47,7 +47,7 @@ def fingerprint(files: Iterable[Path], settings: Mapping[str, Any], code: Iterab
 def through_cache(
     path: Path,
     files: Iterable[Path],
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     parse: Callable[[], InteractionLog],
     *,
     code: Iterable[Path] = (),
@@ -160,7 +160,7 @@ def _columns(log: InteractionLog) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _log(meta: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> InteractionLog:
+def _log(meta: Json, arrays: dict[str, np.ndarray]) -> InteractionLog:
     def rows(split: str) -> Interactions:
         columns = {column: arrays[f"{split}/{column}"] for column in ROW_COLUMNS}
         if len({len(column) for column in columns.values()}) != 1:

@@ -5,10 +5,9 @@ import importlib
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from dsrm_jax import plugins
 from dsrm_jax.data.cache import through_cache
@@ -16,6 +15,7 @@ from dsrm_jax.data.log import InteractionLog, Table
 from dsrm_jax.data.settings import DataConfig, SyntheticConfig
 from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.settings import check
+from dsrm_jax.types import Json
 
 SEARCH_DEPTH = 3
 MIN_CACHED_BYTES = 32 << 20  # less is parsed in about a second
@@ -159,7 +159,7 @@ def check_source(name: str) -> None:
         plugins.load(name, what="environment (env)", names=SOURCES)
 
 
-def _of_data_set(env: str, given: dict[str, Any]) -> InteractionLog:
+def _of_data_set(env: str, given: Json) -> InteractionLog:
     source = SOURCES[env]
     path = data_path(env, given["path"])
     if source.files and not given["path"] and not _has_files(path, source.files):
@@ -207,7 +207,7 @@ def data_path(env: str, path: str | os.PathLike[str] = "") -> Path:
     return next((folder for folder in candidates if folder.is_dir()), candidates[0])
 
 
-def cache_path(path: Path, settings: dict[str, Any]) -> Path:
+def cache_path(path: Path, settings: Mapping[str, object]) -> Path:
     """Return the cache file of a data set read with these settings: one file per folder and settings.
 
     Args:
