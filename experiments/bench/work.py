@@ -11,10 +11,10 @@ from dsrm_jax.runs.pieces import purifier_settings
 from dsrm_jax.runs.placement import place_frozen
 from dsrm_jax.runs.prepare import Prepared
 from dsrm_jax.runs.run import chunk_size, compile_chunk, num_updates, run_mesh, start
-from dsrm_jax.simulator.held_ratings import NUM_RECENT
 from dsrm_jax.types import Json, PyTree
 from experiments.bench.parts import Part, make_parts, make_ranking_parts
 from experiments.bench.sizes import Size
+from experiments.fcpo_ml100k.held_ratings import NUM_RECENT
 from experiments.fcpo_ml100k.ranker import HORIZON, ITERATIONS, RankingData, train_ranker
 
 

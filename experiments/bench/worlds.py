@@ -17,11 +17,11 @@ from dsrm_jax.purify.view import Catalogue
 from dsrm_jax.runs.pieces import encoder_of, purifier_of
 from dsrm_jax.runs.prepare import Prepared, Say, seed_keys
 from dsrm_jax.simulator.build import Worlds
-from dsrm_jax.simulator.held_ratings import NUM_RECENT, HeldRatings
 from dsrm_jax.simulator.history import history_before
 from dsrm_jax.simulator.response import FactorResponse, TableResponse
 from dsrm_jax.simulator.transformer import Features, UserResponseModel, freeze_response
 from dsrm_jax.simulator.world import Response, SessionStarts, World
+from experiments.fcpo_ml100k.held_ratings import NUM_RECENT, HeldRatings
 from experiments.fcpo_ml100k.ranker import RankingData
 
 ROWS = 60  # log rows of each user

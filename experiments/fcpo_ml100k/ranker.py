@@ -26,14 +26,14 @@ from dsrm_jax.config.agent import FCPOConfig
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.purify.view import Catalogue
 from dsrm_jax.simulator.fit import fit_factors
-from dsrm_jax.simulator.held_ratings import (
+from dsrm_jax.types import PyTree
+from experiments.fcpo_ml100k.held_ratings import (
     HeldRatings,
     RatingsState,
     held_ratings,
     show_items,
     start_sessions,
 )
-from dsrm_jax.types import PyTree
 
 HORIZON = 10
 ITERATIONS = 100

@@ -9,14 +9,6 @@ import numpy as np
 from jaxtyping import Array
 
 from dsrm_jax.config import Config
-from dsrm_jax.evaluation.probes.controls import (
-    Control,
-    blur,
-    denoising_autoencoder,
-    erasure,
-    shrinkage,
-    swap_users,
-)
 from dsrm_jax.evaluation.probes.popularity import clicked_popularity
 from dsrm_jax.purify.perception import (
     Perception,
@@ -32,6 +24,14 @@ from dsrm_jax.runs.prepare import Prepared, Say, data_key, seed_keys
 from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.types import PyTree
 from experiments.headroom.sessions import oracle_states
+from experiments.probes.control_maps import (
+    Control,
+    blur,
+    denoising_autoencoder,
+    erasure,
+    shrinkage,
+    swap_users,
+)
 from experiments.probes.measures import Subjects, applied
 from experiments.probes.verdicts import PURIFIER, RAW
 

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dsrm_jax.cli.pictures import write_picture
-from dsrm_jax.evaluation.probes.clustering import popularity_bins, separation, tsne_map
 from dsrm_jax.types import Json
+from experiments.probes.clustering import popularity_bins, separation, tsne_map
 from experiments.probes.verdicts import MAX_POPULARITY, PURIFIER, RAW
 
 

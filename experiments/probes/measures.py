@@ -11,9 +11,6 @@ from jaxtyping import Array, Bool, Float
 
 from dsrm_jax.config import Config
 from dsrm_jax.data.log import InteractionLog
-from dsrm_jax.evaluation.probes.clustering import popularity_bins, separation
-from dsrm_jax.evaluation.probes.controls import Control, derangement
-from dsrm_jax.evaluation.probes.counterfactuals import hide_clicks, insert_clicks, response_ratio
 from dsrm_jax.evaluation.probes.interest import (
     Pairs,
     Ranking,
@@ -41,6 +38,9 @@ from dsrm_jax.runs.pieces import encoder_of, purifier_of, purifier_settings
 from dsrm_jax.runs.prepare import Prepared
 from dsrm_jax.simulator.world import History
 from dsrm_jax.types import Json, PyTree
+from experiments.probes.clustering import popularity_bins, separation
+from experiments.probes.control_maps import Control, derangement
+from experiments.probes.counterfactuals import hide_clicks, insert_clicks, response_ratio
 from experiments.probes.data import ProbeData, probe_data
 from experiments.probes.verdicts import RAW
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score, roc_auc_score
 
-from dsrm_jax.evaluation.probes.controls import derangement
 from dsrm_jax.evaluation.probes.interest import (
     Pairs,
     effective_rank,
@@ -17,6 +16,7 @@ from dsrm_jax.evaluation.probes.interest import (
     score_coordinates,
 )
 from dsrm_jax.purify.probes import oracle_recovery
+from experiments.probes.control_maps import derangement
 
 N, J, D = 120, 200, 6
 

@@ -1,1 +1,1 @@
-"""Measures of what a state holds, as pure functions: popularity, interests, clusters, counterfactuals; and controls to beat."""
+"""Measures of what a state says of popularity and of interests, as pure functions."""

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from dsrm_jax.evaluation.probes.controls import (
+from dsrm_jax.evaluation.probes.popularity import explained_share, ridge_r2
+from dsrm_jax.purify.encoder import Evidence
+from dsrm_jax.purify.purifier import PurifierBatch
+from dsrm_jax.purify.stage_one import fit_purifier
+from experiments.probes.control_maps import (
     blur,
     denoising_autoencoder,
     derangement,
@@ -14,10 +18,6 @@ from dsrm_jax.evaluation.probes.controls import (
     shrinkage,
     swap_users,
 )
-from dsrm_jax.evaluation.probes.popularity import explained_share, ridge_r2
-from dsrm_jax.purify.encoder import Evidence
-from dsrm_jax.purify.purifier import PurifierBatch
-from dsrm_jax.purify.stage_one import fit_purifier
 
 N, D = 2000, 5
 

@@ -6,7 +6,7 @@ import pytest
 
 from dsrm_jax.data.log import InteractionLog, Interactions
 from dsrm_jax.errors import InputError
-from dsrm_jax.simulator.held_ratings import held_ratings, show_items, start_sessions
+from experiments.fcpo_ml100k.held_ratings import held_ratings, show_items, start_sessions
 
 
 def rows(*triples):

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import silhouette_score
 
 from dsrm_jax.errors import InputError
-from dsrm_jax.evaluation.probes.clustering import interest_clusters, popularity_bins, separation, tsne_map
+from experiments.probes.clustering import interest_clusters, popularity_bins, separation, tsne_map
 
 
 @pytest.fixture(scope="module")

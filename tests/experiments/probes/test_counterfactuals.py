@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrm_jax.evaluation.probes.counterfactuals import hide_clicks, insert_clicks, response_ratio
 from dsrm_jax.simulator.world import History
+from experiments.probes.counterfactuals import hide_clicks, insert_clicks, response_ratio
 
 H = 6
 
