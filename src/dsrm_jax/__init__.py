@@ -21,8 +21,9 @@ _EXPORTS = {
     "describe": "data.statistics",
     # worlds and users that react
     "World": "simulator.world",
-    "build_worlds": "simulator.build",
     "Worlds": "simulator.build",
+    "make_worlds": "simulator.build",
+    "Response": "simulator.world",
     "Environment": "simulator.environment",
     "make_environment": "simulator.environment",
     "Leave": "simulator.leave",

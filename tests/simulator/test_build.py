@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from dsrm_jax.config import Config, EnvironmentConfig
 from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
 from dsrm_jax.data.synthetic import Truth
 from dsrm_jax.errors import InputError
-from dsrm_jax.simulator.build import build_worlds
+from dsrm_jax.simulator.build import make_worlds
 from dsrm_jax.simulator.calibration import auc
 from dsrm_jax.simulator.world import History
 
@@ -77,7 +76,7 @@ def make_log(num_rows=20_000, test_users=TEST_USERS, **changes):
 
 
 def configure(**changes):
-    return Config(environment=EnvironmentConfig(**{"response_dim": DIM, "response_epochs": 8, **changes}))
+    return {"response_dim": DIM, "response_epochs": 8, **changes}
 
 
 def probabilities(world):
@@ -97,7 +96,7 @@ def log():
 
 @pytest.fixture(scope="module")
 def fitted(log):
-    return build_worlds(jax.random.key(0), log, configure())
+    return make_worlds(jax.random.key(0), log, **configure())
 
 
 def users_of(log, worlds):
@@ -124,7 +123,7 @@ def test_fitted_worlds_rank_like_the_truth_and_are_calibrated(log, fitted):
 
 def test_training_world_does_not_depend_on_test_labels(log, fitted):
     poisoned = dataclasses.replace(log, test=dataclasses.replace(log.test, click=~log.test.click))
-    worlds = build_worlds(jax.random.key(0), poisoned, configure())
+    worlds = make_worlds(jax.random.key(0), poisoned, **configure())
     assert same_bits(worlds.train, fitted.train)
     assert worlds.report["train"] == fitted.report["train"]
     assert np.mean(np.abs(probabilities(worlds.test) - probabilities(fitted.test))) > 0.1
@@ -132,7 +131,7 @@ def test_training_world_does_not_depend_on_test_labels(log, fitted):
 
 def test_test_responses_do_not_depend_on_training_labels(log, fitted):
     poisoned = dataclasses.replace(log, train=dataclasses.replace(log.train, click=~log.train.click))
-    worlds = build_worlds(jax.random.key(0), poisoned, configure())
+    worlds = make_worlds(jax.random.key(0), poisoned, **configure())
     assert same_bits(worlds.test.response, fitted.test.response)
     assert not same_bits(worlds.train.response, fitted.train.response)
 
@@ -142,7 +141,9 @@ def test_held_out_users_are_new_people_where_half_remain(log, fitted):
     assert fitted.test.num_users == len(TEST_USERS)
     assert "none of the 60 training users" in fitted.report["users"]
     shared = make_log(test_users=np.arange(80))
-    worlds = build_worlds(jax.random.key(0), dataclasses.replace(shared, synthetic=make_truth()), configure())
+    worlds = make_worlds(
+        jax.random.key(0), dataclasses.replace(shared, synthetic=make_truth()), **configure()
+    )
     assert worlds.train.num_users == NUM_USERS
     assert worlds.report["users"] == "80 test users, 80 of them also among the 90 training users"
 
@@ -162,8 +163,8 @@ def test_sessions_start_from_each_users_own_training_rows(log, fitted):
 def test_a_test_user_without_training_rows_starts_from_test_rows(log):
     new = log.train.user != 6
     train = Interactions(*(getattr(log.train, f.name)[new] for f in dataclasses.fields(Interactions)))
-    worlds = build_worlds(
-        jax.random.key(0), dataclasses.replace(log, train=train, synthetic=make_truth()), configure()
+    worlds = make_worlds(
+        jax.random.key(0), dataclasses.replace(log, train=train, synthetic=make_truth()), **configure()
     )
     starts = jax.tree.map(np.asarray, worlds.test.starts)
     assert np.all(np.diff(starts.user) >= 0)
@@ -178,7 +179,7 @@ def test_a_test_user_without_training_rows_starts_from_test_rows(log):
 
 def test_synthetic_world_has_the_probabilities_of_the_truth(log):
     truth = make_truth()
-    worlds = build_worlds(jax.random.key(0), dataclasses.replace(log, synthetic=truth), configure())
+    worlds = make_worlds(jax.random.key(0), dataclasses.replace(log, synthetic=truth), **configure())
     for name, users in users_of(log, worlds).items():
         world = getattr(worlds, name)
         logit = true_logit(truth, users[:, None], CATALOGUE)
@@ -194,8 +195,8 @@ def test_synthetic_world_has_the_probabilities_of_the_truth(log):
 def test_matrix_world_has_the_matrix_and_the_other_split_is_fitted(log):
     users = np.array([9, 3, 60, 33], np.int32)  # in no order
     value = np.random.default_rng(0).random((4, len(CATALOGUE))).astype(np.float32)
-    worlds = build_worlds(
-        jax.random.key(0), dataclasses.replace(log, test_matrix=ObservedMatrix(users, value)), configure()
+    worlds = make_worlds(
+        jax.random.key(0), dataclasses.replace(log, test_matrix=ObservedMatrix(users, value)), **configure()
     )
     np.testing.assert_array_equal(probabilities(worlds.test), value[[1, 0, 3, 2]])
     assert worlds.test.num_users == 4
@@ -207,7 +208,7 @@ def test_matrix_world_has_the_matrix_and_the_other_split_is_fitted(log):
 def test_popularity_follows_training_exposure_and_raw_ids(log):
     truth = make_truth()
     config = configure()
-    worlds = build_worlds(jax.random.key(0), dataclasses.replace(log, synthetic=truth), config)
+    worlds = make_worlds(jax.random.key(0), dataclasses.replace(log, synthetic=truth), **config)
     counts = np.array([np.sum(log.train.item == i) for i in CATALOGUE])
     value = np.log(1.0 + counts)
     for world in (worlds.train, worlds.test):
@@ -231,7 +232,7 @@ def test_popularity_follows_training_exposure_and_raw_ids(log):
         catalogue=np.sort(order[CATALOGUE]).astype(np.int32),
         synthetic=dataclasses.replace(truth, **items),
     )
-    again = build_worlds(jax.random.key(0), moved, config).test
+    again = make_worlds(jax.random.key(0), moved, **config).test
     new_id_of = dict(zip(log.item_ids, log.item_ids[order], strict=True))
     assert {new_id_of[i] for i in popular} == set(log.item_ids[moved.catalogue[np.asarray(again.is_popular)]])
 
@@ -240,15 +241,15 @@ def test_unusable_logs_are_refused(log):
     key = jax.random.key(0)
     empty = Interactions(*(getattr(log.test, f.name)[:0] for f in dataclasses.fields(Interactions)))
     with pytest.raises(InputError, match=r"20 items but environment\.slate_size is 21"):
-        build_worlds(key, log, configure(slate_size=21))
+        make_worlds(key, log, **configure(slate_size=21))
     with pytest.raises(InputError, match="test split of a toy log has no user"):
-        build_worlds(key, dataclasses.replace(log, test=empty), configure())
+        make_worlds(key, dataclasses.replace(log, test=empty), **configure())
     with pytest.raises(InputError, match="training split of a toy log has no user"):
-        build_worlds(key, dataclasses.replace(log, train=empty), configure())
+        make_worlds(key, dataclasses.replace(log, train=empty), **configure())
     with pytest.raises(InputError, match="no synthetic truth"):
-        build_worlds(key, log, configure(response="synthetic"))
+        make_worlds(key, log, **configure(response="synthetic"))
     with pytest.raises(InputError, match="no observed matrix"):
-        build_worlds(key, log, configure(response="matrix"))
+        make_worlds(key, log, **configure(response="matrix"))
 
 
 @pytest.mark.slow
@@ -262,8 +263,7 @@ def test_fitted_factors_of_real_clicks_rank_held_out_rows():
     from dsrm_jax.data.kuairand import load_kuairand
 
     sample = load_kuairand(Path(folder) / "kuairand-pure")
-    config = Config(environment=EnvironmentConfig(response="fitted"))
-    report = build_worlds(jax.random.key(0), sample, config).report
+    report = make_worlds(jax.random.key(0), sample, response="fitted").report
     for name in ("train", "test"):
         assert report[name]["auc"] > 0.65
         assert report[name]["calibration_error"] < 0.06
@@ -276,7 +276,7 @@ def test_transformer_worlds_hold_each_splits_users_and_are_held_out():
     small = make_log(num_rows=600)
     poisoned = dataclasses.replace(small, test=dataclasses.replace(small.test, click=~small.test.click))
     config = configure(response="transformer", response_epochs=1, history_length=3)
-    worlds, again = (build_worlds(jax.random.key(0), each, config) for each in (small, poisoned))
+    worlds, again = (make_worlds(jax.random.key(0), each, **config) for each in (small, poisoned))
     assert same_bits(worlds.train, again.train)
     assert not same_bits(worlds.test.response, again.test.response)
     assert worlds.report["test"]["response"] == "transformer"

@@ -1,4 +1,4 @@
-"""An own reward and an own leave rule, both defined here and not in the package, in sessions and in training."""
+"""An own reward, leave rule and response, all defined here and not in the package, in sessions and in training."""
 
 import sys
 from functools import partial
@@ -8,13 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 
 import dsrm_jax as dj
 from dsrm_jax.config import AgentConfig, Config, EncoderConfig, EnvironmentConfig, PurifierConfig
+from dsrm_jax.data.log import InteractionLog, Interactions
 from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.sessions import run_sessions
 from dsrm_jax.purify.encoder import Embeddings
-from dsrm_jax.runs.pieces import agent_of, encoder_of, environment_of, purifier_of
+from dsrm_jax.runs.pieces import (
+    agent_of,
+    encoder_of,
+    environment_of,
+    purifier_of,
+    response_of,
+    worlds_of,
+)
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 from dsrm_jax.training.loop import make_trainer
@@ -55,7 +64,7 @@ def train(environment, world):
         environment, agent_of(CONFIG), encoder, purifier, num_users=4, rollout_length=environment.max_steps
     )
     rng = np.random.default_rng(0)
-    embeddings = Embeddings(jnp.asarray(rng.normal(size=(ITEMS, 3)), jnp.float32), jnp.zeros(ITEMS))
+    embeddings = Embeddings(jnp.asarray(rng.normal(size=(ITEMS + 2, 3)), jnp.float32), jnp.zeros(ITEMS + 2))
     perception = dj.Perception(encoder.init(jax.random.key(0), embeddings), {})
 
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -144,22 +153,117 @@ def test_an_own_leave_rule_trains_and_is_evaluated():
     metrics = train(environment, make_world(table(0.2)))
     assert np.all(metrics["sessions"] > 0)
 
-    def decide(state, key, env, observation, world, perception):
-        return jnp.broadcast_to(jnp.arange(SLATE), (*env.user.shape, SLATE))
+    def act(key, env, observation):
+        return jnp.broadcast_to(jnp.arange(SLATE), (*env.user.shape, SLATE)), ()
 
     for probability, length in ((0.0, 2), (1.0, 6)):
         sessions = jax.jit(
-            lambda key, world: run_sessions(
-                key, decide, (), environment, world, None, num_sessions=5, num_users=5
-            )
+            lambda key, world: run_sessions(key, act, environment, world, num_sessions=5, num_users=5)
         )(jax.random.key(0), make_world(table(probability)))
         np.testing.assert_array_equal(sessions.length, length)
+
+
+@struct.dataclass
+class Habit:
+    """Users click an item as often as its rows were clicked, and more often after a click."""
+
+    rate: jax.Array
+    users: jax.Array
+
+    def click_probability(self, user, slate, history):
+        return jnp.where(history.click[-1], 1.0, self.rate[slate])
+
+    def item_vectors(self):
+        return self.rate[:, None]
+
+
+def make_habit(key, log, rows, users):
+    shown = np.bincount(rows.item, minlength=log.num_items) + 1
+    return Habit((np.bincount(rows.item, rows.click, log.num_items) / shown)[log.catalogue], users)
+
+
+@pytest.fixture(scope="module")
+def log():
+    def rows(seed, count):
+        rng = np.random.default_rng(seed)
+        user, item = np.sort(rng.integers(0, USERS, count)), rng.integers(0, ITEMS + 2, count)
+        click = rng.random(count) < 0.5
+        return Interactions(
+            user.astype(np.int32), item.astype(np.int32), click, np.arange(count), click.astype(np.float32)
+        )
+
+    return InteractionLog(
+        name="own",
+        source="an own log",
+        user_ids=np.arange(USERS),
+        item_ids=np.arange(ITEMS + 2),
+        train=rows(0, 60),
+        test=rows(1, 40),
+        catalogue=np.arange(1, ITEMS + 1, dtype=np.int32),
+        categories=np.zeros((ITEMS + 2, 0), bool),
+    )
+
+
+def test_an_own_response_is_made_of_each_splits_rows_and_trains(log):
+    worlds = dj.make_worlds(jax.random.key(0), log, response=make_habit, slate_size=SLATE, history_length=5)
+    for name, users in (("train", worlds.train_users), ("test", worlds.test_users)):
+        world, rows = getattr(worlds, name), getattr(log, name)
+        item = rows.item == 4
+        expected = np.sum(rows.click[item]) / (np.sum(item) + 1)
+        assert world.response.rate[3] == pytest.approx(expected)
+        np.testing.assert_array_equal(world.response.users, users)
+        assert worlds.report[name]["response"].endswith(":make_habit")
+    metrics = train(environment_of(CONFIG), worlds.train)
+    assert np.all(metrics["reward"] > 0)
+
+
+def test_the_training_worlds_response_may_be_another(log):
+    worlds = dj.make_worlds(
+        jax.random.key(0), log, response=make_habit, train_response="fitted", slate_size=SLATE, response_dim=2
+    )
+    assert worlds.report["train"]["response"] == "fitted"
+    assert isinstance(worlds.test.response, Habit)
+
+
+class NoPytree:
+    def click_probability(self, user, slate, history):
+        return jnp.zeros(slate.shape)
+
+    def item_vectors(self):
+        return jnp.zeros((ITEMS, 1))
+
+
+@struct.dataclass
+class OneAnswer(Habit):
+    def click_probability(self, user, slate, history):
+        return self.rate[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda *a: {"rate": 0.5}, "returned dict without the method click_probability"),
+        (lambda *a: NoPytree(), "returned NoPytree, which is no pytree"),
+        (
+            lambda *a: Habit(jnp.zeros(ITEMS + 1), a[3]),
+            rf"\({ITEMS + 1}, 1\): expected one row for each of {ITEMS}",
+        ),
+        (
+            lambda *a: OneAnswer(jnp.zeros(ITEMS), a[3]),
+            r"click_probability of 6 items is float32 of shape \(\)",
+        ),
+    ],
+)
+def test_a_response_that_does_not_fit_is_refused_in_one_sentence(log, make, message):
+    with pytest.raises(InputError, match=message):
+        dj.make_worlds(jax.random.key(0), log, response=make)
 
 
 @pytest.fixture
 def my_lab(monkeypatch):
     lab = ModuleType("my_lab")
     lab.tail_reward = tail_reward
+    lab.make_habit = make_habit
     lab.bored = lambda slate_size, max_len: bored(patience=max_len - slate_size)
     lab.vector = lambda clicks, slate, world: clicks.astype(jnp.float32)
     lab.no_rule = lambda: "leave"
@@ -194,3 +298,18 @@ def test_reward_and_leave_rule_are_named_in_a_configuration(my_lab):
 def test_a_rule_that_does_not_fit_is_refused_in_one_sentence(my_lab, fields, message):
     with pytest.raises(InputError, match=message):
         walk(named(**fields), make_world(table(0.5)), 1)
+
+
+def test_a_response_is_named_in_a_configuration(my_lab, log):
+    config = Config(environment=EnvironmentConfig(slate_size=SLATE, response="my_lab:make_habit"))
+    worlds = worlds_of(jax.random.key(0), log, config)
+    assert isinstance(worlds.test.response, Habit)
+    assert worlds.report["test"]["response"].endswith(":make_habit")
+    for text, message in (
+        ("fited", "did you mean 'fitted'"),
+        ("my_lab:make_habits", "did you mean 'make_habit'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            response_of(text)
+    with pytest.raises(InputError, match="did you mean 'fitted'"):
+        dj.make_worlds(jax.random.key(0), log, response="fited")

@@ -1,12 +1,14 @@
 """The pieces that a configuration names: the one place where its tree becomes environment, encoder, purifier, agent, training."""
 
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from typing import Any
+
+from jaxtyping import Array, Key
 
 from dsrm_jax import plugins
 from dsrm_jax.agents.agent import Agent
-from dsrm_jax.agents.methods import check_method, make_agent
+from dsrm_jax.agents.methods import check_method, in_model, make_agent
 from dsrm_jax.config import Config, EnvironmentConfig
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.sources import check_source, load_log
@@ -14,8 +16,10 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.purify.encoder import Encoder
 from dsrm_jax.purify.perception import Perceive, make_perceive, perception_modules, purifier_settings
 from dsrm_jax.purify.purifier import Purifier
+from dsrm_jax.simulator.build import Worlds, make_worlds
 from dsrm_jax.simulator.environment import Environment, Reward, make_environment, mean_click
 from dsrm_jax.simulator.leave import Leave
+from dsrm_jax.simulator.log_responses import KINDS, MakeResponse
 from dsrm_jax.training.loop import Trainer, make_trainer
 
 __all__ = ["purifier_settings"]
@@ -32,6 +36,7 @@ def check_names(config: Config) -> None:
     for what, name in (("reward", config.environment.reward), ("leave rule", config.environment.leave)):
         if name:
             plugins.load(name, what=what)
+    response_of(config.environment.response)
 
 
 def log_of(config: Config) -> InteractionLog:
@@ -81,6 +86,37 @@ def _leave_of(section: EnvironmentConfig) -> Leave | None:
             f"leave rule {section.leave!r} returned {type(rule).__name__}, expected a dsrm_jax.Leave(start, step)"
         )
     return rule
+
+
+def response_of(text: str) -> str | MakeResponse:
+    """Return the source of responses that a configuration names, for `make_worlds`.
+
+    Raises:
+        InputError: an unknown name, or a function that is not there.
+    """
+    if text in KINDS:
+        return text
+    function = plugins.load(text, what="response", names=KINDS)
+    return wraps(function)(partial(plugins.call, function, {}))
+
+
+def worlds_of(key: Key[Array, ""], log: InteractionLog, config: Config) -> Worlds:
+    """Return the training and the test world; a method that learns in a model of the log gets one fitted to it.
+
+    Raises:
+        InputError: a log or response that cannot be used.
+    """
+    section = config.environment
+    return make_worlds(
+        key,
+        log,
+        response=response_of(section.response),
+        train_response="fitted" if in_model(config.agent.method) else None,
+        response_dim=section.response_dim,
+        response_epochs=section.response_epochs,
+        slate_size=section.slate_size,
+        history_length=section.history_length,
+    )
 
 
 def encoder_of(config: Config) -> Encoder:

@@ -36,8 +36,8 @@ from dsrm_jax.purify.purifier import PurifierBatch
 from dsrm_jax.purify.settings import OF_PROCESS, at_defaults
 from dsrm_jax.runs.log_models import LogModels, fit_log_models, tail_mean
 from dsrm_jax.runs.memory import Memory, once
-from dsrm_jax.runs.pieces import environment_of, log_of
-from dsrm_jax.simulator.build import Worlds, build_worlds
+from dsrm_jax.runs.pieces import environment_of, log_of, worlds_of
+from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.world import History, SessionStarts, World
 from dsrm_jax.training.random_exposure import random_exposure_states
 from dsrm_jax.training.refresh import refresh_perception
@@ -115,7 +115,7 @@ def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, dict[
     say(f"data: {log.source}")
     check_usable(config.agent.method, log)
     key = jax.random.fold_in(data_key(config), WORLDS_STAGE)
-    worlds = build_worlds(key, log, config, in_model=in_model(config.agent.method))
+    worlds = worlds_of(key, log, config)
     say(f"users: {worlds.report['users']}")
     if in_model(config.agent.method):
         say(f"{config.agent.method} trains in a simulator fitted to the training log")

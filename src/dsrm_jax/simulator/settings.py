@@ -1,7 +1,5 @@
 """Settings of the simulator of sessions."""
 
-from typing import Literal
-
 from dsrm_jax.settings import COUNT, COUNT_OR_ZERO, NON_NEGATIVE, SHARE, configuration, number
 
 
@@ -31,8 +29,9 @@ class EnvironmentConfig:
     """Reward of a slate, module:function of (clicks, slate, world); empty: the share of its items that were clicked."""
     leave: str = ""
     """When users leave, module:function that returns a Leave; empty: temper, as the other fields say."""
-    response: Literal["auto", "synthetic", "fitted", "transformer", "matrix"] = "auto"
-    """Where the simulated users come from; auto: the truth of a synthetic world, else a fully observed matrix, else fitted."""
+    response: str = "auto"
+    """Where the simulated users come from: synthetic, fitted, transformer, matrix, or module:function of (key, log, rows, users);
+    auto: the truth of a synthetic world, else a fully observed matrix, else fitted."""
     response_dim: int = number(default=16, within=COUNT)
     """Factors of a fitted response model."""
     response_epochs: int = number(default=4, within=COUNT)
