@@ -15,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsrm_jax.agents.methods import make_agent
+from dsrm_jax.cli.pipeline import check_exportable
 from dsrm_jax.config import AgentConfig, Config, EncoderConfig, EnvironmentConfig, PurifierConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams, Evidence, make_catalogue, make_encoder
 from dsrm_jax.purify.exposure import Exposure
 from dsrm_jax.purify.perception import Perception, perception_modules
 from dsrm_jax.purify.purifier import PurifierBatch
+from dsrm_jax.runs.pieces import agent_of, perceive_of
 from dsrm_jax.serving.export import export_policy, recommender
 from dsrm_jax.serving.load import META, load_policy, pack
 from dsrm_jax.simulator.response import TableResponse
@@ -64,9 +66,13 @@ def trained():
 @pytest.fixture(scope="module")
 def path(trained, tmp_path_factory):
     path = tmp_path_factory.mktemp("policy") / "policy.dsrm"
-    log = SimpleNamespace(item_ids=RAW, source="twelve items")
-    export_policy(path, CONFIG, trained.agent, trained.world, trained.perception, log)
+    export(path, CONFIG, trained, facts={"method": "hrl"})
     return path
+
+
+def export(path, config, trained, **more):
+    pieces = agent_of(config), trained.agent, trained.world, trained.perception, perceive_of(config)
+    export_policy(path, *pieces, item_ids=RAW, history_length=H, **more)
 
 
 def random_histories(seed, users):
@@ -85,7 +91,9 @@ def test_a_loaded_policy_recommends_what_the_agent_does(trained, path, users):
     policy = load_policy(path)
     histories, times = random_histories(users, users), list(range(users))
     item, click, length = pack(histories, RAW, history_length=H)
-    act = jax.jit(recommender(CONFIG, trained.agent, trained.world, trained.perception))
+    act = jax.jit(
+        recommender(agent_of(CONFIG), trained.agent, trained.world, trained.perception, perceive_of(CONFIG))
+    )
     time = np.asarray(times, np.int32)
     expected = RAW[np.asarray(act(item, click, length, time, K * time))]
     found = policy.recommend(histories, times)
@@ -106,11 +114,12 @@ def test_a_purifying_policy_takes_any_number_of_users_as_well(trained, tmp_path)
     told = Exposure(jnp.zeros(3), jnp.zeros(3), 2.0 * jnp.eye(3), jnp.eye(3), jnp.zeros(()))
     perception = trained.perception.replace(purifier=params.replace(exposure=told))
     path = tmp_path / "policy.dsrm"
-    log = SimpleNamespace(item_ids=RAW, source="twelve items")
-    export_policy(path, config, trained.agent, trained.world, perception, log, platforms=("cpu",))
+    export(path, config, SimpleNamespace(**vars(trained) | {"perception": perception}), platforms=("cpu",))
     histories = random_histories(5, 70)
     arrays = pack(histories, RAW, history_length=H)
-    act = jax.jit(recommender(config, trained.agent, trained.world, perception))
+    act = jax.jit(
+        recommender(agent_of(config), trained.agent, trained.world, perception, perceive_of(config))
+    )
     policy, none = load_policy(path), np.zeros(70, np.int32)
     for time, unlogged in ((0, 0), (1, None), (0, 3)):
         other = K * time if unlogged is None else unlogged
@@ -178,17 +187,8 @@ def test_what_does_not_fit_is_refused_in_one_sentence(path, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_leaves_nothing(trained, tmp_path):
-    log = SimpleNamespace(item_ids=RAW, source="twelve items")
     with pytest.raises(InputError, match=r"cannot write .*choose another file"):
-        export_policy(
-            tmp_path / "absent" / "p.dsrm",
-            CONFIG,
-            trained.agent,
-            trained.world,
-            trained.perception,
-            log,
-            platforms=("cpu",),
-        )
+        export(tmp_path / "absent" / "p.dsrm", CONFIG, trained, platforms=("cpu",))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -224,9 +224,7 @@ def test_every_flipped_byte_of_a_file_is_noticed_or_harmless(path, tmp_path):
     assert refused > 40
 
 
-def test_a_method_that_draws_its_slates_is_not_exported(trained, tmp_path):
-    config = dataclasses.replace(CONFIG, agent=AgentConfig(method="quota_random"))
-    log = SimpleNamespace(item_ids=RAW, source="twelve items")
+def test_a_method_that_draws_its_slates_is_not_exported():
     with pytest.raises(InputError, match="method quota_random draws its slates"):
-        export_policy(tmp_path / "p.dsrm", config, (), trained.world, trained.perception, log)
-    assert list(tmp_path.iterdir()) == []
+        check_exportable("quota_random")
+    check_exportable("quota_greedy")

@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -27,7 +28,7 @@ from dsrm_jax.parallel.xla import use_compilation_cache
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.runs.evaluate import evaluate_all
 from dsrm_jax.runs.logging import read_metrics
-from dsrm_jax.runs.pieces import log_of
+from dsrm_jax.runs.pieces import agent_of, log_of, perceive_of
 from dsrm_jax.runs.prepare import load_worlds, prepare
 from dsrm_jax.runs.run import Saved, num_updates, restore, run_mesh, start
 from dsrm_jax.runs.run import train as train_loop
@@ -43,6 +44,7 @@ from dsrm_jax.runs.run_directory import (
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.types import Json, PyTree
 
+ALWAYS_RANDOM = ("random", "quota_random")
 Say = Callable[[str], None]
 
 
@@ -193,6 +195,7 @@ def export(
     from dsrm_jax.serving.latency import latency
     from dsrm_jax.serving.load import load_policy
 
+    check_exportable(config.agent.method)
     if seed not in config.training.seeds:
         raise InputError(f"{run.path} has no seed {seed}: choose one of {list(config.training.seeds)}")
     folder = Path(path).absolute().parent
@@ -205,20 +208,47 @@ def export(
         raise InputError(f"{run.path} has no checkpoint yet: train it first (dsrm-jax resume {run.path})")
     index = config.training.seeds.index(seed)
     saved = found[1]
-    agent = jax.tree.map(lambda x: x[index], saved.train.agent)
-    perception = saved.perception.replace(  # type: ignore[attr-defined]
-        purifier=jax.tree.map(lambda x: x[index], saved.perception.purifier)
-    )
+    policy, purifier = jax.tree.map(lambda x: x[index], (saved.train.agent, saved.perception.purifier))
+    perception = replace(saved.perception, purifier=purifier)
     last = num_updates(config) * config.training.rollout_length
     unfinished = "" if found[0] >= last else f"; UNFINISHED, step {found[0]:,} of {last:,}"
-    facts = {"seed": seed, "step": found[0], "steps": last}
-    export_policy(path, config, agent, worlds.test, perception, log, facts=facts)
+    facts = {
+        "method": config.agent.method,
+        "source": log.source,
+        "seed": seed,
+        "step": found[0],
+        "steps": last,
+    }
+    export_policy(
+        path,
+        agent_of(config),
+        policy,
+        worlds.test,
+        perception,
+        perceive_of(config),
+        item_ids=log.item_ids,
+        history_length=config.environment.history_length,
+        facts=facts | {"config": to_json(config)},
+    )
     rows = latency(load_policy(path))
     size = os.path.getsize(path)
     say(f"wrote {path} ({size / 1e6:.1f} MB), the policy of seed {seed} at step {found[0]:,}{unfinished}")
     for row in rows:
         say(f"{row['users']:>5,} users: p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms")
     return {"path": str(path), "bytes": size, "latency": rows}
+
+
+def check_exportable(method: str) -> None:
+    """Refuse a method that acts at random whatever it is asked.
+
+    Raises:
+        InputError: an exported policy could not be it.
+    """
+    if method in ALWAYS_RANDOM:
+        raise InputError(
+            f"method {method} draws its slates, and an exported policy answers the same question alike: "
+            "export the run of another method"
+        )
 
 
 def describe_data(config: Config, *, console: Console | None = None) -> Json:

@@ -8,7 +8,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -16,40 +16,38 @@ import numpy as np
 from jax import export as jax_export
 from jaxtyping import Array, Bool, Int
 
-from dsrm_jax.config import Config
-from dsrm_jax.config.serialise import to_json
-from dsrm_jax.data.log import InteractionLog
-from dsrm_jax.errors import InputError
+from dsrm_jax.agents.agent import Agent
 from dsrm_jax.files import write_bytes
 from dsrm_jax.purify.encoder import make_catalogue
-from dsrm_jax.purify.perception import Perception
-from dsrm_jax.runs.pieces import agent_of, perceive_of
+from dsrm_jax.purify.perception import Perceive, Perception
 from dsrm_jax.serving.load import FORMAT, ITEMS, META, PROGRAM
 from dsrm_jax.simulator.environment import Observation
+from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.simulator.world import History, World
+from dsrm_jax.types import Json, PyTree
 
-ALWAYS_RANDOM = ("random", "quota_random")  # an exported program draws nothing
 Recommend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def recommender(config: Config, agent_state: Any, world: World, perception: Perception) -> Recommend:
+def recommender(
+    agent: Agent, policy: PyTree, world: World, perception: Perception, perceive: Perceive
+) -> Recommend:
     """Return the pure function `(item, click, length, time, unlogged) -> slate` of one trained policy, acting by its mode;
     what draws, such as a purifier with noise, draws the same every time.
 
     Args:
-        config: of the run.
-        agent_state: of one seed.
+        agent: the method.
+        policy: its trained state, of one seed.
         world: only its catalogue is read.
         perception: encoder, and the purifier of that seed.
+        perceive: what the agent sees, from `make_perceive`.
 
     Returns:
         A function of `item` `(B, H)` int32 vocabulary indices, `click` `(B, H)` bool, `length` `(B,)` int32 (a `History`, oldest
         first and right-aligned), `time` `(B,)` int32 (steps of the session so far) and `unlogged` `(B,)` int32 (how many of the
         latest events the training log's policy did not choose: `Observation`) that gives `(B, K)` int32 vocabulary indices.
     """
-    perceive = perceive_of(config)
-    agent = agent_of(config)
     catalogue = make_catalogue(perception.encoder.embeddings, world)
 
     def recommend(
@@ -61,7 +59,7 @@ def recommender(config: Config, agent_state: Any, world: World, perception: Perc
     ) -> Int[Array, "B K"]:
         observation = Observation(History(item, click, length), time, unlogged)
         view = perceive(perception, jax.random.key(0), observation)
-        slate, _ = agent.act(agent_state, jax.random.key(0), view, catalogue, True)
+        slate, _ = agent.act(policy, jax.random.key(0), view, catalogue, True)
         return world.item[slate]
 
     return recommend
@@ -69,14 +67,16 @@ def recommender(config: Config, agent_state: Any, world: World, perception: Perc
 
 def export_policy(
     path: str | os.PathLike[str],
-    config: Config,
-    agent_state: Any,
+    agent: Agent,
+    policy: PyTree,
     world: World,
     perception: Perception,
-    log: InteractionLog,
+    perceive: Perceive,
     *,
+    item_ids: np.ndarray,
+    history_length: int = EnvironmentConfig.history_length,
     platforms: Sequence[str] = PLATFORMS,
-    facts: Mapping[str, Any] | None = None,
+    facts: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
     """Write one policy to a file that `serving.load.load_policy` reads.
 
@@ -84,48 +84,41 @@ def export_policy(
 
     Args:
         path: the file, whole or not at all.
-        config: of the run.
-        agent_state: of one seed.
+        agent: the method; a trained one, since the file draws nothing and answers the same question alike.
+        policy: its trained state, of one seed.
         world: whose catalogue is recommended from.
         perception: encoder, and the purifier of that seed.
-        log: for the raw item ids.
+        perceive: what the agent sees, from `make_perceive`.
+        item_ids: `(V,)` raw item ids, sorted, as of `InteractionLog`.
+        history_length: H, events that the policy is given.
         platforms: names that `jax.export` knows.
-        facts: more that the file should say of the policy, such as its seed and step; JSON values.
+        facts: what else the file should say of the policy, such as its method, seed and configuration; JSON values.
 
     Raises:
-        InputError: a method that acts at random whatever it is asked, or the file cannot be written.
+        InputError: the file cannot be written.
     """
-    if config.agent.method in ALWAYS_RANDOM:
-        raise InputError(
-            f"method {config.agent.method} draws its slates, and an exported policy answers the same question alike: "
-            "export the run of another method"
-        )
-    history = config.environment.history_length
     (batch,) = jax_export.symbolic_shape("batch")
     count = jax.ShapeDtypeStruct((batch,), jnp.int32)
     shapes = (
-        jax.ShapeDtypeStruct((batch, history), jnp.int32),
-        jax.ShapeDtypeStruct((batch, history), jnp.bool_),
+        jax.ShapeDtypeStruct((batch, history_length), jnp.int32),
+        jax.ShapeDtypeStruct((batch, history_length), jnp.bool_),
         *(count, count, count),
     )
-    function = jax.jit(recommender(config, agent_state, world, perception))
-    program = jax_export.export(function, platforms=platforms)(*shapes).serialize()
+    function = jax.jit(recommender(agent, policy, world, perception, perceive))
+    exported = jax_export.export(function, platforms=platforms)(*shapes)
     meta = {
-        **(facts or {}),
+        **facts,
         "format": FORMAT,
-        "method": config.agent.method,
-        "source": log.source,
-        "history_length": history,
-        "slate_size": config.environment.slate_size,
+        "history_length": history_length,
+        "slate_size": int(exported.out_avals[0].shape[1]),
         "platforms": list(platforms),
         "jax": jax.__version__,
-        "config": to_json(config),
     }
-    _write(path, program, meta, np.asarray(log.item_ids))
+    _write(path, exported.serialize(), meta, np.asarray(item_ids))
 
 
 def _write(
-    path: str | os.PathLike[str], program: bytes | bytearray, meta: dict[str, Any], item_ids: np.ndarray
+    path: str | os.PathLike[str], program: bytes | bytearray, meta: Json, item_ids: np.ndarray
 ) -> None:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from dsrm_jax.serving.load import Policy
+from dsrm_jax.serving.load import ExportedPolicy
 
 SECONDS = 5.0
 LEAST = 30
 
 
 def latency(
-    policy: Policy, *, users: Sequence[int] = (1, 64, 1024), repeats: int = 300, seed: int = 0
+    policy: ExportedPolicy, *, users: Sequence[int] = (1, 64, 1024), repeats: int = 300, seed: int = 0
 ) -> list[dict[str, float]]:
     """Time whole answers, from arrays of histories on the host to slates on the host.
 
     Args:
-        policy: from `load`.
+        policy: from `load_policy`.
         users: numbers of users asked for at once.
         repeats: answers per number, after one that compiles and five that warm up; fewer, but at least `LEAST`, where they take
             more than `SECONDS`.
@@ -50,13 +50,6 @@ def latency(
             if len(times) >= LEAST and sum(times) > SECONDS:
                 break
         p50, p99 = (float(x) * 1e3 for x in np.quantile(times, (0.5, 0.99)))
-        rows.append(
-            {
-                "users": num_users,
-                "compile_seconds": compile_seconds,
-                "repeats": len(times),
-                "p50_ms": p50,
-                "p99_ms": p99,
-            }
-        )
+        row = {"users": num_users, "compile_seconds": compile_seconds, "repeats": len(times)}
+        rows.append(row | {"p50_ms": p50, "p99_ms": p99})
     return rows

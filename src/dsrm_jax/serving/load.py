@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,25 +16,26 @@ from jaxtyping import Bool, Int
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.parallel.devices import platform
+from dsrm_jax.types import Json
 
 FORMAT = 2
 META, PROGRAM, ITEMS = "meta.json", "program.bin", "items.npy"
 
-Event = tuple[Any, bool]  # raw item id, whether it was clicked
+Event = tuple[int | str, bool]  # raw item id, whether it was clicked
 
 
 @dataclass(frozen=True)
-class Policy:
+class ExportedPolicy:
     """A policy read from a file.
 
     Attributes:
-        meta: method, source, history_length, slate_size, platforms, the whole configuration.
+        meta: history_length, slate_size, platforms, and what else the exporter said: method, source, the whole configuration.
         item_ids: `(V,)` raw item ids, sorted; a vocabulary index is a position in it.
         program: `(item (B, H), click (B, H), length (B,), time (B,), unlogged (B,)) -> slate (B, K)`, vocabulary indices,
             jitted; it compiles once per number of users.
     """
 
-    meta: dict[str, Any]
+    meta: Json
     item_ids: np.ndarray
     program: Callable[..., jax.Array]
 
@@ -97,7 +97,7 @@ def pack(
     return item, click, length
 
 
-def load_policy(path: str | os.PathLike[str]) -> Policy:
+def load_policy(path: str | os.PathLike[str]) -> ExportedPolicy:
     """Read a policy that `dsrm-jax export` wrote.
 
     Raises:
@@ -123,4 +123,4 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         raise InputError(
             f"{path} was exported for {', '.join(meta['platforms'])}, and JAX runs on {platform()} here"
         )
-    return Policy(meta, item_ids, jax.jit(jax_export.deserialize(bytearray(program)).call))
+    return ExportedPolicy(meta, item_ids, jax.jit(jax_export.deserialize(bytearray(program)).call))
