@@ -1,4 +1,4 @@
-"""Clusters of states: the claim of the paper's Figure 4 as numbers (P8 of facts 5.5), and its map.
+"""Clusters of states: the claim of the paper's Figure 4 as numbers (P8), and its map.
 
 All of it needs scikit-learn, imported when called. Shapes: N users, D state dimensions.
 """

@@ -1,4 +1,4 @@
-"""Controls that a purifier has to beat (P9 of facts 5.5): each a map from observed to other states.
+"""Controls that a purifier has to beat (P9): each a map from observed to other states.
 
 None of them is a method: they say what a probe shows when states were merely shrunk, rotated, blurred or regressed. Shapes: N
 histories, D state dimensions.
@@ -6,7 +6,7 @@ histories, D state dimensions.
 
 import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float, Key
 
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.purifier import Normaliser, Purifier, PurifierBatch, fit_normaliser
+from dsrm_jax.types import PyTree
 
 Control = Callable[[Float[Array, "N D"], Evidence], Float[np.ndarray, "N D"]]
 """`(observed states, evidence) -> states`."""
@@ -40,7 +41,7 @@ class Affine(NamedTuple):
 
 
 def shrinkage(state: Float[ArrayLike, "N D"], *, alpha_bar: float = 0.5) -> Affine:
-    """Return PCA shrinkage: what an unconditional Gaussian diffusion does to states noised to a level (facts 5.3).
+    """Return PCA shrinkage: what an unconditional Gaussian diffusion does to states noised to a level.
 
     An eigen-direction of variance v, in units of the mean eigenvalue, keeps the share alpha_bar v / (alpha_bar v + 1 -
     alpha_bar): leading directions survive, and low-variance ones, such as niche interests, are wiped first.
@@ -116,7 +117,7 @@ def derangement(seed: int, size: int) -> np.ndarray:
 class AutoencoderParams:
     """A trained denoising autoencoder: variables of its `network`, and how its input and its output are normalised."""
 
-    network: Any
+    network: PyTree
     condition: Normaliser
     target: Normaliser
 
@@ -160,7 +161,7 @@ def denoising_autoencoder(*, state_dim: int, hidden: int) -> Purifier:
         target = jax.lax.stop_gradient(params.target).apply(batch.target)
         return jnp.mean(optax.squared_error(predict(params, batch.condition), target))
 
-    def purify(params: AutoencoderParams, key: Any, state: Array, evidence: Evidence) -> Array:
+    def purify(params: AutoencoderParams, key: Array, state: Array, evidence: Evidence) -> Array:
         return params.target.invert(predict(params, evidence))
 
     return Purifier(init, loss, purify)

@@ -1,4 +1,4 @@
-"""Histories that did not happen: popular or niche clicks put in or left out (P7 of facts 5.5).
+"""Histories that did not happen: popular or niche clicks put in or left out (P7).
 
 Shapes: N users, H history length, V vocabulary items, n events changed.
 """

@@ -52,7 +52,7 @@ def test_what_only_studies_need_only_studies_ask_for():
     library = imported(ROOT / "src" / "dsrm_jax")
     optional = names([text for extra in WHEEL["optional-dependencies"].values() for text in extra])
     own = {name for name in names(STUDIES["dependencies"]) if name != "dsrm-jax"}
-    assert own == {"markdown-it-py"}
+    assert own == {"markdown-it-py", "threadpoolctl"}
     for name in own:
         assert MODULES.get(name, name) not in library
         assert name not in names(WHEEL["dependencies"]) | optional
