@@ -56,7 +56,7 @@ SIZES = {
         20,
         transformer_world,
         agent={"method": "a2c"},
-        environment={**dataclasses.asdict(PRESETS["kuaisim"]), "history_length": 100, "arrival_length": 100},
+        environment={**PRESETS["kuaisim"], "history_length": 100, "arrival_length": 100},
         training={"num_users": 32},
     ),
     "fcpo": _size(

@@ -27,6 +27,7 @@ _EXPORTS = {
     "Environment": "simulator.environment",
     "make_environment": "simulator.environment",
     "Leave": "simulator.leave",
+    "make": "simulator.presets",
     "PRESETS": "simulator.presets",
     # from a history to a purified state
     "Purifier": "purify.purifier",
