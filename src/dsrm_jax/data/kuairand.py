@@ -9,8 +9,9 @@ import polars as pl
 from dsrm_jax.data.kuairec import USER_FEATURES, read_features, read_tags
 from dsrm_jax.data.log import InteractionLog, Interactions
 from dsrm_jax.data.settings import DataConfig
+from dsrm_jax.data.sources import locate
 from dsrm_jax.data.split import given_split, temporal_split
-from dsrm_jax.data.tables import locate, read_table, require_binary, require_not_negative
+from dsrm_jax.data.tables import read_table, require_binary, require_not_negative
 
 STANDARD_LOGS = ("log_standard_4_08_to_4_21_pure.csv", "log_standard_4_22_to_5_08_pure.csv")
 RANDOM_LOG = "log_random_4_22_to_5_08_pure.csv"
@@ -58,16 +59,8 @@ def load_kuairand(
     all other rows), so that they bend click rates. The official row counts (Table 1: 1,436,609 and 1,186,059)
     include them; `drop_duplicates=False` keeps them.
 
-    Args:
-        folder: folder of the CSV files, or one above it (an unpacked archive, with or without `data/`).
-        test_fraction: share of each user's rows that is held out where there is no random log, in (0, 1).
-        k_core: rows that each user and item of the training rows must have; 0: any.
-        catalogue: `"test"` or `"train"`: whose items are recommended from.
-        drop_duplicates: drop exact duplicate rows within each split.
-
-    Returns:
-        The log. The catalogue is the items that occur in the held-out rows; other videos of the feature table
-        are in no vocabulary unless the training rows show them.
+    `folder` holds the CSV files, or is one above (an unpacked archive, with or without `data/`); the keywords are those of
+    `load_log`. Videos of the feature table that no row shows are in no vocabulary.
 
     Raises:
         InputError: a standard log or a column is missing, or a value is missing, malformed or out of range.

@@ -9,10 +9,10 @@ import polars as pl
 
 from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
 from dsrm_jax.data.settings import DataConfig
+from dsrm_jax.data.sources import locate
 from dsrm_jax.data.split import given_split
 from dsrm_jax.data.tables import (
     available_columns,
-    locate,
     read_table,
     read_text_columns,
     require,
@@ -59,16 +59,9 @@ def load_kuairec(
     counts them, so that row counts, popularity and click rates stay comparable with it. User and item
     features are read where their files exist.
 
-    Args:
-        folder: folder of the CSV files, or one above it (an unpacked archive, with or without `data/`).
-        click: `"valid_play"` or `"watch_ratio"`.
-        click_threshold: with `watch_ratio`, the ratio from which on a play is a click.
-        k_core: rows that each user and item of the training rows must have; 0: any.
-        catalogue: `"test"` or `"train"`: whose items are recommended from.
-        drop_duplicates: drop rows that equal an earlier one in every column that is read.
-
-    Returns:
-        The log; in full 7,176 users and 10,728 items in training, 1,411 users and 3,327 items held out.
+    `folder` holds the CSV files, or is one above (an unpacked archive, with or without `data/`); the keywords are those of
+    `load_log`, and `drop_duplicates` drops rows that equal an earlier one in every column that is read. In full the log has
+    7,176 users and 10,728 items in training, 1,411 users and 3,327 items held out.
 
     Raises:
         InputError: a file or column is missing, or a value is missing, malformed, negative or not finite.
@@ -102,14 +95,9 @@ def load_kuairec(
 
 
 def valid_play(play_ms: np.ndarray, duration_ms: np.ndarray) -> np.ndarray:
-    """Return which plays are clicks by KuaiRand's own rule: all of a video up to 7 s, else more than 7 s.
+    """Return which plays, `(N,)` milliseconds of `(N,)` milliseconds, are clicks by KuaiRand's own rule, `(N,)` bool.
 
-    Args:
-        play_ms: `(N,)` milliseconds played.
-        duration_ms: `(N,)` the video's milliseconds.
-
-    Returns:
-        `(N,)` bool.
+    It is all of a video up to 7 s, and more than 7 s of any other.
     """
     return np.where(duration_ms <= SHORT_VIDEO_MS, play_ms >= duration_ms, play_ms > SHORT_VIDEO_MS)
 
@@ -119,16 +107,9 @@ def read_features(
 ) -> dict[str, np.ndarray]:
     """Read the categorical columns of a feature table that may be absent, as codes in a vocabulary's order.
 
-    Where an id has several rows (one a day), each column takes its first value that is not missing.
-
-    Args:
-        path: the table.
-        id_column: its column of raw ids.
-        names: the columns wanted; those that the file lacks are left out.
-        known: `(V,)` sorted raw ids of the log.
-
-    Returns:
-        Name to `(V,)` int32 codes, -1 where missing; empty where the file is absent.
+    Where an id has several rows (one a day), each column takes its first value that is not missing. `names` that the file
+    lacks are left out, `known` are the `(V,)` sorted raw ids of the log, and the result has name to `(V,)` int32 codes, -1
+    where missing; it is empty where the file is absent.
 
     Raises:
         InputError: the table is malformed or has no id column.
@@ -214,15 +195,8 @@ def read_tags(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Read a column of tag numbers, such as "[27, 9]" or "12,65", of a video table that may be absent.
 
-    Args:
-        path: the table.
-        column: its column of tags.
-        form: regular expression of a value; ``{}`` stands for one or more numbers with commas between.
-        expected: the form in words, for an error.
-        item_ids: `(I,)` sorted raw ids of the log.
-
-    Returns:
-        `(I, C)` bool, and the C tags' names; C is 0 where the file is absent.
+    In `form`, the regular expression of a value, ``{}`` stands for one or more numbers with commas between; `expected` says it
+    in words. The result is `(I, C)` bool, and the C tags' names; C is 0 where the file is absent.
 
     Raises:
         InputError: a value of another form.

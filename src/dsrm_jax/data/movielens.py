@@ -10,8 +10,8 @@ import polars as pl
 
 from dsrm_jax.data.log import InteractionLog, Interactions
 from dsrm_jax.data.settings import DataConfig
+from dsrm_jax.data.sources import locate
 from dsrm_jax.data.split import temporal_split
-from dsrm_jax.data.tables import locate
 from dsrm_jax.data.vocabulary import align_features, to_index
 from dsrm_jax.errors import InputError
 
@@ -23,28 +23,18 @@ AGE_STARTS = (18, 25, 35, 45, 50, 56)
 
 
 class Layout(NamedTuple):
-    """Where one published form of MovieLens keeps what we read.
-
-    Attributes:
-        files: names of the ratings, items and users files.
-        separators: their column separators.
-        columns: number of columns of each.
-        headers: first lines that name their columns, separated here by spaces; empty: no header lines.
-        encoding: text encoding.
-        genre_column: column of the items file with the genres, joined by `genre_separator`; -1: the last 19
-            columns are 0/1 flags, "unknown" first.
-        genre_separator: what joins genres.
-        user_columns: columns of (gender, age, occupation) in the users file.
-    """
+    """Where one published form of MovieLens keeps what we read: in files of ratings, of items and of users."""
 
     files: tuple[str, str, str]
-    separators: tuple[str, str, str]
-    columns: tuple[int, int, int]
-    headers: tuple[str, ...]
+    separators: tuple[str, str, str]  # of columns
+    columns: tuple[int, int, int]  # how many
+    headers: tuple[
+        str, ...
+    ]  # first lines that name the columns, separated here by spaces; empty: no header lines
     encoding: str
-    genre_column: int
+    genre_column: int  # of the items file; -1: the last 19 columns are 0/1 flags, "unknown" first
     genre_separator: str
-    user_columns: tuple[int, int, int]
+    user_columns: tuple[int, int, int]  # of gender, age and occupation
 
 
 OFFICIAL_100K = Layout(
@@ -98,18 +88,8 @@ def load_movielens(
     A rating of `like_threshold` stars or more is a click; `feedback` is the rating, 1 to 5, and `time`
     its timestamp.
 
-    Args:
-        folder: where the files are.
-        size: which of the two data sets.
-        like_threshold: in stars.
-        test_fraction: share of each user's rows, the latest, that is held out, in (0, 1).
-        k_core: rows that each user and item must have; 0: any.
-        catalogue: `"test"` or `"train"`: whose items are recommended from.
-
-    Returns:
-        The log. Raw ids are MovieLens's integers; categories are the 18 genres (100K: also "unknown"); user
-        features are gender (0 F, 1 M), age (0..6, ML-1M's seven groups) and occupation (ML-1M's code, or
-        alphabetical).
+    The keywords are those of `load_log`. Raw ids are MovieLens's integers; categories are the 18 genres (100K: also "unknown");
+    user features are gender (0 F, 1 M), age (0..6, ML-1M's seven groups) and occupation (ML-1M's code, or alphabetical).
 
     Raises:
         InputError: no such files, or a line that is not what its layout says, with the file and line.

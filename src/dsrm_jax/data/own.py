@@ -35,20 +35,9 @@ def load_own(
     numbers (kept as ranks) or dates and times (milliseconds since the epoch); without a time column the
     rows' order counts. Rows in memory give exactly the log that they give as a CSV file.
 
-    Args:
-        source: a CSV file with a header line, a Parquet file, a Polars or pandas frame, or a mapping of names to arrays.
-        user_column: column of user ids.
-        item_column: column of item ids.
-        click_column: column of feedback.
-        time_column: column of times; empty: `time`, where there is one.
-        click_from: feedback from which on a row is a click.
-        test_fraction: share of each user's rows, the latest, that is held out, in (0, 1).
-        k_core: rows that each user and item must have; 0: any.
-        catalogue: `"test"` or `"train"`: whose items are recommended from.
-
-    Returns:
-        The log. Raw ids are int64 where every id of the column is a whole number, else strings; there are no
-        categories or features.
+    `source` is a CSV file with a header line, a Parquet file, a Polars or pandas frame, or a mapping of names to arrays; the
+    keywords are those of `load_log`. Raw ids are int64 where every id of the column is a whole number, else strings; there
+    are no categories or features.
 
     Raises:
         InputError: the file is missing or unreadable, a column is not in it (with the nearest name that is), columns differ

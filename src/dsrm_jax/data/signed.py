@@ -7,8 +7,9 @@ import polars as pl
 
 from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
 from dsrm_jax.data.settings import DataConfig
+from dsrm_jax.data.sources import locate
 from dsrm_jax.data.split import index_rows
-from dsrm_jax.data.tables import locate, read_table, require, require_binary
+from dsrm_jax.data.tables import read_table, require, require_binary
 from dsrm_jax.errors import InputError
 from dsrm_jax.settings import check
 
@@ -38,14 +39,8 @@ def load_signed(
     little is personal here: user plus item effects alone predict the sign with AUC .949 (linear) or .961
     (logistic); a rank-one term on top of the linear ones gives .956. Results on this sample must say so.
 
-    Args:
-        folder: where `kuairec_signed.csv` is, or the folder above.
-        between_value: click probability of an unlabelled pair, in [0, 1].
-        test_fraction: share of the users that is held out, in (0, 1).
-        seed: of the split and the rows' order.
-
-    Returns:
-        The log with `train_matrix` and `test_matrix`, and no categories.
+    `folder` holds `kuairec_signed.csv`, or is the folder above; the keywords are those of `load_log`. The log has `train_matrix`
+    and `test_matrix`, and no categories.
 
     Raises:
         InputError: no such file, a value outside its range, a label other than 0 or 1, a pair that occurs

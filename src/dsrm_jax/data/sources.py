@@ -5,7 +5,7 @@ import importlib
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -162,7 +162,7 @@ def check_source(name: str) -> None:
 def _of_data_set(env: str, given: Json) -> InteractionLog:
     source = SOURCES[env]
     path = data_path(env, given["path"])
-    if source.files and not given["path"] and not _has_files(path, source.files):
+    if source.files and not given["path"] and locate(path, source.files) is None:
         from dsrm_jax.data.synthetic import generate
 
         return generate(env, **plugins.asked(generate, given, env))
@@ -207,13 +207,24 @@ def data_path(env: str, path: str | os.PathLike[str] = "") -> Path:
     return next((folder for folder in candidates if folder.is_dir()), candidates[0])
 
 
-def cache_path(path: Path, settings: Mapping[str, object]) -> Path:
-    """Return the cache file of a data set read with these settings: one file per folder and settings.
+def locate(folder: str | Path, names: Sequence[str]) -> Path | None:
+    """Return the first folder that has one of the named files, however an archive was unpacked, or None.
 
-    Args:
-        path: the data set's folder or file.
-        settings: plain values that change what is parsed, with the data set's name under `env`.
+    Looked at are the folder itself, `data/` below it, and the same one folder further down.
     """
+    folder = Path(folder)
+    candidates = [folder, folder / "data"]
+    if folder.is_dir():
+        below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        candidates += [candidate for path in below for candidate in (path, path / "data")]
+    for candidate in candidates:
+        if any((candidate / name).is_file() for name in names):
+            return candidate
+    return None
+
+
+def cache_path(path: Path, settings: Mapping[str, object]) -> Path:
+    """Return the cache file of a folder or file read with these settings, the data set's name among them under `env`."""
     folder = os.environ.get("DSRM_CACHE")
     root = Path(folder).expanduser() if folder else path.resolve().parent / ".dsrm_cache"
     text = json.dumps([str(path.resolve()), settings], sort_keys=True)
@@ -232,11 +243,6 @@ def source_files(path: Path) -> list[Path]:
         for file in found
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
     ]
-
-
-def _has_files(folder: Path, names: Iterable[str]) -> bool:
-    below = [folder, *(path for path in sorted(folder.glob("*")) if path.is_dir())]
-    return any((root / sub / name).is_file() for root in below for sub in ("", "data") for name in names)
 
 
 def _loader(name: str) -> Callable[..., InteractionLog]:

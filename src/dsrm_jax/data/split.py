@@ -8,15 +8,7 @@ from dsrm_jax.errors import InputError
 
 
 def index_rows(rows: Interactions, user_ids: np.ndarray, item_ids: np.ndarray) -> Interactions:
-    """Replace raw ids by indices and sort by user, then time, then original order.
-
-    Args:
-        rows: N rows with raw ids, in any order.
-        user_ids: `(U,)` sorted raw ids.
-        item_ids: `(I,)` sorted raw ids.
-
-    Returns:
-        `Interactions` of N rows.
+    """Replace raw ids by indices into sorted ids `(U,)` and `(I,)`, and sort by user, then time, then original order.
 
     Raises:
         InputError: a row has an id outside the vocabularies.
@@ -24,38 +16,17 @@ def index_rows(rows: Interactions, user_ids: np.ndarray, item_ids: np.ndarray) -
     user = to_index(rows.user, user_ids, what="user id")
     item = to_index(rows.item, item_ids, what="item id")
     time = rows.time.astype(np.int64, copy=False)
-    order = time_order(user, time)
-    if order is None:
-        return Interactions(user, item, rows.click, time, rows.feedback)
-    return Interactions(user[order], item[order], rows.click[order], time[order], rows.feedback[order])
-
-
-def time_order(user: np.ndarray, time: np.ndarray) -> np.ndarray | None:
-    """Return the stable order by user and time, or None where the rows already have it.
-
-    Args:
-        user: `(N,)` integers.
-        time: `(N,)` int64.
-
-    Returns:
-        `(N,)` positions, or None.
-    """
+    indexed = Interactions(user, item, rows.click, time, rows.feedback)
     step = np.diff(user)
-    if np.all((step > 0) | ((step == 0) & (time[1:] >= time[:-1]))):
-        return None
-    return np.lexsort((time, user))
+    in_order = np.all((step > 0) | ((step == 0) & (time[1:] >= time[:-1])))
+    return indexed if in_order else indexed.where(np.lexsort((time, user)))
 
 
 def k_core(user: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:
     """Find the rows of the largest sub-log in which every user and every item has at least k rows.
 
-    Args:
-        user: `(N,)` int32 indices.
-        item: `(N,)` int32 indices.
-        k: least number of rows; 0 or 1 keeps all rows.
-
-    Returns:
-        `(N,)` bool; all false where there is no such sub-log.
+    `user` and `item` are `(N,)` int32 indices; a k of 0 or 1 keeps all rows. The result is `(N,)` bool, all false where there is
+    no such sub-log.
 
     Raises:
         InputError: k is negative.
@@ -63,10 +34,11 @@ def k_core(user: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:
     if k < 0:
         raise InputError(f"k_core is {k}; expected 0 (keep all rows) or a positive number of rows")
     keep = np.ones(len(user), dtype=bool)
+    num_users, num_items = int(user.max(initial=0)) + 1, int(item.max(initial=0)) + 1
     while k > 1:
-        user_rows = np.bincount(user[keep], minlength=1)
-        item_rows = np.bincount(item[keep], minlength=1)
-        weak = (_lookup(user_rows, user) < k) | (_lookup(item_rows, item) < k)
+        user_rows = np.bincount(user[keep], minlength=num_users)
+        item_rows = np.bincount(item[keep], minlength=num_items)
+        weak = (user_rows[user] < k) | (item_rows[item] < k)
         if not (keep & weak).any():
             break
         keep &= ~weak
@@ -100,12 +72,6 @@ def latest_fraction(user: np.ndarray, fraction: float) -> np.ndarray:
         )
     end = np.cumsum(counts)
     return np.arange(len(user)) >= (end - held)[user]
-
-
-def _lookup(counts: np.ndarray, index: np.ndarray) -> np.ndarray:
-    padded = np.zeros(int(index.max(initial=0)) + 1, dtype=counts.dtype)
-    padded[: len(counts)] = counts
-    return padded[index]
 
 
 def given_split(

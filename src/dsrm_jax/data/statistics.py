@@ -42,14 +42,7 @@ def describe(log: InteractionLog) -> Json:
 
 
 def gini(counts: np.ndarray) -> float:
-    """Return the Gini coefficient of non-negative counts, zeros included.
-
-    Args:
-        counts: `(N,)`.
-
-    Returns:
-        0 (all equal, or no mass) to 1 - 1/N (all on one).
-    """
+    """Return the Gini coefficient of `(N,)` non-negative counts: 0 (all equal, or no mass) to 1 - 1/N (all on one)."""
     ordered = np.sort(np.asarray(counts, dtype=np.float64))
     total = ordered.sum()
     if total == 0:
@@ -59,15 +52,7 @@ def gini(counts: np.ndarray) -> float:
 
 
 def top_share(counts: np.ndarray, share: float = POPULAR_SHARE) -> float:
-    """Return which share of the mass lies on the largest `ceil(share N)` counts.
-
-    Args:
-        counts: `(N,)` non-negative.
-        share: share of the items, in (0, 1].
-
-    Returns:
-        A number in [0, 1]; 0 where there is no mass.
-    """
+    """Return which share of the mass of `(N,)` counts lies on the largest `ceil(share N)`; 0 where there is no mass."""
     ordered = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
     total = ordered.sum()
     num_top = int(np.ceil(share * len(ordered)))

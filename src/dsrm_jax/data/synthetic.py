@@ -65,15 +65,9 @@ def response_factors(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the click logits of a block of users and items as factors and biases.
 
-    The logit is `user @ item.T + user_bias[:, None] + item_bias`; conformity is the last factor.
-
-    Args:
-        truth: the world.
-        users: `(u,)` int, indices into `InteractionLog.user_ids`.
-        items: `(i,)` int, indices into `InteractionLog.item_ids`.
-
-    Returns:
-        `user (u, F + 1)`, `item (i, F + 1)`, `user_bias (u,)` and `item_bias (i,)`, all float32.
+    The logit is `user @ item.T + user_bias[:, None] + item_bias`; conformity is the last factor. `users (u,)` and `items (i,)`
+    are indices into the log's vocabularies; the result is `user (u, F + 1)`, `item (i, F + 1)`, `user_bias (u,)` and
+    `item_bias (i,)`, all float32.
     """
     popularity = truth.log_popularity[items]
     user = np.column_stack([truth.user_factors[users], truth.conformity[users]])
@@ -85,16 +79,10 @@ def response_factors(
 def preference_factors(
     truth: Truth, users: np.ndarray, items: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return true preference, the click logit without popularity and up to a constant per user.
+    """Return true preference, the click logit without popularity and up to a constant per user; never for training.
 
-    Args:
-        truth: the world.
-        users: `(u,)` int, indices into `InteractionLog.user_ids`.
-        items: `(i,)` int, indices into `InteractionLog.item_ids`.
-
-    Returns:
-        `user (u, F)`, `item (i, F)` and `appeal (i,)`, float32: preference is `user @ item.T + appeal`. It
-        may reach evaluation, never training.
+    `users (u,)` and `items (i,)` are indices into the log's vocabularies; the result is `user (u, F)`, `item (i, F)` and
+    `appeal (i,)`, float32: preference is `user @ item.T + appeal`.
     """
     return truth.user_factors[users], truth.item_factors[items], truth.appeal[items]
 
@@ -117,19 +105,10 @@ def generate(
 ) -> InteractionLog:
     """Draw a synthetic world and its logs; contamination leaves preference as it is, bit by bit.
 
-    Args:
-        env: `"kuairec"` (training log by popularity; held-out block of users and items nearly complete and
-            in neither log twice) or `"kuairand"` (training log by popularity and personal selection;
-            held-out log under uniform random exposure).
-        seed: world and log, non-negative.
-        popularity_lift: mean lift of the click logit per standard deviation of log-popularity; negative: the calibrated value.
-        popularity_bend: standard deviation over users of that lift, in logits; negative: the calibrated value.
-        exposure_bias: exponent on popularity in the logging policy; negative: the calibrated value.
-        history_scale: multiplier of the rows per user, above 0.
-
-    Returns:
-        A log whose `synthetic` is the `Truth`, whose `feedback` is the click and whose catalogue is the test
-        items. Time is a synthetic clock in milliseconds, increasing within each user.
+    `env` is `"kuairec"` (training log by popularity; held-out block of users and items nearly complete and in neither log
+    twice) or `"kuairand"` (training log by popularity and personal selection; held-out log under uniform random exposure); the
+    keywords are those of `load_log`. The log's `synthetic` is the `Truth`, its `feedback` the click, its catalogue the test
+    items. Time is a synthetic clock in milliseconds, increasing within each user.
 
     Raises:
         InputError: there is no such world, or the seed or a setting is out of range.

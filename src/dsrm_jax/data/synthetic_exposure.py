@@ -9,15 +9,9 @@ BLOCK_CELLS = 1 << 18
 
 
 def popularity_weights(num_items: int, sigma: float, clip: float) -> np.ndarray:
-    """Return exposure weights at the mid-quantiles of a lognormal whose head is cut.
+    """Return exposure weights at the mid-quantiles of a lognormal whose head is cut: `(n,)` float64, ascending, summing to one.
 
-    Args:
-        num_items: n.
-        sigma: standard deviation of the logarithm before the cut.
-        clip: largest weight, in units of the mean weight.
-
-    Returns:
-        `(n,)` float64, ascending, summing to one.
+    `sigma` is the standard deviation of the logarithm before the cut, `clip` the largest weight in units of the mean weight.
     """
     weights = np.exp(sigma * ndtri((np.arange(num_items) + 0.5) / num_items))
     for _ in range(50):  # each cut lowers the mean that the cut is measured in
@@ -65,11 +59,7 @@ class AliasTable:
 
 
 def alias_table(weights: np.ndarray) -> AliasTable:
-    """Build the table of a distribution.
-
-    Args:
-        weights: `(n,)` non-negative, not all zero.
-    """
+    """Build the table of a distribution from its weights, `(n,)` non-negative, not all zero."""
     n = len(weights)
     scaled = (weights * (n / weights.sum())).tolist()
     accept, other = [1.0] * n, list(range(n))
@@ -92,12 +82,9 @@ def draw(rng: np.random.Generator, table: AliasTable, size: int) -> np.ndarray:
 
 
 def user_blocks(start: np.ndarray, num_items: int) -> list[tuple[int, int]]:
-    """Cut the users into ranges `(first, last)` whose blocks of users times items stay in the cache; skip
-    empty ones.
+    """Cut the users of `(U + 1,)` row offsets into ranges `(first, last)` whose blocks of users times items stay in the cache.
 
-    Args:
-        start: `(U + 1,)` row offsets.
-        num_items: I.
+    Ranges without rows are left out.
     """
     step = max(2, BLOCK_CELLS // num_items)
     users = len(start) - 1
@@ -124,7 +111,7 @@ def popular_rows(
     excluded_users: np.ndarray,
     excluded_items: np.ndarray,
 ) -> np.ndarray:
-    """Draw each row's item by popularity alone, keeping a block of users and items out of the log.
+    """Draw each row's item, `(N,)` int32, by popularity alone, keeping a block of users and items out of the log.
 
     Args:
         rng: source of randomness.
@@ -132,9 +119,6 @@ def popular_rows(
         weights: `(I,)` probability of each item.
         excluded_users: users of the block, ascending.
         excluded_items: items that these users are never shown.
-
-    Returns:
-        `(N,)` int32 items, row by row.
     """
     shown = draw(rng, alias_table(weights), int(start[-1]))
     others = weights.copy()
@@ -158,7 +142,7 @@ def selected_rows(
     candidates: int,
     strength: float,
 ) -> np.ndarray:
-    """Draw each row's item in two stages: candidates by popularity, then one of them by the user's taste.
+    """Draw each row's item, `(N,)` int32, in two stages: candidates by popularity, then one of them by the user's taste.
 
     Args:
         rng: source of randomness.
@@ -168,9 +152,6 @@ def selected_rows(
         item_factors: `(I, F)` float32.
         candidates: items drawn, with replacement, in the first stage.
         strength: s; the second stage is a softmax of s times the inner product.
-
-    Returns:
-        `(N,)` int32 items, row by row.
     """
     table, num_items = alias_table(weights), len(weights)
     item = np.ascontiguousarray(item_factors.T)
@@ -204,15 +185,7 @@ def complete_block(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Show every user of a block every item once, in random order, but for pairs dropped at random.
 
-    Args:
-        rng: source of randomness.
-        num_users: U.
-        users: `(m,)` users of the block, ascending.
-        items: `(j,)` items of the block.
-        rows: pairs that stay.
-
-    Returns:
-        `(U + 1,)` row offsets and `(rows,)` int32 items.
+    Of `(m,)` ascending users and `(j,)` items `rows` pairs stay; the result is `(U + 1,)` row offsets and `(rows,)` int32 items.
     """
     shown = rng.permuted(np.broadcast_to(items, (len(users), len(items))), axis=1).ravel()
     keep = np.ones(len(shown), bool)
@@ -225,13 +198,8 @@ def complete_block(
 def show_each_item(rng: np.random.Generator, shown: np.ndarray, items: np.ndarray, rows: np.ndarray) -> None:
     """Let random rows show the items that no row shows, in place.
 
-    A log's vocabulary is what it shows: without this the number of items would vary with the seed.
-
-    Args:
-        rng: source of randomness.
-        shown: `(N,)` item of each row.
-        items: `(n,)` items that must be shown.
-        rows: `(m,)` rows that may change; at most 1 % of them do.
+    A log's vocabulary is what it shows: without this the number of items would vary with the seed. `shown` is the `(N,)` item of
+    each row, `items` must be shown, and at most 1 % of the `rows` that may change do.
     """
     seen = np.zeros(int(max(shown.max(), items.max())) + 1, bool)
     seen[shown] = True

@@ -12,27 +12,6 @@ from dsrm_jax.errors import InputError
 FIRST_LINE = 2  # the file's first line is the header
 
 
-def locate(folder: str | Path, names: Sequence[str]) -> Path | None:
-    """Find the folder that holds a data set's files, however its archive was unpacked.
-
-    Args:
-        folder: where to look: in itself, in `data/` below it, and the same one folder further down.
-        names: file names of which any one is enough.
-
-    Returns:
-        The first folder that has one of the files, or None.
-    """
-    folder = Path(folder)
-    candidates = [folder, folder / "data"]
-    if folder.is_dir():
-        below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        candidates += [candidate for path in below for candidate in (path, path / "data")]
-    for candidate in candidates:
-        if any((candidate / name).is_file() for name in names):
-            return candidate
-    return None
-
-
 def read_table(
     path: str | Path, columns: Mapping[str, type[pl.DataType]], *, nullable: Collection[str] = ()
 ) -> pl.DataFrame:
@@ -76,22 +55,12 @@ def read_table(
     return frame
 
 
-def read_text_columns(path: str | Path, columns: Collection[str] | None = None) -> pl.DataFrame:
+def read_text_columns(path: str | Path, columns: Collection[str]) -> pl.DataFrame:
     """Read columns as text, missing values as null: for codes whose type differs between releases.
-
-    Args:
-        path: a CSV file with a header line, or a Parquet file.
-        columns: the columns to read; None: all of them.
-
-    Returns:
-        A frame of String columns in file order.
 
     Raises:
         InputError: as `read_table`.
     """
-    path = Path(path)
-    if columns is None:
-        columns = _column_names(path) if path.is_file() else ()
     return read_table(path, dict.fromkeys(columns, pl.String), nullable=tuple(columns))
 
 
@@ -106,16 +75,10 @@ def available_columns(path: str | Path) -> tuple[str, ...]:
 
 
 def require(path: str | Path, values: pl.Series, good: pl.Series, expected: str) -> None:
-    """Raise for the first value that is not good.
-
-    Args:
-        path: the file, or a name for a table in memory, for the message.
-        values: one of its columns, complete and in file order.
-        good: Boolean of the same length.
-        expected: what a good value is, such as `"a finite number that is not negative"`.
+    """Raise for the first of a column's `values`, complete and in file order, that is not `good`, a Boolean of the same length.
 
     Raises:
-        InputError: naming file, line, column, value and what was expected.
+        InputError: naming the file (or a table in memory, where `path` is a text), line, column, value and what was expected.
     """
     bad = ~good.fill_null(False)
     if bad.any():

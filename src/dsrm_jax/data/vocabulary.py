@@ -8,34 +8,30 @@ from dsrm_jax.errors import InputError
 
 
 def vocabulary(*ids: np.ndarray) -> np.ndarray:
-    """Collect the distinct raw ids of several columns.
-
-    Args:
-        *ids: `(N,)` integer or string arrays, in any order.
-
-    Returns:
-        `(V,)` sorted, unique; integers as int64.
-    """
+    """Return the distinct raw ids of several columns of integers or strings: `(V,)` sorted, integers as int64."""
     joined = np.unique(np.concatenate([_unique(column) for column in ids]))
     return joined.astype(np.int64) if joined.dtype.kind in "iu" else joined
 
 
-def to_index(ids: np.ndarray, known: np.ndarray, *, what: str = "id") -> np.ndarray:
+def to_index(ids: np.ndarray, known: np.ndarray, *, what: str = "id", missing: bool = False) -> np.ndarray:
     """Map raw ids to their positions in a vocabulary.
 
     Args:
         ids: `(N,)` raw ids.
         known: `(V,)` sorted, unique raw ids.
         what: what the ids name, for the message, such as `"user_id"`.
+        missing: whether unknown ids become -1.
 
     Returns:
-        `(N,)` int32 in [0, V).
+        `(N,)` int32 in [0, V), or -1.
 
     Raises:
-        InputError: an id is not in the vocabulary.
+        InputError: an id is not in the vocabulary, and none may be missing.
     """
     ids = np.asarray(ids)
     index, found = _position(ids, known)
+    if missing:
+        return np.where(found, index, np.int32(-1))
     if not found.all():
         stranger = ids[~found][0].item()
         raise InputError(
@@ -44,29 +40,8 @@ def to_index(ids: np.ndarray, known: np.ndarray, *, what: str = "id") -> np.ndar
     return index
 
 
-def to_index_or_missing(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Map raw ids to their positions in a vocabulary, unknown ones to -1.
-
-    Args:
-        ids: `(N,)` raw ids.
-        known: `(V,)` sorted, unique raw ids.
-
-    Returns:
-        `(N,)` int32 in [-1, V).
-    """
-    index, found = _position(np.asarray(ids), known)
-    return np.where(found, index, np.int32(-1))
-
-
 def category_codes(values: Sequence[str | None]) -> np.ndarray:
-    """Number the levels of a categorical column: by value where all are numbers, else alphabetically.
-
-    Args:
-        values: N texts, None where missing.
-
-    Returns:
-        `(N,)` int32 in [0, levels), -1 where missing.
-    """
+    """Number the levels of a column of texts, by value where all are numbers, else alphabetically: `(N,)` int32, -1 for None."""
     levels = {value for value in values if value is not None}
     try:
         order = sorted(levels, key=lambda level: (float(level), level))
@@ -92,7 +67,7 @@ def align_features(
     Returns:
         Name to `(V,)` int32 codes, -1 where the value or the whole row is missing.
     """
-    index = to_index_or_missing(ids, known)
+    index = to_index(ids, known, missing=True)
     rows = np.flatnonzero(index >= 0)
     features = {}
     for name, values in columns.items():
@@ -120,7 +95,7 @@ def multi_hot(
     names = sorted({tag for row in tags for tag in row})
     column = {tag: number for number, tag in enumerate(names)}
     hot = np.zeros((len(known), len(names)), dtype=bool)
-    for item, row in zip(to_index_or_missing(ids, known), tags, strict=True):
+    for item, row in zip(to_index(ids, known, missing=True), tags, strict=True):
         if item >= 0:
             hot[item, [column[tag] for tag in row]] = True
     return hot, tuple(str(name) for name in names)
