@@ -64,6 +64,8 @@ def test_help_lists_every_field_with_its_text(capsys):
     ):
         assert flag in flat
     assert "Length S of the reverse scan" in flat
+    for flag in ("--data.env", "--environment.reward", "--environment.leave", "--environment.response"):
+        assert "module:function" in flat.split(f" {flag} ")[1].split(" --")[0], flag
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,11 @@ def test_help_lists_every_field_with_its_text(capsys):
             ["leave rule 'json:decoder'", "expected a function"],
         ),
         (["train", "--environment.leave", "temper"], ["unknown leave rule 'temper'", "module:function"]),
+        (["train", "--environment.response", "fited"], ["unknown response 'fited'", "did you mean 'fitted'"]),
+        (
+            ["train", "--environment.response", "absent_lab:f"],
+            ["response 'absent_lab:f'", "no module absent_lab"],
+        ),
         (["train", "--budget", "tinny"], ["tinny", "did you mean 'tiny'"]),
         (["train", "--config", "nowhere.toml"], ["nowhere.toml"]),
         (["train", "--training.steps", "0"], ["training.steps", "0"]),
