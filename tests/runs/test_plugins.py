@@ -1,0 +1,212 @@
+"""Pieces of a user's own, in a module outside the package, named in a file: trained, resumed, evaluated, swept, exported."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from dsrm_jax.cli import pipeline
+from dsrm_jax.cli.options import parse
+from dsrm_jax.runs.logging import read_metrics
+from dsrm_jax.runs.run_directory import open_run
+from dsrm_jax.serving.load import load_policy
+from dsrm_jax.sweep.group import run_group
+from dsrm_jax.sweep.plan import Plan, expand
+
+MODULE = '''
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+import dsrm_jax as dj
+
+
+def log(*, seed):
+    """Forty users, twenty-four items, in arrays."""
+    rng = np.random.default_rng(seed)
+    user = np.repeat(np.arange(40), 20)
+    item = rng.integers(0, 24, len(user)) * 10
+    return {"user_id": user, "item_id": item, "click": rng.random(len(user)) < 0.5, "time": np.arange(len(user))}
+
+
+def reward(clicks, slate, world):
+    """Two for a slate, and one for each click outside the popular group."""
+    return 2.0 + jnp.sum(clicks & ~world.is_popular[slate])
+
+
+def bored(*, slate_size):
+    """Leave after two slates in a row without a click, or after twelve clicks."""
+
+    def step(memory, clicks, num_popular):
+        dry = jnp.where(jnp.any(clicks), 0, memory["dry"] + 1)
+        clicked = memory["clicks"] + jnp.sum(clicks, dtype=jnp.int32)
+        return {"dry": dry, "clicks": clicked}, (dry >= 2) | (clicked >= 12)
+
+    return dj.Leave(lambda: {"dry": jnp.int32(0), "clicks": jnp.int32(0)}, step)
+
+
+@struct.dataclass
+class Alike:
+    """Every user clicks an item with the chance that the log says of it."""
+
+    chance: jax.Array
+
+    def click_probability(self, user, slate, history):
+        return self.chance[slate]
+
+    def item_vectors(self):
+        return jnp.zeros((len(self.chance), 1))
+
+
+def alike(key, log, rows, users):
+    shown = np.bincount(rows.item, minlength=log.num_items)[log.catalogue]
+    clicked = np.bincount(rows.item, rows.click, minlength=log.num_items)[log.catalogue]
+    return Alike(jnp.asarray((clicked + 1) / (shown + 2), jnp.float32))
+'''
+FILE = """
+[data]
+env = "my_lab:log"
+cache = false
+[environment]
+slate_size = 3
+max_len = 8
+history_length = 8
+arrival_length = 4
+reward = "my_lab:reward"
+leave = "my_lab:bored"
+response = "my_lab:alike"
+[encoder]
+dim = 2
+embedding_epochs = 1
+iterations = 5
+[purifier]
+kind = "identity"
+[agent]
+method = "a2c"
+hidden = 4
+[training]
+steps = 8
+num_users = 4
+rollout_length = 4
+seeds = [3, 4]
+chunk_updates = 1
+checkpoint_minutes = 0.0
+tensorboard = false
+[evaluation]
+num_sessions = 6
+num_users = 6
+"""
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """`(folder of the module, configuration)`; the module is found by its name, as in the current folder of a command."""
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "my_lab.py").write_text(MODULE)
+    (folder / "own.toml").write_text(FILE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        jax.config.update("jax_disable_most_optimizations", True)  # compiling is what costs here
+        yield folder, parse(["--config", str(folder / "own.toml")], "train", "train")[1]
+        jax.config.update("jax_disable_most_optimizations", False)
+        sys.modules.pop("my_lab", None)
+
+
+@pytest.fixture(scope="module")
+def trained(lab):
+    """`(run, configuration, summary)` of two updates."""
+    folder, config = lab
+    run = pipeline.new_run(folder / "run", config)
+    return run, config, pipeline.train(run, config, console=QUIET)
+
+
+def bits(folder: Path) -> dict[str, str]:
+    """The checksum of each leaf of the newest checkpoint."""
+    newest = max(folder.glob("step_*"))
+    leaves = json.loads((newest / "manifest.json").read_text())["body"]["leaves"]
+    return {leaf["path"]: leaf["sha256"] for leaf in leaves}
+
+
+def test_own_pieces_train_and_are_evaluated_beside_the_yardsticks(trained):
+    run, config, summary = trained
+    rows = read_metrics(run.metrics)
+    assert [row["step"] for row in rows] == [4, 8]
+    assert all(np.mean(row["reward"]) > 2 for row in rows)  # the own one: clicks alone give at most 1
+    assert config.agent.method in summary["results"]
+    assert summary["data"]["users"] == 40
+    for result in summary["results"].values():
+        assert result["own_return"]["mean"] > 2 * result["length"]["mean"]
+        assert result["length"]["mean"] <= 8
+        assert "closed_form" not in result
+
+
+def test_a_resumed_run_and_a_second_evaluation_are_the_same_bit_for_bit(trained):
+    run, config, summary = trained
+    again = run.path.with_name("again")
+    shutil.copytree(run.path, again)
+    shutil.rmtree(max((again / "checkpoints").glob("step_*")))
+    resumed, same = open_run(again)
+    result = pipeline.train(resumed, same, console=QUIET)
+    assert same == config
+    assert bits(again / "checkpoints") == bits(run.checkpoints)
+    assert result["results"] == summary["results"]
+    evaluated = pipeline.evaluate(resumed, same, console=QUIET)
+    assert evaluated["results"] == summary["results"]
+
+
+def test_points_of_a_sweep_train_them_as_one_program(lab):
+    folder, config = lab
+    points = expand(Plan(config, {"agent.learning_rate": (1e-3, 1e-2)}))
+    results = run_group(points, folder / "sweep", {}, lambda text: None, validate=False)
+    assert [r["values"]["agent.learning_rate"] for r in results] == [1e-3, 1e-2]
+    for result in results:
+        assert not result["diverged"]
+        assert result["result"]["own_return"]["mean"] > 2
+        assert len(read_metrics(folder / "sweep" / result["name"] / "metrics.jsonl")) == 2
+
+
+def test_an_exported_policy_recommends_from_the_own_catalogue(trained):
+    run, config, _ = trained
+    path = run.path / "policy.dsrm"
+    pipeline.export(run, config, path, 4, console=QUIET)
+    policy = load_policy(path)
+    slates = policy.recommend([[(10, True), (20, False)], []])
+    assert slates.shape == (2, 3)
+    assert np.all(slates % 10 == 0)
+    assert policy.meta["config"]["environment"]["leave"] == "my_lab:bored"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_worker_processes_of_a_sweep_find_the_module_in_the_current_folder(lab):
+    folder, config = lab
+    tree = dataclasses.replace(config, agent=dataclasses.replace(config.agent, method="quota_greedy"))
+    assert tree.environment.reward == "my_lab:reward"
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from dsrm_jax.cli.main import main; main()",
+            *("sweep", "own.toml", "--grid", "agent.method=quota_greedy", "--workers", "1"),
+            *("--out", "workers", "--json", "workers.json"),
+        ],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p != str(folder))},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    logs = "".join(log.read_text() for log in (folder / "workers").glob("worker-*.log"))
+    assert found.returncode == 0, found.stderr[-2000:] + logs[-2000:]
+    (result,) = json.loads((folder / "workers.json").read_text())["results"]
+    assert result["result"]["own_return"]["mean"] > 2
