@@ -14,15 +14,25 @@ PYTHON  ?= $(firstword $(shell for p in python3.11 python3.12 python3.13 python3
 
 BIN := .venv/bin
 
+# The packages that pyproject.toml allows are tested at both ends, each on a Python of its own, by a short selection that enters
+# every room; the tests in full run on .constraints.txt.
+VERSIONS = tests/parallel/test_xla.py tests/data/test_own.py tests/simulator/test_environment.py tests/purify/test_diffusion.py \
+  tests/agents/test_returns.py tests/training/test_loop.py tests/evaluation/test_sessions.py tests/config tests/runs/test_checkpoint.py \
+  tests/runs/test_run.py tests/serving tests/sweep/test_programs.py tests/cli/test_cli.py
+PYTHONS = for p in python3.11 python3.12 python3.13 python3.14 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.1[1-4].*/bin/python; do \
+  $$p -c 'import sys; print(sys.version_info.minor, sys.executable)' 2>/dev/null; done | sort -n
+PYTHON_oldest ?= $(shell $(PYTHONS) | awk '$$1 >= 11 && $$1 <= 12 {print $$2; exit}')
+PYTHON_newest ?= $(shell $(PYTHONS) | awk '$$1 >= 13 {print $$2; exit}')
+
 FLAGS = --env $(ENV) --budget $(BUDGET) --method $(METHOD) --max-len $(MAX_LEN) \
   $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out $(OUT))
 
 SWEEP_BUDGET = $(if $(filter default,$(BUDGET)),,--budget $(BUDGET))
 
-.PHONY: help setup train evaluate data sweep compare reproduce headroom probe fcpo export bench test test-all lint clean
+.PHONY: help setup train evaluate data sweep compare reproduce headroom probe fcpo export bench test test-all test-versions test-oldest test-newest lint clean
 
 help: ## list the targets and variables
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  ENV=$(ENV)        kuairec, kuairand, kuairec-signed, ml-100k, ml-1m, log (a CSV or Parquet file in DATA)"
 	@echo "  METHOD=$(METHOD)   dsrm_hrl, a2c, td3, bcq, mofir, dorl, dnair, sac4ir, fcpo, flat, hrl, ... (README lists them)"
@@ -81,8 +91,23 @@ test: setup ## run the fast tests (under ten minutes on two cores)
 test-all: setup ## run every test, the slow ones too
 	@$(BIN)/python -m pytest -n 2 -m 'slow or not slow'
 
+test-versions: test-oldest test-newest ## run a short selection on the oldest and the newest packages that are supported
+
+test-oldest test-newest: test-%:
+	@if [ -z "$(PYTHON_$*)" ]; then \
+	  echo "skipped: .constraints-$*.txt needs Python $(if $(filter oldest,$*),3.11 or 3.12,3.13 or newer), and there is none"; \
+	else \
+	  $(MAKE) --no-print-directory .venv-$*/.ready && .venv-$*/bin/python -m pytest -n 2 $(VERSIONS); \
+	fi
+
+.venv-oldest/.ready .venv-newest/.ready: .venv-%/.ready: pyproject.toml .constraints-%.txt
+	@echo "installing the $* packages into .venv-$*"
+	@$(PYTHON_$*) -m venv .venv-$*
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint .constraints-$*.txt --editable '.[dev]'
+	@touch $@
+
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 clean: ## remove .venv and caches
-	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis
