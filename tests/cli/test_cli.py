@@ -271,7 +271,7 @@ def test_modules_of_the_current_folder_are_found(capsys, tmp_path: Path, monkeyp
     flags = ["--env", "lab_of_this_folder:load", "--data.test-fraction", "0.5", "--data.seed", "1"]
     status, out, err = run(capsys, "data", *flags, "--json", "found.json")
     assert (status, err) == (0, "")
-    assert "rows in memory, click at click >= 1" in out
+    assert "lab_of_this_folder:load: rows in memory, click at click >= 1" in out
     facts = json.loads((tmp_path / "found.json").read_text())
     assert (facts["train"]["rows"], facts["test"]["rows"]) == (2, 2)
 

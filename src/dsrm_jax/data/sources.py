@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from dsrm_jax import plugins
@@ -135,7 +135,8 @@ def load_log(
         made = plugins.call(plugins.load(source, what="data set (data.env)"), given)
         if isinstance(made, str):
             raise InputError(f"{source} returned a text, expected a log, a frame or a mapping of arrays")
-        source = made
+        log = load_log(made, **given)
+        return log if log is made else replace(log, source=f"{source}: {log.source}")
     if isinstance(source, InteractionLog):
         return source
     if isinstance(source, str) and source in SOURCES:

@@ -12,9 +12,6 @@ BLOCK_PAIRS = 1 << 24
 def describe(log: InteractionLog) -> Json:
     """Compute the statistics of the paper's Table 1 and of the popularity bias.
 
-    Args:
-        log: any log.
-
     Returns:
         Plain numbers and texts, ready for JSON: `name`, `source`, `users`, `items`, `categories` and
         `catalogue` (counts of the vocabulary), `train` and `test` (`rows`, `users`, `items`, `click_rate` in
