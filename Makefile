@@ -48,7 +48,7 @@ setup: .venv/.ready ## install everything into .venv from pinned versions
 	  { echo "$(PYTHON) is older than Python 3.11: install a newer one, or run make PYTHON=/path/to/python" >&2; exit 2; }
 	@echo "installing into .venv (once, under four minutes)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .constraints.txt --editable '.[dev]' --editable ./experiments
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .constraints.txt --editable '.[dev,gymnasium,gymnax]' --editable ./experiments
 	@touch $@
 
 train: setup ## train a policy, compare it with the yardsticks, write a run directory
