@@ -16,8 +16,9 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, ArrayLike, Float, Key
 
+from dsrm_jax.purify.diffusion_model import Normaliser, fit_normaliser
 from dsrm_jax.purify.encoder import Evidence
-from dsrm_jax.purify.purifier import Normaliser, Purifier, PurifierBatch, fit_normaliser
+from dsrm_jax.purify.purifier import Learning, Purifier, PurifierBatch
 from dsrm_jax.types import PyTree
 
 Control = Callable[[Float[Array, "N D"], Evidence], Float[np.ndarray, "N D"]]
@@ -135,19 +136,19 @@ class _Autoencoder(nn.Module):
         return nn.Dense(self.dim, kernel_init=nn.initializers.zeros)(x)
 
 
-def denoising_autoencoder(*, state_dim: int, hidden: int) -> Purifier:
+def denoising_autoencoder(*, hidden: int, learning: Learning) -> Purifier:
     """Return a denoising autoencoder under the `Purifier` contract: a masked view in, the cleaner state out, square error.
 
     It has the widths of a diffusion purifier and learns from the same pairs (`stage_one.fit_purifier`), so what it lacks is
     diffusion alone.
 
     Args:
-        state_dim: D.
         hidden: width of its two hidden layers.
+        learning: how it is trained.
     """
-    module = _Autoencoder(state_dim, hidden)
 
     def init(key: Key[Array, ""], batch: PurifierBatch) -> AutoencoderParams:
+        module = _Autoencoder(batch.target.shape[-1], hidden)
         network = module.init(key, batch.condition.summary[:1])
         return AutoencoderParams(
             network, fit_normaliser(batch.condition.summary), fit_normaliser(batch.target)
@@ -155,6 +156,7 @@ def denoising_autoencoder(*, state_dim: int, hidden: int) -> Purifier:
 
     def predict(params: AutoencoderParams, evidence: Evidence) -> Array:
         fixed = jax.lax.stop_gradient(params.condition)
+        module = _Autoencoder(params.target.mean.shape[0], hidden)
         return module.apply(params.network, fixed.apply(evidence.summary))  # type: ignore[return-value]
 
     def loss(params: AutoencoderParams, key: Key[Array, ""], batch: PurifierBatch) -> Float[Array, ""]:
@@ -164,4 +166,4 @@ def denoising_autoencoder(*, state_dim: int, hidden: int) -> Purifier:
     def purify(params: AutoencoderParams, key: Array, state: Array, evidence: Evidence) -> Array:
         return params.target.invert(predict(params, evidence))
 
-    return Purifier(init, loss, purify)
+    return Purifier(init, loss, purify, learning=learning)

@@ -10,15 +10,12 @@ from jaxtyping import Array
 
 from dsrm_jax.config import Config
 from dsrm_jax.evaluation.probes.popularity import clicked_popularity
-from dsrm_jax.purify.perception import (
-    Perception,
-    fit_perception_purifier,
-    sample_states,
-)
+from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.perception_probes import probe_perception
 from dsrm_jax.purify.posterior import UserPosterior
-from dsrm_jax.purify.purifier import Purifier, PurifierBatch
-from dsrm_jax.purify.stage_one import fit_purifier
+from dsrm_jax.purify.purifier import Learning, Purifier, PurifierBatch
+from dsrm_jax.purify.stage_one import fit_purifier, fit_purifiers
+from dsrm_jax.purify.targets import sample_states
 from dsrm_jax.runs.pieces import purifier_of, purifier_settings
 from dsrm_jax.runs.prepare import Prepared, Say, data_key, seed_keys
 from dsrm_jax.simulator.world import SessionStarts
@@ -68,7 +65,7 @@ def make_controls(config: Config, prepared: Prepared, subjects: Subjects, say: S
     sample = _sampler(config, subjects, prepared.worlds.train.starts, posterior)
     sample_jit = jax.jit(sample, static_argnums=(1, 2, 3))
     batch = sample_jit(fit_key, NUM_FIT, 0.0)
-    drawn = sample_jit(fit_key, NUM_FIT, 0.0, "draw" if settings.kind == "guided" else "mode")
+    drawn = sample_jit(fit_key, NUM_FIT, 0.0, "draw" if purifier.inform else "mode")
     purified = applied(purifier, subjects.perception.purifier)
     untrained = applied(purifier, _fresh(purifier, untrained_key, drawn, posterior))
     say("probes: training a denoising autoencoder on the same pairs")
@@ -96,9 +93,9 @@ def make_controls(config: Config, prepared: Prepared, subjects: Subjects, say: S
 def _sampler(
     config: Config, subjects: Subjects, starts: SessionStarts, posterior: UserPosterior
 ) -> Callable[..., PurifierBatch]:
-    """Return `(key, rows, mask_rate=0, kind="mode") -> PurifierBatch` of training users."""
+    """Return `(key, rows, mask_rate=0, target="mode") -> PurifierBatch` of training users."""
 
-    def sample(key: Array, rows: int, mask_rate: float = 0.0, kind: str = "mode") -> PurifierBatch:
+    def sample(key: Array, rows: int, mask_rate: float = 0.0, target: str = "mode") -> PurifierBatch:
         return sample_states(
             key,
             subjects.encoder,
@@ -109,7 +106,7 @@ def _sampler(
             arrival_length=config.environment.arrival_length,
             mask_rate=mask_rate,
             batch_size=rows,
-            kind=kind,
+            target=target,
         )
 
     return sample
@@ -134,15 +131,12 @@ def _autoencoder(
 ) -> Control:
     """Return a denoising autoencoder, fitted as Stage I fits the purifier."""
     settings = purifier_settings(config)
-    vectors = subjects.perception.encoder.embeddings.vectors
-    autoencoder = denoising_autoencoder(state_dim=vectors.shape[1], hidden=settings.hidden)
+    learning = Learning(
+        iterations=settings.iterations, learning_rate=settings.learning_rate, ema=settings.ema
+    )
+    autoencoder = denoising_autoencoder(hidden=settings.hidden, learning=learning)
     fitted, _ = fit_purifier(
-        key,
-        autoencoder,
-        lambda key: sample(key, settings.batch_size, float(settings.mask_rate)),
-        iterations=settings.iterations,
-        learning_rate=settings.learning_rate,
-        ema=settings.ema,
+        key, autoencoder, lambda key: sample(key, settings.batch_size, float(settings.mask_rate))
     )
     return applied(autoencoder, fitted)
 
@@ -152,17 +146,41 @@ def _paper(
 ) -> tuple[Control, float]:
     """Return Eq. (7)'s purifier as printed, and how far its condition leaks the target (P2)."""
     printed = replace(config, purifier=replace(purifier_settings(config), kind="paper"))
-    encoder, worlds = subjects.perception.encoder, prepared.worlds
-    params, _ = fit_perception_purifier(
-        seed_keys(config, 1)[:1], printed, encoder, worlds.train.starts, posterior
+    purifier, encoder, worlds = purifier_of(printed), subjects.perception.encoder, prepared.worlds
+    env = config.environment
+    keys, starts = seed_keys(config, 1)[:1], worlds.train.starts
+    params, _ = fit_purifiers(
+        keys,
+        subjects.encoder,
+        purifier,
+        encoder,
+        starts,
+        posterior,
+        history_length=env.history_length,
+        arrival_length=env.arrival_length,
     )
-    held_out = cast(UserPosterior, prepared.posterior).of(worlds.test_users)
-    probed = probe_perception(key, printed, Perception(encoder, params), worlds.test.starts, held_out)
     one = jax.tree.map(lambda x: x[0], params)
-    return applied(purifier_of(printed), one), float(probed["leak"][0])
+    held_out = cast(UserPosterior, prepared.posterior).of(worlds.test_users)
+
+    @jax.jit
+    def probe(key: Array, perception: Perception, starts: SessionStarts, known: UserPosterior) -> Array:
+        found = probe_perception(
+            key,
+            subjects.encoder,
+            purifier,
+            perception,
+            starts,
+            known,
+            history_length=env.history_length,
+            arrival_length=env.arrival_length,
+        )
+        return found["leak"]
+
+    leak = probe(key, Perception(encoder, one), worlds.test.starts, held_out)
+    return applied(purifier, one), float(leak)
 
 
 def _fresh(purifier: Purifier, key: Array, batch: PurifierBatch, posterior: UserPosterior) -> PyTree:
     """Return a purifier whose network is untrained and that is otherwise as Stage I leaves it."""
     params = jax.jit(purifier.init)(key, batch)
-    return params.replace(exposure=posterior.exposure) if getattr(params, "exposure", None) else params
+    return purifier.inform(params, posterior.exposure) if purifier.inform else params

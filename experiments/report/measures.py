@@ -6,7 +6,7 @@ Comparisons of methods are in `comparisons`; here are the other measurements and
 import math
 from collections.abc import Callable, Sequence
 
-from dsrm_jax.purify.perception import STATES
+from dsrm_jax.runs.pieces import STATES
 from dsrm_jax.types import Json
 from experiments.report.comparisons import (
     diffusion_change,

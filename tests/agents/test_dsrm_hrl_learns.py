@@ -18,9 +18,9 @@ from dsrm_jax.config import (
     PurifierConfig,
     TrainingConfig,
 )
-from dsrm_jax.purify.encoder import Embeddings, EncoderParams, make_catalogue, make_encoder
+from dsrm_jax.purify.encoder import Embeddings, EncoderParams, make_catalogue
 from dsrm_jax.purify.perception import Perception
-from dsrm_jax.runs.pieces import perceive_of, trainer_of
+from dsrm_jax.runs.pieces import encoder_of, perceive_of, trainer_of
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.history import history_before
 from dsrm_jax.simulator.response import TableResponse
@@ -77,7 +77,7 @@ def perception():
     vectors[:, -1] = 1.0
     bias = np.where(np.isin(np.arange(ITEMS), [0, 1, 4, 5]), -1.0, 0.5)
     embeddings = Embeddings(jnp.asarray(vectors, jnp.float32), jnp.asarray(bias, jnp.float32))
-    shapes = jax.eval_shape(make_encoder(CONFIG.encoder).init, jax.random.key(0), embeddings).network
+    shapes = jax.eval_shape(encoder_of(CONFIG).init, jax.random.key(0), embeddings).network
     network = jax.tree.map(lambda x: -jnp.eye(*x.shape) if len(x.shape) == 2 else jnp.zeros(x.shape), shapes)
     return Perception(EncoderParams(embeddings, network), {})
 

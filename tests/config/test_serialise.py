@@ -102,10 +102,10 @@ def test_toml_file_overrides_only_what_it_names(tmp_path):
         ),
         ({"training": {"seeds": [1, 2.5]}}, r"training\.seeds\[1\] is 2\.5"),
         (
-            {"purifier": {"kind": "maskde"}},
-            r"value of purifier\.kind in run\.toml 'maskde': did you mean 'masked'\?",
+            {"encoder": {"kind": "clikced"}},
+            r"value of encoder\.kind in run\.toml 'clikced': did you mean 'clicked'\?",
         ),
-        ({"purifier": {"kind": 2}}, r"purifier\.kind is 2, a whole number, expected one of 'auto'"),
+        ({"encoder": {"kind": 2}}, r"encoder\.kind is 2, a whole number, expected one of 'clicked'"),
     ],
 )
 def test_wrong_names_and_types_say_where_and_what(overrides, message):
@@ -194,7 +194,7 @@ def test_every_range_is_enforced_at_both_ends(name):
 
 def test_validate_sees_types_choices_and_seeds():
     for config, message in [
-        (replaced("purifier.kind", "other"), "'other'"),
+        (replaced("encoder.kind", "other"), "'other'"),
         (replaced("agent.hidden", 2.0), "agent.hidden"),
         (replaced("training.seeds", ()), "training.seeds is empty"),
         (replaced("training.seeds", (1, 2, 1)), "values that differ"),

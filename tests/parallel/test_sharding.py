@@ -197,7 +197,8 @@ import numpy as np
 from dsrm_jax.config import *
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
-from dsrm_jax.purify.encoder import Embeddings, EncoderParams, make_encoder
+from dsrm_jax.purify.encoder import Embeddings, EncoderParams
+from dsrm_jax.runs.pieces import encoder_of
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.parallel.processes import Processes, first, is_first, joined
 from dsrm_jax.runs.run import Saved, restore, run_mesh, start, train
@@ -227,7 +228,7 @@ with joined(others):
     rng = np.random.default_rng(0)
     vectors = np.concatenate([rng.normal(size=(ITEMS, 2)), np.ones((ITEMS, 1))], axis=1)
     embeddings = Embeddings(jnp.asarray(vectors, jnp.float32), jnp.asarray(rng.normal(size=ITEMS), jnp.float32))
-    shapes = jax.eval_shape(make_encoder(config.encoder).init, jax.random.key(0), embeddings).network
+    shapes = jax.eval_shape(encoder_of(config).init, jax.random.key(0), embeddings).network
     network = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), shapes)
     perception = Perception(EncoderParams(embeddings, network), {})
     world = World(

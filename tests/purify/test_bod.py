@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from dsrm_jax.config import DenoiserConfig
 from dsrm_jax.purify.bod import (
     BODParams,
     Generator,
@@ -19,12 +18,13 @@ from dsrm_jax.purify.bod import (
     uniformity_loss,
 )
 from dsrm_jax.purify.encoder import Evidence
-from dsrm_jax.purify.rce import LabelledBatch, LinearEncoder, fit_denoiser
+from dsrm_jax.purify.rce import LabelledBatch, LinearEncoder
+from dsrm_jax.purify.stage_one import fit_purifier
 
 N, M, D = 6, 5, 3
-CONFIG = DenoiserConfig(hidden=8, alignment_weight=0.7, uniformity_weight=0.3)
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-PURIFIER = make_bod_purifier(CONFIG, state_dim=D)
+PURIFIER = make_bod_purifier(hidden=8, alignment_weight=0.7, uniformity_weight=0.3)
+matching = partial(matching_loss, hidden=8)
 
 
 def make_example(dtype=jnp.float32):
@@ -115,7 +115,7 @@ def test_the_outer_loss_is_one_minus_the_cosine_of_finite_difference_gradients()
             columns.append(np.vstack([gradient.kernel, gradient.bias]))
         left, right = columns
         cosine = (unit(left.T) * unit(right.T)).sum(1)
-        found = quick_jit(partial(matching_loss, CONFIG))(params, batch)
+        found = quick_jit(matching)(params, batch)
         np.testing.assert_allclose(found, (1 - cosine).sum(), rtol=1e-5)
 
 
@@ -124,7 +124,7 @@ def test_the_generators_gradient_is_that_of_the_outer_loss_and_not_zero():
         params, batch, _ = make_example(jnp.float64)
         gradient = quick_jit(jax.grad(PURIFIER.loss))(params, None, batch).generator
         flat, rebuild = ravel_pytree(params.generator)
-        outer = quick_jit(lambda x: matching_loss(CONFIG, BODParams(params.encoder, rebuild(x)), batch))
+        outer = quick_jit(lambda x: matching(BODParams(params.encoder, rebuild(x)), batch))
         found, expected = ravel_pytree(gradient)[0], _differences(outer, flat)
         assert np.abs(expected).max() > 1e-3
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
@@ -148,13 +148,10 @@ def test_the_encoders_gradient_is_that_of_the_inner_loss_with_constant_weights()
 
 def test_training_makes_the_gradients_agree():
     _, batch, _ = make_example()
-    config = DenoiserConfig(hidden=8, iterations=100, learning_rate=2e-2)
-    purifier = make_bod_purifier(config, state_dim=D)
-    fitted, losses = quick_jit(lambda key: fit_denoiser(key, purifier, lambda key: batch, config=config))(
-        jax.random.key(0)
-    )
-    start = BODParams(fitted.encoder, purifier.init(jax.random.key(0), None).generator)
-    untrained, trained = (float(quick_jit(partial(matching_loss, config))(p, batch)) for p in (start, fitted))
+    purifier = make_bod_purifier(hidden=8, iterations=100, learning_rate=2e-2)
+    fitted, losses = quick_jit(lambda key: fit_purifier(key, purifier, lambda key: batch))(jax.random.key(0))
+    start = BODParams(fitted.encoder, purifier.init(jax.random.key(0), batch).generator)
+    untrained, trained = (float(quick_jit(matching)(p, batch)) for p in (start, fitted))
     assert trained < untrained - 0.1
     assert bool(np.isfinite(losses).all())
 
@@ -162,7 +159,7 @@ def test_training_makes_the_gradients_agree():
 @pytest.mark.parametrize("reading", ["pretrain", "online"])
 def test_purified_states_come_from_the_history_alone(reading):
     params, batch, _ = make_example()
-    purifier = make_bod_purifier(DenoiserConfig(hidden=8, reading=reading), state_dim=D)
+    purifier = make_bod_purifier(hidden=8, reading=reading)
     evidence = batch.condition
     found = purifier.purify(params, None, jnp.full((N, D), 5.0), evidence)
     weight = np.ones((N, M))

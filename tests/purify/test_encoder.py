@@ -9,7 +9,6 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from dsrm_jax.config import EncoderConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.encoder import (
     NUM_LABELS,
@@ -187,7 +186,7 @@ def test_labels_are_the_rows_from_the_drawn_one_on_never_of_another_user_never_o
 
 @pytest.fixture(scope="module")
 def fitted(embeddings, log):
-    encoder = make_encoder(EncoderConfig(kind="clicked", dim=DIM))
+    encoder = make_encoder(kind="clicked", dim=DIM)
     params, losses = fit_encoder(
         jax.random.key(0),
         encoder,
@@ -237,7 +236,7 @@ def test_only_the_network_moves(embeddings, fitted):
 
 @pytest.mark.parametrize(("kind", "sees"), [("clicked", False), ("exposure", True)])
 def test_what_was_skipped_leaves_a_trace_in_the_exposure_encoder_alone(embeddings, kind, sees):
-    encoder = make_encoder(EncoderConfig(kind=kind, dim=DIM, hidden=4))
+    encoder = make_encoder(kind=kind, dim=DIM, hidden=4)
     encode = jax.jit(lambda p, h: encoder.encode(p, summarise(p.embeddings, h)))
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), embeddings).network
     rng = np.random.default_rng(4)
@@ -253,4 +252,4 @@ def test_what_was_skipped_leaves_a_trace_in_the_exposure_encoder_alone(embedding
 
 def test_an_unknown_kind_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match="did you mean 'clicked'"):
-        make_encoder(EncoderConfig(kind="click", dim=DIM))
+        make_encoder(kind="click", dim=DIM)

@@ -16,8 +16,9 @@ from dsrm_jax.purify import process
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.exposure import Exposure, silent_exposure
 from dsrm_jax.purify.guidance import fit_whitening, guided_mean, likelihood_of
+from dsrm_jax.purify.kinds import make_purifier
 from dsrm_jax.purify.process import EXPANSIONS, expansion_levels
-from dsrm_jax.purify.purifier import PurifierBatch, make_purifier
+from dsrm_jax.purify.purifier import PurifierBatch
 
 D, H, N = 4, 30, 12
 GUIDED = PurifierConfig(kind="guided", diffusion_steps=20, hidden=8)
@@ -49,11 +50,11 @@ def evidence():
 def params(evidence):
     """A fresh network predicts v = 0, which in whitened coordinates is the Gaussian prior."""
     batch = PurifierBatch(jnp.float32(STATES), Evidence(summary=jnp.zeros((4000, 3))), jnp.float32(STATES))
-    return make_purifier(GUIDED, state_dim=D, condition_dim=3).init(jax.random.key(0), batch)
+    return make_purifier(**vars(GUIDED)).init(jax.random.key(0), batch)
 
 
 def purify(config, params, evidence):
-    purifier = make_purifier(config, state_dim=D, condition_dim=3)
+    purifier = make_purifier(**vars(config))
     return np.asarray(jax.jit(purifier.purify)(params, None, jnp.zeros((N, D)), evidence))
 
 

@@ -1,6 +1,7 @@
 """From observations to views, and what Stage I learns from, in a world where an item gives its user away."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,23 +10,17 @@ import pytest
 from scipy import stats
 
 from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierConfig
-from dsrm_jax.purify import perception_probes
 from dsrm_jax.purify.blocks import ROWS as ROWS_OF_A_BLOCK
-from dsrm_jax.purify.encoder import Embeddings, EncoderParams, Evidence, make_encoder, summarise
+from dsrm_jax.purify.encoder import Embeddings, EncoderParams, Evidence, summarise
 from dsrm_jax.purify.exposure import Exposure
 from dsrm_jax.purify.leverage import leverage_of
-from dsrm_jax.purify.perception import (
-    Perception,
-    fit_perception_purifier,
-    make_perceive,
-    perception_modules,
-    sample_states,
-)
+from dsrm_jax.purify.perception import Perception, make_perceive, seed_axes, share_process
 from dsrm_jax.purify.perception_probes import probe_perception
 from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.purifier import Purifier, PurifierBatch
-from dsrm_jax.purify.targets import Visited
-from dsrm_jax.runs.pieces import perceive_of
+from dsrm_jax.purify.stage_one import fit_purifiers
+from dsrm_jax.purify.targets import Visited, sample_states
+from dsrm_jax.runs.pieces import encoder_of, perceive_of, purifier_of
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.world import History, SessionStarts
 
@@ -60,7 +55,7 @@ def starts():
 def encoder_params():
     """Item vectors are their user's code, and the network hands on the clicked mean."""
     embeddings = Embeddings(jnp.asarray(CODE), jnp.zeros(NUM_USERS))
-    shapes = jax.eval_shape(make_encoder(CONFIG.encoder).init, jax.random.key(0), embeddings)
+    shapes = jax.eval_shape(encoder_of(CONFIG).init, jax.random.key(0), embeddings)
     network = jax.tree.map(
         lambda x: jnp.eye(*x.shape) if len(x.shape) == 2 else jnp.zeros(x.shape), shapes.network
     )
@@ -78,8 +73,21 @@ def observation():
     return Observation(history, jnp.arange(6, dtype=jnp.int32).reshape(2, 3), jnp.arange(6).reshape(2, 3) % 5)
 
 
+def fit(keys, config, encoder_params, starts):
+    modules = encoder_of(config), purifier_of(config)
+    return fit_purifiers(keys, *modules, encoder_params, starts, KNOWN, history_length=H, arrival_length=50)
+
+
+def probing(config, perception, num_states=2000):
+    """`probe_perception` of several seeds, as one program."""
+    modules = encoder_of(config), purifier_of(config)
+    probe = partial(probe_perception, history_length=H, num_states=num_states)
+    axes = (None, seed_axes(perception), None, None)
+    return jax.jit(jax.vmap(lambda key, *given: probe(key, *modules, *given), in_axes=axes, axis_size=3))
+
+
 def draw(key, encoder_params, starts, mask_rate, rows=2000):
-    encoder = make_encoder(CONFIG.encoder)
+    encoder = encoder_of(CONFIG)
     sample = jax.jit(
         lambda key, mask_rate: sample_states(
             key,
@@ -148,7 +156,7 @@ def test_nothing_is_hidden_at_rate_zero_and_all_of_a_view_is_its_users(encoder_p
 
 
 def test_a_view_is_the_purified_encoding_of_the_history(encoder_params, observation):
-    encoder, purifier = perception_modules(CONFIG)
+    encoder, purifier = encoder_of(CONFIG), purifier_of(CONFIG)
     summary = jax.jit(summarise)(encoder_params.embeddings, observation.history)
     rows = summary.reshape(-1, summary.shape[-1])
     states = jnp.asarray(np.random.default_rng(2).normal(size=(6, D)), jnp.float32)
@@ -175,7 +183,7 @@ def test_only_events_that_the_training_log_chose_are_read_as_its_choice(encoder_
     """The last `unlogged` ones are not; of n events the log chose n - unlogged, or none."""
     seen = []
     spy = Purifier(None, None, lambda params, key, state, evidence: seen.append(evidence.logged) or state)
-    make_perceive(make_encoder(CONFIG.encoder), spy)(Perception(encoder_params, {}), None, observation)
+    make_perceive(encoder_of(CONFIG), spy)(Perception(encoder_params, {}), None, observation)
     length, unlogged = np.asarray(observation.history.length), np.asarray(observation.unlogged)
     np.testing.assert_array_equal(np.sum(seen[0], -1), np.maximum(length - unlogged, 0))
     assert not np.any(np.asarray(seen[0]) & (np.arange(H) >= H - unlogged[..., None]))
@@ -185,14 +193,14 @@ def test_a_long_batch_is_perceived_as_its_rows_are_and_one_draw_of_noise_serves_
     encoder_params, observation
 ):
     """More rows than a block holds: a deterministic purifier gives what it gives row by row, a drawing one repeats no noise."""
-    _, purifier = perception_modules(GUIDED)
+    purifier = purifier_of(GUIDED)
     one = jax.tree.map(lambda x: x[0, 0], observation)
     rows = 2 * ROWS_OF_A_BLOCK + 1
     many = jax.tree.map(lambda x: jnp.broadcast_to(x, (rows, *x.shape)), one)
     many = many.replace(unlogged=jnp.arange(rows, dtype=jnp.int32) % 3)
     states = jnp.asarray(np.random.default_rng(2).normal(size=(50, D)), jnp.float32)
     batch = PurifierBatch(states, Evidence(summary=jnp.zeros((50, 4 * D + 2))), states)
-    params = jax.jit(purifier.init)(jax.random.key(3), batch).replace(exposure=TOLD)
+    params = purifier.inform(jax.jit(purifier.init)(jax.random.key(3), batch), TOLD)
     perception = Perception(encoder_params, params)
     whole = jax.jit(perceive_of(GUIDED))(perception, None, many).state
     for i in (0, 1, 2, rows - 1):
@@ -208,11 +216,11 @@ def test_a_long_batch_is_perceived_as_its_rows_are_and_one_draw_of_noise_serves_
 def test_the_identity_purifier_hands_the_observed_state_on(encoder_params, starts, observation):
     config = dataclasses.replace(CONFIG, purifier=dataclasses.replace(CONFIG.purifier, kind="identity"))
     keys = jax.random.split(jax.random.key(0), 3)
-    params, _ = fit_perception_purifier(keys, config, encoder_params, starts, KNOWN)
+    params, _ = fit(keys, config, encoder_params, starts)
     perception = Perception(encoder_params, params)
     view = jax.jit(perceive_of(config))(perception, keys[0], observation)
     np.testing.assert_array_equal(view.state, view.observed)
-    probes = probe_perception(keys[1], config, perception, starts, KNOWN, num_states=50)
+    probes = probing(config, perception, 50)(keys[1], perception, starts, KNOWN)
     for name, value in {"change": 0.0, "cka": 1.0, "recovery": 0.0}.items():
         np.testing.assert_allclose(probes[name], [value] * 3, atol=1e-5)
 
@@ -220,18 +228,18 @@ def test_the_identity_purifier_hands_the_observed_state_on(encoder_params, start
 @pytest.mark.slow
 def test_seeds_trained_together_learn_what_each_learns_alone(encoder_params, starts):
     keys = jax.random.split(jax.random.key(5), 2)
-    together, losses = fit_perception_purifier(keys, CONFIG, encoder_params, starts, KNOWN)
-    alone, loss = fit_perception_purifier(keys[1:], CONFIG, encoder_params, starts, KNOWN)
+    together, losses = fit(keys, CONFIG, encoder_params, starts)
+    alone, loss = fit(keys[1:], CONFIG, encoder_params, starts)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b[0], rtol=1e-4, atol=1e-5), together, alone)
     np.testing.assert_allclose(losses[1], loss[0], rtol=1e-4)
     assert np.all(np.abs(np.asarray(losses[0]) - np.asarray(losses[1])) > 1e-6)  # two seeds, two purifiers
 
 
 def sampled(encoder_params, starts, **options):
-    """Batches as `fit_perception_purifier` draws them."""
+    """Batches as `fit_purifiers` draws them."""
     return sample_states(
         jax.random.key(7),
-        make_encoder(CONFIG.encoder),
+        encoder_of(CONFIG),
         encoder_params,
         starts,
         KNOWN,
@@ -245,7 +253,7 @@ def sampled(encoder_params, starts, **options):
 
 def test_split_halves_share_no_event(encoder_params, starts):
     """The encoder hands on n / (1 + n) for n clicked events, so that both sides tell their count."""
-    batch = sampled(encoder_params, starts, kind="split_half")
+    batch = sampled(encoder_params, starts, target="split_half")
     counts = [x[:, -1] / (1 - x[:, -1]) for x in (batch.state, batch.condition.summary[:, :D], batch.target)]
     whole, seen, other = (np.rint(np.asarray(x)).astype(int) for x in counts)
     np.testing.assert_array_equal(seen + other, whole)
@@ -253,7 +261,7 @@ def test_split_halves_share_no_event(encoder_params, starts):
 
 
 def test_corruption_mixes_other_users_into_what_is_seen_and_not_into_the_target(encoder_params, starts):
-    batch = sampled(encoder_params, starts, kind="popularity_corruption")
+    batch = sampled(encoder_params, starts, target="popularity_corruption")
     code = CODE / np.linalg.norm(CODE, axis=1, keepdims=True)
 
     def purity(states):
@@ -281,19 +289,20 @@ def test_kinds_train_and_purify_under_one_interface(kind, encoder_params, starts
     settings = dataclasses.replace(CONFIG.purifier, kind=kind, diffusion_steps=4)
     config = dataclasses.replace(CONFIG, purifier=settings)
     keys = jax.random.split(jax.random.key(0), 3)
-    params, losses = fit_perception_purifier(keys, config, encoder_params, starts, KNOWN)
+    params, losses = fit(keys, config, encoder_params, starts)
     assert np.isfinite(losses).all()
     perception = Perception(encoder_params, jax.tree.map(lambda x: x[0], params))
     view = jax.jit(perceive_of(config))(perception, None, observation)
     assert view.state.shape == view.observed.shape
     assert np.isfinite(view.state).all()
-    probes = probe_perception(keys[1], config, Perception(encoder_params, params), starts, KNOWN)
-    programs = perception_probes._probe._cache_size()
+    perception = share_process(purifier_of(config), Perception(encoder_params, params))
+    probe = probing(config, perception)
+    probes = probe(keys[1], perception, starts, KNOWN)
     for changes in ({"diffusion_steps": 3}, {"schedule": "cosine"}) if kind == "guided" else ():
         other = dataclasses.replace(config, purifier=dataclasses.replace(settings, **changes))
-        moved = probe_perception(keys[1], other, Perception(encoder_params, params), starts, KNOWN)
+        moved = probe(keys[1], share_process(purifier_of(other), perception), starts, KNOWN)
         assert np.abs(np.asarray(moved["change"]) - np.asarray(probes["change"])).max() > 1e-6
-    assert perception_probes._probe._cache_size() == programs  # one program serves all processes
+    assert probe._cache_size() == 1  # one program serves all processes
     # an unconditional prior cannot contain the target
     assert ("leak" in probes) == (kind != "regression")
     if kind == "guided":
@@ -310,7 +319,7 @@ def test_the_prior_of_guided_is_as_wide_as_preferences_and_not_as_their_estimate
         CONFIG, purifier=dataclasses.replace(CONFIG.purifier, kind="guided", iterations=1, batch_size=4000)
     )
     key = jax.random.key(0)
-    params, _ = fit_perception_purifier(key[None], config, encoder_params, starts, KNOWN)
+    params, _ = fit(key[None], config, encoder_params, starts)
     factor = np.asarray(params.target.factor[0], np.float64)
     posterior = np.asarray(LEVERAGE.solve(jnp.eye(D), jnp.full(D, float(ROWS))), np.float64)
     expected = np.cov(CODE.T, bias=True) + posterior

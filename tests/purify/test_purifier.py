@@ -1,4 +1,4 @@
-"""The toy of facts 5.2: 4 interest axes and 1 popularity axis in 16 dimensions, linear and Gaussian."""
+"""A toy: 4 interest axes and 1 popularity axis in 16 dimensions, linear and Gaussian."""
 
 import dataclasses
 from functools import partial
@@ -11,13 +11,10 @@ import pytest
 from dsrm_jax.config import PurifierConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.encoder import Evidence
-from dsrm_jax.purify.probes import change, gaussian_floor, leak_ratio, oracle_recovery
-from dsrm_jax.purify.process import padded, start_level
-from dsrm_jax.purify.purifier import (
-    PurifierBatch,
-    level_losses,
-    make_purifier,
-)
+from dsrm_jax.purify.kinds import make_purifier
+from dsrm_jax.purify.probes import change, oracle_recovery
+from dsrm_jax.purify.process import Diffusion, padded, start_level
+from dsrm_jax.purify.purifier import PurifierBatch
 from dsrm_jax.purify.schedule import make_schedule
 from dsrm_jax.purify.stage_one import fit_purifier
 
@@ -47,23 +44,23 @@ def sample_batch(key):
     return toy(key)[0]
 
 
-def fit(key, config, iterations=600, learning_rate=5e-3):
-    purifier = make_purifier(config, state_dim=D, condition_dim=D)
-    return fit_purifier(
-        key, purifier, sample_batch, iterations=iterations, learning_rate=learning_rate, ema=0.99
-    )
+def make(config):
+    return make_purifier(**vars(config))
+
+
+def fit(key, config):
+    purifier = make(dataclasses.replace(config, iterations=600, learning_rate=5e-3, ema=0.99))
+    return fit_purifier(key, purifier, sample_batch)
 
 
 def purify(config, params, batch, key=None):
-    purifier = make_purifier(config, state_dim=D, condition_dim=D)
+    purifier = make(config)
     return jax.jit(purifier.purify)(params, key, batch.state, batch.condition)
 
 
 def leak(config, params, batch):
     schedule = make_schedule(config.schedule, config.diffusion_steps)
-    losses = jax.jit(partial(level_losses, config=config))(params, jax.random.key(5), batch, schedule)
-    target = batch.state if config.kind == "paper" else batch.target
-    return leak_ratio(losses, gaussian_floor(params.target.apply(target), schedule))
+    return jax.jit(make(config).leak)(params, jax.random.key(5), batch, schedule)
 
 
 @pytest.fixture(scope="module")
@@ -128,11 +125,11 @@ def test_regression_control_reaches_the_regression_optimum(held_out):
 
 
 def test_unconditional_projection_keeps_the_contamination(held_out):
-    """Facts 5.3: popularity is a leading direction of observed states, so the noise is shrunk and popularity is not."""
+    """Popularity is a leading direction of observed states, so the noise is shrunk and popularity is not."""
     params = fit(jax.random.key(1), SDEDIT)[0]
     batch, _ = held_out
     purified = purify(SDEDIT, params, batch)
-    assert start_level(SDEDIT) == 10
+    assert make(SDEDIT).process(params).start == 10
     direction = np.linalg.qr(np.c_[POPULARITY, np.asarray(INTERESTS).T])[0].T
 
     def share(states):
@@ -159,7 +156,7 @@ def test_few_implicit_steps_come_close_to_the_whole_chain(masked, held_out):
 
 def test_identity_hands_the_state_on(held_out):
     batch, clean = held_out
-    purifier = make_purifier(dataclasses.replace(MASKED, kind="identity"), state_dim=D, condition_dim=D)
+    purifier = make(dataclasses.replace(MASKED, kind="identity"))
     params = purifier.init(jax.random.key(0), batch)
     purified = purifier.purify(params, None, batch.state, batch.condition)
     assert oracle_recovery(batch.state, purified, clean) == 0
@@ -214,7 +211,7 @@ def test_loss_is_eq_7_for_paper_and_its_velocity_form_for_masked(held_out):
     batch = held_out[0]
     for config in (PAPER, MASKED):
         config = dataclasses.replace(config, schedule="rescaled", diffusion_steps=1)
-        purifier = make_purifier(config, state_dim=D, condition_dim=D)
+        purifier = make(config)
         params = jax.jit(purifier.init)(jax.random.key(0), batch)
         # v = 0 predicts eps = sqrt(1 - abar) s^(1), off by sqrt(abar) v; v has variance 1 per coordinate.
         expected = 0.9 if config.kind == "paper" else 1.0
@@ -250,7 +247,7 @@ def test_two_seeds_in_one_program_equal_separate_runs(masked_fit):
 def test_constant_coordinates_survive(held_out):
     """A coordinate that never varies, such as an unused bias, is handed back as it is."""
     batch = jax.tree.map(lambda x: x[:50].at[:, 0].set(2.0), held_out[0])
-    purifier = make_purifier(MASKED, state_dim=D, condition_dim=D)
+    purifier = make(MASKED)
     params = jax.jit(purifier.init)(jax.random.key(0), batch)
     assert np.isfinite(purifier.loss(params, jax.random.key(0), batch))
     np.testing.assert_array_equal(params.target.std[0], 1.0)
@@ -261,17 +258,18 @@ def test_constant_coordinates_survive(held_out):
     ("fraction", "steps", "level"), [(1.0, 20, 20), (0.3, 20, 6), (0.35, 20, 7), (0.01, 20, 1), (1.0, 1, 1)]
 )
 def test_start_level_is_the_rounded_share(fraction, steps, level):
-    config = PurifierConfig(kind="masked", start_fraction=fraction, diffusion_steps=steps)
-    assert start_level(config) == level
-    traced = start_level(dataclasses.replace(config, start_fraction=jnp.float32(fraction)))
-    assert traced == level
+    diffusion = Diffusion(start_fraction=fraction, diffusion_steps=steps)
+    assert start_level(diffusion) == level
+    assert start_level(diffusion._replace(start_fraction=jnp.float32(fraction))) == level
 
 
 @pytest.mark.parametrize(("kind", "level"), [("masked", 20), ("guided", 20), ("sdedit", 7)])
-def test_start_of_zero_is_the_kinds_own(kind, level):
+def test_start_of_zero_is_the_kinds_own(kind, level, held_out):
     config = PurifierConfig(kind=kind, diffusion_steps=20)
-    assert start_level(config) == level
-    assert start_level(dataclasses.replace(config, start_fraction=jnp.float32(0.0))) == level
+    params = jax.jit(make(config).init)(jax.random.key(0), held_out[0])
+    assert make(config).process(params).start == level
+    traced = make(dataclasses.replace(config, start_fraction=jnp.float32(0.0)))
+    assert traced.process(params).start == level
 
 
 @pytest.mark.parametrize("kind", ["guided", "sdedit"])
@@ -284,14 +282,14 @@ def test_a_process_as_an_argument_is_the_configurations_own(kind):
         vectors=events, bias=jnp.zeros((50, 6)), click=events[..., 0] > 0, shown=told, logged=told
     )
     first = PurifierConfig(kind=kind, hidden=8, diffusion_steps=20)
-    params = make_purifier(first, state_dim=D, condition_dim=D).init(jax.random.key(3), batch)
+    params = make(first).init(jax.random.key(3), batch)
     network = jax.tree.map(lambda x: x + 0.1, params.network)  # the last layer starts at zero
     params = params.replace(network=network)
-    serve = jax.jit(make_purifier(first, state_dim=D, condition_dim=D).purify)
+    serve = jax.jit(make(first).purify)
     traces = serve._cache_size
     for steps, schedule, fraction in ((7, "linear", 0.0), (40, "cosine", 0.5)):
         config = dataclasses.replace(first, diffusion_steps=steps, schedule=schedule, start_fraction=fraction)
-        purifier = make_purifier(config, state_dim=D, condition_dim=D)
+        purifier = make(config)
         expected = jax.jit(purifier.purify)(params, None, batch.state, evidence)
         process = padded(purifier.process(params), 64)
         found = serve(params, None, batch.state, evidence, process)
@@ -299,8 +297,15 @@ def test_a_process_as_an_argument_is_the_configurations_own(kind):
         assert traces() == 1
 
 
-def test_bad_settings_are_named():
-    with pytest.raises(InputError, match="did you mean 'masked'"):
-        make_purifier(dataclasses.replace(MASKED, kind="mask"), state_dim=D, condition_dim=D)
-    with pytest.raises(InputError, match=r"start_fraction is 1\.5"):
-        make_purifier(dataclasses.replace(MASKED, start_fraction=1.5), state_dim=D, condition_dim=D)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "mask"}, "did you mean 'masked'"),
+        ({"start_fraction": 1.5}, r"start_fraction is 1\.5"),
+        ({"target": "ful"}, "did you mean 'full'"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+    ],
+)
+def test_bad_settings_are_named(changes, message):
+    with pytest.raises(InputError, match=message):
+        make(dataclasses.replace(MASKED, **changes))

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import optimize, special
 
-from dsrm_jax.config import DenoiserConfig, EncoderConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.encoder import (
     Embeddings,
@@ -19,16 +18,16 @@ from dsrm_jax.purify.encoder import (
     make_encoder,
     next_click_loss,
 )
-from dsrm_jax.purify.purifier import Purifier
+from dsrm_jax.purify.purifier import Learning, Purifier
 from dsrm_jax.purify.rce import (
     LabelledBatch,
     LinearEncoder,
     encode,
     encode_weighted,
-    fit_denoiser,
     make_rce_purifier,
     sample_labelled_states,
 )
+from dsrm_jax.purify.stage_one import fit_purifier
 from dsrm_jax.simulator.world import History, SessionStarts
 
 N, M, H, D, V = 6, 5, 7, 3, 11
@@ -84,7 +83,7 @@ def clicked_mean(evidence, weight):
 
 def test_weights_are_detached_and_the_gradient_is_the_weighted_cross_entropys():
     batch, params = make_example()
-    loss = make_rce_purifier(DenoiserConfig(beta=BETA), state_dim=D).loss
+    loss = make_rce_purifier(beta=BETA).loss
     value, gradient = jax.jit(jax.value_and_grad(loss))(params, None, batch)
     pooled = clicked_mean(batch.condition, np.ones((N, H)))
     state = pooled @ as64(params.kernel) + as64(params.bias)
@@ -110,7 +109,7 @@ def log():
         jnp.asarray(rng.random(len(user)) < 0.5),
         jnp.asarray(np.concatenate([[0], np.cumsum(rows)]), jnp.int32),
     )
-    encoder = make_encoder(EncoderConfig(dim=D - 1))
+    encoder = make_encoder(dim=D - 1)
     embeddings = Embeddings(
         jnp.asarray(rng.normal(size=(V, D)), jnp.float32), jnp.asarray(rng.normal(size=V), jnp.float32)
     )
@@ -133,13 +132,13 @@ def test_drawn_states_and_labels_are_those_the_frozen_encoder_was_trained_on(log
     condition = batch.condition
     history = History(condition.item, condition.click, jnp.sum(condition.shown, axis=1))
     expected = next_click_loss(encoder, params, history, labels_from(starts, rows))
-    loss = make_rce_purifier(DenoiserConfig(beta=0.0), state_dim=D).loss(again, None, batch)
+    loss = make_rce_purifier(beta=0.0).loss(again, None, batch)
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
 def test_the_pretrained_reading_forgets_the_state_it_is_given():
     batch, params = make_example()
-    purifier = make_rce_purifier(DenoiserConfig(beta=BETA), state_dim=D)
+    purifier = make_rce_purifier(beta=BETA)
     found = [purifier.purify(params, None, jnp.full((N, D), fill), batch.condition) for fill in (0.0, 9.0)]
     np.testing.assert_array_equal(found[0], found[1])
     expected = clicked_mean(batch.condition, np.ones((N, H))) @ as64(params.kernel) + as64(params.bias)
@@ -148,7 +147,7 @@ def test_the_pretrained_reading_forgets_the_state_it_is_given():
 
 def test_the_online_reading_weights_each_click_by_its_predicted_probability():
     batch, params = make_example()
-    purifier = make_rce_purifier(DenoiserConfig(beta=BETA, reading="online"), state_dim=D)
+    purifier = make_rce_purifier(beta=BETA, reading="online")
     evidence = batch.condition
     state = clicked_mean(evidence, np.ones((N, H))) @ as64(params.kernel) + as64(params.bias)
     logit = np.einsum("nd,nhd->nh", state, as64(evidence.vectors)) + as64(evidence.bias)
@@ -166,7 +165,7 @@ def test_weights_of_one_change_nothing_and_weights_of_zero_leave_no_history():
 
 
 def test_the_online_reading_needs_events():
-    purifier = make_rce_purifier(DenoiserConfig(reading="online"), state_dim=D)
+    purifier = make_rce_purifier(reading="online")
     with pytest.raises(ValueError, match="summary alone"):
         purifier.purify(
             make_example()[1], None, jnp.zeros((N, D)), Evidence(summary=jnp.zeros((N, 4 * D + 2)))
@@ -175,14 +174,13 @@ def test_the_online_reading_needs_events():
 
 def test_an_unknown_reading_is_named():
     with pytest.raises(InputError, match=r"unknown denoiser reading 'onlin'.*did you mean 'online'"):
-        make_rce_purifier(DenoiserConfig(reading="onlin"), state_dim=D)
+        make_rce_purifier(reading="onlin")
 
 
 def test_the_fit_reaches_the_minimum_that_scipy_finds():
     batch, _ = make_example(seed=8)
-    config = DenoiserConfig(beta=0.0, iterations=600, learning_rate=0.05)
-    purifier = make_rce_purifier(config, state_dim=D)
-    fit = jax.jit(partial(fit_denoiser, purifier=purifier, sample_batch=lambda key: ridged, config=config))
+    purifier = make_rce_purifier(beta=0.0, iterations=600, learning_rate=0.05)
+    fit = jax.jit(partial(fit_purifier, purifier=purifier, sample_batch=lambda key: ridged))
     # a click and a skip of each item, so that the minimum is finite
     both = jax.tree.map(lambda x: jnp.concatenate([x, x], axis=1), (batch.vectors, batch.bias, batch.present))
     ridged = LabelledBatch(
@@ -204,7 +202,7 @@ def test_the_fit_reaches_the_minimum_that_scipy_finds():
         return (present * (np.logaddexp(0, logit) - click * logit)).sum() / present.sum()
 
     best = optimize.minimize(objective, np.zeros(D * D + D)).fun
-    final = make_rce_purifier(config, state_dim=D).loss(params, None, ridged)
+    final = purifier.loss(params, None, ridged)
     assert losses[0] > 1.05 * best
     assert float(final) == pytest.approx(best, rel=1e-2)
 
@@ -216,7 +214,7 @@ def test_progress_rises_over_the_ramp(ramp, expected):
         init=lambda key, batch: params,
         loss=lambda params, key, batch: batch.progress + 0.0 * jnp.sum(params.bias),
         purify=lambda *args: args,
+        learning=Learning(labelled=True, ramp=ramp, iterations=6),
     )
-    config = DenoiserConfig(ramp=ramp, iterations=6)
-    _, losses = fit_denoiser(jax.random.key(0), told, lambda key: batch, config=config)
+    _, losses = fit_purifier(jax.random.key(0), told, lambda key: batch)
     np.testing.assert_allclose(losses, expected, rtol=1e-6)

@@ -3,10 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from dsrm_jax.errors import InputError
-from dsrm_jax.purify.targets import check_target, corrupted, every_second, halves
+from dsrm_jax.purify.targets import corrupted, every_second, halves
 from dsrm_jax.simulator.world import History, SessionStarts
 
 
@@ -44,8 +42,3 @@ def test_corruption_replaces_events_by_what_the_log_shows_everybody():
 def test_every_second_row_is_fresh():
     mixed = every_second({"a": jnp.ones((5, 2))}, {"a": jnp.zeros((5, 2))})
     np.testing.assert_array_equal(mixed["a"][:, 0], [0, 1, 0, 1, 0])
-
-
-def test_misspelt_target_is_named():
-    with pytest.raises(InputError, match="did you mean 'split_half'"):
-        check_target("splithalf")

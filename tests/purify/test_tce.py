@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from dsrm_jax.config import DenoiserConfig
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.rce import LabelledBatch, LinearEncoder
 from dsrm_jax.purify.tce import kept, make_tce_purifier
@@ -72,7 +71,7 @@ def make_example():
 @pytest.mark.parametrize(("progress", "rate"), [(0.0, 0.0), (0.5, 0.15), (1.0, 0.3)])
 def test_the_loss_is_the_mean_over_what_is_kept_and_its_rate_rises_with_progress(progress, rate):
     params, batch, _, logit = make_example()
-    loss = make_tce_purifier(DenoiserConfig(drop_rate=0.3), state_dim=D).loss
+    loss = make_tce_purifier(drop_rate=0.3).loss
     value, gradient = jax.jit(jax.value_and_grad(loss))(
         params, None, batch.replace(progress=jnp.float32(progress))
     )
@@ -91,7 +90,7 @@ def test_the_loss_is_the_mean_over_what_is_kept_and_its_rate_rises_with_progress
 def test_the_online_reading_drops_each_historys_least_believed_clicks():
     params, batch, state, logit = make_example()
     evidence = batch.condition
-    purifier = make_tce_purifier(DenoiserConfig(drop_rate=0.4, reading="online"), state_dim=D)
+    purifier = make_tce_purifier(drop_rate=0.4, reading="online")
     found = purifier.purify(params, None, batch.state, evidence)
     expected = np.zeros((N, D))
     for n in range(N):
@@ -101,5 +100,5 @@ def test_the_online_reading_drops_each_historys_least_believed_clicks():
         pooled = np.asarray(evidence.vectors, np.float64)[n, left].sum(0) / (1 + len(left))
         expected[n] = pooled @ np.asarray(params.kernel, np.float64) + np.asarray(params.bias)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
-    plain = make_tce_purifier(DenoiserConfig(drop_rate=0.4), state_dim=D)
+    plain = make_tce_purifier(drop_rate=0.4)
     np.testing.assert_allclose(plain.purify(params, None, batch.state, evidence), state, rtol=1e-3, atol=1e-5)

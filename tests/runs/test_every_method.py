@@ -16,9 +16,9 @@ from dsrm_jax.config import (
     PurifierConfig,
     TrainingConfig,
 )
-from dsrm_jax.purify.encoder import Embeddings, make_encoder
+from dsrm_jax.purify.encoder import Embeddings
 from dsrm_jax.purify.perception import Perception
-from dsrm_jax.runs.pieces import trainer_of
+from dsrm_jax.runs.pieces import encoder_of, trainer_of
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 
@@ -51,7 +51,7 @@ def world():
 
 def perception():
     embeddings = Embeddings(jnp.zeros((ITEMS, 3)), jnp.zeros(ITEMS))
-    return Perception(make_encoder(CONFIG.encoder).init(jax.random.key(0), embeddings), {})
+    return Perception(encoder_of(CONFIG).init(jax.random.key(0), embeddings), {})
 
 
 @pytest.mark.parametrize(("method", "mode"), [*((m, "discrete") for m in LEARNERS), ("bcq", "continuous")])

@@ -12,11 +12,13 @@ from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierCo
 from dsrm_jax.config.serialise import merge
 from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
 from dsrm_jax.errors import InputError
-from dsrm_jax.purify.encoder import Embeddings, make_encoder
-from dsrm_jax.purify.perception import Perception, fit_perception_purifier
+from dsrm_jax.purify.encoder import Embeddings
+from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.posterior import fit_posterior
+from dsrm_jax.purify.stage_one import fit_purifiers
 from dsrm_jax.runs import log_models
 from dsrm_jax.runs import prepare as stage_one
+from dsrm_jax.runs.pieces import encoder_of, purifier_of
 from dsrm_jax.runs.prepare import (
     check_usable,
     perception_like,
@@ -44,9 +46,10 @@ def trained(config):
 
     def train():
         embeddings = Embeddings(jnp.zeros((ITEMS, DIM + 1)), jnp.zeros(ITEMS))
-        params = make_encoder(config.encoder).init(jax.random.key(0), embeddings)
+        params = encoder_of(config).init(jax.random.key(0), embeddings)
         posterior = fit_posterior(jax.random.key(1), embeddings, starts, jnp.zeros((USERS, DIM + 1)))
-        purifier, _ = fit_perception_purifier(seed_keys(config, 1), config, params, starts, posterior)
+        modules = encoder_of(config), purifier_of(config)
+        purifier, _ = fit_purifiers(seed_keys(config, 1), *modules, params, starts, posterior)
         return Perception(params, purifier)
 
     return jax.eval_shape(train)
@@ -190,20 +193,20 @@ def test_two_runs_share_a_purifier_only_where_it_would_come_out_alike(monkeypatc
         fitted.append(config)
         return None, {}
 
-    def stop(key, config, perception, starts, posterior):
+    def stop(config, perception, starts, posterior, memory):
         assert posterior == "modes of the held-out users"
         raise Reached
 
     users = {"train_users": "the training users", "test_users": "the held-out users"}
-    users["test"] = SimpleNamespace(starts=None)
+    users["test"] = users["train"] = SimpleNamespace(starts=None)
     fitted, posteriors = [], []
     monkeypatch.setattr(stage_one, "remembered_worlds", lambda *_: (None, SimpleNamespace(**users), {}))
     modes = SimpleNamespace(of=lambda users: f"modes of {users}")
-    monkeypatch.setattr(log_models, "_fit_posterior", lambda *_: posteriors.append(0) or (modes, {}))
-    monkeypatch.setattr(log_models, "_fit_factors", lambda *_: (None, {}))
+    monkeypatch.setattr(log_models, "log_posterior", lambda *_: posteriors.append(0) or modes)
+    monkeypatch.setattr(log_models, "_fit_factors", lambda *_: (None, 0.0))
     monkeypatch.setattr(log_models, "_fit_encoder", lambda *_: (None, {}))
     monkeypatch.setattr(stage_one, "_fit_purifiers", fit)
-    monkeypatch.setattr(stage_one, "probe_perception", stop)  # what comes next
+    monkeypatch.setattr(stage_one, "_probe", stop)  # what comes next
     config, memory = merge(CONFIG, {"purifier": purifier}, "test"), {}
     both = config, merge(config, change, "test")
     for settings in both:

@@ -25,11 +25,12 @@ from dsrm_jax.config import (
     TrainingConfig,
 )
 from dsrm_jax.errors import InputError
-from dsrm_jax.purify.encoder import Embeddings, EncoderParams, make_encoder
+from dsrm_jax.purify.encoder import Embeddings, EncoderParams
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.runs import checkpoint, run_directory
 from dsrm_jax.runs import run as run_module
 from dsrm_jax.runs.logging import append_metrics, read_metrics
+from dsrm_jax.runs.pieces import encoder_of
 from dsrm_jax.runs.run import (
     NonFiniteError,
     Saved,
@@ -70,7 +71,7 @@ def perception():
     embeddings = Embeddings(
         jnp.asarray(vectors, jnp.float32), jnp.asarray(rng.normal(size=ITEMS), jnp.float32)
     )
-    shapes = jax.eval_shape(make_encoder(CONFIG.encoder).init, jax.random.key(0), embeddings).network
+    shapes = jax.eval_shape(encoder_of(CONFIG).init, jax.random.key(0), embeddings).network
     network = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), shapes)
     return Perception(EncoderParams(embeddings, network), {})
 

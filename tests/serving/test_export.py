@@ -18,11 +18,11 @@ from dsrm_jax.agents.methods import make_agent
 from dsrm_jax.cli.pipeline import check_exportable
 from dsrm_jax.config import AgentConfig, Config, EncoderConfig, EnvironmentConfig, PurifierConfig
 from dsrm_jax.errors import InputError
-from dsrm_jax.purify.encoder import Embeddings, EncoderParams, Evidence, make_catalogue, make_encoder
+from dsrm_jax.purify.encoder import Embeddings, EncoderParams, Evidence, make_catalogue
 from dsrm_jax.purify.exposure import Exposure
-from dsrm_jax.purify.perception import Perception, perception_modules
+from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.purifier import PurifierBatch
-from dsrm_jax.runs.pieces import agent_of, perceive_of
+from dsrm_jax.runs.pieces import agent_of, encoder_of, perceive_of, purifier_of
 from dsrm_jax.serving.export import export_policy, recommender
 from dsrm_jax.serving.load import META, load_policy, pack
 from dsrm_jax.simulator.response import TableResponse
@@ -46,7 +46,7 @@ def trained():
     embeddings = Embeddings(
         jnp.asarray(vectors, jnp.float32), jnp.asarray(rng.normal(size=VOCABULARY), jnp.float32)
     )
-    encoder = make_encoder(CONFIG.encoder).init(jax.random.key(0), embeddings)
+    encoder = encoder_of(CONFIG).init(jax.random.key(0), embeddings)
     network = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), encoder.network)
     world = World(
         response=TableResponse(jnp.zeros((1, ITEMS))),
@@ -107,7 +107,7 @@ def test_a_purifying_policy_takes_any_number_of_users_as_well(trained, tmp_path)
     """Here 70 users are perceived in two blocks, in the file all at once; what the log did not choose is counted, or told."""
     purifying = PurifierConfig(kind="guided", diffusion_steps=3, hidden=8)
     config = dataclasses.replace(CONFIG, purifier=purifying)
-    _, purifier = perception_modules(config)
+    purifier = purifier_of(config)
     states = jnp.asarray(np.random.default_rng(4).normal(size=(40, 3)), jnp.float32)
     batch = PurifierBatch(states, Evidence(summary=jnp.zeros((40, 14))), states)
     params = jax.jit(purifier.init)(jax.random.key(2), batch)

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 
 from dsrm_jax.config import AgentConfig, Config, EncoderConfig, EnvironmentConfig, PurifierConfig
-from dsrm_jax.purify.encoder import Embeddings, gather_evidence, make_encoder
+from dsrm_jax.purify.encoder import Embeddings, gather_evidence
 from dsrm_jax.purify.perception import (
     Perception,
-    perception_modules,
     seed_axes,
     share_process,
 )
 from dsrm_jax.purify.purifier import PurifierBatch
-from dsrm_jax.runs.pieces import perceive_of
+from dsrm_jax.runs.pieces import encoder_of, perceive_of, purifier_of, without_process
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.world import History
 from dsrm_jax.sweep.programs import compiled
@@ -45,13 +44,13 @@ def perception():
     """Two seeds with networks of their own, none of them at zero."""
     vectors = jnp.float32(np.c_[RNG.normal(size=(ITEMS, DIM)), np.ones(ITEMS)])
     embeddings = Embeddings(vectors, jnp.zeros(ITEMS))
-    _, purifier = perception_modules(CONFIG)
+    purifier = purifier_of(CONFIG)
     states = jnp.float32(RNG.normal(size=(40, DIM + 1)))
     evidence = gather_evidence(embeddings, jax.tree.map(lambda x: jnp.repeat(x, 8, axis=0), HISTORY))
     init = jax.vmap(purifier.init, in_axes=(0, None))
     params = init(jax.random.split(jax.random.key(0), SEEDS), PurifierBatch(states, evidence, states))
     params = params.replace(network=jax.tree.map(lambda x: x + 0.1, params.network))
-    return Perception(make_encoder(CONFIG.encoder).init(jax.random.key(1), embeddings), params)
+    return Perception(encoder_of(CONFIG).init(jax.random.key(1), embeddings), params)
 
 
 def states(config, perception, memory):
@@ -60,6 +59,11 @@ def states(config, perception, memory):
     axes = seed_axes(perception)
     per_seed = jax.vmap(lambda agent, p: perceive(p, None, OBSERVATION).state, in_axes=(None, axes))
     return compiled(memory, "see", config, per_seed, config.agent, perception)(config.agent, perception)
+
+
+def shared(config, perception):
+    """What is left of a configuration without its reverse process, and the perception with it."""
+    return without_process(config), share_process(purifier_of(config), perception)
 
 
 def test_points_that_differ_in_their_reverse_process_share_one_program_and_nothing_else(perception):
@@ -72,7 +76,7 @@ def test_points_that_differ_in_their_reverse_process_share_one_program_and_nothi
     ):
         config = varied(**changes)
         alone = states(config, perception, {})
-        found = states(*share_process(config, perception), memory)
+        found = states(*shared(config, perception), memory)
         np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-4)
         kept.append((memory["program", "see"][1], np.asarray(found)))
     assert len({id(program) for program, _ in kept}) == 1
@@ -82,14 +86,14 @@ def test_points_that_differ_in_their_reverse_process_share_one_program_and_nothi
 
 def test_processes_longer_than_the_arrays_are_held_whole(perception):
     config = varied(diffusion_steps=600)
-    found = states(*share_process(config, perception), {})
+    found = states(*shared(config, perception), {})
     np.testing.assert_allclose(found, states(config, perception, {}), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("changes", [{"kind": "identity"}, {"kind": "regression"}, {"noise_scale": 1.0}])
 def test_what_has_no_reverse_process_or_draws_for_each_level_is_left_as_it_is(perception, changes):
     config = varied(**changes)
-    assert share_process(config, perception) == (config, perception)
+    assert shared(config, perception) == (config, perception)
 
 
 def test_a_program_is_compiled_anew_where_anything_but_the_agents_floats_differs():

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierConfig
-from dsrm_jax.purify.encoder import Embeddings, make_catalogue, make_encoder
+from dsrm_jax.purify.encoder import Embeddings, make_catalogue
 from dsrm_jax.purify.perception import Perception
-from dsrm_jax.runs.pieces import environment_of, perceive_of
+from dsrm_jax.runs.pieces import encoder_of, environment_of, perceive_of
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 from dsrm_jax.training.logged import SEARCH, logged_data, next_slate
@@ -79,7 +79,7 @@ def test_the_next_slate_is_the_users_next_catalogue_items_in_order(world, catalo
 
 @pytest.fixture(scope="module")
 def logged(world, catalogue):
-    encoder = make_encoder(CONFIG.encoder).init(
+    encoder = encoder_of(CONFIG).init(
         jax.random.key(0), Embeddings(jnp.zeros((VOCABULARY, 3)), jnp.zeros(VOCABULARY))
     )
     run = jax.jit(

@@ -20,9 +20,9 @@ from dsrm_jax.config import (
     PurifierConfig,
     TrainingConfig,
 )
-from dsrm_jax.purify.encoder import Embeddings, EncoderParams, make_encoder
+from dsrm_jax.purify.encoder import Embeddings, EncoderParams
 from dsrm_jax.purify.perception import Perception
-from dsrm_jax.runs.pieces import trainer_of
+from dsrm_jax.runs.pieces import encoder_of, trainer_of
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 from dsrm_jax.training.loop import rollout_metrics
@@ -48,7 +48,7 @@ def perception():
     embeddings = Embeddings(
         jnp.asarray(vectors, jnp.float32), jnp.asarray(rng.normal(size=ITEMS), jnp.float32)
     )
-    shapes = jax.eval_shape(make_encoder(CONFIG.encoder).init, jax.random.key(0), embeddings).network
+    shapes = jax.eval_shape(encoder_of(CONFIG).init, jax.random.key(0), embeddings).network
     network = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), shapes)
     return Perception(EncoderParams(embeddings, network), {})
 

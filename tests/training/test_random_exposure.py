@@ -15,13 +15,13 @@ from dsrm_jax.purify.encoder import (
     Encoder,
     EncoderParams,
     gather_evidence,
-    make_encoder,
 )
 from dsrm_jax.purify.exposure import silent_exposure
 from dsrm_jax.purify.leverage import leverage_of
-from dsrm_jax.purify.perception import fit_perception_purifier, perception_modules
 from dsrm_jax.purify.posterior import UserPosterior
+from dsrm_jax.purify.stage_one import fit_purifiers
 from dsrm_jax.runs import prepare
+from dsrm_jax.runs.pieces import encoder_of, purifier_of
 from dsrm_jax.runs.prepare import seed_keys
 from dsrm_jax.simulator.response import FactorResponse, TableResponse, slate_probability
 from dsrm_jax.simulator.world import History, SessionStarts, World
@@ -30,7 +30,7 @@ from dsrm_jax.training.random_exposure import random_exposure_states
 
 USERS, ITEMS, DIM, EVENTS = 300, 12, 3, 400
 ENVIRONMENT = EnvironmentConfig(history_length=EVENTS)
-CLICKED_MEAN = Encoder(init=None, encode=lambda params, summary: summary[..., :DIM])
+CLICKED_MEAN = Encoder(init=None, encode=lambda params, summary: summary[..., :DIM], state_dim=DIM)
 
 
 def known(mode):
@@ -65,7 +65,7 @@ def params():
 
 def test_it_is_the_mean_of_what_each_user_likes_of_the_catalogue(world, params):
     """Exact up to sampling: about 133 clicks fall uniformly on four items."""
-    found = random_exposure_states(jax.random.key(0), CLICKED_MEAN, params, world, config=ENVIRONMENT)
+    found = random_exposure_states(jax.random.key(0), CLICKED_MEAN, params, world, history_length=EVENTS)
     likes, vectors = np.asarray(world.response.probability), np.asarray(params.embeddings.vectors)[1:]
     expected = likes @ vectors / 4
     clicks = EVENTS / 3
@@ -98,10 +98,20 @@ def test_stage_one_learns_it_instead_of_what_the_window_shows(world, params):
     target = jnp.broadcast_to(jnp.array([3.0, -2.0, 5.0]), (USERS, DIM))
     target += 0.01 * jax.random.normal(jax.random.key(3), target.shape)
 
-    encoder = make_encoder(config.encoder).init(jax.random.key(2), params.embeddings)
-    purifier, _ = fit_perception_purifier(seed_keys(config, 1), config, encoder, world.starts, known(target))
+    encoder = encoder_of(config).init(jax.random.key(2), params.embeddings)
+    module, regression = encoder_of(config), purifier_of(config)
+    keys, posterior = seed_keys(config, 1), known(target)
+    purifier, _ = fit_purifiers(
+        keys,
+        module,
+        regression,
+        encoder,
+        world.starts,
+        posterior,
+        history_length=4,
+        arrival_length=1,
+    )
 
-    module, regression = perception_modules(config)
     rng = np.random.default_rng(4)
     window = History(
         jnp.asarray(rng.integers(0, ITEMS + 1, (50, 4))),
@@ -123,7 +133,7 @@ def test_stage_one_learns_it_instead_of_what_the_window_shows(world, params):
 )
 def test_stage_one_is_given_the_target_that_the_settings_name(world, params, monkeypatch, kind, target):
     """Only kinds that learn from pairs read the setting."""
-    monkeypatch.setattr(prepare, "make_encoder", lambda config: CLICKED_MEAN)
+    monkeypatch.setattr(prepare, "encoder_of", lambda config: CLICKED_MEAN)
     config = merge(Config(), {"purifier": {"kind": kind, "target": target}}, "test")
     config = dataclasses.replace(config, environment=ENVIRONMENT)
     mode = jnp.float32(np.random.default_rng(6).normal(size=(USERS, DIM)))
@@ -143,16 +153,21 @@ def test_clicks_are_drawn_as_sessions_draw_them_over_a_history_of_the_trained_le
     """Nobody likes anything: one more sigmoid makes it a half, and an item's likeness to itself, 1/F, takes its share."""
     vectors = jnp.ones((ITEMS, 4)) * 1e-9
     response = FactorResponse(jnp.zeros((USERS, 4)), vectors, jnp.full(USERS, -50.0), jnp.zeros(ITEMS))
-    config = EnvironmentConfig(history_length=history_length, double_sigmoid=True, slate_correlation=0.8)
 
     def looked_at(response, user, slate, history, **options):
         assert history.item.shape == (history_length,), "what a fitted transformer is made for"
         return slate_probability(response, user, slate, history, **options)
 
     monkeypatch.setattr(random_exposure, "slate_probability", looked_at)
-    rate = Encoder(init=None, encode=lambda params, summary: jnp.expm1(summary[..., -2:]))
+    rate = Encoder(init=None, encode=lambda params, summary: jnp.expm1(summary[..., -2:]), state_dim=2)
     found = random_exposure_states(
-        jax.random.key(0), rate, params, world.replace(response=response), config=config
+        jax.random.key(0),
+        rate,
+        params,
+        world.replace(response=response),
+        history_length=history_length,
+        double_sigmoid=True,
+        slate_correlation=0.8,
     )
     clicks, events = np.asarray(found).T
     np.testing.assert_allclose(events, min(512, history_length), rtol=1e-4)

@@ -7,17 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dsrm_jax.agents.yardsticks import make_yardstick
 from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierConfig
-from dsrm_jax.purify.encoder import Embeddings, EncoderParams, make_encoder
+from dsrm_jax.purify.encoder import Embeddings, EncoderParams
 from dsrm_jax.purify.exposure import silent_exposure
 from dsrm_jax.purify.leverage import leverage_of
-from dsrm_jax.purify.perception import Perception, fit_perception_purifier
+from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.posterior import UserPosterior
-from dsrm_jax.runs.pieces import environment_of
+from dsrm_jax.purify.stage_one import fit_purifiers
+from dsrm_jax.runs.pieces import encoder_of, environment_of, purifier_of
 from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 from dsrm_jax.training import refresh
-from dsrm_jax.training.refresh import collect_histories, refresh_perception
+from dsrm_jax.training.refresh import Collectors, collect_histories, refresh_perception
 
 USERS, ITEMS, DIM, ROWS, H = 6, 20, 2, 15, 12
 D = DIM + 1
@@ -37,6 +39,11 @@ KNOWN = UserPosterior(
     jnp.ones(()),
 )
 VECTORS = jnp.float32(np.c_[GENERATOR.normal(size=(ITEMS, DIM)), np.ones(ITEMS)])
+
+
+def collectors(config):
+    agent = make_yardstick("quota_greedy_purified", slate_size=config.environment.slate_size)
+    return Collectors(environment_of(config), agent, encoder_of(config), purifier_of(config))
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +73,12 @@ def world():
 
 @pytest.fixture(scope="module")
 def perception(world):
-    encoder = make_encoder(CONFIG.encoder).init(jax.random.key(0), Embeddings(VECTORS, jnp.zeros(ITEMS)))
+    encoder = encoder_of(CONFIG).init(jax.random.key(0), Embeddings(VECTORS, jnp.zeros(ITEMS)))
     keys = jax.random.split(jax.random.key(1), 2)
-    purifier, _ = fit_perception_purifier(keys, CONFIG, encoder, world.starts, KNOWN)
+    modules = encoder_of(CONFIG), purifier_of(CONFIG)
+    purifier, _ = fit_purifiers(
+        keys, *modules, encoder, world.starts, KNOWN, history_length=H, arrival_length=50
+    )
     return Perception(EncoderParams(encoder.embeddings, encoder.network), purifier)
 
 
@@ -76,9 +86,7 @@ def perception(world):
 @pytest.mark.timeout(300)
 def test_histories_hold_what_the_policy_showed_the_training_worlds_users(world, perception):
     one = Perception(perception.encoder, jax.tree.map(lambda x: x[0], perception.purifier))
-    found = jax.jit(lambda key: collect_histories(key, CONFIG, environment_of(CONFIG), world, one))(
-        jax.random.key(2)
-    )
+    found = jax.jit(lambda key: collect_histories(key, collectors(CONFIG), world, one))(jax.random.key(2))
     rows = refresh.NUM_USERS * refresh.NUM_STEPS
     assert found.history.item.shape == (rows, H)
     shown = np.asarray(found.history.item)
@@ -102,13 +110,13 @@ def test_histories_hold_what_the_policy_showed_the_training_worlds_users(world, 
 @pytest.mark.timeout(300)
 def test_rounds_move_kinds_that_learn_from_pairs_and_nothing_else(world, perception):
     keys = jax.random.split(jax.random.key(3), 2)
-    purifier, losses = refresh_perception(keys, CONFIG, environment_of(CONFIG), perception, world, KNOWN)
+    purifier, losses = refresh_perception(keys, collectors(CONFIG), perception, world, KNOWN)
     assert losses.shape == (2, CONFIG.purifier.iterations)
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), purifier, perception.purifier)
     assert max(jax.tree.leaves(moved.network)) > 1e-3
     assert max(jax.tree.leaves((moved.state, moved.condition, moved.target))) == 0
     for kind in ("guided", "paper", "identity"):
         config = replace(CONFIG, purifier=replace(CONFIG.purifier, kind=kind))
-        same, losses = refresh_perception(keys, config, environment_of(config), perception, world, KNOWN)
+        same, losses = refresh_perception(keys, collectors(config), perception, world, KNOWN)
         assert same is perception.purifier
         assert losses is None

@@ -1,17 +1,17 @@
 """Rows of a batch in blocks that stay in a processor's cache."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dsrm_jax.parallel.mesh_axes import user_devices
+from dsrm_jax.types import PyTree
 
 ROWS = 64  # histories of 256 events take 18 KB each; three seeds of 64 fill the second-level caches of a few cores
 
 
-def in_blocks(function: Callable[..., Any], *rows: Any) -> Any:
+def in_blocks(function: Callable[..., PyTree], *rows: PyTree) -> PyTree:
     """Return `function(*rows)`, on a CPU computed block by block.
 
     A thousand histories gathered at once travel between memory and processor at every step of a reverse scan; in blocks they
@@ -34,7 +34,7 @@ def in_blocks(function: Callable[..., Any], *rows: Any) -> Any:
         padded = jnp.pad(x, [(0, blocks * size - count)] + [(0, 0)] * (x.ndim - 1))
         return jnp.swapaxes(padded.reshape(size, blocks, *x.shape[1:]), 0, 1)
 
-    def blockwise(*rows: Any) -> Any:
+    def blockwise(*rows: PyTree) -> PyTree:
         found = jax.lax.map(lambda block: function(*block), jax.tree.map(split, rows))
         return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])[:count], found)
 

@@ -13,28 +13,23 @@ generator, is left out.
 Shapes: N histories, M labelled events after each, D state dimensions.
 """
 
-from functools import partial
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from dsrm_jax.purify.encoder import Evidence
-from dsrm_jax.purify.purifier import Purifier
+from dsrm_jax.purify.purifier import Learning, Purifier
 from dsrm_jax.purify.rce import (
     LabelledBatch,
     LinearEncoder,
-    check_reading,
     click_logits,
     encode,
-    encode_weighted,
-    require_events,
+    make_denoiser,
     start_encoder,
 )
 from dsrm_jax.purify.settings import DenoiserConfig
+from dsrm_jax.types import PyTree
 
 TINY = 1e-20  # below the square of any gradient that matters: small weights make small gradients
 
@@ -44,7 +39,7 @@ class BODParams:
     """Arrays of the denoiser: the encoder that the inner loss trains, and the variables of the `Generator`."""
 
     encoder: LinearEncoder
-    generator: Any
+    generator: PyTree
 
 
 class Generator(nn.Module):
@@ -64,22 +59,51 @@ class Generator(nn.Module):
         return nn.sigmoid(nn.Dense(1)(x))[..., 0]
 
 
-def make_bod_purifier(config: DenoiserConfig, *, state_dim: int) -> Purifier:
+def make_bod_purifier(
+    *,
+    reading: str = DenoiserConfig.reading,
+    hidden: int = DenoiserConfig.hidden,
+    alignment_weight: float | Float[Array, ""] = DenoiserConfig.alignment_weight,
+    uniformity_weight: float | Float[Array, ""] = DenoiserConfig.uniformity_weight,
+    iterations: int = DenoiserConfig.iterations,
+    batch_size: int = DenoiserConfig.batch_size,
+    learning_rate: float | Float[Array, ""] = DenoiserConfig.learning_rate,
+) -> Purifier:
     """Build the purifier that BOD trains; `online` weights a history's clicks by the generator.
 
-    Args:
-        config: `reading`, `hidden`, `alignment_weight` and `uniformity_weight`.
-        state_dim: D.
-
-    Returns:
-        A `Purifier` whose `loss` takes a `LabelledBatch`; `purify` ignores the state and draws nothing.
+    The keywords are fields of `DenoiserConfig`, which says what each means; floats may be traced.
 
     Raises:
-        InputError: on an unknown reading.
+        InputError: a value is out of range or unknown.
     """
-    check_reading(config)
-    return Purifier(
-        init=partial(_init, config, state_dim), loss=partial(_loss, config), purify=partial(_purify, config)
+
+    def init(key: Key[Array, ""], batch: LabelledBatch) -> BODParams:
+        dim = batch.state.shape[-1]
+        generator = Generator(hidden).init(key, jnp.zeros((1, dim)), jnp.zeros((1, 1, dim)))
+        return BODParams(start_encoder(dim), generator)
+
+    def loss(params: BODParams, key: PyTree, batch: LabelledBatch) -> Float[Array, ""]:
+        """Return the inner loss in the encoder plus the outer loss in the generator."""
+        weight = jax.lax.stop_gradient(_weights(hidden, params, batch))
+        inner = (
+            bpr_loss(params.encoder, weight, batch)
+            + alignment_weight * alignment_loss(params.encoder, weight, batch)
+            + uniformity_weight * uniformity_loss(params.encoder, batch)
+        )
+        frozen = BODParams(jax.lax.stop_gradient(params.encoder), params.generator)
+        return inner + matching_loss(frozen, batch, hidden=hidden)
+
+    def weigh(params: BODParams, events: PyTree) -> Float[Array, "... H"]:
+        encoded = encode(params.encoder, events.summary)
+        return Generator(hidden).apply(params.generator, encoded, events.vectors)  # type: ignore[return-value]
+
+    return make_denoiser(
+        reading=reading,
+        learning=Learning("", True, iterations, batch_size, learning_rate),
+        loss=loss,
+        weigh=weigh,
+        init=init,
+        encoder=lambda params: params.encoder,
     )
 
 
@@ -111,51 +135,21 @@ def uniformity_loss(encoder: LinearEncoder, batch: LabelledBatch) -> Float[Array
     return jnp.log((jnp.sum(kernel) - jnp.trace(kernel)) / max(rows * (rows - 1), 1) + TINY)
 
 
-def matching_loss(config: DenoiserConfig, params: BODParams, batch: LabelledBatch) -> Float[Array, ""]:
+def matching_loss(params: BODParams, batch: LabelledBatch, *, hidden: int) -> Float[Array, ""]:
     """Return the outer loss: the sum over the encoder's columns of 1 - cos(gradient of BPR, gradient of alignment).
 
     Differentiated with respect to `params.generator`; it is a function of first gradients, so its own is of second order.
     """
-    weight = _weights(config, params, batch)
+    weight = _weights(hidden, params, batch)
     bpr, alignment = (jax.grad(loss)(params.encoder, weight, batch) for loss in (bpr_loss, alignment_loss))
     left, right = (jnp.concatenate([g.kernel, g.bias[None]]) for g in (bpr, alignment))
     return jnp.sum(1.0 - jnp.sum(_unit(left.T) * _unit(right.T), axis=-1))
 
 
-def _init(config: DenoiserConfig, state_dim: int, key: jax.Array, batch: Any) -> BODParams:
-    """`Purifier.init`."""
-    generator = Generator(config.hidden).init(key, jnp.zeros((1, state_dim)), jnp.zeros((1, 1, state_dim)))
-    return BODParams(start_encoder(state_dim), generator)
-
-
-def _loss(config: DenoiserConfig, params: BODParams, key: Any, batch: LabelledBatch) -> Float[Array, ""]:
-    """`Purifier.loss`: the inner loss in the encoder plus the outer loss in the generator."""
-    weight = jax.lax.stop_gradient(_weights(config, params, batch))
-    inner = (
-        bpr_loss(params.encoder, weight, batch)
-        + config.alignment_weight * alignment_loss(params.encoder, weight, batch)
-        + config.uniformity_weight * uniformity_loss(params.encoder, batch)
-    )
-    frozen = BODParams(jax.lax.stop_gradient(params.encoder), params.generator)
-    return inner + matching_loss(config, frozen, batch)
-
-
-def _weights(config: DenoiserConfig, params: BODParams, batch: LabelledBatch) -> Float[Array, "N M"]:
+def _weights(hidden: int, params: BODParams, batch: LabelledBatch) -> Float[Array, "N M"]:
     """Return the generator's weight of every labelled event; the state it sees is a constant."""
     state = jax.lax.stop_gradient(encode(params.encoder, batch.condition.summary))
-    return Generator(config.hidden).apply(params.generator, state, batch.vectors)  # type: ignore[return-value]
-
-
-def _purify(
-    config: DenoiserConfig, params: BODParams, key: Any, state: Float[Array, "... D"], evidence: Evidence
-) -> Float[Array, "... D"]:
-    """`Purifier.purify`."""
-    encoded = encode(params.encoder, evidence.summary)
-    if config.reading == "pretrain":
-        return encoded
-    vectors = require_events(evidence).vectors
-    weight: Any = Generator(config.hidden).apply(params.generator, encoded, vectors)
-    return encode_weighted(params.encoder, evidence, weight)
+    return Generator(hidden).apply(params.generator, state, batch.vectors)  # type: ignore[return-value]
 
 
 def _unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:

@@ -1,20 +1,20 @@
 """The forward process, the reverse step and the reverse scan, on plain arrays.
 
-One reading of the paper's alphas throughout (facts 5.1): Eq. (2) and the root in Eq. (3) use the cumulative
-alpha_bar_k, the factor and the numerator in Eq. (3) the per-step alpha_k. With per-step alphas everywhere the
-correction overshoots by sqrt((1 - alpha_bar_k) / beta_k); with cumulative ones everywhere Eq. (3) jumps to
-level 0 in one step.
+One reading of the paper's alphas throughout, for it does not say which it means: Eq. (2) and the root in Eq. (3) use the
+cumulative alpha_bar_k, the factor and the numerator in Eq. (3) the per-step alpha_k. With per-step alphas everywhere the
+correction overshoots by sqrt((1 - alpha_bar_k) / beta_k); with cumulative ones everywhere Eq. (3) jumps to level 0 in one step.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 from jaxtyping import Array, Float, Int
 
 from dsrm_jax.purify.schedule import Level, Schedule
+from dsrm_jax.types import PyTree
 
-Predict = Callable[[Float[Array, "... D"], Any, Any], tuple[Float[Array, "... D"], Any]]
+Predict = Callable[[Float[Array, "... D"], PyTree, PyTree], tuple[Float[Array, "... D"], PyTree]]
 """`(noised state, features of the level, memory) -> (predicted eps, memory)`."""
 
 
@@ -90,11 +90,11 @@ def reverse(
     predict: Predict,
     schedule: Schedule,
     noised: Float[Array, "... D"],
-    features: Any,
+    features: PyTree,
     *,
     start: int | Int[Array, ""] | None = None,
     noise: Float[Array, "S ... D"] | None = None,
-    memory: Any = None,
+    memory: PyTree = None,
     sampler: Literal["ddpm", "ddim"] = "ddpm",
 ) -> Float[Array, "... D"]:
     """Run the reverse process from level k* down to 1 as one `lax.scan`, or where k* is traced as a loop, which has no
@@ -116,7 +116,7 @@ def reverse(
     """
     inputs = (schedule, features, noise)
 
-    def body(carry: tuple[Array, Any], level_inputs: tuple[Any, ...]) -> tuple[Any, None]:
+    def body(carry: tuple[Array, PyTree], level_inputs: tuple[PyTree, ...]) -> tuple[PyTree, None]:
         state, memory = carry
         step, level_features, z = level_inputs
         eps, memory = predict(state, level_features, memory)
@@ -127,7 +127,7 @@ def reverse(
         inputs = jax.tree.map(lambda leaf: leaf[:start], inputs)
         return jax.lax.scan(body, (noised, memory), inputs, reverse=True)[0][0]
 
-    def level(i: Int[Array, ""], carry: tuple[Array, Any]) -> tuple[Array, Any]:
+    def level(i: Int[Array, ""], carry: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
         return body(carry, jax.tree.map(lambda leaf: leaf[start - 1 - i], inputs))[0]
 
     return jax.lax.fori_loop(0, start, level, (noised, memory))[0]

@@ -6,7 +6,7 @@ length, D = dim + 1 state dimensions, C = 4 D + 2 summary features.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,14 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dsrm_jax.errors import unknown_name
 from dsrm_jax.purify.settings import EncoderConfig
 from dsrm_jax.purify.view import Catalogue
+from dsrm_jax.settings import check
 from dsrm_jax.simulator.history import random_windows
 from dsrm_jax.simulator.response import FactorResponse
+from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.simulator.world import History, SessionStarts, World
+from dsrm_jax.types import PyTree
 
 NUM_RECENT = 10  # last events that a `View` names, the longest window of any method
 NUM_LABELS = 20  # events after each history whose clicks the encoder predicts
@@ -44,7 +46,7 @@ class EncoderParams:
     """A trained encoder: frozen `embeddings` and the variables of its `network`."""
 
     embeddings: Embeddings
-    network: Any
+    network: PyTree
 
 
 class Encoder(NamedTuple):
@@ -53,10 +55,12 @@ class Encoder(NamedTuple):
     Attributes:
         init: `(key, embeddings) -> params`. The key is consumed.
         encode: `(params, summary (..., C)) -> state (..., D)`, from the features of `summarise`.
+        state_dim: D.
     """
 
-    init: Callable[[jax.Array, Embeddings], EncoderParams]
-    encode: Callable[[EncoderParams, jax.Array], jax.Array]
+    init: Callable[[Key[Array, ""], Embeddings], EncoderParams]
+    encode: Callable[[EncoderParams, Float[Array, "... C"]], Float[Array, "... D"]]
+    state_dim: int
 
 
 def embeddings_from(factors: FactorResponse) -> Embeddings:
@@ -212,20 +216,26 @@ class _Network(nn.Module):
         return linear + nn.Dense(self.state_dim, kernel_init=nn.initializers.zeros)(x)
 
 
-def make_encoder(config: EncoderConfig) -> Encoder:
+def make_encoder(
+    *,
+    kind: Literal["clicked", "exposure"] = EncoderConfig.kind,
+    dim: int = EncoderConfig.dim,
+    hidden: int = EncoderConfig.hidden,
+) -> Encoder:
     """Build the history encoder.
 
     Args:
-        config: `kind` decides what the state is made of: `clicked` maps the mean vector of the clicked items linearly (what
-            was skipped leaves no trace, as in most interactive recommenders), `exposure` uses the whole summary.
+        kind: what the state is made of: `clicked` maps the mean vector of the clicked items linearly (what was skipped leaves no
+            trace, as in most interactive recommenders), `exposure` uses the whole summary.
+        dim: item embedding dimensions; the state has one more.
+        hidden: width of the network of `exposure`.
 
     Raises:
-        InputError: on an unknown kind.
+        InputError: on an unknown kind, or a width below 1.
     """
-    if config.kind not in ("clicked", "exposure"):
-        raise unknown_name("encoder", config.kind, ("clicked", "exposure"))
-    state_dim = config.dim + 1
-    network = _Network(state_dim, hidden=config.hidden if config.kind == "exposure" else 0)
+    check(EncoderConfig, "encoder", kind=kind, dim=dim, hidden=hidden)
+    state_dim = dim + 1
+    network = _Network(state_dim, hidden=hidden if kind == "exposure" else 0)
 
     def init(key: jax.Array, embeddings: Embeddings) -> EncoderParams:
         return EncoderParams(embeddings, network.init(key, jnp.zeros((1, summary_dim(state_dim)))))
@@ -233,7 +243,7 @@ def make_encoder(config: EncoderConfig) -> Encoder:
     def encode(params: EncoderParams, summary: jax.Array) -> jax.Array:
         return network.apply(params.network, summary)  # type: ignore[return-value]
 
-    return Encoder(init, encode)
+    return Encoder(init, encode, state_dim)
 
 
 def fit_encoder(
@@ -242,11 +252,11 @@ def fit_encoder(
     embeddings: Embeddings,
     starts: SessionStarts,
     *,
-    history_length: int,
-    arrival_length: int,
-    iterations: int,
-    batch_size: int,
-    learning_rate: float,
+    history_length: int = EnvironmentConfig.history_length,
+    arrival_length: int = EnvironmentConfig.arrival_length,
+    iterations: int = EncoderConfig.iterations,
+    batch_size: int = EncoderConfig.batch_size,
+    learning_rate: float = EncoderConfig.learning_rate,
 ) -> tuple[EncoderParams, Float[Array, "iterations"]]:
     """Train the encoder to predict the clicks that follow a history; only the network moves.
 
@@ -268,12 +278,12 @@ def fit_encoder(
     params = encoder.init(init_key, embeddings)
     optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, iterations))
 
-    def loss(network: Any, history: History, label: Labels, embeddings: Embeddings) -> jax.Array:
+    def loss(network: PyTree, history: History, label: Labels, embeddings: Embeddings) -> jax.Array:
         return next_click_loss(encoder, EncoderParams(embeddings, network), history, label)
 
     @jax.jit
-    def run(network: Any, keys: jax.Array, embeddings: Embeddings, starts: SessionStarts) -> Any:
-        def body(carry: Any, key: jax.Array) -> Any:
+    def run(network: PyTree, keys: jax.Array, embeddings: Embeddings, starts: SessionStarts) -> PyTree:
+        def body(carry: PyTree, key: jax.Array) -> PyTree:
             network, opt_state = carry
             row_key, window_key = jax.random.split(key)
             rows = jax.random.randint(row_key, (batch_size,), 0, starts.user.shape[0])

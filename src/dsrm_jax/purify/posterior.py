@@ -7,6 +7,8 @@ from whose draws a prior over preference is learnt.
 Shapes: D state dimensions, U users, B histories.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +44,7 @@ class UserPosterior:
 
     def of(self, user: Int[np.ndarray, "N"]) -> "UserPosterior":
         """Return the posteriors of some of the users, in their order."""
-        return self.replace(mode=self.mode[user], rows=self.rows[user])  # type: ignore[attr-defined]
+        return replace(self, mode=self.mode[user], rows=self.rows[user])
 
     def draw(self, key: Key[Array, ""], user: Int[Array, "B"]) -> Float[Array, "B D"]:
         """Draw a state of each user from their posterior; the key is consumed."""

@@ -1,4 +1,4 @@
-"""Probes that say whether purification happened: P1, P2, P3 and P6 of facts 5.5."""
+"""Probes that say whether purification happened: P1, P2, P3 and P6."""
 
 import jax.numpy as jnp
 from flax import struct

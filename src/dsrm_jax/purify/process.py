@@ -5,23 +5,40 @@ As an argument of a program it lets one compilation serve every number of diffus
 Shapes: M levels held, F width of the denoiser.
 """
 
-from typing import Any
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from dsrm_jax.errors import InputError
 from dsrm_jax.purify.denoiser import Denoiser, LevelFeatures
-from dsrm_jax.purify.schedule import Schedule, make_schedule, sampling_levels
+from dsrm_jax.purify.schedule import Schedule, ScheduleName, make_schedule, sampling_levels
 from dsrm_jax.purify.settings import PurifierConfig
+from dsrm_jax.types import PyTree
 
 # of the log-likelihood in one reverse process: with every one of 20 levels the states differ by .4 %
 EXPANSIONS = 10
 # that a shared program's arrays hold; a process with more levels gets the next multiple
 LEVELS = 512
+
+
+class Diffusion(NamedTuple):
+    """How a diffusion model is run, and how wide its denoiser is: fields of `PurifierConfig`, and `own_start`.
+
+    Attributes:
+        own_start: what a `start_fraction` of 0 stands for, in (0, 1].
+    """
+
+    diffusion_steps: int = PurifierConfig.diffusion_steps
+    schedule: ScheduleName = PurifierConfig.schedule
+    sampler: Literal["ddpm", "ddim"] = PurifierConfig.sampler
+    sampling_steps: int = PurifierConfig.sampling_steps
+    start_fraction: float | Float[Array, ""] = PurifierConfig.start_fraction
+    noise_scale: float | Float[Array, ""] = PurifierConfig.noise_scale
+    hidden: int = PurifierConfig.hidden
+    own_start: float = 1.0
 
 
 @struct.dataclass
@@ -34,32 +51,36 @@ class ReverseProcess:
         expands: `(M,)` bool, at which levels guidance expands the likelihood anew.
         start: k* in 1..M, where the process begins: a Python int where it is known, and then `reverse` is a scan of k* steps; an
             array where it is an argument of the program, and then a loop of as many, which has no reverse-mode derivative.
+        lowest: leaves `(1,)`, level 1 of the whole schedule, visited or not, at which a leak shows (`probes.leak_ratio`).
     """
 
     schedule: Schedule
     features: LevelFeatures
     expands: Bool[Array, "M"]
     start: int | Int[Array, ""]
+    lowest: Schedule
 
 
-def make_process(config: PurifierConfig, network: Any, *, state_dim: int) -> ReverseProcess:
-    """Return the reverse process of a configuration.
+def make_process(diffusion: Diffusion, network: PyTree, *, state_dim: int) -> ReverseProcess:
+    """Return the reverse process of a diffusion model.
 
     Args:
-        config: steps, schedule, start and width; only the start may be traced.
+        diffusion: steps, schedule, start and width; only the start may be traced.
         network: variables of the `Denoiser`.
         state_dim: D.
 
     Raises:
-        InputError: as `make_schedule` and `start_level`.
+        InputError: as `make_schedule`.
     """
-    schedule = make_schedule(config.schedule, config.diffusion_steps, sampling_steps=config.sampling_steps)
+    name, steps = diffusion.schedule, diffusion.diffusion_steps
+    schedule = make_schedule(name, steps, sampling_steps=diffusion.sampling_steps)
     num_levels = schedule.time.shape[0]
-    start = start_level(config)
-    denoiser = Denoiser(state_dim, config.hidden)
-    features: Any = denoiser.apply(network, schedule.time, method="levels")
+    start = start_level(diffusion)
+    denoiser = Denoiser(state_dim, diffusion.hidden)
+    features: PyTree = denoiser.apply(network, schedule.time, method="levels")
     expands = jnp.asarray(expansion_levels(num_levels)) | (jnp.arange(1, num_levels + 1) == start)
-    return ReverseProcess(schedule, features, expands, start)
+    lowest = jax.tree.map(lambda x: x[:1], make_schedule(name, steps))
+    return ReverseProcess(schedule, features, expands, start, lowest)
 
 
 def padded(process: ReverseProcess, levels: int) -> ReverseProcess:
@@ -70,22 +91,14 @@ def padded(process: ReverseProcess, levels: int) -> ReverseProcess:
 
     start = jnp.asarray(process.start, jnp.int32)
     schedule, features, expands = jax.tree.map(pad, (process.schedule, process.features, process.expands))
-    return ReverseProcess(schedule, features, expands, start)
+    return ReverseProcess(schedule, features, expands, start, process.lowest)
 
 
-def start_level(config: PurifierConfig) -> int | Int[Array, ""]:
-    """Return k*, `start_fraction` of the levels visited, rounded and clipped to 1..; an array where a sweep traces the fraction.
-
-    Raises:
-        InputError: the fraction is not in [0, 1].
-    """
-    last = len(sampling_levels(config.diffusion_steps, config.sampling_steps))
-    fraction, own = config.start_fraction, 1 / 3 if config.kind == "sdedit" else 1.0
+def start_level(diffusion: Diffusion) -> int | Int[Array, ""]:
+    """Return k*, `start_fraction` of the levels visited, rounded, at least 1; an array where a sweep traces the fraction."""
+    last = len(sampling_levels(diffusion.diffusion_steps, diffusion.sampling_steps))
+    fraction, own = diffusion.start_fraction, diffusion.own_start
     if isinstance(fraction, int | float):
-        if not 0 <= fraction <= 1:
-            raise InputError(
-                f"purifier.start_fraction is {fraction}: expected a share in [0, 1], 0 for the kind's own"
-            )
         return max(round((fraction or own) * last), 1)
     fraction = jnp.where(fraction > 0, fraction, own)
     return jnp.clip(jnp.round(fraction * last).astype(jnp.int32), 1, last)

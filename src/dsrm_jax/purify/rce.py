@@ -1,7 +1,7 @@
 """R-CE (Wang et al., WSDM 2021) as a state purifier, and what all three denoising losses share.
 
 A denoising loss trains a history encoder again, of the frozen one's kind: a linear map of the clicked items' mean. The
-trained encoder is the purifier. Two readings of how a denoiser enters the hierarchy (facts/methods.md 3.12): `pretrain`
+trained encoder is the purifier. Two readings of how a denoiser enters the hierarchy, which the paper leaves open: `pretrain`
 stops there; `online` also weights each click of the history by what the denoiser thinks of it.
 
 R-CE weights each sample's cross-entropy by y_hat^beta where it was clicked and (1 - y_hat)^beta where not, so that samples
@@ -11,8 +11,6 @@ Shapes: N histories, M labelled events after each, H history length, D state dim
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +20,12 @@ from jaxtyping import Array, Bool, Float, Key
 
 from dsrm_jax.errors import unknown_name
 from dsrm_jax.purify.encoder import Encoder, EncoderParams, Evidence, gather_evidence, labels_from
-from dsrm_jax.purify.purifier import Purifier
+from dsrm_jax.purify.purifier import Learning, Purifier
 from dsrm_jax.purify.settings import DenoiserConfig
 from dsrm_jax.simulator.history import random_windows
+from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.simulator.world import SessionStarts
+from dsrm_jax.types import PyTree
 
 READINGS = ("pretrain", "online")
 
@@ -41,7 +41,7 @@ class LabelledBatch:
         bias: `(N, M)` float32, the click logit that an average user gives each item.
         click: `(N, M)` bool.
         present: `(N, M)` bool, whether there is such an event.
-        progress: `()` float32 in [0, 1], share of `DenoiserConfig.ramp` done; `fit_denoiser` sets it.
+        progress: `()` float32 in [0, 1], share of `Learning.ramp` done.
     """
 
     state: Float[Array, "N D"]
@@ -67,9 +67,9 @@ def sample_labelled_states(
     params: EncoderParams,
     starts: SessionStarts,
     *,
-    history_length: int,
-    arrival_length: int,
-    batch_size: int,
+    history_length: int = EnvironmentConfig.history_length,
+    arrival_length: int = EnvironmentConfig.arrival_length,
+    batch_size: int = DenoiserConfig.batch_size,
 ) -> LabelledBatch:
     """Draw histories of the training log and the up to M events that follow each.
 
@@ -98,10 +98,45 @@ def sample_labelled_states(
     )
 
 
-def check_reading(config: DenoiserConfig) -> None:
-    """Raise InputError where `config.reading` is none of `READINGS`."""
-    if config.reading not in READINGS:
-        raise unknown_name("denoiser reading", config.reading, READINGS)
+def make_denoiser(
+    *,
+    reading: str,
+    learning: Learning,
+    loss: Callable[..., Float[Array, ""]],
+    weigh: Callable[..., Float[Array, "... H"]],
+    init: Callable[..., PyTree] | None = None,
+    encoder: Callable[[PyTree], LinearEncoder] = lambda params: params,
+) -> Purifier:
+    """Build the purifier that a denoising loss trains.
+
+    Args:
+        reading: `pretrain`, or `online`, which also weights a history's clicks.
+        learning: how Stage I trains it.
+        loss: `(params, key, batch) -> scalar` of a `LabelledBatch`.
+        weigh: `(params, evidence) -> (..., H)`, what each event counts.
+        init: of the parameters; None: those of the encoder, before training.
+        encoder: of the parameters.
+
+    Returns:
+        A `Purifier`; `purify` ignores the state and draws nothing.
+
+    Raises:
+        InputError: on an unknown reading.
+    """
+    if reading not in READINGS:
+        raise unknown_name("denoiser reading", reading, READINGS)
+
+    def purify(
+        params: PyTree, key: PyTree, state: Float[Array, "... D"], evidence: Evidence
+    ) -> Float[Array, "... D"]:
+        if reading == "pretrain":
+            return encode(encoder(params), evidence.summary)
+        return encode_weighted(encoder(params), evidence, weigh(params, require_events(evidence)))
+
+    def start(key: PyTree, batch: LabelledBatch) -> LinearEncoder:
+        return start_encoder(batch.state.shape[-1])
+
+    return Purifier(init or start, loss, purify, learning=learning)
 
 
 def start_encoder(state_dim: int) -> LinearEncoder:
@@ -114,7 +149,7 @@ def encode(params: LinearEncoder, summary: Float[Array, "... C"]) -> Float[Array
     return summary[..., : params.bias.shape[0]] @ params.kernel + params.bias
 
 
-def require_events(evidence: Evidence) -> Any:
+def require_events(evidence: Evidence) -> PyTree:
     """Return the evidence itself where it holds events.
 
     Raises:
@@ -148,25 +183,34 @@ def event_logits(params: LinearEncoder, evidence: Evidence) -> Float[Array, "...
     return click_logits(encode(params, evidence.summary), events.vectors, events.bias)
 
 
-def make_rce_purifier(config: DenoiserConfig, *, state_dim: int) -> Purifier:
+def make_rce_purifier(
+    *,
+    reading: str = DenoiserConfig.reading,
+    beta: float | Float[Array, ""] = DenoiserConfig.beta,
+    iterations: int = DenoiserConfig.iterations,
+    batch_size: int = DenoiserConfig.batch_size,
+    learning_rate: float | Float[Array, ""] = DenoiserConfig.learning_rate,
+) -> Purifier:
     """Build the purifier that R-CE trains; `online` weights a history's clicks by y_hat^beta.
 
-    Args:
-        config: `reading` and `beta`.
-        state_dim: D.
-
-    Returns:
-        A `Purifier` whose `loss` takes a `LabelledBatch`; `purify` ignores the state and draws nothing.
+    The keywords are fields of `DenoiserConfig`, which says what each means; floats may be traced.
 
     Raises:
-        InputError: on an unknown reading.
+        InputError: a value is out of range or unknown.
     """
-    check_reading(config)
-    return Purifier(
-        init=lambda key, batch: start_encoder(state_dim),
-        loss=partial(_loss, config),
-        purify=partial(_purify, config),
-    )
+
+    def loss(params: LinearEncoder, key: PyTree, batch: LabelledBatch) -> Float[Array, ""]:
+        """Return the weighted cross-entropy's mean over events, in nats."""
+        logit = click_logits(encode(params, batch.condition.summary), batch.vectors, batch.bias)
+        entropy = optax.sigmoid_binary_cross_entropy(logit, batch.click.astype(jnp.float32))
+        weighted = jnp.where(batch.present, rce_weight(logit, batch.click, beta=beta) * entropy, 0.0)
+        return jnp.sum(weighted) / jnp.maximum(jnp.sum(batch.present), 1)
+
+    def weigh(params: LinearEncoder, events: PyTree) -> Float[Array, "... H"]:
+        return rce_weight(event_logits(params, events), events.click, beta=beta)
+
+    learning = Learning("", True, iterations, batch_size, learning_rate)
+    return make_denoiser(reading=reading, learning=learning, loss=loss, weigh=weigh)
 
 
 def rce_weight(
@@ -175,60 +219,3 @@ def rce_weight(
     """Return y_hat^beta where clicked, (1 - y_hat)^beta where not; constants of the loss, no gradient passes."""
     signed = jnp.where(click, logit, -logit)
     return jax.lax.stop_gradient(jnp.exp(beta * jax.nn.log_sigmoid(signed)))
-
-
-def fit_denoiser(
-    key: Key[Array, ""],
-    purifier: Purifier,
-    sample_batch: Callable[[Key[Array, ""]], LabelledBatch],
-    *,
-    config: DenoiserConfig,
-) -> tuple[Any, Float[Array, "iterations"]]:
-    """Train one of the three denoisers as one scan; jit it, `vmap` over keys for several seeds.
-
-    Adam with a cosine decay to 0, as the frozen encoder was trained.
-
-    Args:
-        key: consumed.
-        purifier: from `make_rce_purifier`, `make_tce_purifier` or `make_bod_purifier`.
-        sample_batch: pure function of a key, such as `sample_labelled_states`.
-        config: iterations, learning rate and ramp.
-
-    Returns:
-        The parameters and the loss of each iteration.
-    """
-    init_key, scan_key = jax.random.split(key)
-    optimiser = optax.adam(optax.cosine_decay_schedule(config.learning_rate, max(config.iterations, 1)))
-
-    def body(carry: tuple[Any, Any], inputs: tuple[Array, Array]) -> tuple[Any, Array]:
-        params, opt_state = carry
-        iteration, step_key = inputs
-        batch_key, loss_key = jax.random.split(step_key)
-        progress = jnp.minimum(iteration / max(config.ramp, 1), 1.0) if config.ramp else jnp.float32(1.0)
-        batch = sample_batch(batch_key).replace(progress=progress)  # type: ignore[attr-defined]
-        loss, gradient = jax.value_and_grad(purifier.loss)(params, loss_key, batch)
-        updates, opt_state = optimiser.update(gradient, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), loss
-
-    params = purifier.init(init_key, None)
-    inputs = (jnp.arange(config.iterations), jax.random.split(scan_key, config.iterations))
-    (params, _), losses = jax.lax.scan(body, (params, optimiser.init(params)), inputs)
-    return params, losses
-
-
-def _loss(config: DenoiserConfig, params: LinearEncoder, key: Any, batch: LabelledBatch) -> Float[Array, ""]:
-    """`Purifier.loss`: the weighted cross-entropy's mean over events, in nats."""
-    logit = click_logits(encode(params, batch.condition.summary), batch.vectors, batch.bias)
-    entropy = optax.sigmoid_binary_cross_entropy(logit, batch.click.astype(jnp.float32))
-    weighted = jnp.where(batch.present, rce_weight(logit, batch.click, beta=config.beta) * entropy, 0.0)
-    return jnp.sum(weighted) / jnp.maximum(jnp.sum(batch.present), 1)
-
-
-def _purify(
-    config: DenoiserConfig, params: LinearEncoder, key: Any, state: Float[Array, "... D"], evidence: Evidence
-) -> Float[Array, "... D"]:
-    """`Purifier.purify`."""
-    if config.reading == "pretrain":
-        return encode(params, evidence.summary)
-    weight = rce_weight(event_logits(params, evidence), require_events(evidence).click, beta=config.beta)
-    return encode_weighted(params, evidence, weight)

@@ -67,7 +67,7 @@ def make_schedule(name: ScheduleName, diffusion_steps: int, *, sampling_steps: i
 
     Args:
         name: `linear` is DDPM's beta from 1e-4 to 2e-2 whatever S is, so that short chains keep most of the
-            signal (alpha_bar_S is .817 at S = 20 and .006 at S = 500, facts 5.1); `rescaled` multiplies it by
+            signal (alpha_bar_S is .817 at S = 20 and .006 at S = 500); `rescaled` multiplies it by
             1000 / S, clipped at .999, which drowns the signal for every S > 1; `cosine` is Nichol and
             Dhariwal's.
         diffusion_steps: number of levels S, at least 1.

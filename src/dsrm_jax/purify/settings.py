@@ -42,14 +42,13 @@ class EncoderConfig:
 class PurifierConfig:
     """The diffusion state module."""
 
-    kind: Literal[
-        "auto", "identity", "paper", "sdedit", "masked", "guided", "regression", "rce", "tce", "bod"
-    ] = "auto"
+    kind: str = "auto"
     """auto: what the method calls for (identity for methods that act on the observed state); identity: observed state as it is;
     paper: Eq. (7) as printed; sdedit: unconditional, from a partly noised observed state; masked: cleaner target, masked-view
     condition; guided: unconditional over clean preference, guided by the likelihood of the clicks given what was shown and by
     that of what the log showed;
-    regression: masked's network and pairs without diffusion, a control; rce, tce, bod: denoising losses (section denoiser)."""
+    regression: masked's network and pairs without diffusion, a control; rce, tce, bod: denoising losses (section denoiser);
+    module:function: what makes one of your own, called with the fields here that its signature names."""
     target: Literal[
         "full", "split_half", "inverse_propensity", "popularity_corruption", "random_exposure"
     ] = "full"

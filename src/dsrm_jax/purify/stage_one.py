@@ -1,66 +1,341 @@
-"""Stage I: the training of a purifier."""
+"""Stage I: from a training log to everything that is frozen in Stage II."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
+from dsrm_jax.data.log import InteractionLog
+from dsrm_jax.errors import InputError
+from dsrm_jax.purify.encoder import (
+    Embeddings,
+    Encoder,
+    EncoderParams,
+    embeddings_from,
+    fit_encoder,
+    user_states,
+)
+from dsrm_jax.purify.exposure import silent_exposure
+from dsrm_jax.purify.leverage import leverage_of
+from dsrm_jax.purify.perception import Perception
+from dsrm_jax.purify.posterior import UserPosterior, fit_posterior
 from dsrm_jax.purify.purifier import Purifier, PurifierBatch
+from dsrm_jax.purify.rce import LabelledBatch, sample_labelled_states
+from dsrm_jax.purify.settings import EncoderConfig
+from dsrm_jax.purify.targets import Visited, sample_states
+from dsrm_jax.simulator.fit import fit_factors
+from dsrm_jax.simulator.response import FactorResponse
+from dsrm_jax.simulator.settings import EnvironmentConfig
+from dsrm_jax.simulator.world import SessionStarts
+from dsrm_jax.types import PyTree
+
+Batch = PurifierBatch | LabelledBatch
+SampleBatch = Callable[[Key[Array, ""]], Batch]
+
+
+def fit_perception(
+    key: Key[Array, ""],
+    log: InteractionLog,
+    encoder: Encoder,
+    purifier: Purifier,
+    *,
+    starts: SessionStarts | None = None,
+    users: Int[np.ndarray, "U"] | None = None,
+    history_length: int = EnvironmentConfig.history_length,
+    arrival_length: int = EnvironmentConfig.arrival_length,
+    embedding_epochs: int = EncoderConfig.embedding_epochs,
+    iterations: int = EncoderConfig.iterations,
+    batch_size: int = EncoderConfig.batch_size,
+    learning_rate: float = EncoderConfig.learning_rate,
+) -> Perception:
+    """Run Stage I: item embeddings, history encoder, users' posteriors and the purifier, all from the training log.
+
+    Args:
+        key: consumed.
+        log: its training rows are read.
+        encoder: what to train on it; its `state_dim` is that of embeddings and states.
+        purifier: what to train; its `learning` says how.
+        starts: rows that histories are drawn from, such as a training world's; None: all training rows.
+        users: of each user of `starts`, the index in the log; None: they are the same.
+        history_length: H, events that a history holds.
+        arrival_length: the fewest events of a history, where the log holds them.
+        embedding_epochs: passes over the log for the item embeddings.
+        iterations: this and the next two are the encoder's: gradient steps,
+        batch_size: histories per step,
+        learning_rate: Adam's first step size.
+
+    Returns:
+        The perception of one seed, without a leading axis.
+
+    Raises:
+        InputError: the purifier learns from sessions in a training simulator, which a log is not.
+    """
+    learning = purifier.learning
+    if learning.target == "random_exposure" or learning.refresh_rounds:
+        raise InputError(
+            "the purifier learns from answers in a training simulator: fit it by training.random_exposure and training.refresh"
+        )
+    factor_key, encoder_key, posterior_key, purifier_key = jax.random.split(key, 4)
+    factors = factorise(factor_key, log, dim=encoder.state_dim - 1, epochs=embedding_epochs)
+    posterior = log_posterior(posterior_key, log, factors)
+    starts = log_starts(log) if starts is None else starts
+    params, _ = fit_encoder(
+        encoder_key,
+        encoder,
+        embeddings_from(factors),
+        starts,
+        history_length=history_length,
+        arrival_length=arrival_length,
+        iterations=iterations,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+    )
+    fitted, _ = fit_purifiers(
+        purifier_key[None],
+        encoder,
+        purifier,
+        params,
+        starts,
+        posterior if users is None else posterior.of(users),
+        history_length=history_length,
+        arrival_length=arrival_length,
+    )
+    return Perception(params, jax.tree.map(lambda x: x[0], fitted))
+
+
+def factorise(key: Key[Array, ""], log: InteractionLog, *, dim: int, epochs: int) -> FactorResponse:
+    """Return item and user factors of the training log, of `dim` dimensions; the key is consumed."""
+    rows = log.train
+    return fit_factors(
+        key,
+        rows.user,
+        rows.item,
+        rows.click,
+        num_users=log.num_users,
+        num_items=log.num_items,
+        dim=dim,
+        epochs=epochs,
+    )
+
+
+def log_starts(log: InteractionLog) -> SessionStarts:
+    """Return the training rows of every user of the log's vocabulary, on the device."""
+    rows = log.train
+    first = rows.user_start(log.num_users).astype(np.int32)
+    return SessionStarts(*(jnp.asarray(x) for x in (rows.user, rows.item, rows.click, first)))
+
+
+def log_posterior(key: Key[Array, ""], log: InteractionLog, factors: FactorResponse) -> UserPosterior:
+    """Return what the training log tells of every user of its vocabulary; the key is consumed."""
+    return jax.jit(fit_posterior)(key, embeddings_from(factors), log_starts(log), user_states(factors))
+
+
+def fit_purifiers(
+    keys: Key[Array, "N"],
+    encoder: Encoder,
+    purifier: Purifier,
+    params: EncoderParams,
+    starts: SessionStarts,
+    posterior: UserPosterior,
+    *,
+    history_length: int = EnvironmentConfig.history_length,
+    arrival_length: int = EnvironmentConfig.arrival_length,
+    visited: Visited | None = None,
+    initial: PyTree = None,
+) -> tuple[PyTree, Float[Array, "N iterations"]]:
+    """Train one purifier per key, all in one program.
+
+    Args:
+        keys: `(N,)` typed PRNG keys, one per seed; consumed.
+        encoder: of histories.
+        purifier: what to train.
+        params: trained encoder.
+        starts: training rows.
+        posterior: of the users of `starts`, as `sample_states` takes it.
+        history_length: H.
+        arrival_length: the fewest events of a window, where the log holds them.
+        visited: of each seed, histories to mix with log windows (`training.refresh`); None: log windows alone.
+        initial: of each seed, parameters to go on from; None: fresh ones.
+
+    Returns:
+        `(purifier params, losses)`, each with a leading axis N.
+    """
+
+    def fit(
+        key: Key[Array, ""],
+        params: EncoderParams,
+        starts: SessionStarts,
+        posterior: UserPosterior,
+        visited: Visited | None,
+        initial: PyTree,
+    ) -> tuple[PyTree, Float[Array, "iterations"]]:
+        sample = batch_sampler(
+            encoder,
+            purifier,
+            params,
+            starts,
+            posterior,
+            history_length=history_length,
+            arrival_length=arrival_length,
+            visited=visited,
+        )
+        fitted, losses = fit_purifier(key, purifier, sample, initial=initial)
+        if purifier.inform is not None:
+            fitted = purifier.inform(fitted, posterior.exposure)
+        return fitted, losses
+
+    mapped = jax.jit(jax.vmap(fit, in_axes=(0, None, None, None, 0, 0)))
+    return mapped(keys, params, starts, posterior, visited, initial)
+
+
+def batch_sampler(
+    encoder: Encoder,
+    purifier: Purifier,
+    params: EncoderParams,
+    starts: SessionStarts,
+    posterior: UserPosterior,
+    *,
+    history_length: int = EnvironmentConfig.history_length,
+    arrival_length: int = EnvironmentConfig.arrival_length,
+    visited: Visited | None = None,
+) -> SampleBatch:
+    """Return `(key) -> batch` of what the purifier's `learning` asks for; arguments as `fit_purifiers` takes them."""
+    learning = purifier.learning
+    if learning.labelled:
+        return lambda key: sample_labelled_states(
+            key,
+            encoder,
+            params,
+            starts,
+            history_length=history_length,
+            arrival_length=arrival_length,
+            batch_size=learning.batch_size,
+        )
+    return lambda key: sample_states(
+        key,
+        encoder,
+        params,
+        starts,
+        posterior,
+        history_length=history_length,
+        arrival_length=arrival_length,
+        mask_rate=learning.mask_rate,
+        batch_size=learning.batch_size,
+        target=learning.target,
+        visited=visited,
+    )
 
 
 def fit_purifier(
-    key: Key[Array, ""],
-    purifier: Purifier,
-    sample_batch: Callable[[Key[Array, ""]], PurifierBatch],
-    *,
-    iterations: int,
-    learning_rate: float | Float[Array, ""],
-    ema: float | Float[Array, ""],
-    initial: Any = None,
-) -> tuple[Any, Float[Array, "iterations"]]:
-    """Run Stage I as one jitted scan; `vmap` over keys for several seeds.
+    key: Key[Array, ""], purifier: Purifier, sample_batch: SampleBatch, *, initial: PyTree = None
+) -> tuple[PyTree, Float[Array, "iterations"]]:
+    """Train a purifier by its `learning` as one jitted scan; `vmap` over keys for several seeds.
 
-    Adam with a cosine decay to 0 and gradient norms clipped at 1.
+    Adam with a cosine decay to 0 and gradient norms clipped at 1, and a moving average of the weights, whose decay is at most
+    (1 + i) / (10 + i) at iteration i. Purifiers of labelled batches are trained as the encoder is: neither clipped nor averaged.
 
     Args:
         key: consumed.
         purifier: what to train.
-        sample_batch: pure function of a key; called 8 times for the normalisation and once per iteration.
-        iterations: gradient steps.
-        learning_rate: Adam's first step size.
-        ema: decay of the moving average of the weights, in [0, 1); at most (1 + i) / (10 + i) at iteration i.
+        sample_batch: pure function of a key; called for `init`, 8 times for the normalisation, and once per iteration.
         initial: parameters to go on from; None: those of `init`.
 
     Returns:
-        The averaged parameters and the loss of each iteration, `(iterations,)` float32.
+        The parameters and the loss of each iteration, `(iterations,)` float32.
     """
-    sample_key, init_key, scan_key = jax.random.split(key, 3)
-    schedule = optax.cosine_decay_schedule(learning_rate, max(iterations, 1))
-    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+    learning = purifier.learning
+    if learning.labelled:
+        init_key, scan_key = jax.random.split(key)
+        sample_key = jax.random.fold_in(init_key, 0)
+    else:
+        sample_key, init_key, scan_key = jax.random.split(key, 3)
+    optimiser = optax.adam(optax.cosine_decay_schedule(learning.learning_rate, max(learning.iterations, 1)))
+    if not learning.labelled:
+        optimiser = optax.chain(optax.clip_by_global_norm(1.0), optimiser)
 
-    def body(carry: tuple[Any, Any, Any], inputs: tuple[Array, Array]) -> tuple[Any, Array]:
+    def first_batch(sample_key: Array) -> Batch:
+        if learning.labelled:
+            return sample_batch(sample_key)
+        batches = jax.vmap(sample_batch)(jax.random.split(sample_key, 8))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches)
+
+    def body(carry: tuple[PyTree, PyTree, PyTree], inputs: tuple[Array, Array]) -> tuple[PyTree, Array]:
         params, average, optimiser_state = carry
         iteration, step_key = inputs
         batch_key, loss_key = jax.random.split(step_key)
-        loss, gradient = jax.value_and_grad(purifier.loss)(params, loss_key, sample_batch(batch_key))
+        batch = sample_batch(batch_key)
+        if isinstance(batch, LabelledBatch):
+            done = jnp.minimum(iteration / learning.ramp, 1.0) if learning.ramp else jnp.float32(1.0)
+            batch = replace(batch, progress=done)
+        loss, gradient = jax.value_and_grad(purifier.loss)(params, loss_key, batch)
         updates, optimiser_state = optimiser.update(gradient, optimiser_state, params)
         params = optax.apply_updates(params, updates)
-        decay = jnp.minimum(ema, (1.0 + iteration) / (10.0 + iteration))
+        if learning.labelled:
+            return (params, params, optimiser_state), loss
+        decay = jnp.minimum(learning.ema, (1.0 + iteration) / (10.0 + iteration))
         # This form leaves leaves that never move, such as the normalisation, exactly where they are.
         average = jax.tree.map(lambda a, p: a + (1.0 - decay) * (p - a), average, params)
         return (params, average, optimiser_state), loss
 
     @jax.jit
-    def run(sample_key: Array, init_key: Array, scan_key: Array) -> tuple[Any, Array]:
+    def run(sample_key: Array, init_key: Array, scan_key: Array) -> tuple[PyTree, Array]:
         params = initial
         if params is None:
-            batches = jax.vmap(sample_batch)(jax.random.split(sample_key, 8))
-            params = purifier.init(init_key, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches))
-        inputs = (jnp.arange(iterations), jax.random.split(scan_key, iterations))
+            params = purifier.init(init_key, first_batch(sample_key))
+        inputs = (jnp.arange(learning.iterations), jax.random.split(scan_key, learning.iterations))
         (_, average, _), losses = jax.lax.scan(body, (params, params, optimiser.init(params)), inputs)
         return average, losses
 
     return run(sample_key, init_key, scan_key)
+
+
+def perception_like(
+    encoder: Encoder,
+    purifier: Purifier,
+    *,
+    num_items: int,
+    num_seeds: int,
+    history_length: int = EnvironmentConfig.history_length,
+) -> Perception:
+    """Return the shapes of the perception that Stage I makes, to restore a checkpoint into.
+
+    Args:
+        encoder: of histories.
+        purifier: of observed states.
+        num_items: V, the vocabulary.
+        num_seeds: N, leading axis of the purifier's parameters.
+        history_length: H.
+    """
+    dim = encoder.state_dim
+
+    def build() -> Perception:
+        params = encoder.init(
+            jax.random.key(0), Embeddings(vectors=jnp.zeros((num_items, dim)), bias=jnp.zeros(num_items))
+        )
+        row = jnp.zeros(1, jnp.int32)
+        starts = SessionStarts(row, row, row > 0, jnp.arange(2, dtype=jnp.int32))
+        known = UserPosterior(
+            jnp.zeros((1, dim)),
+            jnp.ones(1),
+            leverage_of(jnp.eye(dim)),
+            silent_exposure(dim),
+            jnp.ones(()),
+        )
+        sample = batch_sampler(encoder, purifier, params, starts, known, history_length=history_length)
+
+        def init(key: Key[Array, ""]) -> PyTree:
+            made = purifier.init(key, sample(key))
+            return made if purifier.inform is None else purifier.inform(made, known.exposure)
+
+        return Perception(params, jax.vmap(init)(jax.random.split(jax.random.key(0), num_seeds)))
+
+    return jax.eval_shape(build)
+
+
+def tail_mean(losses: Float[Array, "... iterations"]) -> Float[Array, "..."]:
+    """Return the mean of the last twentieth of the losses."""
+    return jnp.mean(losses[..., -max(1, losses.shape[-1] // 20) :], axis=-1)

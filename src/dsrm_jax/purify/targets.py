@@ -1,19 +1,22 @@
-"""What a purifier learns to reconstruct, and what it may look at meanwhile: the choices of `purifier.target`.
+"""What a purifier learns to reconstruct, and what it may look at meanwhile: the choices of `PurifierConfig.target`.
 
 Nothing here knows more than the training log. Shapes: B histories of H slots, D state dimensions.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dsrm_jax.errors import unknown_name
+from dsrm_jax.purify.encoder import Encoder, EncoderParams, gather_evidence, summarise
+from dsrm_jax.purify.posterior import UserPosterior, without_window
+from dsrm_jax.purify.purifier import PurifierBatch
+from dsrm_jax.purify.settings import PurifierConfig
+from dsrm_jax.simulator.history import random_windows, unlogged_before
+from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.simulator.world import History, SessionStarts
+from dsrm_jax.types import PyTree
 
-TARGETS = ("full", "split_half", "inverse_propensity", "popularity_corruption", "random_exposure")
 PROPENSITY_EXPONENT = 0.5
 POPULARITY_ROWS = 500_000
 
@@ -29,6 +32,76 @@ class Visited:
 
     history: History
     user: Int[Array, "M"]
+
+
+def sample_states(
+    key: Key[Array, ""],
+    encoder: Encoder,
+    params: EncoderParams,
+    starts: SessionStarts,
+    posterior: UserPosterior,
+    *,
+    history_length: int = EnvironmentConfig.history_length,
+    arrival_length: int = EnvironmentConfig.arrival_length,
+    mask_rate: float | Float[Array, ""] = PurifierConfig.mask_rate,
+    batch_size: int = PurifierConfig.batch_size,
+    target: str = "mode",
+    visited: Visited | None = None,
+) -> PurifierBatch:
+    """Draw observed states, masked views of the same histories and their users' cleaner states.
+
+    Each view hides its own share of the events, uniform in [0, 2 mask_rate], so that the whole history is within what the
+    denoiser has seen.
+
+    Args:
+        key: typed PRNG key; consumed.
+        encoder: module of `params`.
+        params: trained encoder.
+        starts: training rows.
+        posterior: of the users of `starts`; its mode is their cleaner state (or what random exposure shows of them:
+            `training.random_exposure`).
+        history_length: H.
+        arrival_length: the fewest events of a window, where the log holds them.
+        mask_rate: mean share of hidden events, in [0, .5].
+        batch_size: N.
+        target: which cleaner state. `mode`: the posterior's. `draw`: a draw about it, so that targets vary as preferences do and
+            not as their estimates, which shrink towards the mean the more the less the log holds of a user. Or a choice of
+            `PurifierConfig.target`: `full`: the mode without the window's own events; `random_exposure`: the mode; the others
+            make theirs of the window itself.
+        visited: histories that a policy made in the training simulator; every second one of the batch is drawn from them. No
+            event of a session is a row of the log.
+    """
+    row_key, window_key, rate_key, mask_key, view_key, visit_key = jax.random.split(key, 6)
+    embeddings = params.embeddings
+    rows = jax.random.randint(row_key, (batch_size,), 0, starts.user.shape[0])
+    history = random_windows(window_key, starts, rows, length=history_length, least=arrival_length)
+    user = starts.user[rows]
+    unlogged = jax.vmap(lambda row, n: unlogged_before(starts, row, length=n))(rows, history.length)
+    clean = posterior.mode[user]
+    if target == "draw":
+        clean = posterior.draw(view_key, user)
+    if target == "full":
+        clean = without_window(posterior, embeddings, history, user)
+    if visited is not None:
+        drawn = jax.random.randint(visit_key, (batch_size,), 0, visited.user.shape[0])
+        fresh = jax.tree.map(lambda x: x[drawn], visited)
+        played = (fresh.history, posterior.mode[fresh.user], fresh.history.length)
+        history, clean, unlogged = every_second(played, (history, clean, unlogged))
+    hidden = 2 * mask_rate * jax.random.uniform(rate_key, (batch_size, 1))
+    visible = jax.random.uniform(mask_key, history.item.shape) >= hidden
+    seen, other = history, None
+    if target == "popularity_corruption":
+        seen = corrupted(view_key, history, starts, hidden)
+        visible = other = jnp.ones_like(visible)
+    elif target in ("split_half", "inverse_propensity"):
+        visible, other = halves(view_key, history, starts, thin=target == "inverse_propensity")
+    if other is not None:
+        clean = encoder.encode(params, summarise(embeddings, history, other))
+    return PurifierBatch(
+        state=encoder.encode(params, summarise(embeddings, seen)),
+        condition=gather_evidence(embeddings, seen, visible, unlogged),
+        target=clean,
+    )
 
 
 def halves(
@@ -87,7 +160,7 @@ def corrupted(
     )
 
 
-def every_second(fresh: Any, logged: Any) -> Any:
+def every_second(fresh: PyTree, logged: PyTree) -> PyTree:
     """Return rows of two batches in turn: the first from `logged`, the second from `fresh`."""
 
     def mix(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -95,9 +168,3 @@ def every_second(fresh: Any, logged: Any) -> Any:
         return jnp.where(odd.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
 
     return jax.tree.map(mix, fresh, logged)
-
-
-def check_target(target: str) -> None:
-    """Raise `InputError` with the nearest valid name where a target does not exist."""
-    if target not in TARGETS:
-        raise unknown_name("purifier target", target, TARGETS)

@@ -4,49 +4,55 @@ Of each batch the positives of largest loss are dropped, as many as a share of t
 together, that rises linearly from 0. Negatives are never dropped. See `rce` for what the denoisers share.
 """
 
-from functools import partial
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from dsrm_jax.purify.encoder import Evidence
-from dsrm_jax.purify.purifier import Purifier
+from dsrm_jax.purify.purifier import Learning, Purifier
 from dsrm_jax.purify.rce import (
     LabelledBatch,
     LinearEncoder,
-    check_reading,
     click_logits,
     encode,
-    encode_weighted,
     event_logits,
-    require_events,
-    start_encoder,
+    make_denoiser,
 )
 from dsrm_jax.purify.settings import DenoiserConfig
+from dsrm_jax.types import PyTree
 
 
-def make_tce_purifier(config: DenoiserConfig, *, state_dim: int) -> Purifier:
+def make_tce_purifier(
+    *,
+    reading: str = DenoiserConfig.reading,
+    drop_rate: float | Float[Array, ""] = DenoiserConfig.drop_rate,
+    ramp: int = DenoiserConfig.ramp,
+    iterations: int = DenoiserConfig.iterations,
+    batch_size: int = DenoiserConfig.batch_size,
+    learning_rate: float | Float[Array, ""] = DenoiserConfig.learning_rate,
+) -> Purifier:
     """Build the purifier that T-CE trains; `online` drops clicks of a history as the loss drops those of a batch.
 
-    Args:
-        config: `reading` and `drop_rate`.
-        state_dim: D.
-
-    Returns:
-        A `Purifier` whose `loss` takes a `LabelledBatch`; `purify` ignores the state and draws nothing.
+    The keywords are fields of `DenoiserConfig`, which says what each means; floats may be traced.
 
     Raises:
-        InputError: on an unknown reading.
+        InputError: a value is out of range or unknown.
     """
-    check_reading(config)
-    return Purifier(
-        init=lambda key, batch: start_encoder(state_dim),
-        loss=partial(_loss, config),
-        purify=partial(_purify, config),
-    )
+
+    def loss(params: LinearEncoder, key: PyTree, batch: LabelledBatch) -> Float[Array, ""]:
+        """Return the mean cross-entropy of the samples kept, in nats."""
+        logit = click_logits(encode(params, batch.condition.summary), batch.vectors, batch.bias)
+        entropy = optax.sigmoid_binary_cross_entropy(logit, batch.click.astype(jnp.float32))
+        flat = (entropy.ravel(), batch.click.ravel(), batch.present.ravel())
+        keep = kept(*flat, rate=drop_rate * batch.progress).reshape(entropy.shape)
+        return jnp.sum(jnp.where(keep, entropy, 0.0)) / jnp.maximum(jnp.sum(keep), 1)
+
+    def weigh(params: LinearEncoder, events: PyTree) -> Float[Array, "... H"]:
+        cost = jax.nn.softplus(-event_logits(params, events))  # of a click
+        return kept(cost, events.click, events.shown, rate=drop_rate).astype(jnp.float32)
+
+    learning = Learning("", True, iterations, batch_size, learning_rate, ramp=ramp)
+    return make_denoiser(reading=reading, learning=learning, loss=loss, weigh=weigh)
 
 
 def kept(
@@ -76,24 +82,3 @@ def kept(
     )
     largest_kept = jnp.take_along_axis(rising, value.shape[-1] - num_dropped, axis=-1)
     return present & ~(positive & (value > largest_kept))
-
-
-def _loss(config: DenoiserConfig, params: LinearEncoder, key: Any, batch: LabelledBatch) -> Float[Array, ""]:
-    """`Purifier.loss`: the mean cross-entropy of the samples kept, in nats."""
-    logit = click_logits(encode(params, batch.condition.summary), batch.vectors, batch.bias)
-    entropy = optax.sigmoid_binary_cross_entropy(logit, batch.click.astype(jnp.float32))
-    flat = (entropy.ravel(), batch.click.ravel(), batch.present.ravel())
-    keep = kept(*flat, rate=config.drop_rate * batch.progress).reshape(entropy.shape)
-    return jnp.sum(jnp.where(keep, entropy, 0.0)) / jnp.maximum(jnp.sum(keep), 1)
-
-
-def _purify(
-    config: DenoiserConfig, params: LinearEncoder, key: Any, state: Float[Array, "... D"], evidence: Evidence
-) -> Float[Array, "... D"]:
-    """`Purifier.purify`."""
-    if config.reading == "pretrain":
-        return encode(params, evidence.summary)
-    events = require_events(evidence)
-    loss = jax.nn.softplus(-event_logits(params, evidence))  # of a click
-    keep = kept(loss, events.click, events.shown, rate=config.drop_rate)
-    return encode_weighted(params, evidence, keep.astype(jnp.float32))

@@ -2,31 +2,30 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import struct
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from dsrm_jax.config import Config
 from dsrm_jax.data.log import InteractionLog
-from dsrm_jax.purify.encoder import EncoderParams, embeddings_from, fit_encoder, user_states
-from dsrm_jax.purify.perception import perception_modules
-from dsrm_jax.purify.posterior import UserPosterior, fit_posterior
+from dsrm_jax.purify.encoder import EncoderParams, embeddings_from, fit_encoder
+from dsrm_jax.purify.posterior import UserPosterior
+from dsrm_jax.purify.stage_one import factorise, log_posterior, tail_mean
 from dsrm_jax.runs.memory import Memory, once
-from dsrm_jax.simulator.build import Worlds
-from dsrm_jax.simulator.fit import fit_factors
+from dsrm_jax.runs.pieces import encoder_of
 from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.world import SessionStarts
+from dsrm_jax.types import Json
 
 Say = Callable[[str], None]
+T = TypeVar("T")
 # of the data's key; 0 is that of the worlds, others are in `prepare`
 FACTORS_STAGE, ENCODER_STAGE, POSTERIOR_STAGE = 1, 2, 5
 
 
-@struct.dataclass
+@dataclass(frozen=True)
 class LogModels:
     """What is learnt from the training log whatever the purifier.
 
@@ -38,94 +37,75 @@ class LogModels:
 
     encoder: EncoderParams
     posterior: UserPosterior
-    facts: dict[str, Any] = struct.field(pytree_node=False)
+    facts: Json
 
 
 def fit_log_models(
-    key: Key[Array, ""], config: Config, log: InteractionLog, worlds: Worlds, say: Say, memory: Memory
+    key: Key[Array, ""],
+    config: Config,
+    log: InteractionLog,
+    starts: SessionStarts,
+    say: Say,
+    memory: Memory,
 ) -> LogModels:
-    """Train them; embeddings and posteriors, which depend on the data alone, are remembered.
+    """Run the steps of `stage_one.fit_perception` before the purifier's.
 
     Args:
         key: of everything that depends on the data alone.
         config: of the run.
         log: its training rows are read.
-        worlds: the training world's rows are those that the encoder learns from.
+        starts: the training world's rows, which the encoder learns from.
         say: told what is being done, a line each.
-        memory: added to.
+        memory: keeps embeddings and posteriors, which depend on the data alone.
     """
     data = config.data, config.synthetic, config.encoder
-    factors, fit_facts = once(
+    factors, embedding_seconds = once(
         memory,
         ("factors", *data),
         lambda: _fit_factors(jax.random.fold_in(key, FACTORS_STAGE), config, log, say),
     )
-    params, encoder_facts = _fit_encoder(jax.random.fold_in(key, ENCODER_STAGE), config, factors, worlds, say)
-    posterior, posterior_facts = once(
+    params, encoder_facts = _fit_encoder(jax.random.fold_in(key, ENCODER_STAGE), config, factors, starts, say)
+    posterior, posterior_seconds = once(
         memory,
         ("posterior", *data),
-        lambda: _fit_posterior(jax.random.fold_in(key, POSTERIOR_STAGE), log, factors),
+        lambda: timed(lambda: log_posterior(jax.random.fold_in(key, POSTERIOR_STAGE), log, factors)),
     )
-    return LogModels(params, posterior, fit_facts | encoder_facts | posterior_facts)
+    times = {"embedding_seconds": embedding_seconds, "posterior_seconds": posterior_seconds}
+    return LogModels(params, posterior, times | encoder_facts)
+
+
+def timed(make: Callable[[], T]) -> tuple[T, float]:
+    """Return what a function makes, once it is there, and the seconds that it took."""
+    started = time.perf_counter()
+    made = jax.block_until_ready(make())
+    return made, time.perf_counter() - started
 
 
 def _fit_factors(
-    key: jax.Array, config: Config, log: InteractionLog, say: Say
-) -> tuple[FactorResponse, dict[str, Any]]:
-    """Factorise the training log: item embeddings and full-log embeddings of its users."""
-    started = time.perf_counter()
-    factors = fit_factors(
-        key,
-        log.train.user,
-        log.train.item,
-        log.train.click,
-        num_users=log.num_users,
-        num_items=log.num_items,
-        dim=config.encoder.dim,
-        epochs=config.encoder.embedding_epochs,
-    )
-    jax.block_until_ready(factors)
-    seconds = time.perf_counter() - started
+    key: Key[Array, ""], config: Config, log: InteractionLog, say: Say
+) -> tuple[FactorResponse, float]:
+    settings = config.encoder
+    factors, seconds = timed(lambda: factorise(key, log, dim=settings.dim, epochs=settings.embedding_epochs))
     say(f"item embeddings: {seconds:.0f} s")
-    return factors, {"embedding_seconds": seconds}
+    return factors, seconds
 
 
 def _fit_encoder(
-    key: jax.Array, config: Config, factors: FactorResponse, worlds: Worlds, say: Say
-) -> tuple[EncoderParams, dict[str, Any]]:
-    """Train the history encoder on the training world's rows."""
-    started = time.perf_counter()
-    encoder, _ = perception_modules(config)
-    params, losses = fit_encoder(
-        key,
-        encoder,
-        embeddings_from(factors),
-        worlds.train.starts,
-        history_length=config.environment.history_length,
-        arrival_length=config.environment.arrival_length,
-        iterations=config.encoder.iterations,
-        batch_size=config.encoder.batch_size,
-        learning_rate=config.encoder.learning_rate,
+    key: Key[Array, ""], config: Config, factors: FactorResponse, starts: SessionStarts, say: Say
+) -> tuple[EncoderParams, Json]:
+    (params, losses), seconds = timed(
+        lambda: fit_encoder(
+            key,
+            encoder_of(config),
+            embeddings_from(factors),
+            starts,
+            history_length=config.environment.history_length,
+            arrival_length=config.environment.arrival_length,
+            iterations=config.encoder.iterations,
+            batch_size=config.encoder.batch_size,
+            learning_rate=config.encoder.learning_rate,
+        )
     )
     loss = float(tail_mean(losses))
-    seconds = time.perf_counter() - started
     say(f"history encoder: {seconds:.0f} s, next-click loss {loss:.3f} nats")
     return params, {"encoder_loss": loss, "encoder_seconds": seconds}
-
-
-def _fit_posterior(
-    key: jax.Array, log: InteractionLog, factors: FactorResponse
-) -> tuple[UserPosterior, dict[str, Any]]:
-    """Return what the training log tells of each user of the vocabulary."""
-    started = time.perf_counter()
-    rows = log.train
-    first = rows.user_start(log.num_users).astype(np.int32)
-    starts = SessionStarts(*(jnp.asarray(x) for x in (rows.user, rows.item, rows.click, first)))
-    fitted = jax.jit(fit_posterior)(key, embeddings_from(factors), starts, user_states(factors))
-    jax.block_until_ready(fitted)
-    return fitted, {"posterior_seconds": time.perf_counter() - started}
-
-
-def tail_mean(losses: Float[Array, "... iterations"]) -> Float[Array, "..."]:
-    """Return the mean of the last twentieth of the losses."""
-    return jnp.mean(losses[..., -max(1, losses.shape[-1] // 20) :], axis=-1)

@@ -13,16 +13,27 @@ from dsrm_jax.config import Config, EnvironmentConfig
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.sources import check_source, load_log
 from dsrm_jax.errors import InputError
-from dsrm_jax.purify.encoder import Encoder
-from dsrm_jax.purify.perception import Perceive, make_perceive, perception_modules, purifier_settings
+from dsrm_jax.purify.encoder import Encoder, make_encoder
+from dsrm_jax.purify.kinds import DENOISERS, PURIFIERS
+from dsrm_jax.purify.perception import Perceive, make_perceive
 from dsrm_jax.purify.purifier import Purifier
+from dsrm_jax.purify.settings import PurifierConfig, at_defaults
 from dsrm_jax.simulator.build import Worlds, make_worlds
 from dsrm_jax.simulator.environment import Environment, Reward, make_environment, mean_click
 from dsrm_jax.simulator.leave import Leave
 from dsrm_jax.simulator.log_responses import KINDS, MakeResponse
 from dsrm_jax.training.loop import Trainer, make_trainer
 
-__all__ = ["purifier_settings"]
+# The purifier behind each method's state where `purifier.kind` is auto; all other methods act on the observed state.
+STATES = {
+    "dsrm_hrl": "guided",
+    "flat": "guided",
+    "dnair_dsrm": "guided",
+    "quota_greedy_purified": "guided",
+    "hrl_rce": "rce",
+    "hrl_tce": "tce",
+    "hrl_bod": "bod",
+}
 
 
 def check_names(config: Config) -> None:
@@ -33,6 +44,7 @@ def check_names(config: Config) -> None:
     """
     check_method(config.agent.method)
     check_source(config.data.env)
+    _maker(config)
     for what, name in (("reward", config.environment.reward), ("leave rule", config.environment.leave)):
         if name:
             plugins.load(name, what=what)
@@ -121,17 +133,50 @@ def worlds_of(key: Key[Array, ""], log: InteractionLog, config: Config) -> World
 
 def encoder_of(config: Config) -> Encoder:
     """Return the encoder of histories."""
-    return perception_modules(config)[0]
+    section = config.encoder
+    return make_encoder(kind=section.kind, dim=section.dim, hidden=section.hidden)
+
+
+def purifier_settings(config: Config) -> PurifierConfig:
+    """Return the purifier's settings with `kind="auto"` replaced by what the method calls for."""
+    if config.purifier.kind != "auto":
+        return config.purifier
+    return replace(config.purifier, kind=STATES.get(config.agent.method, "identity"))
+
+
+def _maker(config: Config) -> plugins.Plugin:
+    kind = purifier_settings(config).kind
+    return PURIFIERS[kind] if kind in PURIFIERS else plugins.load(kind, what="purifier", names=PURIFIERS)
 
 
 def purifier_of(config: Config) -> Purifier:
-    """Return the purifier."""
-    return perception_modules(config)[1]
+    """Return the purifier.
+
+    Raises:
+        InputError: a kind that is not there or not to be used.
+    """
+    settings = purifier_settings(config)
+    kind, make = settings.kind, _maker(config)
+    offered = vars(config.denoiser if kind in DENOISERS else settings)
+    purifier = plugins.call(make, {name: value for name, value in offered.items() if name != "kind"})
+    if not isinstance(purifier, Purifier):
+        raise InputError(
+            f"purifier {kind!r} returned {type(purifier).__name__}, expected a dsrm_jax.Purifier(init, loss, purify)"
+        )
+    return purifier
+
+
+def without_process(config: Config) -> Config:
+    """Return what a configuration says beside its reverse process, where that can be an argument (`share_process`)."""
+    purifier = purifier_of(config)
+    if purifier.process is None or purifier.draws:
+        return config
+    return replace(config, purifier=at_defaults(config.purifier))
 
 
 def perceive_of(config: Config) -> Perceive:
     """Return the map from observations to views."""
-    return make_perceive(*perception_modules(config))
+    return make_perceive(encoder_of(config), purifier_of(config))
 
 
 def agent_of(config: Config, method: str = "") -> Agent:

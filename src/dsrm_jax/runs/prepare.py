@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -11,38 +11,39 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from dsrm_jax.agents.methods import LEARNERS, in_model, needs_log
+from dsrm_jax.agents.yardsticks import make_yardstick
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import FINGERPRINT_FORMAT
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.statistics import describe
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import digest
-from dsrm_jax.purify.encoder import (
-    Embeddings,
-    EncoderParams,
-    gather_evidence,
-    make_encoder,
-)
-from dsrm_jax.purify.perception import (
-    FROM_PAIRS,
-    Perception,
-    fit_perception_purifier,
-    perception_modules,
-    purifier_settings,
-)
+from dsrm_jax.purify import stage_one
+from dsrm_jax.purify.encoder import Embeddings, EncoderParams
+from dsrm_jax.purify.kinds import PURIFIERS
+from dsrm_jax.purify.perception import Perception, seed_axes, share_process
 from dsrm_jax.purify.perception_probes import probe_perception
 from dsrm_jax.purify.posterior import UserPosterior, fit_posterior
-from dsrm_jax.purify.purifier import PurifierBatch
 from dsrm_jax.purify.settings import OF_PROCESS, at_defaults
-from dsrm_jax.runs.log_models import LogModels, fit_log_models, tail_mean
+from dsrm_jax.purify.stage_one import fit_purifiers, tail_mean
+from dsrm_jax.runs.log_models import LogModels, fit_log_models
 from dsrm_jax.runs.memory import Memory, once
-from dsrm_jax.runs.pieces import environment_of, log_of, worlds_of
+from dsrm_jax.runs.pieces import (
+    encoder_of,
+    environment_of,
+    log_of,
+    purifier_of,
+    purifier_settings,
+    without_process,
+    worlds_of,
+)
 from dsrm_jax.simulator.build import Worlds
-from dsrm_jax.simulator.world import History, SessionStarts, World
+from dsrm_jax.simulator.world import SessionStarts, World
 from dsrm_jax.training.random_exposure import random_exposure_states
-from dsrm_jax.training.refresh import refresh_perception
+from dsrm_jax.training.refresh import Collectors, refresh_perception
+from dsrm_jax.types import Json, PyTree
 
-# purifier settings that Stage I does not read, but for `paper`
+# purifier settings that Stage I does not read, but for `paper` and those of one's own
 REVERSE_ONLY = (*OF_PROCESS, "sampler", "noise_scale", "guidance_scale", "guidance_steps", "exposure_scale")
 Say = Callable[[str], None]
 REFRESH_STAGE = 3
@@ -63,7 +64,7 @@ class StageOne:
 
     perception: Perception
     posterior: UserPosterior
-    facts: dict[str, Any] = struct.field(pytree_node=False)
+    facts: Json = struct.field(pytree_node=False)
 
 
 Share = Callable[[str, StageOne, Callable[[], StageOne]], StageOne]
@@ -82,7 +83,7 @@ class Prepared:
 
     worlds: Worlds
     perception: Perception
-    facts: dict[str, Any] = struct.field(pytree_node=False)
+    facts: Json = struct.field(pytree_node=False)
     posterior: UserPosterior | None = None
 
 
@@ -97,7 +98,7 @@ def data_key(config: Config) -> Key[Array, ""]:
     return jax.random.fold_in(jax.random.key(config.data.seed), DATA_STAGE)
 
 
-def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, dict[str, Any]]:
+def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, Json]:
     """Read the log and build both worlds; all a run needs besides its checkpoint.
 
     Args:
@@ -178,14 +179,53 @@ def prepare(
     models = LogModels(frozen.perception.encoder, frozen.posterior, frozen.facts)
     memory.setdefault(("log models", *key[:4]), models)
     held_out = frozen.posterior.of(worlds.test_users)
-    probe_key = jax.random.fold_in(data_key(config), PROBES_STAGE)
-    probes = probe_perception(probe_key, config, frozen.perception, worlds.test.starts, held_out)
-    facts = facts | frozen.facts | {"probes": {name: np.asarray(x).tolist() for name, x in probes.items()}}
+    probes = _probe(config, frozen.perception, worlds.test.starts, held_out, memory)
+    facts = facts | frozen.facts | {"probes": {name: x.tolist() for name, x in probes.items()}}
     say(
         f"on held-out users it moves the state by {np.mean(probes['change']):.0%} and takes away "
         f"{np.mean(probes['recovery']):.0%} of its squared distance to what the rest of their log tells"
     )
     return Prepared(worlds, frozen.perception, facts, frozen.posterior)
+
+
+def _probe(
+    config: Config, perception: Perception, starts: SessionStarts, held_out: UserPosterior, memory: Memory
+) -> dict[str, np.ndarray]:
+    """Return `probe_perception` on held-out users, `(N,)` each; one program serves all reverse processes."""
+    shared, env, seeds = without_process(config), config.environment, len(config.training.seeds)
+    perception = share_process(purifier_of(config), perception)
+    encoder, purifier = encoder_of(shared), purifier_of(shared)
+
+    def of_seed(
+        key: Key[Array, ""], perception: Perception, starts: SessionStarts, posterior: UserPosterior
+    ) -> dict[str, Array]:
+        return probe_perception(
+            key,
+            encoder,
+            purifier,
+            perception,
+            starts,
+            posterior,
+            history_length=env.history_length,
+            arrival_length=env.arrival_length,
+        )
+
+    def make() -> Callable[..., dict[str, Array]]:
+        # the identity has no parameters that could tell the number of seeds
+        axes = (None, seed_axes(perception), None, None)
+        return jax.jit(jax.vmap(of_seed, in_axes=axes, axis_size=seeds))
+
+    read = (
+        shared.encoder,
+        purifier_settings(shared),
+        shared.denoiser,
+        env.history_length,
+        env.arrival_length,
+    )
+    run = once(memory, ("probe", *read, seeds), make)
+    key = jax.random.fold_in(data_key(config), PROBES_STAGE)
+    found = run(key, perception, starts, held_out)
+    return {name: np.asarray(x) for name, x in found.items()}
 
 
 def stage_one_name(config: Config, log: InteractionLog) -> str:
@@ -199,7 +239,7 @@ def _stage_one(config: Config, log: InteractionLog, worlds: Worlds, say: Say, me
     models: LogModels = once(
         memory,
         ("log models", *key[:4]),
-        lambda: fit_log_models(data_key(config), config, log, worlds, say, memory),
+        lambda: fit_log_models(data_key(config), config, log, worlds.train.starts, say, memory),
     )
     mine = models.posterior.of(worlds.train_users)
     purifier, facts = _fit_purifiers(config, models.encoder, mine, worlds, say)
@@ -221,9 +261,7 @@ def stage_one_like(config: Config, log: InteractionLog) -> StageOne:
     return StageOne(perception, posterior, {})
 
 
-def remembered_worlds(
-    config: Config, say: Say, memory: Memory
-) -> tuple[InteractionLog, Worlds, dict[str, Any]]:
+def remembered_worlds(config: Config, say: Say, memory: Memory) -> tuple[InteractionLog, Worlds, Json]:
     """Return `load_worlds`, made once for all configurations that share it; raises as it does, for each."""
     key = _worlds_key(config)
     if key in memory:  # what is remembered may have been made for another method
@@ -231,13 +269,13 @@ def remembered_worlds(
     return once(memory, key, lambda: load_worlds(config, say))
 
 
-def _stage_one_key(config: Config) -> tuple[Any, ...]:
+def _stage_one_key(config: Config) -> tuple[object, ...]:
     """Return everything that Stage I depends on: data, worlds, encoder; the log's rows are the same in a model of it."""
     shared = config.data, config.synthetic, config.encoder, _worlds_key(config)[:-1]
     return (*shared, *_purifier_key(config))
 
 
-def _worlds_key(config: Config) -> tuple[Any, ...]:
+def _worlds_key(config: Config) -> tuple[object, ...]:
     """Return everything that `load_worlds` depends on."""
     env = config.environment
     settings = (
@@ -251,74 +289,77 @@ def _worlds_key(config: Config) -> tuple[Any, ...]:
     return ("worlds", config.data, config.synthetic, *settings, in_model(config.agent.method))
 
 
-def _purifier_key(config: Config) -> tuple[Any, ...]:
+def _purifier_key(config: Config) -> tuple[object, ...]:
     """Return everything that `_fit_purifiers` depends on besides the encoder and what that depends on."""
-    settings = purifier_settings(config)
+    settings, learning = purifier_settings(config), purifier_of(config).learning
     key = (settings, config.denoiser, config.training.seeds)
-    if settings.kind in FROM_PAIRS and (settings.target == "random_exposure" or settings.refresh_rounds):
+    if learning.target == "random_exposure" or learning.refresh_rounds:
         return (*key, config.environment, in_model(config.agent.method))  # it plays in the training simulator
-    if settings.kind == "paper":
+    if settings.kind == "paper" or settings.kind not in PURIFIERS:
         return key
     return (at_defaults(settings, REVERSE_ONLY), *key[1:])
 
 
 def _fit_purifiers(
     config: Config, params: EncoderParams, posterior: UserPosterior, worlds: Worlds, say: Say
-) -> tuple[Any, dict[str, Any]]:
-    """Train each seed's purifier (Stage I); the posterior is that of the training users."""
+) -> tuple[PyTree, Json]:
+    """Train each seed's purifier; the posterior is that of the training users."""
     started = time.perf_counter()
-    posterior = posterior.replace(mode=_targets(config, params, posterior, worlds))  # type: ignore[attr-defined]
-    purifier, losses = fit_perception_purifier(
-        seed_keys(config, 1), config, params, worlds.train.starts, posterior
+    encoder, purifier, environment = encoder_of(config), purifier_of(config), environment_of(config)
+    posterior = replace(posterior, mode=_targets(config, params, posterior, worlds))
+    fitted, losses = fit_purifiers(
+        seed_keys(config, 1),
+        encoder,
+        purifier,
+        params,
+        worlds.train.starts,
+        posterior,
+        history_length=environment.history_length,
+        arrival_length=environment.arrival_length,
     )
-    if purifier_settings(config).refresh_rounds:
+    if purifier.learning.refresh_rounds:
         keys = seed_keys(config, REFRESH_STAGE)
-        perception = Perception(params, purifier)
-        purifier, again = refresh_perception(
-            keys, config, environment_of(config), perception, worlds.train, posterior
+        agent = make_yardstick("quota_greedy_purified", slate_size=environment.slate_size)
+        collectors = Collectors(environment, agent, encoder, purifier)
+        fitted, again = refresh_perception(
+            keys, collectors, Perception(params, fitted), worlds.train, posterior
         )
         losses = losses if again is None else again
     loss = np.asarray(tail_mean(losses)).tolist()
     seconds = time.perf_counter() - started
     say(f"Stage I, {purifier_settings(config).kind} purifier: {seconds:.0f} s")
-    return purifier, {"purifier_loss": loss, "purifier_seconds": seconds}
+    return fitted, {"purifier_loss": loss, "purifier_seconds": seconds}
 
 
 def _targets(
     config: Config, params: EncoderParams, posterior: UserPosterior, worlds: Worlds
 ) -> Float[Array, "U D"]:
     """Return the cleaner state of each training user: the full log's, or what random exposure shows."""
-    settings = purifier_settings(config)
-    if settings.kind not in FROM_PAIRS or settings.target != "random_exposure":
+    if purifier_of(config).learning.target != "random_exposure":
         return posterior.mode
+    encoder, env = encoder_of(config), config.environment
 
     @jax.jit
-    def states(params: EncoderParams, world: World) -> jax.Array:
-        key = jax.random.fold_in(data_key(config), RANDOM_EXPOSURE_STAGE)
+    def states(params: EncoderParams, world: World) -> Float[Array, "U D"]:
         return random_exposure_states(
-            key, make_encoder(config.encoder), params, world, config=config.environment
+            jax.random.fold_in(data_key(config), RANDOM_EXPOSURE_STAGE),
+            encoder,
+            params,
+            world,
+            history_length=env.history_length,
+            slate_correlation=env.slate_correlation,
+            double_sigmoid=env.double_sigmoid,
         )
 
     return states(params, worlds.train)
 
 
 def perception_like(config: Config, num_items: int) -> Perception:
-    """Return the shapes of the perception that `prepare` makes, to restore a checkpoint into.
-
-    Args:
-        config: of the run.
-        num_items: V, the vocabulary.
-    """
-    encoder, purifier = perception_modules(config)
-    dim = config.encoder.dim + 1
-
-    def build() -> Perception:
-        embeddings = Embeddings(vectors=jnp.zeros((num_items, dim)), bias=jnp.zeros(num_items))
-        state = jnp.zeros((2, dim))
-        events = jnp.zeros((2, config.environment.history_length), jnp.int32)
-        history = History(item=events, click=events > 0, length=jnp.zeros(2, jnp.int32))
-        batch = PurifierBatch(state, gather_evidence(embeddings, history), target=state)
-        params = jax.vmap(lambda key: purifier.init(key, batch))(seed_keys(config, 1))
-        return Perception(encoder.init(jax.random.key(0), embeddings), params)
-
-    return jax.eval_shape(build)
+    """Return the shapes of the perception that `prepare` makes of V = `num_items` items, to restore a checkpoint into."""
+    return stage_one.perception_like(
+        encoder_of(config),
+        purifier_of(config),
+        num_items=num_items,
+        num_seeds=len(config.training.seeds),
+        history_length=config.environment.history_length,
+    )

@@ -24,12 +24,11 @@ from dsrm_jax.purify.perception import (
     Perception,
     seed_axes,
     share_process,
-    share_process_shapes,
 )
 from dsrm_jax.runs.evaluate import rule_of, summary_of
 from dsrm_jax.runs.logging import nonfinite
 from dsrm_jax.runs.memory import Memory
-from dsrm_jax.runs.pieces import environment_of, trainer_of
+from dsrm_jax.runs.pieces import environment_of, purifier_of, trainer_of, without_process
 from dsrm_jax.runs.prepare import (
     Prepared,
     perception_like,
@@ -90,21 +89,21 @@ def run_group(
     agents = _stack([point.config.agent for point in points])
     log, worlds, _ = remembered_worlds(config, say, memory)
     world = _true_training_world(config, say, memory) if validate else worlds.test
+    shared, share = without_process(config), partial(share_process, purifier_of(config))
     ahead = 0.0
 
-    def programs(config: Config, perception: Perception) -> tuple[Programs, float]:
+    def programs(perception: Perception) -> tuple[Programs, float]:
         started = time.perf_counter()
-        made = _compile(config, agents, worlds.train, world, perception, memory)
+        made = _compile(shared, agents, worlds.train, world, perception, memory)
         return made, time.perf_counter() - started
 
     def meanwhile() -> None:
         nonlocal ahead
-        shapes = share_process_shapes(config, perception_like(config, log.num_items))
-        ahead = programs(*shapes)[1]
+        ahead = programs(jax.eval_shape(share, perception_like(config, log.num_items)))[1]
 
     prepared = prepare(config, say, memory, partial(hand_over, folder, meanwhile, say))
-    shared, perception = share_process(config, prepared.perception)
-    made, compiling = programs(shared, perception)
+    perception = share(prepared.perception)
+    made, compiling = programs(perception)
     timing = {"compile_seconds": ahead + compiling}
     state, rows, seconds = _train(made, shared, agents, worlds.train, perception)
     timing |= seconds

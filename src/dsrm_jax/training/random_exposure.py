@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dsrm_jax.config import EnvironmentConfig
 from dsrm_jax.purify.encoder import Encoder, EncoderParams, summarise
 from dsrm_jax.simulator.response import slate_probability
+from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.simulator.world import History, World
 
 USERS_AT_ONCE = 256
@@ -19,7 +19,14 @@ MOST_EVENTS = 512
 
 
 def random_exposure_states(
-    key: Key[Array, ""], encoder: Encoder, params: EncoderParams, world: World, *, config: EnvironmentConfig
+    key: Key[Array, ""],
+    encoder: Encoder,
+    params: EncoderParams,
+    world: World,
+    *,
+    history_length: int = EnvironmentConfig.history_length,
+    slate_correlation: float = EnvironmentConfig.slate_correlation,
+    double_sigmoid: bool = EnvironmentConfig.double_sigmoid,
 ) -> Float[Array, "U D"]:
     """Show each user of a world uniformly random items of its catalogue, one at a time, and encode what they click.
 
@@ -31,13 +38,15 @@ def random_exposure_states(
         encoder: module of `params`.
         params: trained encoder.
         world: the training world, never the held-out one.
-        config: history length and how clicks are drawn.
+        history_length: events that a history holds.
+        slate_correlation: this and the next say how clicks are drawn, as `make_environment` takes them.
+        double_sigmoid: likewise.
 
     Returns:
         `(U, D)` float32.
     """
-    num_events = min(MOST_EVENTS, config.history_length)
-    nothing = jnp.zeros(config.history_length, jnp.int32)
+    num_events = min(MOST_EVENTS, history_length)
+    nothing = jnp.zeros(history_length, jnp.int32)
     arrival = History(item=nothing, click=nothing > 0, length=jnp.zeros((), jnp.int32))
 
     def state_of(inputs: tuple[Array, Int[Array, ""]]) -> Float[Array, "D"]:
@@ -50,8 +59,8 @@ def random_exposure_states(
                 user,
                 alone[None],
                 arrival,
-                correlation_weight=config.slate_correlation,
-                double_sigmoid=config.double_sigmoid,
+                correlation_weight=slate_correlation,
+                double_sigmoid=double_sigmoid,
             )[0]
         )(position)
         click = jax.random.uniform(click_key, (num_events,)) < probability

@@ -5,22 +5,17 @@ windows hold what the logging policy showed, sessions what the ranking showed. `
 slates by the likelihood of their clicks alone, whatever chose them, and need none of this.
 """
 
+from typing import NamedTuple
+
 import jax
 from jaxtyping import Array, Float, Key
 
-from dsrm_jax.agents.yardsticks import make_yardstick
-from dsrm_jax.config import Config
-from dsrm_jax.purify.encoder import make_catalogue
-from dsrm_jax.purify.perception import (
-    FROM_PAIRS,
-    SEED_AXES,
-    Perception,
-    fit_perception_purifier,
-    make_perceive,
-    perception_modules,
-    purifier_settings,
-)
+from dsrm_jax.agents.agent import Agent
+from dsrm_jax.purify.encoder import Encoder, make_catalogue
+from dsrm_jax.purify.perception import SEED_AXES, Perception, make_perceive
 from dsrm_jax.purify.posterior import UserPosterior
+from dsrm_jax.purify.purifier import Purifier
+from dsrm_jax.purify.stage_one import fit_purifiers
 from dsrm_jax.purify.targets import Visited
 from dsrm_jax.simulator.environment import Environment, EnvState, Observation
 from dsrm_jax.simulator.world import World
@@ -31,23 +26,31 @@ NUM_USERS = 128
 NUM_STEPS = 64  # about two sessions of each user
 
 
+class Collectors(NamedTuple):
+    """Who makes histories: an environment, a policy that needs no training, and how it perceives."""
+
+    environment: Environment
+    agent: Agent
+    encoder: Encoder
+    purifier: Purifier
+
+
 def collect_histories(
-    key: Key[Array, ""], config: Config, environment: Environment, world: World, perception: Perception
+    key: Key[Array, ""], collectors: Collectors, world: World, perception: Perception
 ) -> Visited:
-    """Let half-and-half greedy slates on the purified state make histories, and keep them with their users.
+    """Let a policy on the purified state make histories, and keep them with their users.
 
     Args:
         key: typed PRNG key; consumed.
-        config: of the run.
-        environment: the simulator.
+        collectors: who makes them; the agent's state is `()`, and it acts greedily.
         world: the training world, never the held-out one.
         perception: frozen encoder and one purifier.
 
     Returns:
         `NUM_USERS * NUM_STEPS` histories as they stood before each step.
     """
-    perceive = make_perceive(*perception_modules(config))
-    agent = make_yardstick("quota_greedy_purified", slate_size=environment.slate_size)
+    environment, agent, encoder, purifier = collectors
+    perceive = make_perceive(encoder, purifier)
     catalogue = make_catalogue(perception.encoder.embeddings, world)
 
     def act(view_key: jax.Array, act_key: jax.Array, env: EnvState, observation: Observation) -> PyTree:
@@ -68,48 +71,46 @@ def collect_histories(
 
 def refresh_perception(
     keys: Key[Array, "N"],
-    config: Config,
-    environment: Environment,
+    collectors: Collectors,
     perception: Perception,
     world: World,
     posterior: UserPosterior,
 ) -> tuple[PyTree, Float[Array, "N iterations"] | None]:
-    """Run `purifier.refresh_rounds` rounds of collecting histories and training on them mixed with log windows.
+    """Run the purifier's `refresh_rounds` rounds of collecting histories and training on them mixed with log windows.
 
     Args:
         keys: `(N,)` typed PRNG keys, one per seed; consumed.
-        config: of the run.
-        environment: the simulator.
+        collectors: who makes histories; the purifier is the one that is trained.
         perception: trained so far, purifiers with a leading axis N.
         world: the training world.
-        posterior: of its users, as `fit_perception_purifier` takes it.
+        posterior: of its users, as `fit_purifiers` takes it.
 
     Returns:
-        `(purifier params, losses)` with a leading axis N; the purifiers as they were and None where the kind has no use for it or
-        no round is asked for.
+        `(purifier params, losses)` with a leading axis N; the purifiers as they were and None where no round is asked for.
     """
-    settings = purifier_settings(config)
-    purifier, losses = perception.purifier, None
-    if settings.kind not in FROM_PAIRS:
-        return purifier, losses
+    params, losses = perception.purifier, None
+    environment, _, encoder, purifier = collectors
 
-    def collect(key: jax.Array, world: World, perception: Perception) -> Visited:
-        return collect_histories(key, config, environment, world, perception)
+    def collect(key: Key[Array, ""], world: World, perception: Perception) -> Visited:
+        return collect_histories(key, collectors, world, perception)
 
     collect_all = jax.jit(jax.vmap(collect, in_axes=(0, None, SEED_AXES)))
-    for r in range(settings.refresh_rounds):
+    for r in range(purifier.learning.refresh_rounds):
         collect_keys, fit_keys = (
             jax.vmap(lambda key, stage=stage: jax.random.fold_in(key, stage))(keys)
             for stage in (2 * r, 2 * r + 1)
         )
-        visited = collect_all(collect_keys, world, Perception(perception.encoder, purifier))
-        purifier, losses = fit_perception_purifier(
+        visited = collect_all(collect_keys, world, Perception(perception.encoder, params))
+        params, losses = fit_purifiers(
             fit_keys,
-            config,
+            encoder,
+            purifier,
             perception.encoder,
             world.starts,
             posterior,
+            history_length=environment.history_length,
+            arrival_length=environment.arrival_length,
             visited=visited,
-            initial=purifier,
+            initial=params,
         )
-    return purifier, losses
+    return params, losses

@@ -87,7 +87,7 @@ def test_ridge_agrees_with_scikit_learn_on_the_same_folds(world):
 
 
 def test_r2_sees_a_residue_that_the_share_knows_to_be_tiny(world):
-    """Facts 5.2: R2 alone is no measure, it is blind to scale."""
+    """R2 alone is no measure, it is blind to scale."""
     popularity, _, axis, purified = world
     residue = purified + 0.01 * np.outer(popularity, axis)
     assert ridge_r2(residue, popularity) > 0.99

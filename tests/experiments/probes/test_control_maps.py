@@ -8,7 +8,7 @@ from sklearn.linear_model import LinearRegression
 
 from dsrm_jax.evaluation.probes.popularity import explained_share, ridge_r2
 from dsrm_jax.purify.encoder import Evidence
-from dsrm_jax.purify.purifier import PurifierBatch
+from dsrm_jax.purify.purifier import Learning, PurifierBatch
 from dsrm_jax.purify.stage_one import fit_purifier
 from experiments.probes.control_maps import (
     blur,
@@ -62,7 +62,7 @@ def test_shrinkage_is_the_posterior_mean_of_noised_states(world):
 
 
 def test_shrinkage_raises_the_share_of_a_leading_popularity():
-    """Facts 5.3: projection alone makes popularity's share larger, so it must fail P4."""
+    """Projection alone makes popularity's share larger, so it must fail P4."""
     rng = np.random.default_rng(1)
     popularity = rng.normal(size=N)
     state = np.column_stack([2 * popularity, rng.normal(size=(N, D - 1))])
@@ -106,10 +106,9 @@ def test_the_autoencoder_learns_the_regression_of_the_cleaner_state():
         view = target @ mixing + 0.5 * jax.random.normal(noise_key, (rows, 3))
         return PurifierBatch(state=view[:, :2], condition=Evidence(summary=view), target=target)
 
-    purifier = denoising_autoencoder(state_dim=2, hidden=16)
-    params, losses = fit_purifier(
-        jax.random.key(0), purifier, sample, iterations=200, learning_rate=2e-2, ema=0.95
-    )
+    learning = Learning(iterations=200, learning_rate=2e-2, ema=0.95)
+    purifier = denoising_autoencoder(hidden=16, learning=learning)
+    params, losses = fit_purifier(jax.random.key(0), purifier, sample)
     test = sample(jax.random.key(1), 4000)
     purify = jax.jit(purifier.purify)
     found = purify(params, None, test.state, test.condition)

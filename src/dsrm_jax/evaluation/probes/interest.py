@@ -1,4 +1,4 @@
-"""Probes of what states say of interest (P5 and P6 of facts 5.5), on host arrays in float64.
+"""Probes of what states say of interest (P5 and P6), on host arrays in float64.
 
 Shapes: N users, D state dimensions, J catalogue items, P (user, positive item) pairs, M negatives of each.
 """

@@ -1,4 +1,4 @@
-"""Probes of what states still say of popularity (P4 of facts 5.5), on host arrays in float64.
+"""Probes of what states still say of popularity (P4), on host arrays in float64.
 
 Shapes: N users or histories, D state dimensions, H history length, V vocabulary items.
 """

@@ -1,0 +1,95 @@
+"""The purifiers by name."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+from jaxtyping import Array, Float
+
+from dsrm_jax.errors import unknown_name
+from dsrm_jax.purify.bod import make_bod_purifier
+from dsrm_jax.purify.guided import make_guided
+from dsrm_jax.purify.masked import make_masked, make_regression
+from dsrm_jax.purify.paper import make_paper
+from dsrm_jax.purify.process import Diffusion
+from dsrm_jax.purify.purifier import Learning, Purifier, identity_purifier
+from dsrm_jax.purify.rce import make_rce_purifier
+from dsrm_jax.purify.schedule import ScheduleName
+from dsrm_jax.purify.sdedit import make_sdedit
+from dsrm_jax.purify.settings import PurifierConfig
+from dsrm_jax.purify.tce import make_tce_purifier
+from dsrm_jax.settings import check
+
+Scalar = float | Float[Array, ""]
+KINDS = ("identity", "paper", "sdedit", "masked", "guided", "regression")
+DENOISERS: dict[str, Callable[..., Purifier]] = {
+    "rce": make_rce_purifier,
+    "tce": make_tce_purifier,
+    "bod": make_bod_purifier,
+}
+
+
+def make_purifier(
+    *,
+    kind: str = "guided",
+    target: str = PurifierConfig.target,
+    diffusion_steps: int = PurifierConfig.diffusion_steps,
+    schedule: ScheduleName = PurifierConfig.schedule,
+    sampler: Literal["ddpm", "ddim"] = PurifierConfig.sampler,
+    sampling_steps: int = PurifierConfig.sampling_steps,
+    start_fraction: Scalar = PurifierConfig.start_fraction,
+    noise_scale: Scalar = PurifierConfig.noise_scale,
+    guidance_scale: Scalar = PurifierConfig.guidance_scale,
+    exposure_scale: Scalar = PurifierConfig.exposure_scale,
+    guidance_steps: int = PurifierConfig.guidance_steps,
+    refresh_rounds: int = PurifierConfig.refresh_rounds,
+    hidden: int = PurifierConfig.hidden,
+    iterations: int = PurifierConfig.iterations,
+    batch_size: int = PurifierConfig.batch_size,
+    learning_rate: Scalar = PurifierConfig.learning_rate,
+    mask_rate: Scalar = PurifierConfig.mask_rate,
+    condition_dropout: Scalar = PurifierConfig.condition_dropout,
+    ema: Scalar = PurifierConfig.ema,
+) -> Purifier:
+    """Build a purifier.
+
+    `kind` is one of `KINDS`, each described in its module; `DENOISERS` have makers and settings of their own. The other keywords
+    are fields of `PurifierConfig`, which says what each means and which kinds read it; floats may be traced.
+
+    Returns:
+        The purifier; state and condition have the dimensions of the batch that `init` is given.
+
+    Raises:
+        InputError: kind, target, schedule or a number is not valid.
+    """
+    check(PurifierConfig, "purifier", **{name: value for name, value in locals().items() if name != "kind"})
+    diffusion = Diffusion(
+        diffusion_steps, schedule, sampler, sampling_steps, start_fraction, noise_scale, hidden
+    )
+    learning = Learning("draw", False, iterations, batch_size, learning_rate, ema, mask_rate)
+    pairs = learning._replace(target=target, refresh_rounds=refresh_rounds)
+    match kind:
+        case "paper":
+            return make_paper(diffusion, learning)
+        case "sdedit":
+            return make_sdedit(diffusion, learning)
+        case "masked":
+            return make_masked(diffusion, pairs, condition_dropout=condition_dropout)
+        case "regression":
+            return make_regression(pairs, hidden=hidden)
+        case "guided":
+            return make_guided(
+                diffusion,
+                learning,
+                guidance_scale=guidance_scale,
+                exposure_scale=exposure_scale,
+                guidance_steps=guidance_steps,
+            )
+        case "identity":
+            return identity_purifier()
+    raise unknown_name("purifier", kind, KINDS)
+
+
+PURIFIERS: dict[str, Callable[..., Purifier]] = {kind: partial(make_purifier, kind=kind) for kind in KINDS}
+PURIFIERS |= DENOISERS
+"""Kind to what makes it, of keywords alone: fields of `PurifierConfig`, of `DenoiserConfig` for `DENOISERS`."""
