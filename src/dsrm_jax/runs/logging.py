@@ -8,23 +8,34 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Protocol, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import from_json_value, json_value, sync_folder, write_text
+from dsrm_jax.types import Json
 
 _log = logging.getLogger("dsrm_jax")
 
 PLAIN_SECONDS = 10.0
 
 
-def append_metrics(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:
+class Writer(Protocol):
+    """What is used of tensorboardX's `SummaryWriter`."""
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        """Record a number."""
+
+    def flush(self) -> None:
+        """Write what was recorded."""
+
+
+def append_metrics(path: str | os.PathLike[str], rows: Iterable[Json]) -> None:
     """Append rows to a JSON-lines file; when this returns they are on the disk.
 
     Append a chunk's rows before its checkpoint is saved: then the file is never behind a checkpoint.
@@ -57,14 +68,14 @@ def append_metrics(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any
         ) from error
 
 
-def _checked(row: Mapping[str, Any]) -> Mapping[str, Any]:
+def _checked(row: Json) -> Json:
     step = row.get("step")
     if not isinstance(step, int) or isinstance(step, bool):
         raise TypeError(f"a row's step is {step!r}, expected an int")
     return row
 
 
-def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_metrics(path: str | os.PathLike[str]) -> list[Json]:
     """Return the rows of a JSON-lines file; a last line that a killed process left half written is left out.
 
     Args:
@@ -101,7 +112,7 @@ def truncate_metrics(path: str | os.PathLike[str], step: int) -> int:
     return len(kept)
 
 
-def _rows(path: str | os.PathLike[str]) -> list[tuple[dict[str, Any], str]]:
+def _rows(path: str | os.PathLike[str]) -> list[tuple[Json, str]]:
     """Return `(row, its line)` of every row; damage with no good row after it is passed over."""
     try:
         content = Path(path).read_bytes()
@@ -121,7 +132,7 @@ def _rows(path: str | os.PathLike[str]) -> list[tuple[dict[str, Any], str]]:
     return rows
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> Json | None:
     try:
         row = json.loads(line)
     except ValueError:  # UnicodeDecodeError is one too
@@ -129,7 +140,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 
-def nonfinite(row: Mapping[str, Any]) -> list[str]:
+def nonfinite(row: Json) -> list[str]:
     """Return the names of a row's numbers that are not finite, such as ``loss[2]`` for the third seed."""
     names = []
     for name, value in row.items():
@@ -139,7 +150,7 @@ def nonfinite(row: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def _numbers(value: Any, index: str) -> Iterator[tuple[str, float]]:
+def _numbers(value: object, index: str) -> Iterator[tuple[str, float]]:
     if isinstance(value, (int, float)):
         yield index, value
     elif isinstance(value, (list, dict)):
@@ -147,7 +158,7 @@ def _numbers(value: Any, index: str) -> Iterator[tuple[str, float]]:
             yield from _numbers(v, f"{index}[{i}]")
 
 
-def open_tensorboard(folder: str | os.PathLike[str], step: int = 0) -> Any | None:
+def open_tensorboard(folder: str | os.PathLike[str], step: int = 0) -> Writer | None:
     """Return a TensorBoard writer, or None, with one notice, where tensorboardX is not installed.
 
     Args:
@@ -161,10 +172,10 @@ def open_tensorboard(folder: str | os.PathLike[str], step: int = 0) -> Any | Non
             "no TensorBoard files: tensorboardX is not installed (pip install 'dsrm-jax[tensorboard]')"
         )
         return None
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+    return cast(Writer, SummaryWriter(str(folder), purge_step=step + 1 if step else None))
 
 
-def write_tensorboard(writer: Any | None, row: Mapping[str, Any]) -> None:
+def write_tensorboard(writer: Writer | None, row: Json) -> None:
     """Write a row's numbers as scalars at its ``step``, an array's as ``name/0``, ``name/1``; flushes.
 
     Args:

@@ -6,15 +6,14 @@ The same on one device, on many and in many processes: `sharding` says where arr
 import logging
 import math
 import time
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.sharding import Mesh
+from jax.stages import Compiled
 
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import config_fingerprint
@@ -25,6 +24,7 @@ from dsrm_jax.parallel.sharding import all_finite, fetch, from_first, make_mesh,
 from dsrm_jax.purify.perception import SEED_AXES, Perception
 from dsrm_jax.runs import checkpoint
 from dsrm_jax.runs.logging import (
+    Writer,
     append_metrics,
     interruptible,
     nonfinite,
@@ -38,7 +38,8 @@ from dsrm_jax.runs.placement import place_frozen, placement_of_results, state_sh
 from dsrm_jax.runs.prepare import perception_like, seed_keys
 from dsrm_jax.runs.run_directory import RunDirectory
 from dsrm_jax.simulator.world import World
-from dsrm_jax.training.loop import TrainState
+from dsrm_jax.training.loop import Metrics, TrainState
+from dsrm_jax.types import Json, PyTree
 
 _log = logging.getLogger("dsrm_jax")
 
@@ -126,7 +127,7 @@ def restore(
     keys = jax.eval_shape(lambda: seed_keys(config, 0))
     train = jax.eval_shape(init, keys, jax.eval_shape(lambda: world), like)
     saved = Saved(train, like)
-    found: list[Any] = []
+    found: list[PyTree] = []
 
     def read() -> int | None:
         found.extend(checkpoint.restore(run.checkpoints, saved, config_fingerprint(config, data=data)) or ())
@@ -143,7 +144,7 @@ def restore(
 
 def compile_chunk(
     config: Config, state: TrainState, world: World, perception: Perception, *, length: int
-) -> Callable[..., Any]:
+) -> Compiled:
     """Compile `length` updates of all seeds as one program that reuses the state's memory.
 
     Returns:
@@ -151,7 +152,7 @@ def compile_chunk(
     """
     trainer = trainer_of(config)
 
-    def chunk(state: TrainState, world: World, perception: Perception) -> Any:
+    def chunk(state: TrainState, world: World, perception: Perception) -> tuple[TrainState, Metrics]:
         return trainer.train(state, world, perception, length)
 
     mapped = jax.vmap(chunk, in_axes=(0, None, SEED_AXES))
@@ -162,7 +163,7 @@ def compile_chunk(
 
 def train(
     run: RunDirectory, config: Config, saved: Saved, world: World, data: str
-) -> tuple[TrainState, dict[str, Any]]:
+) -> tuple[TrainState, Json]:
     """Train all seeds to the end from a saved state, with logs, checkpoints and a progress line.
 
     Metrics are appended before the checkpoint that covers them; rows beyond the state's step are cut first, so the file of a
@@ -220,7 +221,7 @@ def _run_chunks(
     config: Config,
     saved: Saved,
     world: World,
-    program: Callable[..., Any],
+    program: Compiled,
     fingerprint: str,
 ) -> TrainState:
     """Call a compiled chunk until the last step; log every chunk, save now and then, at the end and on a signal."""
@@ -259,7 +260,7 @@ def _run_chunks(
     return state
 
 
-def _log_rows(run: RunDirectory, writer: Any | None, rows: list[dict[str, Any]]) -> None:
+def _log_rows(run: RunDirectory, writer: Writer | None, rows: list[Json]) -> None:
     append_metrics(run.metrics, rows)
     try:
         write_tensorboard(writer, rows[-1])
@@ -279,7 +280,7 @@ def _num_users(config: Config) -> int:
     return config.training.num_users * len(config.training.seeds)
 
 
-def metric_rows(metrics: dict[str, Any], step: int, per_update: int, seconds: float) -> list[dict[str, Any]]:
+def metric_rows(metrics: Metrics, step: int, per_update: int, seconds: float) -> list[Json]:
     """Turn a chunk's metrics, axes (seed, update), into one row per update; every value is a list over seeds."""
     host = {name: np.asarray(value) for name, value in metrics.items()}
     length = next(iter(host.values())).shape[1]
@@ -290,7 +291,7 @@ def metric_rows(metrics: dict[str, Any], step: int, per_update: int, seconds: fl
     ]
 
 
-def check_finite(rows: list[dict[str, Any]], state: TrainState, config: Config, *, last_good: int) -> None:
+def check_finite(rows: list[Json], state: TrainState, config: Config, *, last_good: int) -> None:
     """Raise `NonFiniteError` where a chunk's rows, or the state it ended in, hold NaN or infinity.
 
     The error names what broke, the seeds, the step and the checkpoint to go back to. The state counts as well: the last

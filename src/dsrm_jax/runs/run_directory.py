@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import config_fingerprint, differences, from_json, to_json
@@ -19,6 +18,7 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.files import from_json_value, json_value, load_json, write_text
 from dsrm_jax.parallel.devices import platform_if_started
 from dsrm_jax.runs.lock import held
+from dsrm_jax.types import Json
 
 PACKAGES = ("dsrm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 
@@ -133,7 +133,7 @@ def open_run(path: str | os.PathLike[str]) -> tuple[RunDirectory, Config]:
     return run, config
 
 
-def write_summary(run: RunDirectory, summary: Mapping[str, Any]) -> None:
+def write_summary(run: RunDirectory, summary: Json) -> None:
     """Write `summary.json`, whole or not at all; values as `json_value` takes them.
 
     Raises:
@@ -142,7 +142,7 @@ def write_summary(run: RunDirectory, summary: Mapping[str, Any]) -> None:
     write_text(run.summary, json.dumps(json_value(summary), indent=2, allow_nan=False) + "\n")
 
 
-def read_summary(run: RunDirectory) -> dict[str, Any]:
+def read_summary(run: RunDirectory) -> Json:
     """Return what `write_summary` wrote, arrays as lists.
 
     Raises:
@@ -169,7 +169,7 @@ def locked(run: RunDirectory) -> Iterator[None]:
         yield
 
 
-def surroundings() -> dict[str, Any]:
+def surroundings() -> Json:
     """Return what else numbers depend on: package versions, platform, XLA flags; and the time."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -179,7 +179,7 @@ def surroundings() -> dict[str, Any]:
     }
 
 
-def _config_of(run: RunDirectory, document: Mapping[str, Any]) -> Config:
+def _config_of(run: RunDirectory, document: Json) -> Config:
     if not isinstance(document.get("config"), Mapping):
         raise InputError(f"{run.config} is damaged: it has no 'config' object; train again in another folder")
     return from_json(document["config"], str(run.config))
@@ -199,7 +199,7 @@ def _refuse_other(run: RunDirectory, config: Config) -> None:
     )
 
 
-def _warn_of_versions(run: RunDirectory, recorded: Any) -> None:
+def _warn_of_versions(run: RunDirectory, recorded: object) -> None:
     now = surroundings()["versions"]
     recorded = recorded if isinstance(recorded, Mapping) else {}
     changed = [

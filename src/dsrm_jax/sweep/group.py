@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.stages import Compiled
 
 from dsrm_jax.agents.methods import LEARNERS
 from dsrm_jax.config import AgentConfig, Config
@@ -41,7 +42,7 @@ from dsrm_jax.simulator.world import World
 from dsrm_jax.sweep.handover import hand_over
 from dsrm_jax.sweep.plan import Point
 from dsrm_jax.sweep.programs import compiled
-from dsrm_jax.types import PyTree
+from dsrm_jax.types import Json, PyTree
 
 Say = Callable[[str], None]
 # stage of `seed_keys` of validation sessions: 2 is that of held-out ones, 3 of Stage I's refresh
@@ -57,15 +58,15 @@ class Programs(NamedTuple):
         updates: of one call of `train`.
     """
 
-    init: Callable[..., Any] | None
-    train: Callable[..., Any] | None
-    evaluate: Callable[..., Any]
+    init: Compiled | None
+    train: Compiled | None
+    evaluate: Compiled
     updates: int
 
 
 def run_group(
     points: Sequence[Point], folder: Path, memory: Memory, say: Say, *, validate: bool
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     """Train, evaluate and write the points of one group.
 
     Each point gets `<folder>/<name>/`: `metrics.jsonl`, `sessions.npz` (of each seed, what `metrics.difference` needs) and,
@@ -145,13 +146,13 @@ def _compile(
 ) -> Programs:
     """Compile what the memory does not hold; the perception's shapes will do."""
 
-    def init(agent: AgentConfig, key: jax.Array, world: World, perception: Perception) -> Any:
+    def init(agent: AgentConfig, key: jax.Array, world: World, perception: Perception) -> PyTree:
         return trainer_of(replace(config, agent=agent)).init(key, world, perception)
 
-    def chunk(agent: AgentConfig, state: Any, world: World, perception: Perception) -> Any:
+    def chunk(agent: AgentConfig, state: PyTree, world: World, perception: Perception) -> PyTree:
         return trainer_of(replace(config, agent=agent)).train(state, world, perception, updates)
 
-    def mapped(function: Callable[..., Any], points: tuple[int | None, ...]) -> Callable[..., Any]:
+    def mapped(function: Callable[..., PyTree], points: tuple[int | None, ...]) -> Callable[..., PyTree]:
         world_and_perception = (None, seed_axes(perception))
         seeds = tuple(None if i == 0 else 0 for i in range(len(points)))
         inside = jax.vmap(function, in_axes=(*seeds, *world_and_perception))
@@ -159,15 +160,15 @@ def _compile(
 
     updates = chunk_size(replace(config, training=replace(config.training, chunk_updates=25)))
     starting = training_program = None
-    agent: Any = ()
+    policy: PyTree = ()
     if config.agent.method in LEARNERS:
         begin = (agents, seed_keys(config, 0), training, perception)
         starting = compiled(memory, "init", config, mapped(init, (0, None)), *begin)
         state = starting.out_info
         go_on = (agents, state, training, perception)
         training_program = compiled(memory, "train", config, mapped(chunk, (0, 0)), *go_on, donate_argnums=1)
-        agent = state.agent
-    play = (agents, seed_keys(config, 2), agent, evaluated, perception)
+        policy = state.agent
+    play = (agents, seed_keys(config, 2), policy, evaluated, perception)
     evaluate = compiled(memory, "evaluate", config, mapped(_player(config), (0, None, 0)), *play)
     return Programs(starting, training_program, evaluate, updates)
 
@@ -194,7 +195,7 @@ def _player(config: Config) -> Callable[..., Sessions]:
 
 def _train(
     programs: Programs, config: Config, agents: AgentConfig, world: World, perception: Perception
-) -> tuple[Any, list[dict[str, Any]], dict[str, float]]:
+) -> tuple[PyTree, list[Json], dict[str, float]]:
     """Return trained agent states `(P, N, ...)`, rows of metrics `(P, N)` and the group's seconds; yardsticks learn nothing."""
     if programs.init is None or programs.train is None:
         return (), [], {"train_seconds": 0.0, "user_steps_per_second": math.nan}
@@ -202,7 +203,7 @@ def _train(
     state = programs.init(agents, seed_keys(config, 0), world, perception)
     jax.block_until_ready(state)
     began = time.perf_counter()
-    rows: list[dict[str, Any]] = []
+    rows: list[Json] = []
     for _ in range(num_updates(config) // programs.updates):
         state, metrics = programs.train(agents, state, world, perception)
         metrics = jax.tree.map(lambda x: np.moveaxis(np.asarray(x), -1, 1), metrics)  # (P, update, N)
@@ -216,7 +217,7 @@ def _train(
     return state.agent, rows, timing
 
 
-def _of_point(row: dict[str, Any], index: int) -> dict[str, Any]:
+def _of_point(row: Json, index: int) -> Json:
     return {name: value[index] if isinstance(value, list) else value for name, value in row.items()}
 
 
@@ -224,10 +225,10 @@ def _write(
     point: Point,
     folder: Path,
     sessions: list[Sessions],
-    rows: list[dict[str, Any]],
+    rows: list[Json],
     prepared: Prepared,
     timing: dict[str, float],
-) -> dict[str, Any]:
+) -> Json:
     config, path = point.config, folder / point.name
     path.mkdir(parents=True, exist_ok=True)
     result = {

@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import from_json_value, json_value, load_json, write_text
@@ -21,7 +20,7 @@ FACTS = "facts.json"
 
 def hand_over(
     folder: Path,
-    meanwhile: Callable[[], Any],
+    meanwhile: Callable[[], object],
     say: Say,
     name: str,
     like: StageOne,
@@ -57,7 +56,7 @@ def hand_over(
         return found
 
 
-def _take_turn(turn: contextlib.ExitStack, lock: Path, meanwhile: Callable[[], Any], say: Say) -> None:
+def _take_turn(turn: contextlib.ExitStack, lock: Path, meanwhile: Callable[[], object], say: Say) -> None:
     """Enter the lock, after another worker if it must be."""
 
     def unwritable(why: object) -> str:

@@ -2,9 +2,8 @@
 
 import itertools
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import jax
 
@@ -14,6 +13,7 @@ from dsrm_jax.config.serialise import FINGERPRINT_FORMAT, merge, to_json, valida
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import canonical, digest, load_toml
 from dsrm_jax.runs.pieces import check_names
+from dsrm_jax.types import Json
 
 # Points of one program: more would cost memory and lose more to a crash than they save in compiling.
 LARGEST_GROUP = 12
@@ -30,7 +30,7 @@ class Point:
     """
 
     name: str
-    values: dict[str, Any]
+    values: Json
     config: Config
 
 
@@ -45,7 +45,7 @@ class Plan:
     """
 
     base: Config
-    grid: dict[str, tuple[Any, ...]]
+    grid: dict[str, tuple[object, ...]]
     validate: bool = False
 
 
@@ -93,7 +93,7 @@ def expand(plan: Plan, where: str = "grid") -> list[Point]:
 
 def group(points: Sequence[Point]) -> list[list[Point]]:
     """Put points together that differ in the agent's floats alone: one program trains them all, vmapped."""
-    groups: dict[Any, list[Point]] = {}
+    groups: dict[Hashable, list[Point]] = {}
     for point in points:
         structure = jax.tree.structure(point.config.agent)
         rest = tuple(getattr(point.config, f.name) for f in fields(Config) if f.name != "agent")
@@ -105,7 +105,7 @@ def group(points: Sequence[Point]) -> list[list[Point]]:
     ]
 
 
-def points_json(points: Sequence[Point]) -> list[dict[str, Any]]:
+def points_json(points: Sequence[Point]) -> list[Json]:
     """Return points as JSON values, with their whole configurations."""
     return [{"name": p.name, "values": p.values, "config": to_json(p.config)} for p in points]
 
@@ -127,7 +127,7 @@ def varied(plan: Plan, fields_and_values: Sequence[str]) -> Plan:
     return replace(plan, grid=grid)
 
 
-def _values(text: str) -> tuple[Any, ...]:
+def _values(text: str) -> tuple[object, ...]:
     """Read `1,2` and `[1, 2], [3]` as a TOML list; where that fails, each part between commas alone."""
     try:
         return tuple(tomllib.loads(f"x = [{text}]")["x"])
@@ -135,16 +135,16 @@ def _values(text: str) -> tuple[Any, ...]:
         return tuple(_value(part.strip()) for part in text.split(","))
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> object:
     try:
         return tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
         return text
 
 
-def _nested(dotted: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _nested(dotted: Json, where: str) -> Json:
     """Turn `{"a.b": 1}` into `{"a": {"b": 1}}`."""
-    found: dict[str, Any] = {}
+    found: Json = {}
     for name, value in dotted.items():
         *sections, last = name.split(".")
         table = found

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import from_json
@@ -21,13 +21,14 @@ from dsrm_jax.files import from_json_value, load_json, write_text
 from dsrm_jax.purify.settings import at_defaults
 from dsrm_jax.runs.lock import held
 from dsrm_jax.sweep.plan import Plan, Point, expand, group, points_json
+from dsrm_jax.types import Json
 
 Say = Callable[[str], None]
 STAGE_ONE = "stage-one"  # folder in that of the sweep, while it runs: what its workers share (`handover`)
 ATTEMPTS = 2  # a group that kills its worker this often is reported and left
 
 
-def run_plans(plans: Sequence[Plan], folder: Path, *, workers: int, say: Say) -> list[list[dict[str, Any]]]:
+def run_plans(plans: Sequence[Plan], folder: Path, *, workers: int, say: Say) -> list[list[Json]]:
     """Run the points of several plans as one sweep, so that what they share is made once; return each plan's results.
 
     Raises:
@@ -45,7 +46,7 @@ def run_plans(plans: Sequence[Plan], folder: Path, *, workers: int, say: Say) ->
 
 def run_points(
     points: Sequence[Point], folder: Path, *, validate: bool, workers: int, say: Say
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     """Run every point that has no result yet, and return all results in the points' order.
 
     Args:
@@ -234,7 +235,7 @@ class _Pool:
         return process
 
     @staticmethod
-    def _ask(process: subprocess.Popen[str], index: int) -> dict[str, Any] | None:
+    def _ask(process: subprocess.Popen[str], index: int) -> Json | None:
         """Return the worker's answer, or None where it died."""
         assert process.stdin is not None
         assert process.stdout is not None
@@ -247,7 +248,7 @@ class _Pool:
             process.wait()
             return None
 
-    def _record(self, index: int, answer: dict[str, Any] | None) -> None:
+    def _record(self, index: int, answer: Json | None) -> None:
         with self.lock:
             if self.stopped:
                 return
@@ -280,7 +281,7 @@ class _Pool:
         self.say(f"[{self.finished}/{len(self.groups)}] {name}: {text}; about {left / 60:.0f} min left")
 
 
-def _range(results: Sequence[dict[str, Any]], name: str, digits: int) -> str:
+def _range(results: Sequence[Json], name: str, digits: int) -> str:
     """Return all results' range, and not the best: held-out sessions choose nothing."""
     ends = {f"{end(result[name] for result in results):.{digits}f}": None for end in (min, max)}
     return " to ".join(ends)

@@ -2,9 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich import box
@@ -16,6 +15,7 @@ from dsrm_jax.evaluation.metrics import difference
 from dsrm_jax.evaluation.sessions import Sessions
 from dsrm_jax.evaluation.tables import FREE_LUNCH, PAPER_METHOD, cell, results_table
 from dsrm_jax.files import load_json
+from dsrm_jax.types import Json
 
 METHOD = "agent.method"
 HEADED = (METHOD, "data.env", "environment.max_len")  # fields that a table of methods names anyway
@@ -28,9 +28,7 @@ COLUMNS = (
 )
 
 
-def sweep_tables(
-    results: Sequence[Mapping[str, Any]], folder: Path, *, validate: bool
-) -> list[RenderableType]:
+def sweep_tables(results: Sequence[Json], folder: Path, *, validate: bool) -> list[RenderableType]:
     """Lay out a sweep's results.
 
     Args:
@@ -51,7 +49,7 @@ def sweep_tables(
     return [methods_table(list(members), folder) for _, members in cells]
 
 
-def methods_table(rows: Sequence[Mapping[str, Any]], folder: Path) -> RenderableType:
+def methods_table(rows: Sequence[Json], folder: Path) -> RenderableType:
     """Lay out the methods of one cell of a grid, with wall time; DSRM-HRL first where it is there.
 
     Args:
@@ -78,7 +76,7 @@ def methods_table(rows: Sequence[Mapping[str, Any]], folder: Path) -> Renderable
     return Group(table, _times(rows))
 
 
-def points_table(results: Sequence[Mapping[str, Any]], where: str) -> RenderableType:
+def points_table(results: Sequence[Json], where: str) -> RenderableType:
     """Lay out one row per point: the grid's fields, the metrics, seconds of Stage II and evaluation."""
     names = list(dict.fromkeys(name for r in results for name in r["values"]))
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
@@ -96,7 +94,7 @@ def points_table(results: Sequence[Mapping[str, Any]], where: str) -> Renderable
 
 
 def paired_difference(
-    folder: Path, method: Mapping[str, Any], other: Mapping[str, Any], *, slate_size: int = 6
+    folder: Path, method: Json, other: Json, *, slate_size: int = 6
 ) -> dict[str, dict[str, float]]:
     """Return `metrics.difference` of two points of a sweep, from the sessions that each saved."""
     first, second = (load_sessions(folder / r["name"] / "sessions.npz") for r in (method, other))
@@ -123,12 +121,12 @@ def _slate_size(folder: Path, name: str) -> int:
     return int(points[name]["environment"]["slate_size"])
 
 
-def _cell_of(result: Mapping[str, Any]) -> tuple[str, ...]:
+def _cell_of(result: Json) -> tuple[str, ...]:
     """Return everything of a point's values but the method, as text to sort by."""
     return tuple(str(v) for name, v in sorted(result["values"].items()) if name != METHOD)
 
 
-def _times(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+def _times(rows: Sequence[Json]) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for i, heading in enumerate(("method", "compile, s", "train, s", "evaluate, s", "user-steps/s")):
         table.add_column(heading, justify="right" if i else "left")
@@ -145,5 +143,5 @@ def _times(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     return table
 
 
-def _seconds(result: Mapping[str, Any]) -> float:
+def _seconds(result: Json) -> float:
     return sum(v for k, v in result["timing"].items() if k.endswith("seconds"))

@@ -15,10 +15,11 @@ import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.parallel.xla import SHORT_PROGRAMS, set_flags
+from dsrm_jax.types import Json
 
 
 def main(argv: list[str]) -> None:
@@ -27,17 +28,18 @@ def main(argv: list[str]) -> None:
     set_flags(os.environ, SHORT_PROGRAMS)
     with answers() as out:
         from dsrm_jax.parallel.xla import use_compilation_cache
+        from dsrm_jax.runs.memory import Memory
         from dsrm_jax.sweep.group import run_group
         from dsrm_jax.sweep.pool import read_groups
 
         use_compilation_cache()
         folder = Path(argv[0])
         groups, validate = read_groups(folder)
-        memory: dict[Any, Any] = {}
+        memory: Memory = {}
         for index in questions():
             try:
                 results = run_group(groups[index], folder, memory, say, validate=validate)
-                answer: dict[str, Any] = {"done": [brief(result) for result in results]}
+                answer: Json = {"done": [brief(result) for result in results]}
             except InputError as error:
                 answer = {"failed": str(error)}
             except Exception as error:  # one point's fault must not stop the sweep
@@ -83,7 +85,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def brief(result: dict[str, Any]) -> dict[str, Any]:
+def brief(result: Json) -> Json:
     """Return what the sweep's progress line shows of a result."""
     numbers = result["result"]
     return {
