@@ -21,7 +21,7 @@ from dsrm_jax.simulator.environment import Environment, EnvState
 from dsrm_jax.simulator.history import keep_last
 from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.world import World
-from dsrm_jax.training.rollout import Step, play_out
+from dsrm_jax.training.rollout import Step, play, until_left
 from dsrm_jax.types import PyTree
 
 ORACLE_STEPS = 10
@@ -154,7 +154,7 @@ def record_sessions(
     """
     catalogue = make_catalogue(perception.encoder.embeddings, world)
 
-    def act(view_key: jax.Array, act_key: jax.Array, env: EnvState, observation: PyTree) -> PyTree:
+    def act(view_key: jax.Array, act_key: jax.Array, env: PyTree, observation: PyTree) -> PyTree:
         return agent.act(agent_state, act_key, perceive(perception, view_key, observation), catalogue, True)
 
     def keep(_: jax.Array, step: Step) -> tuple[jax.Array, ...]:
@@ -163,6 +163,14 @@ def record_sessions(
         popular = jnp.where(present, jnp.sum(world.is_popular[step.slate], axis=-1, dtype=jnp.int32), 0)
         return clicks, popular, present
 
-    wanted = jnp.ones(num_sessions, bool)
-    _, recorded = play_out(key, act, environment, world, keep, wanted=wanted, draws=2)
+    _, recorded = play(
+        key,
+        act,
+        until_left(environment),
+        world,
+        keep,
+        num_users=num_sessions,
+        num_steps=environment.max_steps,
+        draws=2,
+    )
     return Recorded(*(x.T for x in recorded))

@@ -82,7 +82,7 @@ def record_trace(
             popular_share=step.info["popular_share"],
         )
 
-    return play(key, act, environment, world, keep, num_users=num_users, num_steps=num_steps)
+    return play(key, act, environment, world, keep, num_users=num_users, num_steps=num_steps)[1]
 
 
 def last_ten(trace: Trace, *, entries: int = 10) -> dict[str, float]:

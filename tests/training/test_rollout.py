@@ -8,7 +8,7 @@ import pytest
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
-from dsrm_jax.training.rollout import make_step, play, play_out
+from dsrm_jax.training.rollout import make_step, play, until_left
 
 USERS, ITEMS = 4, 6
 ENVIRONMENT = make_environment(slate_size=2, max_len=5, history_length=2, ad_penalty=0)
@@ -75,15 +75,17 @@ def show(key, env, observation):
 
 def test_slots_take_the_next_user_and_complete_sessions_stay_as_they_ended():
     world, key = make_world(), jax.random.key(1)
-    times = play(key, show, ENVIRONMENT, world, lambda _, s: s.env.time, num_users=8, num_steps=12)
+    size = {"num_users": 8, "num_steps": 12}
+    _, times = play(key, show, ENVIRONMENT, world, lambda _, s: s.env.time, **size)
     assert times.shape == (12, 8)
     assert np.all((np.diff(times, axis=0) == 1) | (times[1:] == 0))
     assert np.any(times[1:] == 0)
-    wanted = jnp.arange(8) < 7
-    env, (present, user) = play_out(
-        key, show, ENVIRONMENT, world, lambda _, s: (s.env[1], s.env[0].user), wanted=wanted
+    once = until_left(ENVIRONMENT)
+    (env, there), (present, user) = play(
+        key, show, once, world, lambda _, s: (s.env[1], s.env[0].user), **size
     )
     length = np.where(np.asarray(env.user) % 2 == 0, 5, 3)  # 2 - reward each step, below 1 it is over
-    np.testing.assert_array_equal(env.time, np.where(wanted, length, 0))
+    np.testing.assert_array_equal(env.time, length)
     np.testing.assert_array_equal(present.sum(0), env.time)
+    assert not np.any(there)
     assert np.all(np.asarray(user) == env.user)

@@ -18,7 +18,7 @@ from dsrm_jax.purify.encoder import make_catalogue
 from dsrm_jax.purify.perception import Perceive, Perception
 from dsrm_jax.simulator.environment import Environment, EnvState, Observation
 from dsrm_jax.simulator.world import World
-from dsrm_jax.training.rollout import Act, Step, play_out
+from dsrm_jax.training.rollout import Act, Step, play, until_left
 from dsrm_jax.types import PyTree
 
 T = TypeVar("T")
@@ -152,7 +152,16 @@ def run_sessions(
 
     def batch(inputs: tuple[jax.Array, jax.Array]) -> tuple[PyTree, ...]:
         key, wanted = inputs
-        env, (num_popular, present, slate) = play_out(key, act, environment, world, keep, wanted=wanted)
+        (env, _), (num_popular, present, slate) = play(
+            key,
+            lambda key, state, observation: act(key, state[0], observation),
+            until_left(environment),
+            world,
+            keep,
+            num_users=num_users,
+            num_steps=environment.max_steps,
+        )
+        present &= wanted
         imbalance = jnp.where(present, jnp.abs(2 * num_popular - environment.slate_size), 0)
         seen = jnp.broadcast_to(present[..., None], slate.shape).astype(jnp.int32)
         item_count = jnp.zeros(world.num_items, jnp.int32).at[slate].add(seen)

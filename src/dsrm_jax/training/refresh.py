@@ -56,7 +56,7 @@ def collect_histories(
     def act(view_key: jax.Array, act_key: jax.Array, env: EnvState, observation: Observation) -> PyTree:
         return agent.act((), act_key, perceive(perception, view_key, observation), catalogue, True)
 
-    found = play(
+    _, found = play(
         key,
         act,
         environment,

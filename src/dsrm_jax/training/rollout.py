@@ -157,75 +157,42 @@ def play(
     num_users: int,
     num_steps: int,
     draws: int = 1,
-) -> PyTree:
-    """Let B users come and go for T steps, each slot taking the next user as soon as one leaves.
+) -> tuple[PyTree, PyTree]:
+    """Let B users come and act on what is seen of them for T steps; where one leaves, the environment says who is next.
 
     Args:
         key: typed PRNG key; consumed.
         act: how slates are filled, `(*keys, env, observation) -> (slates, record)`.
-        environment: the simulator.
+        environment: the simulator; with `until_left`, nobody is next.
         world: where.
-        keep: as in `make_step`.
+        keep: what is kept of a step.
         num_users: B.
         num_steps: T.
         draws: keys that `act` consumes.
 
     Returns:
-        What was kept, time-major.
+        `(sessions after the last step, what was kept, time-major)`.
     """
     reset_key, run_key = jax.random.split(key)
     observation, env = reset_users(reset_key, environment, world, num_users=num_users)
-    step = make_step(environment.step_auto_reset, act, world, look=_all, keep=keep, draws=draws)
-    return jax.lax.scan(step, (env, observation), jax.random.split(run_key, num_steps))[1]
+    step = make_step(
+        environment.step_auto_reset, act, world, look=lambda _, seen: seen, keep=keep, draws=draws
+    )
+    (env, _), kept = jax.lax.scan(step, (env, observation), jax.random.split(run_key, num_steps))
+    return env, kept
 
 
-def play_out(
-    key: Key[Array, ""],
-    act: Act,
-    environment: Environment,
-    world: World,
-    keep: Keep,
-    *,
-    wanted: Bool[Array, "B"],
-    draws: int = 1,
-) -> tuple[EnvState, PyTree]:
-    """Play B complete sessions, from arrival to leaving; where a user has left, the session's state stays as it was.
+def until_left(environment: Environment) -> Environment:
+    """Return an environment of one session per user; a state is `(session, present)`, the session as it ended."""
 
-    Args:
-        key: typed PRNG key; consumed.
-        act: as in `play`.
-        environment: the simulator.
-        world: where.
-        keep: as in `make_step`; the step's `env` is `(sessions, who was present)`.
-        wanted: `(B,)` bool, who arrives at all.
-        draws: keys that `act` consumes.
+    def reset(key: jax.Array, world: World) -> PyTree:
+        observation, env = environment.reset(key, world)
+        return observation, (env, jnp.ones((), bool))
 
-    Returns:
-        `(sessions as they ended, what was kept, with a leading axis of `environment.max_steps`)`.
-    """
-
-    def respond(
-        key: jax.Array, lane: tuple[EnvState, jax.Array], slate: jax.Array, world: World
-    ) -> tuple[PyTree, ...]:
-        env, present = lane
+    def step(key: jax.Array, state: PyTree, slate: Int[Array, "K"], world: World) -> PyTree:
+        env, present = state
         observation, following, *outcome, info = environment.step(key, env, slate, world)
         following = jax.tree.map(lambda new, old: jnp.where(present, new, old), following, env)
         return observation, (following, present & ~info["ended"]), *outcome, info
 
-    reset_key, run_key = jax.random.split(key)
-    observation, env = reset_users(reset_key, environment, world, num_users=wanted.shape[0])
-    step = make_step(
-        respond,
-        lambda *inputs: act(*inputs[:-2], inputs[-2][0], inputs[-1]),
-        world,
-        look=_all,
-        keep=keep,
-        draws=draws,
-    )
-    start = (env, wanted), observation
-    ((env, _), _), kept = jax.lax.scan(step, start, jax.random.split(run_key, environment.max_steps))
-    return env, kept
-
-
-def _all(key: jax.Array, observation: Observation) -> Observation:
-    return observation
+    return environment._replace(reset=reset, step_auto_reset=step)
