@@ -11,63 +11,22 @@ from jaxtyping import Float
 
 from dsrm_jax.config import Config
 from dsrm_jax.evaluation.metrics import interval
+from dsrm_jax.evaluation.recovered import Interval, Sums, gained, ratio_of_sums, recovered, with_gaps
 from dsrm_jax.types import Json
 from experiments.headroom.sessions import Recorded
 
 LEAST_PRESENT = 30  # sessions still under way below which a step's share says nothing
 
-Sums = tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]
-"""Numerators and denominators of N sessions: the metric is the ratio of their sums."""
-Interval = dict[str, float | None]
-"""`mean`, `low` and `high`; None for what is not known."""
-
-
-def recovered(
-    raw: Sequence[Sums], purified: Sequence[Sums], oracle: Sequence[Sums], *, confidence: float
-) -> Interval:
-    """Return (purified - raw) / (oracle - raw) with its interval, by the delta method over paired sessions.
-
-    Args:
-        raw: of each seed. Entry i of all three belongs to the same user.
-        purified: the same of the purified state.
-        oracle: the same of the oracle state.
-        confidence: level, in (0, 1).
-
-    Returns:
-        `mean`, `low` and `high` (`metrics.interval`); None where there is no headroom to recover, or no spread to tell from.
-    """
-    shares, errors = [], []
-    for parts in zip(raw, purified, oracle, strict=True):
-        rates, influences = zip(*(_ratio(*part) for part in parts), strict=True)
-        lead = rates[2] - rates[0]
-        if lead <= 0:
-            return {"mean": None, "low": None, "high": None}
-        share = (rates[1] - rates[0]) / lead
-        moved = influences[1] - influences[0] - share * (influences[2] - influences[0])
-        shares.append(share)
-        errors.append(np.std(moved, ddof=1) / math.sqrt(len(moved)) / lead)
-    return _plain(interval(shares, float(np.sqrt(np.mean(np.square(errors)))), confidence=confidence))
-
-
-def gained(raw: Sequence[Sums], purified: Sequence[Sums], *, confidence: float) -> Interval:
-    """Return purified - raw with its interval over paired sessions; arguments as in `recovered`."""
-    gains, errors = [], []
-    for parts in zip(raw, purified, strict=True):
-        (first, before), (second, after) = (_ratio(*part) for part in parts)
-        gains.append(second - first)
-        errors.append(np.std(after - before, ddof=1) / math.sqrt(len(before)))
-    return _plain(interval(gains, float(np.sqrt(np.mean(np.square(errors)))), confidence=confidence))
-
 
 def summarise(per_seed: Sequence[Recorded], config: Config) -> Json:
     """Return `reward` (R_each) and `length` (Len) as intervals, `ad` (mean over seeds) and `steps`, R_each of each step."""
     confidence, slots = config.evaluation.confidence, config.environment.slate_size
-    reward = [_ratio(*_sums(r, slots, "reward")) for r in per_seed]
-    length = [_ratio(*_sums(r, slots, "length")) for r in per_seed]
+    reward = [ratio_of_sums(*_sums(r, slots, "reward")) for r in per_seed]
+    length = [ratio_of_sums(*_sums(r, slots, "length")) for r in per_seed]
 
     def spread(values: Sequence[tuple[float, Float[np.ndarray, "N"]]]) -> Interval:
         errors = [np.var(influence, ddof=1) / len(influence) for _, influence in values]
-        return _plain(interval([v for v, _ in values], math.sqrt(np.mean(errors)), confidence=confidence))
+        return with_gaps(interval([v for v, _ in values], math.sqrt(np.mean(errors)), confidence=confidence))
 
     balance = []
     for r in per_seed:
@@ -119,7 +78,7 @@ def comparisons(
 def overall_rate(per_seed: Sequence[Recorded], config: Config) -> float:
     """Return R_each, the mean over seeds."""
     slots = config.environment.slate_size
-    return float(np.mean([_ratio(*_sums(r, slots, "reward"))[0] for r in per_seed]))
+    return float(np.mean([ratio_of_sums(*_sums(r, slots, "reward"))[0] for r in per_seed]))
 
 
 def _sums(sessions: Recorded, slots: int, metric: str, step: int | None = None) -> Sums:
@@ -131,14 +90,3 @@ def _sums(sessions: Recorded, slots: int, metric: str, step: int | None = None) 
     if metric == "length":
         return length, np.ones_like(length)
     return np.sum(clicks, axis=1), slots * length
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return a ratio of sums and how far each session moves it, to first order and times N."""
-    rate = float(np.sum(numerator) / np.sum(denominator))
-    return rate, (numerator - rate * denominator) / np.mean(denominator)
-
-
-def _plain(found: Mapping[str, float]) -> Interval:
-    """Return an interval with None for what is not known."""
-    return {key: value if math.isfinite(value) else None for key, value in found.items()}

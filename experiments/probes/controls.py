@@ -10,8 +10,8 @@ from jaxtyping import Array
 
 from dsrm_jax.config import Config
 from dsrm_jax.evaluation.probes.popularity import clicked_popularity
+from dsrm_jax.evaluation.probes.purification import probe_perception
 from dsrm_jax.purify.perception import Perception
-from dsrm_jax.purify.perception_probes import probe_perception
 from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.purifier import Learning, Purifier, PurifierBatch
 from dsrm_jax.purify.stage_one import fit_purifier, fit_purifiers

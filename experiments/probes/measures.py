@@ -30,9 +30,9 @@ from dsrm_jax.evaluation.probes.popularity import (
     ridge_r2,
     variance_share,
 )
+from dsrm_jax.evaluation.probes.purification import change, oracle_recovery, sensitivity
 from dsrm_jax.purify.encoder import Encoder, Evidence, gather_evidence, summarise
 from dsrm_jax.purify.perception import Perception
-from dsrm_jax.purify.probes import change, oracle_recovery, sensitivity
 from dsrm_jax.purify.purifier import Purifier
 from dsrm_jax.runs.pieces import encoder_of, purifier_of, purifier_settings
 from dsrm_jax.runs.prepare import Prepared

@@ -10,12 +10,12 @@ import pytest
 from scipy import stats
 
 from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierConfig
+from dsrm_jax.evaluation.probes.purification import probe_perception
 from dsrm_jax.purify.blocks import ROWS as ROWS_OF_A_BLOCK
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams, Evidence, summarise
 from dsrm_jax.purify.exposure import Exposure
 from dsrm_jax.purify.leverage import leverage_of
 from dsrm_jax.purify.perception import Perception, make_perceive, seed_axes, share_process
-from dsrm_jax.purify.perception_probes import probe_perception
 from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.purifier import Purifier, PurifierBatch
 from dsrm_jax.purify.stage_one import fit_purifiers

@@ -10,9 +10,9 @@ import pytest
 
 from dsrm_jax.config import PurifierConfig
 from dsrm_jax.errors import InputError
+from dsrm_jax.evaluation.probes.purification import change, oracle_recovery
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.kinds import make_purifier
-from dsrm_jax.purify.probes import change, oracle_recovery
 from dsrm_jax.purify.process import Diffusion, padded, start_level
 from dsrm_jax.purify.purifier import PurifierBatch
 from dsrm_jax.purify.schedule import make_schedule

@@ -15,7 +15,6 @@ from dsrm_jax.purify.diffusion import add_noise, eps_from_velocity, reverse, vel
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.exposure import Exposure
 from dsrm_jax.purify.guidance import Whitening
-from dsrm_jax.purify.probes import gaussian_floor, leak_ratio
 from dsrm_jax.purify.process import Diffusion, ReverseProcess, make_process
 from dsrm_jax.purify.purifier import Learning, Purifier, PurifierBatch
 from dsrm_jax.purify.schedule import Level, Schedule, at_level, at_time, make_schedule
@@ -225,3 +224,28 @@ def fit_normaliser(x: Float[Array, "N D"]) -> Normaliser:
 def uniform_times(key: Key[Array, ""], rows: int) -> tuple[Level, float]:
     """Return levels at uniform times of the continuous process, weighted alike; the key is consumed."""
     return at_time(1.0 - jax.random.uniform(key, (rows,))), 1.0
+
+
+def gaussian_floor(target: Float[Array, "N D"], schedule: Schedule) -> Float[Array, "S"]:
+    """Return the eps error of the best UNCONDITIONAL Gaussian denoiser at each level (P2).
+
+    It is the mean of alpha_bar v / (alpha_bar v + 1 - alpha_bar) over eigenvalues v of the targets'
+    covariance.
+
+    Args:
+        target: `(N, D)` float32 in the coordinates that the denoiser works in (normalised).
+        schedule: leaves `(S,)`.
+    """
+    variance = jnp.maximum(jnp.linalg.eigvalsh(jnp.atleast_2d(jnp.cov(target, rowvar=False))), 0.0)
+    kept = schedule.alpha_bar[:, None] * variance
+    return jnp.mean(kept / (kept + schedule.noise[:, None] ** 2), axis=-1)
+
+
+def leak_ratio(losses: Float[Array, "S"], floor: Float[Array, "S"]) -> Float[Array, "S"]:
+    """Return the denoiser's eps error over `gaussian_floor` at each level (P2).
+
+    About 1: no better than an unconditional Gaussian. Moderately below 1: the condition informs, as it
+    should. Below .2 at k = 1, where the noise is far smaller than any honest uncertainty: the condition
+    contains the target, and the reverse process only copies it (the identity trap).
+    """
+    return losses / floor

@@ -51,7 +51,7 @@ class ReverseProcess:
         expands: `(M,)` bool, at which levels guidance expands the likelihood anew.
         start: k* in 1..M, where the process begins: a Python int where it is known, and then `reverse` is a scan of k* steps; an
             array where it is an argument of the program, and then a loop of as many, which has no reverse-mode derivative.
-        lowest: leaves `(1,)`, level 1 of the whole schedule, visited or not, at which a leak shows (`probes.leak_ratio`).
+        lowest: leaves `(1,)`, level 1 of the whole schedule, visited or not, at which a leak shows (`Purifier.leak`).
     """
 
     schedule: Schedule

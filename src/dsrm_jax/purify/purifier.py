@@ -68,8 +68,8 @@ class Purifier(NamedTuple):
         draws: whether `purify` uses its key; if not, None will do.
         learning: how it is trained.
         inform: `(params, exposure) -> params`, puts what the log's choices tell into trained parameters; None: not read.
-        leak: probe P2, `(params, key, batch, levels (S,)) -> (S,)` (`probes.leak_ratio`); None: no diffusion model. The key is
-            consumed.
+        leak: probe P2, `(params, key, batch, levels (S,)) -> (S,)`, see `diffusion_model.leak_ratio`; None: no diffusion model.
+            The key is consumed.
     """
 
     init: Callable[..., PyTree]

@@ -17,12 +17,12 @@ from dsrm_jax.config.serialise import FINGERPRINT_FORMAT
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.statistics import describe
 from dsrm_jax.errors import InputError
+from dsrm_jax.evaluation.probes.purification import probe_perception
 from dsrm_jax.files import digest
 from dsrm_jax.purify import stage_one
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams
 from dsrm_jax.purify.kinds import PURIFIERS
 from dsrm_jax.purify.perception import Perception, seed_axes, share_process
-from dsrm_jax.purify.perception_probes import probe_perception
 from dsrm_jax.purify.posterior import UserPosterior, fit_posterior
 from dsrm_jax.purify.settings import OF_PROCESS, at_defaults
 from dsrm_jax.purify.stage_one import fit_purifiers, tail_mean

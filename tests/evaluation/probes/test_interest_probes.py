@@ -15,7 +15,7 @@ from dsrm_jax.evaluation.probes.interest import (
     reidentify,
     score_coordinates,
 )
-from dsrm_jax.purify.probes import oracle_recovery
+from dsrm_jax.evaluation.probes.purification import oracle_recovery
 from experiments.probes.control_maps import derangement
 
 N, J, D = 120, 200, 6

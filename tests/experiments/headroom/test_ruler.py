@@ -22,6 +22,7 @@ from dsrm_jax.config import (
     TrainingConfig,
 )
 from dsrm_jax.errors import InputError
+from dsrm_jax.evaluation.recovered import gained, recovered
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.runs.pieces import environment_of
@@ -35,7 +36,6 @@ from experiments.headroom.sessions import (
     oracle_states,
     record_sessions,
 )
-from experiments.headroom.shares import gained, recovered
 from experiments.headroom.table import headroom_table, share_cell
 
 USERS, ITEMS, FACTORS, D, ROWS, H = 9, 24, 5, 4, 20, 12

@@ -3,14 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrm_jax.purify.probes import (
-    change,
-    gaussian_floor,
-    leak_ratio,
-    linear_cka,
-    oracle_recovery,
-    sensitivity,
-)
+from dsrm_jax.evaluation.probes.purification import change, linear_cka, oracle_recovery, sensitivity
+from dsrm_jax.purify.diffusion_model import gaussian_floor, leak_ratio
 from dsrm_jax.purify.schedule import make_schedule
 
 
