@@ -16,6 +16,8 @@ from rich.console import Console
 from dsrm_jax.cli import pipeline
 from dsrm_jax.cli.options import parse
 from dsrm_jax.runs.logging import read_metrics
+from dsrm_jax.runs.prepare import load_worlds
+from dsrm_jax.runs.run import restore
 from dsrm_jax.runs.run_directory import open_run
 from dsrm_jax.serving.load import load_policy
 from dsrm_jax.sweep.group import run_group
@@ -71,6 +73,20 @@ def alike(key, log, rows, users):
     shown = np.bincount(rows.item, minlength=log.num_items)[log.catalogue]
     clicked = np.bincount(rows.item, rows.click, minlength=log.num_items)[log.catalogue]
     return Alike(jnp.asarray((clicked + 1) / (shown + 2), jnp.float32))
+
+
+def shrinking(*, iterations, batch_size):
+    """States times one learnt number."""
+
+    def loss(params, key, batch):
+        return jnp.mean((params["scale"] * batch.state - batch.target) ** 2)
+
+    return dj.Purifier(
+        init=lambda key, batch: {"scale": jnp.float32(3.0)},
+        loss=loss,
+        purify=lambda params, key, state, evidence: params["scale"] * state,
+        learning=dj.Learning("mode", False, iterations, batch_size, learning_rate=0.05, ema=0.0),
+    )
 '''
 FILE = """
 [data]
@@ -89,7 +105,9 @@ dim = 2
 embedding_epochs = 1
 iterations = 5
 [purifier]
-kind = "identity"
+kind = "my_lab:shrinking"
+iterations = 20
+batch_size = 16
 [agent]
 method = "a2c"
 hidden = 4
@@ -130,6 +148,14 @@ def trained(lab):
     return run, config, pipeline.train(run, config, console=QUIET)
 
 
+def saved(run, config):
+    """What the newest checkpoint holds."""
+    log, worlds, _ = load_worlds(config, lambda text: None)
+    found = restore(run, config, worlds.train, log.num_items, log.digest)
+    assert found is not None
+    return found[1]
+
+
 def bits(folder: Path) -> dict[str, str]:
     """The checksum of each leaf of the newest checkpoint."""
     newest = max(folder.glob("step_*"))
@@ -144,6 +170,9 @@ def test_own_pieces_train_and_are_evaluated_beside_the_yardsticks(trained):
     assert all(np.mean(row["reward"]) > 2 for row in rows)  # the own one: clicks alone give at most 1
     assert config.agent.method in summary["results"]
     assert summary["data"]["users"] == 40
+    scale = saved(run, config).perception.purifier["scale"]
+    assert scale.shape == (2,)
+    assert np.all((scale > 0) & (scale < 3))
     for result in summary["results"].values():
         assert result["own_return"]["mean"] > 2 * result["length"]["mean"]
         assert result["length"]["mean"] <= 8
