@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from dsrm_jax.agents.block_slates import LARGEST_WHOLE
+from dsrm_jax.agents.slates import LARGEST_WHOLE
 from dsrm_jax.config import Config
 from dsrm_jax.config.budgets import budget
 from dsrm_jax.errors import InputError

@@ -16,13 +16,12 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
 from dsrm_jax.agents.fcpo import fit_values
-from dsrm_jax.agents.gaussian_cpo import Experience, constrained_step, next_margin
+from dsrm_jax.agents.gaussian_cpo import PolicyBatch, constrained_step, next_margin
 from dsrm_jax.agents.networks import MLP, lifted_vectors
 from dsrm_jax.agents.ppo import gaussian_log_prob, gaussian_sample
 from dsrm_jax.agents.returns import generalised_advantage
 from dsrm_jax.agents.row_reductions import row_argmax
-from dsrm_jax.config import AgentConfig
-from dsrm_jax.config.agent import FCPOConfig
+from dsrm_jax.config import AgentConfig, FCPOConfig
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.purify.view import Catalogue
 from dsrm_jax.simulator.fit import fit_factors
@@ -303,7 +302,7 @@ def _iterate(
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
 
     excess = jnp.mean(session.cost) - limit
-    experience = Experience(
+    batch = PolicyBatch(
         inputs=flat(x),
         action=flat(session.w),
         log_prob=flat(session.log_prob),
@@ -312,7 +311,14 @@ def _iterate(
         excess=excess + agent.margin,
     )
     policy, metrics = constrained_step(
-        parts.policy, agent.policy, experience, config=config.fcpo, fisher_stride=FISHER_STRIDE
+        parts.policy,
+        agent.policy,
+        batch,
+        max_kl=config.fcpo.max_kl,
+        damping=config.fcpo.damping,
+        solver_iterations=config.fcpo.solver_iterations,
+        backtracks=config.fcpo.backtracks,
+        fisher_stride=FISHER_STRIDE,
     )
     margin = next_margin(agent.margin, excess, metrics["case"], rate=config.fcpo.margin_rate)
     values, opt_state = fit_values(

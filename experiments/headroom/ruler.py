@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dsrm_jax.agents.agent import Agent
-from dsrm_jax.agents.yardsticks import make_yardstick
+from dsrm_jax.agents.yardsticks import make_quota_greedy_purified
 from dsrm_jax.config import Config, PurifierConfig
 from dsrm_jax.evaluation.sessions import of_each
 from dsrm_jax.purify.encoder import make_catalogue
@@ -146,7 +146,7 @@ def _measure(
     """Train each seed's policy on a state, then record its sessions for each history length."""
     environment = environment_of(config)
     slate_size, seeds = config.environment.slate_size, len(config.training.seeds)
-    agent, states = make_yardstick("quota_greedy_purified", slate_size=slate_size), ()
+    agent, states = make_quota_greedy_purified(slate_size=slate_size), ()
     if policy == "trained":
         agent = agent_of(config)
         arriving = arriving_with(environment, lengths)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from dsrm_jax.agents.yardsticks import make_yardstick
+from dsrm_jax.agents.yardsticks import make_quota_greedy_purified
 from dsrm_jax.config import Config
 from dsrm_jax.evaluation.metrics import difference, summarise
 from dsrm_jax.evaluation.sessions import Sessions, agent_rule, run_sessions
@@ -38,7 +38,7 @@ def downstream_sessions(config: Config, world: World, perception: Perception) ->
         `none` on a constant one, `purifier` on purified ones.
     """
     environment = environment_of(config)
-    agent = make_yardstick("quota_greedy_purified", slate_size=config.environment.slate_size)
+    agent = make_quota_greedy_purified(slate_size=config.environment.slate_size)
     perceive = perceive_of(config)
     settings = config.evaluation
 

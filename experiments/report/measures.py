@@ -6,7 +6,7 @@ Comparisons of methods are in `comparisons`; here are the other measurements and
 import math
 from collections.abc import Callable, Sequence
 
-from dsrm_jax.runs.pieces import STATES
+from dsrm_jax.agents.methods import method_of
 from dsrm_jax.types import Json
 from experiments.report.comparisons import (
     diffusion_change,
@@ -89,7 +89,8 @@ def time_ratio(findings: Findings, *, method: str, against: str) -> list[Measure
 
 def training_seconds(row: Row) -> float:
     """Return the seconds of training a method: Stage II and, for what it needs of its own, Stage I's purifier or denoiser."""
-    own = row["method"] in STATES  # the others act on the observed state: there is nothing to train for it
+    # the others act on the observed state: there is nothing to train for it
+    own = method_of(row["method"]).state != "identity"
     stage_one = float(row["stage_one"].get("purifier_seconds") or 0.0) if own else 0.0
     return float(row["timing"]["train_seconds"]) + stage_one
 

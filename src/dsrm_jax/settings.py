@@ -89,7 +89,7 @@ def check(cls: type[Settings], where: str, **values: object) -> None:
 
     Args:
         cls: a class that `configuration` made.
-        where: what the values belong to in errors, such as ``"a2c"``.
+        where: what the values belong to in errors, such as ``"environment"``.
         values: by field name; each element of a tuple or array counts, and traced values pass.
 
     Raises:

@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 
 import jax
@@ -6,22 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrm_jax.agents.a2c import (
+from dsrm_jax.agents.a2c import make_a2c
+from dsrm_jax.agents.actor_critic import (
+    A2CConfig,
     entropy_to_go,
     item_logits,
-    make_a2c,
     make_actor_critic,
     policy_gradient_loss,
     rollout_advantage,
 )
 from dsrm_jax.agents.agent import Rollout
+from dsrm_jax.agents.settings import SharedConfig
 from dsrm_jax.agents.slates import slate_log_prob
-from dsrm_jax.config import A2CConfig, AgentConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
 
 STEPS, USERS, ITEMS, DIM, SLATE = 4, 6, 9, 3, 2
-CONFIG = AgentConfig(hidden=8, sharpness=5.0, learning_rate=1e-2, a2c=A2CConfig(minibatches=1))
+SHARED = {"hidden": 8, "sharpness": 5.0, "learning_rate": 1e-2}
 
 
 def view_of(*shape):
@@ -43,7 +43,7 @@ def catalogue():
 
 @pytest.fixture(scope="module")
 def agent():
-    return make_a2c(CONFIG, slate_size=SLATE)
+    return make_a2c(slate_size=SLATE, minibatches=1, **SHARED)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_an_untrained_policy_ranks_by_the_encoders_click_logit(agent, started, c
 
 
 def test_recorded_log_prob_is_plackett_luce_over_the_whole_catalogue(started, catalogue, rollout):
-    parts = make_actor_critic(CONFIG, discount=0.9, slate_size=SLATE)
+    parts = make_actor_critic(A2CConfig(), SharedConfig(**SHARED), slate_size=SLATE)
     view = jax.tree.map(lambda x: x[0], rollout.view)
     logit = np.asarray(item_logits(parts, started.params, view, catalogue), float)
     weight = np.exp(logit)
@@ -152,11 +152,11 @@ def test_nothing_follows_termination_and_a_cut_session_bootstraps_from_its_own_l
 def test_the_value_network_learns(agent, started, catalogue, rollout):
     """Every user leaves at once, so a step is worth its reward; the lab's A2C never moved the network it asked."""
     ends = rollout.replace(terminated=jnp.ones((STEPS, USERS), bool), reward=rollout.view.state[..., 0])
-    parts = make_actor_critic(CONFIG, discount=CONFIG.a2c.discount, slate_size=SLATE)
+    parts = make_actor_critic(A2CConfig(), SharedConfig(**SHARED), slate_size=SLATE)
 
     def value(state):
         return np.asarray(
-            parts.value.apply(state.params["value"], ends.view.state, ends.view.time, CONFIG.a2c.discount)
+            parts.value.apply(state.params["value"], ends.view.state, ends.view.time, A2CConfig.discount)
         )
 
     update = jax.jit(agent.update)
@@ -171,6 +171,6 @@ def test_the_value_network_learns(agent, started, catalogue, rollout):
 
 
 def test_minibatches_must_divide_the_rollout(catalogue, started, rollout):
-    config = dataclasses.replace(CONFIG, a2c=A2CConfig(minibatches=5))
+    agent = make_a2c(slate_size=SLATE, minibatches=5, **SHARED)
     with pytest.raises(InputError, match="must divide the 24 samples"):
-        make_a2c(config, slate_size=SLATE).update(started, jax.random.key(0), rollout, catalogue)
+        agent.update(started, jax.random.key(0), rollout, catalogue)

@@ -1,6 +1,5 @@
 """BCQ, both forms: masks and targets against hand computations, and the optimum within the support of tiny data."""
 
-from dataclasses import replace
 from functools import partial
 from itertools import combinations
 
@@ -13,24 +12,28 @@ from hypothesis import strategies as st
 
 from dsrm_jax.agents import bcq, bcq_continuous
 from dsrm_jax.agents.agent import LoggedData, Transition
-from dsrm_jax.agents.bcq import BCQState, LoggedSlate, constrained_scores, item_rows, make_bcq
-from dsrm_jax.agents.hyper_action import Experience, hyper_slate
-from dsrm_jax.agents.replay import Learner, full_replay
+from dsrm_jax.agents.bcq import BCQConfig, constrained_scores, item_rows, make_bcq
+from dsrm_jax.agents.hyper_action import hyper_slate
+from dsrm_jax.agents.replay import Experience, Learner, ReplayConfig, ReplayState, full_replay
 from dsrm_jax.agents.slates import greedy_slate
-from dsrm_jax.config import AgentConfig, BCQConfig, ReplayConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
 
 USERS, ITEMS, DIM, SLATE = 8, 12, 4, 2
 SHOWN = np.arange(ITEMS) < 8  # the log never shows items 8 to 11
-CONFIG = AgentConfig(
-    method="bcq",
-    hidden=16,
-    max_grad_norm=100.0,
-    bcq=BCQConfig(behaviour="log", learning_rate=1e-2, discount=0.8, threshold=0.2, perturbation=0.3),
-    replay=ReplayConfig(gradient_steps=300, warm_up=10**6, tau=0.02),
-)
-CONTINUOUS = replace(CONFIG, bcq=replace(CONFIG.bcq, mode="continuous"))
+SETTINGS = {
+    "slate_size": SLATE,
+    "hidden": 16,
+    "max_grad_norm": 100.0,
+    "behaviour": "log",
+    "learning_rate": 1e-2,
+    "discount": 0.8,
+    "threshold": 0.2,
+    "perturbation": 0.3,
+    "gradient_steps": 300,
+    "tau": 0.02,
+}
+CONTINUOUS = SETTINGS | {"mode": "continuous"}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +92,7 @@ def test_the_discrete_form_finds_the_best_slates_within_the_support_of_the_data(
     state, clicks = users
     pairs = combinations(np.flatnonzero(SHOWN), SLATE)
     best = np.max([clicks[:, list(pair)].mean(1) for pair in pairs], axis=0).mean()
-    agent = make_bcq(CONFIG, slate_size=SLATE)
+    agent = make_bcq(**SETTINGS)
     agent_state = agent.init(jax.random.key(0), catalogue, logged)
     update = jax.jit(partial(agent.update, rollout=None, catalogue=catalogue))
     for seed in range(4):
@@ -105,7 +108,7 @@ def test_the_discrete_form_finds_the_best_slates_within_the_support_of_the_data(
     untrained = agent.init(jax.random.key(0), catalogue, logged).learner.params["value"]
     params = agent_state.learner.params | {"value": untrained}
     misled = agent_state.replace(learner=agent_state.learner.replace(params=params))
-    free = make_bcq(replace(CONFIG, bcq=replace(CONFIG.bcq, threshold=0.0)), slate_size=SLATE)
+    free = make_bcq(**SETTINGS | {"threshold": 0.0})
     assert SHOWN[mean_click(agent, misled, state, clicks, catalogue)[1]].all()
     assert SHOWN[mean_click(free, misled, state, clicks, catalogue)[1]].mean() < 0.3
 
@@ -120,8 +123,7 @@ def test_the_continuous_form_finds_the_best_of_the_slates_that_logged_directions
     logged_slates = hyper_slate(bcq_continuous.logged_action(pairs, catalogue), catalogue, slate_size=SLATE)
     best = np.max([clicks[:, slate].mean(1) for slate in np.asarray(logged_slates)], axis=0).mean()
     # 2,000 transitions, a fifth of them ended by chance: at a discount of .8 critics of actions learn these ends by heart
-    config = replace(CONTINUOUS, hidden=32, bcq=replace(CONTINUOUS.bcq, learning_rate=1e-3, discount=0.4))
-    agent = make_bcq(config, slate_size=SLATE)
+    agent = make_bcq(**CONTINUOUS | {"hidden": 32, "learning_rate": 1e-3, "discount": 0.4})
     agent_state = agent.init(jax.random.key(0), catalogue, logged)
     update = jax.jit(partial(agent.update, rollout=None, catalogue=catalogue))
     for seed in range(6):
@@ -131,10 +133,10 @@ def test_the_continuous_form_finds_the_best_of_the_slates_that_logged_directions
     assert SHOWN[slate].all()  # items 8 to 11 would be clicked more, and no logged direction leads to them
 
 
-@pytest.mark.parametrize("config", [CONFIG, CONTINUOUS])
-def test_without_a_log_it_says_what_it_needs(config, catalogue):
+@pytest.mark.parametrize("settings", [SETTINGS, CONTINUOUS])
+def test_without_a_log_it_says_what_it_needs(settings, catalogue):
     with pytest.raises(InputError, match="learns from logged slates and was given none"):
-        make_bcq(config, slate_size=SLATE).init(jax.random.key(0), catalogue)
+        make_bcq(**settings).init(jax.random.key(0), catalogue)
 
 
 SIX = st.lists(st.integers(-80, 80), min_size=6, max_size=6, unique=True)
@@ -157,9 +159,9 @@ def test_the_mask_keeps_what_is_likely_enough_and_is_never_empty(value, logits, 
     assert ranked == by_value + by_imitation
 
 
-def _parts(config=CONFIG):
+def _parts():
     networks = {"value": bcq.ItemQuery(16, 0.25), "imitation": bcq.ItemQuery(16, 1.0)}
-    return bcq._Parts(config, SLATE, networks, {})
+    return bcq._Parts(BCQConfig(discount=0.8, threshold=0.2), ReplayConfig(), SLATE, networks, {})
 
 
 def _seen(state):
@@ -183,15 +185,15 @@ def mlp(params, x):
 
 
 def test_the_discrete_target_agrees_with_a_hand_computation_in_float64(catalogue, logged):
-    agent_state = make_bcq(CONFIG, slate_size=SLATE).init(jax.random.key(0), catalogue, logged)
+    agent_state = make_bcq(**SETTINGS).init(jax.random.key(0), catalogue, logged)
     params, target = shaken((agent_state.learner.params,) * 2, jax.random.key(1))
     rng = np.random.default_rng(6)
     seen = rng.normal(size=(20, DIM + 1))
     gone = np.arange(20) % 4 == 0
-    batch = LoggedSlate(
+    batch = Experience(
         features=jnp.asarray(seen, jnp.float32),
-        slate=jnp.asarray(rng.integers(0, ITEMS, (20, SLATE)), jnp.int32),
-        clicks=jnp.asarray(rng.uniform(size=(20, SLATE)) < 0.5),
+        action=jnp.asarray(rng.integers(0, ITEMS, (20, SLATE)), jnp.int32),
+        reward=jnp.asarray(rng.uniform(size=(20, SLATE)) < 0.5),
         terminated=jnp.asarray(gone),
         next_features=jnp.asarray(np.where(gone[:, None], np.nan, seen), jnp.float32),
     )
@@ -210,18 +212,17 @@ def test_the_discrete_target_agrees_with_a_hand_computation_in_float64(catalogue
     following = np.zeros(20)
     for row in range(20):
         order = sorted(range(ITEMS), key=lambda i: -ratio[row, i])
-        kept = [i for i in order if ratio[row, i] > CONFIG.bcq.threshold]
+        kept = [i for i in order if ratio[row, i] > SETTINGS["threshold"]]
         kept.sort(key=lambda i: -scores(params["value"])[row, i])
         chosen = (kept + [i for i in order if i not in kept])[:SLATE]
         following[row] = scores(target["value"], True)[row, chosen].mean()
-    expected = np.asarray(batch.clicks) + 0.8 * np.where(gone, 0.0, following)[:, None]
+    expected = np.asarray(batch.reward) + 0.8 * np.where(gone, 0.0, following)[:, None]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_an_untrained_agent_ranks_by_the_encoders_click_logit(catalogue, users, logged):
     state, _ = users
-    free = replace(CONFIG, bcq=replace(CONFIG.bcq, threshold=0.0))
-    agent = make_bcq(free, slate_size=SLATE)
+    agent = make_bcq(**SETTINGS | {"threshold": 0.0})
     view = View(state, state, jnp.zeros(USERS, jnp.int32))
     slate, _ = agent.act(agent.init(jax.random.key(0), catalogue, logged), jax.random.key(0), view, catalogue)
     logit = np.asarray(state @ catalogue.vectors.T + catalogue.bias)
@@ -229,7 +230,7 @@ def test_an_untrained_agent_ranks_by_the_encoders_click_logit(catalogue, users, 
 
 
 def test_the_continuous_target_agrees_with_a_hand_computation_in_float64(catalogue, logged):
-    agent_state = make_bcq(CONTINUOUS, slate_size=SLATE).init(jax.random.key(0), catalogue, logged)
+    agent_state = make_bcq(**CONTINUOUS).init(jax.random.key(0), catalogue, logged)
     params, target = shaken((agent_state.learner.params, agent_state.learner.target), jax.random.key(1))
     rng = np.random.default_rng(6)
     seen, gone, action_dim = rng.normal(size=(6, DIM + 1)), np.arange(6) % 3 == 0, DIM + 3
@@ -242,7 +243,7 @@ def test_the_continuous_target_agrees_with_a_hand_computation_in_float64(catalog
         next_features=jnp.asarray(np.where(gone[:, None], np.nan, seen), jnp.float32),
     )
     critic, actor = bcq_continuous.Critics(16, num_critics=2), bcq_continuous.Perturbation(16)
-    parts = bcq_continuous._Parts(CONTINUOUS, SLATE, 16, critic, actor, {})
+    parts = bcq_continuous._Parts(ReplayConfig(), SLATE, 0.8, 0.3, 16, critic, actor, {})
     learner = Learner(params, target, {})
     found = bcq_continuous.td_target(parts, learner, batch, jnp.asarray(noise, jnp.float32))
 
@@ -270,7 +271,9 @@ def test_latents_are_clipped_to_act_and_never_to_train_the_decoder():
     latent = mean + jnp.exp(log_std) * noise
     assert float(jnp.max(jnp.abs(latent))) > 0.5
     np.testing.assert_allclose(out, model.apply(params, seen, latent, method=model.decode), rtol=1e-5)
-    parts = bcq_continuous._Parts(CONTINUOUS, SLATE, 16, None, bcq_continuous.Perturbation(16), {})
+    parts = bcq_continuous._Parts(
+        ReplayConfig(), SLATE, 0.8, 0.3, 16, None, bcq_continuous.Perturbation(16), {}
+    )
     actor = bcq_continuous.Perturbation(16).init(jax.random.key(2), seen, action, 1.0)
     networks = {"imitation": params, "actor": actor}
     far, near = (
@@ -280,9 +283,9 @@ def test_latents_are_clipped_to_act_and_never_to_train_the_decoder():
 
 
 def test_the_log_is_held_once_and_rollouts_are_ignored(catalogue, logged):
-    agent = make_bcq(replace(CONFIG, replay=replace(CONFIG.replay, gradient_steps=1)), slate_size=SLATE)
+    agent = make_bcq(**SETTINGS | {"gradient_steps": 1})
     agent_state = agent.init(jax.random.key(0), catalogue, logged)
-    assert isinstance(agent_state, BCQState)
+    assert isinstance(agent_state, ReplayState)
     moved, _ = agent.update(agent_state, jax.random.key(1), "not a rollout", catalogue)
     assert int(moved.replay.size) == int(full_replay(logged.transitions.reward).size)
-    np.testing.assert_array_equal(moved.replay.rows.slate, logged.transitions.slate)
+    np.testing.assert_array_equal(moved.replay.rows.action, logged.transitions.slate)

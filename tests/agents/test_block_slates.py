@@ -17,15 +17,14 @@ from dsrm_jax.agents import block_slates, slates
 from dsrm_jax.agents.agent import Rollout
 from dsrm_jax.agents.block_slates import FactoredScores
 from dsrm_jax.agents.dsrm_hrl import make_dsrm_hrl
-from dsrm_jax.config import AgentConfig
 from dsrm_jax.purify.view import Catalogue, View
 
 # Compiling is what costs here, not running.
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 static = ("slate_size", "block_size")
-sample_slate = jax.jit(block_slates.sample_slate, static_argnames=static)
-greedy_slate = quick_jit(block_slates.greedy_slate, static_argnames=static)
-slate_log_prob = quick_jit(block_slates.slate_log_prob, static_argnames="block_size")
+sample_slate = jax.jit(slates.sample_slate, static_argnames=static)
+greedy_slate = quick_jit(slates.greedy_slate, static_argnames=static)
+slate_log_prob = quick_jit(slates.slate_log_prob, static_argnames="block_size")
 
 POPULAR = np.array([True, False, True, False, True])
 SCORES = np.array([0.3, -1.0, 1.2, 0.1, -0.4])
@@ -133,7 +132,7 @@ def gradients(factors, slate, is_popular, asked, weight, block_size):
         if block_size is None:
             log_prob = slates.slate_log_prob(factors.whole(), slate, is_popular, asked)
         else:
-            log_prob = block_slates.slate_log_prob(factors, slate, is_popular, asked, block_size=block_size)
+            log_prob = slates.slate_log_prob(factors, slate, is_popular, asked, block_size=block_size)
         return jnp.sum(weight * log_prob), log_prob
 
     gradient, log_prob = jax.grad(objective, argnums=(0, 1), has_aux=True)(factors, 1.0)
@@ -239,13 +238,13 @@ def test_vmap_over_seeds_changes_nothing():
 
     def run(key, query, asked):
         factors, options = FactoredScores(query, vectors), {"slate_size": 2, "block_size": 16}
-        slate, _ = block_slates.sample_slate(key, factors, is_popular, asked, **options)
+        slate, _ = slates.sample_slate(key, factors, is_popular, asked, **options)
         gradient = jax.grad(
-            lambda q: block_slates.slate_log_prob(
+            lambda q: slates.slate_log_prob(
                 FactoredScores(q, vectors), slate, is_popular, asked, block_size=16
             ).sum()
         )(query)
-        return slate, gradient, block_slates.greedy_slate(factors, is_popular, asked, **options)
+        return slate, gradient, slates.greedy_slate(factors, is_popular, asked, **options)
 
     together = quick_jit(jax.vmap(run))(keys, query, asked)
     alone = quick_jit(run)
@@ -275,15 +274,15 @@ def test_no_program_holds_a_score_for_every_user_and_item(what, groups):
     asked = jnp.zeros(users, jnp.int32) if groups else None
 
     def log_prob(factors):
-        return block_slates.slate_log_prob(factors, slate, is_popular, asked).sum()
+        return slates.slate_log_prob(factors, slate, is_popular, asked).sum()
 
     program = {
-        "sample": lambda f: block_slates.sample_slate(
+        "sample": lambda f: slates.sample_slate(
             jax.random.key(0), f, is_popular, asked, slate_size=slate_size
         ),
         "log_prob": log_prob,
         "gradient": jax.grad(log_prob),
-        "greedy": lambda f: block_slates.greedy_slate(f, is_popular, asked, slate_size=slate_size),
+        "greedy": lambda f: slates.greedy_slate(f, is_popular, asked, slate_size=slate_size),
     }[what]
     assert largest_array(jax.make_jaxpr(program)(factors).jaxpr) <= users * items / 2
 
@@ -305,8 +304,7 @@ def test_dsrm_hrl_acts_and_learns_alike_in_blocks(monkeypatch):
         return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
     catalogue = Catalogue(normal(items, dim), normal(items), normal(items), jnp.arange(items) < 9)
-    config = AgentConfig(slate_mode="quota", hidden=8, sharpness=3.0, epochs=1, minibatches=1)
-    agent = make_dsrm_hrl(config, slate_size=slate_size)
+    agent = make_dsrm_hrl(slate_size=slate_size, hidden=8, sharpness=3.0, epochs=1, minibatches=1)
     state = agent.init(jax.random.key(0), catalogue)
     state = dataclasses.replace(state, params=jax.tree.map(lambda x: 0.5 * normal(*x.shape), state.params))
     view = View(normal(steps, users, dim), normal(steps, users, dim), jnp.zeros((steps, users), jnp.int32))
@@ -329,7 +327,7 @@ def test_dsrm_hrl_acts_and_learns_alike_in_blocks(monkeypatch):
 
     rollout, greedy = quick_jit(both)(jax.random.key(3), view)
     expected = quick_jit(learn)(rollout)
-    monkeypatch.setattr(block_slates, "LARGEST_WHOLE", 1)
+    monkeypatch.setattr(slates, "LARGEST_WHOLE", 1)
     monkeypatch.setattr(block_slates, "BLOCK_SIZE", 4)
     # functions that JAX has not seen, so that it traces them again
     in_blocks, greedy_in_blocks = quick_jit(lambda *args: both(*args))(jax.random.key(3), view)

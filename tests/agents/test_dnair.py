@@ -1,6 +1,5 @@
 """DNaIR: its rewards and targets against float64 NumPy, and a world so small that search finds its best policy."""
 
-import dataclasses
 from functools import partial
 from itertools import combinations
 
@@ -12,10 +11,10 @@ from scipy import stats
 
 from dsrm_jax.agents import dnair
 from dsrm_jax.agents.agent import Rollout
-from dsrm_jax.agents.dnair import explore, make_dnair, novelty_bonus
+from dsrm_jax.agents.dnair import DNaIRConfig, explore, make_dnair, novelty_bonus
 from dsrm_jax.agents.hyper_action import item_features
-from dsrm_jax.agents.item_values import Experience
-from dsrm_jax.config import AgentConfig, DNaIRConfig, ReplayConfig
+from dsrm_jax.agents.networks import features
+from dsrm_jax.agents.replay import Experience, Learner, ReplayConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
 
@@ -45,13 +44,10 @@ def view_of(state, time=None):
     return View(state, state, time)
 
 
-def config_with(**own):
-    return AgentConfig(
-        hidden=16,
-        learning_rate=2e-2,
-        replay=ReplayConfig(capacity=4096, batch_size=64, gradient_steps=8, warm_up=64, tau=0.05),
-        dnair=DNaIRConfig(**{"discount": 0.5, "novelty_weight": 0.0, "exploration": 0.3} | own),
-    )
+def settings_with(**own):
+    own = {"discount": 0.5, "novelty_weight": 0.0, "exploration": 0.3} | own
+    replay = {"capacity": 4096, "batch_size": 64, "gradient_steps": 8, "warm_up": 64, "tau": 0.05}
+    return {"slate_size": K, "hidden": 16, "learning_rate": 2e-2} | replay | own
 
 
 def test_the_bonus_is_smoothed_quality_over_log_popularity():
@@ -71,7 +67,7 @@ def test_the_bonus_of_items_all_shown_equally_often_is_finite():
 def test_a_catalogue_without_exposure_is_refused():
     catalogue = make_catalogue().replace(exposure=None)
     with pytest.raises(InputError, match=r"dnair needs Catalogue\.exposure"):
-        make_dnair(config_with(), slate_size=K).init(jax.random.key(0), catalogue)
+        make_dnair(**settings_with()).init(jax.random.key(0), catalogue)
 
 
 @pytest.fixture(scope="module")
@@ -101,40 +97,43 @@ def test_exploration_leaves_slates_alone(num_items, probability):
 
 
 def random_params(parts, seed):
-    params = jax.eval_shape(parts.network.init, jax.random.key(0), jnp.zeros((1, D)), jnp.zeros(1, jnp.int32))
+    params = jax.eval_shape(parts.network.init, jax.random.key(0), jnp.zeros((1, D + 1)))
     leaves, tree = jax.tree.flatten(params)
     rng = np.random.default_rng(seed)
     return jax.tree.unflatten(tree, [jnp.asarray(rng.normal(size=x.shape), jnp.float32) for x in leaves])
 
 
 def test_targets_are_those_of_double_q_learning_with_the_target_networks_values():
-    config = config_with(discount=0.7, novelty_weight=0.1)
-    parts = dnair._Parts(config, K, dnair.ItemValues(config.hidden), None)
+    own = DNaIRConfig(discount=0.7, novelty_weight=0.1)
+    parts = dnair._Parts(own, ReplayConfig(), K, dnair.ItemValues(16), {})
     catalogue, rng = make_catalogue(), np.random.default_rng(5)
     bonus = novelty_bonus(catalogue, weight=0.1)
     n = 6
     batch = Experience(
-        state=jnp.zeros((n, D)),
-        time=jnp.zeros(n, jnp.int32),
-        slate=jnp.asarray([rng.choice(ITEMS, K, replace=False) for _ in range(n)]),
-        clicks=jnp.asarray(rng.random((n, K)) < 0.5),
+        features=jnp.zeros((n, D + 1)),
+        action=jnp.asarray([rng.choice(ITEMS, K, replace=False) for _ in range(n)]),
+        reward=jnp.asarray(rng.random((n, K)) < 0.5),
         terminated=jnp.arange(n) % 2 == 0,
-        next_state=jnp.asarray(rng.normal(size=(n, D)), jnp.float32),
-        next_time=jnp.arange(n),
+        next_features=features(jnp.asarray(rng.normal(size=(n, D)), jnp.float32), jnp.arange(n)),
     )
     online, target = random_params(parts, 1), random_params(parts, 2)
-    found = quick_jit(partial(dnair.item_targets, parts))(online, target, batch, catalogue, bonus)
+    found = quick_jit(partial(dnair.item_targets, parts))(
+        Learner({"value": online}, {"value": target}, {}), batch, catalogue, bonus
+    )
 
     def values(params):
-        weights = np.asarray(parts.network.apply(params, batch.next_state, batch.next_time), np.float64)
-        logit = np.asarray(batch.next_state, np.float64) @ np.asarray(catalogue.vectors).T + catalogue.bias
+        weights = np.asarray(parts.network.apply(params, batch.next_features), np.float64)
+        logit = (
+            np.asarray(batch.next_features[:, :-1], np.float64) @ np.asarray(catalogue.vectors).T
+            + catalogue.bias
+        )
         learnt = weights[:, :-1] @ np.asarray(item_features(catalogue)).T + weights[:, -1:]
         return 1 / (1 + np.exp(-np.asarray(logit))) + learnt + np.asarray(bonus)
 
     best = np.argsort(-values(online), axis=1)[:, :K]
     assert (np.sort(best) != np.sort(np.argsort(-values(target), axis=1)[:, :K])).any()
     following = np.take_along_axis(values(target), best, axis=1).mean(1)
-    expected = np.asarray(batch.clicks) + np.asarray(bonus)[np.asarray(batch.slate)]
+    expected = np.asarray(batch.reward) + np.asarray(bonus)[np.asarray(batch.action)]
     expected = expected + 0.7 * (np.where(batch.terminated, 0.0, following))[:, None]
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
 
@@ -142,7 +141,7 @@ def test_targets_are_those_of_double_q_learning_with_the_target_networks_values(
 def test_untrained_values_are_the_encoders_clicks_and_the_bonus():
     catalogue = make_catalogue()
     state = jnp.asarray(np.random.default_rng(3).normal(size=(5, D)), jnp.float32)
-    agent = make_dnair(config_with(novelty_weight=0.05), slate_size=4)
+    agent = make_dnair(**settings_with(novelty_weight=0.05) | {"slate_size": 4})
     start = quick_jit(agent.init)(jax.random.key(0), catalogue)
     slate, _ = quick_jit(partial(agent.act, greedy=True))(start, None, view_of(state), catalogue)
     logit = np.asarray(state, np.float64) @ np.asarray(catalogue.vectors).T + np.asarray(catalogue.bias)
@@ -182,10 +181,10 @@ def tiny_world():
     return jnp.asarray(states, jnp.float32), jnp.asarray(probability, jnp.float32)
 
 
-def train(make, config, num_updates):
+def train(settings, num_updates):
     """Run updates of 16 steps of the 8 users; return the agent, its state after each, and the updates' metrics."""
     catalogue, (states, probability) = make_catalogue(), tiny_world()
-    agent = make(config, slate_size=K)
+    agent = make_dnair(**settings)
     steps = 16
     states, probability = (jnp.broadcast_to(x, (steps, *x.shape)) for x in (states, probability))
 
@@ -217,7 +216,7 @@ def best_value():
 
 
 def test_it_learns_what_search_finds_best():
-    agent, agent_states, metrics = train(make_dnair, config_with(), 60)
+    agent, agent_states, metrics = train(settings_with(), 60)
     assert greedy_value(agent, agent_states[0]) < 0.25 * best_value()
     assert greedy_value(agent, agent_states[-1]) > 0.95 * best_value()
     # Every session ends with .2: V = r / (1 - .5 x .8) for what is shown, exploration aside.
@@ -225,9 +224,9 @@ def test_it_learns_what_search_finds_best():
 
 
 def test_nothing_is_learnt_before_the_warm_up_and_the_target_lags():
-    replay = ReplayConfig(capacity=512, batch_size=8, gradient_steps=1, warm_up=200, tau=0.25)
-    config = dataclasses.replace(config_with(), replay=replay)
-    _, (start, once, twice), _ = train(make_dnair, config, 2)  # of 128 transitions each
+    replay = {"capacity": 512, "batch_size": 8, "gradient_steps": 1, "warm_up": 200, "tau": 0.25}
+    _, found, _ = train(settings_with() | replay, 2)  # of 128 transitions each
+    start, once, twice = (state.learner for state in found)
     for old, same, new, lagged in zip(
         *map(jax.tree.leaves, (start.params, once.params, twice.params, twice.target)), strict=True
     ):
@@ -238,10 +237,10 @@ def test_nothing_is_learnt_before_the_warm_up_and_the_target_lags():
 
 
 def test_clicks_and_terminations_reach_the_replay_unshaped():
-    _, (_, once), _ = train(make_dnair, config_with(novelty_weight=0.4), 1)
+    _, (_, once), _ = train(settings_with(novelty_weight=0.4), 1)
     held = once.replay.rows
-    assert held.clicks.dtype == bool
+    assert held.reward.dtype == bool
     states, _ = tiny_world()
-    np.testing.assert_array_equal(held.state[:USERS], states)
-    np.testing.assert_array_equal(held.next_state[: 128 - USERS], held.state[USERS:128])
+    np.testing.assert_array_equal(held.features[:USERS, :-1], states)
+    np.testing.assert_array_equal(held.next_features[: 128 - USERS], held.features[USERS:128])
     assert 0.1 < np.mean(held.terminated[:128]) < 0.3

@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 
 from dsrm_jax.agents import dorl
-from dsrm_jax.agents.dorl import DORLState, make_dorl, past_positions, penalised_rewards, reward_floor
+from dsrm_jax.agents.dorl import (
+    DORLConfig,
+    DORLState,
+    make_dorl,
+    past_positions,
+    penalised_rewards,
+    reward_floor,
+)
 from dsrm_jax.agents.log_entropy import fit_log_entropy, lowest_entropy
-from dsrm_jax.config import AgentConfig, DORLConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
 
@@ -51,7 +57,7 @@ AFTER_01 = (2 * 0.4 * np.log2(5 / 2) + 0.2 * np.log2(5)) / np.log2(3)
 
 def test_penalised_reward_by_hand(agent, catalogue):
     """The item shown ends the tuple: after item 1 (vocabulary 7), item 0 has P_E(1) of 0 and P_E(2) of {0, 1}."""
-    found = penalised_rewards(agent, view_of([[-1, 7]]), jnp.array([[0, 2]]), catalogue, config=CONFIG)
+    found = penalised_rewards(agent, view_of([[-1, 7]]), jnp.array([[0, 2]]), catalogue, settings=CONFIG)
     of_0 = 0.2 - 0.5 * 0.1 + 0.25 * (AFTER_0 + AFTER_01) - 0.3
     of_2 = 0.4 - 0.5 * 0.5 + 0.25 * 2 - 0.3
     np.testing.assert_allclose(found, [[of_0, of_2]], atol=1e-6)
@@ -60,7 +66,7 @@ def test_penalised_reward_by_hand(agent, catalogue):
 def test_rewards_below_the_floor_are_zero(agent, catalogue):
     harsh = agent.replace(floor=jnp.array(0.6))
     found = np.asarray(
-        penalised_rewards(harsh, view_of([[7]]), jnp.array([[0, 2]]), catalogue, config=CONFIG)
+        penalised_rewards(harsh, view_of([[7]]), jnp.array([[0, 2]]), catalogue, settings=CONFIG)
     )
     assert found[0, 0] == 0
     assert found[0, 1] > 0
@@ -73,11 +79,11 @@ def test_recent_events_are_looked_up_by_vocabulary_index(catalogue):
 
 def test_the_floor_is_the_worst_case(agent, catalogue, table):
     logged = SimpleNamespace(transitions=SimpleNamespace(view=view_of([[5]] * 4)))
-    floor = reward_floor(jax.random.key(0), None, table, logged, catalogue, config=CONFIG)
+    floor = reward_floor(jax.random.key(0), None, table, logged, catalogue, settings=CONFIG)
     worst = min(0.2 + 0.1 * i - 0.5 * (0.1 + 0.2 * i) for i in range(ITEMS))
     np.testing.assert_allclose(floor, worst + 0.25 * lowest_entropy(table), atol=1e-6)
 
 
 def test_it_needs_the_log(catalogue):
     with pytest.raises(InputError, match="training log"):
-        make_dorl(AgentConfig(), slate_size=2).init(jax.random.key(0), catalogue)
+        make_dorl(slate_size=2).init(jax.random.key(0), catalogue)

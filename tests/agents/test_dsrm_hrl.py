@@ -11,16 +11,10 @@ import pytest
 from scipy.special import expit
 
 from dsrm_jax.agents.agent import Rollout
-from dsrm_jax.agents.dsrm_hrl import (
-    factored_scores,
-    goal_from,
-    make_dsrm_hrl,
-    manager_loss,
-    popular_slots,
-    slot_advantage,
-    worker_loss,
-)
+from dsrm_jax.agents.dsrm_hrl import make_dsrm_hrl, manager_loss, worker_loss
+from dsrm_jax.agents.goals import factored_scores, goal_from, popular_slots, slot_advantage
 from dsrm_jax.agents.networks import Manager, Worker, lifted_vectors
+from dsrm_jax.agents.settings import SharedConfig
 from dsrm_jax.config import AgentConfig
 from dsrm_jax.purify.view import Catalogue, View
 
@@ -57,15 +51,21 @@ def catalogue():
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
+def agent_of(config):
+    """The agent of settings that a compiled function takes as an argument."""
+    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(SharedConfig)}
+    return make_dsrm_hrl(slate_size=K, **settings)
+
+
 @quick_jit
 def act(config, agent, key, view, catalogue):
-    agent_act = partial(make_dsrm_hrl(config, slate_size=K).act, agent, catalogue=catalogue)
+    agent_act = partial(agent_of(config).act, agent, catalogue=catalogue)
     return jax.vmap(lambda key, view: agent_act(key, view))(jax.random.split(key, T), view)
 
 
 @quick_jit
 def update(config, agent, rollout, catalogue):
-    return make_dsrm_hrl(config, slate_size=K).update(agent, jax.random.key(7), rollout, catalogue)
+    return agent_of(config).update(agent, jax.random.key(7), rollout, catalogue)
 
 
 def random_view(rng, *shape):
@@ -76,7 +76,7 @@ def random_view(rng, *shape):
 def make_rollout(config, catalogue, truncates=True):
     """An agent with random parameters and what it did, in an environment that answers at random."""
     rng = np.random.default_rng(1)
-    shapes = jax.eval_shape(make_dsrm_hrl(config, slate_size=K).init, jax.random.key(0), catalogue)
+    shapes = jax.eval_shape(agent_of(config).init, jax.random.key(0), catalogue)
     agent = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     params = jax.tree.map(lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), jnp.float32), agent.params)
     agent = dataclasses.replace(agent, params=params)
@@ -169,7 +169,7 @@ def test_losses_and_their_gradients_equal_float64_finite_differences(level):
         arguments.append(rng.normal(size=2))
         loss, reference = manager_loss, manager_loss_reference
     trained = (0, 3, 5)[: 3 if level == "manager" else 2]  # log-probability, value, log-deviation
-    value, gradients = jax.jit(jax.value_and_grad(partial(loss, config=CONFIG), argnums=trained))(
+    value, gradients = jax.jit(jax.value_and_grad(partial(loss, settings=CONFIG), argnums=trained))(
         *(jnp.asarray(x, jnp.float32) for x in arguments)
     )
     assert float(value) == pytest.approx(reference(*arguments, CONFIG), rel=1e-5)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrm_jax.agents.dsrm_hrl import make_dsrm_hrl
 from dsrm_jax.config import (
     AgentConfig,
     Config,
@@ -20,7 +19,7 @@ from dsrm_jax.config import (
 )
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams, make_catalogue
 from dsrm_jax.purify.perception import Perception
-from dsrm_jax.runs.pieces import encoder_of, perceive_of, trainer_of
+from dsrm_jax.runs.pieces import agent_of, encoder_of, perceive_of, trainer_of
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.history import history_before
 from dsrm_jax.simulator.response import TableResponse
@@ -101,7 +100,7 @@ def greedy_slates(agent, world, perception):
     observation = Observation(history, none, none)
     view = perceive_of(CONFIG)(perception, jax.random.key(0), observation)
     catalogue = make_catalogue(perception.encoder.embeddings, world)
-    method = make_dsrm_hrl(CONFIG.agent, slate_size=2)
+    method = agent_of(CONFIG)
     return view.state, method.act(agent, jax.random.key(0), view, catalogue, True)[0]
 
 
@@ -156,7 +155,7 @@ def test_the_manager_learns_to_split_the_slate_in_half(perception):
     state.agent.params["manager"]["params"]["log_std"] = jnp.zeros(2)
 
     catalogue = make_catalogue(perception.encoder.embeddings, world)
-    greedy = quick_jit(partial(make_dsrm_hrl(QUOTA.agent, slate_size=4).act, greedy=True))
+    greedy = quick_jit(partial(agent_of(QUOTA).act, greedy=True))
 
     def manager_reward(agent):
         """Eq. (4) of greedy slates, in expectation over clicks, and the best over all splits."""

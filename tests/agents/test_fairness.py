@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsrm_jax.agents import fairness
-from dsrm_jax.agents.fairness import MEMORY, Exposure, observe_slates, slate_fairness, start_exposure
+from dsrm_jax.agents.fairness import MEMORY, ShownCounts, observe_slates, slate_fairness, start_counts
 
 J = 7
 item_gini, marginal_gini = jax.jit(fairness.item_gini), jax.jit(fairness.marginal_gini)
@@ -53,13 +53,13 @@ def test_the_margin_is_the_slope_of_the_gini_times_the_total_exposure(count):
 
 
 def test_before_anything_was_shown_no_item_is_better_than_another():
-    np.testing.assert_array_equal(marginal_gini(start_exposure(J).count), np.zeros(J))
+    np.testing.assert_array_equal(marginal_gini(start_counts(J).count), np.zeros(J))
 
 
 @pytest.mark.parametrize("popular", range(5))
 def test_balance_is_minus_the_distance_from_half_and_half(popular):
     rollout = SimpleNamespace(popular_share=jnp.full((1, 1), popular / 4))
-    result = slate_fairness(start_exposure(J), rollout, kind="balance")
+    result = slate_fairness(start_counts(J), rollout, kind="balance")
     assert result.tolist() == [[-abs(popular - (4 - popular)) / 4]]
 
 
@@ -68,7 +68,7 @@ def test_gini_fairness_of_a_slate_is_minus_its_first_order_effect_on_the_gini():
     count = rng.permutation(np.linspace(500.0, 5000.0, J))  # no ties, and large beside a slate
     slate = np.array([[[0, 1, 2], [3, 4, 5]], [[6, 0, 3], [2, 5, 1]]])
     rollout = SimpleNamespace(slate=jnp.asarray(slate, jnp.int32))
-    result = slate_fairness(Exposure(jnp.asarray(count, jnp.float32)), rollout, kind="gini")
+    result = slate_fairness(ShownCounts(jnp.asarray(count, jnp.float32)), rollout, kind="gini")
     for index in np.ndindex(2, 2):
         shown = np.bincount(slate[index], minlength=J)
         change = pairwise_gini(count + shown) - pairwise_gini(count)
@@ -77,7 +77,7 @@ def test_gini_fairness_of_a_slate_is_minus_its_first_order_effect_on_the_gini():
 
 def test_exposure_counts_every_slot_and_fades_once_an_update():
     rng = np.random.default_rng(1)
-    exposure, expected = start_exposure(J), np.zeros(J)
+    exposure, expected = start_counts(J), np.zeros(J)
     for _ in range(3):
         slate = rng.integers(0, J, (4, 2, 3))  # an item many times
         exposure = jax.jit(observe_slates)(exposure, jnp.asarray(slate, jnp.int32))

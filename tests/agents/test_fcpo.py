@@ -11,10 +11,8 @@ import pytest
 from scipy.optimize import linprog
 
 from dsrm_jax.agents.agent import Rollout
-from dsrm_jax.agents.fcpo import make_fcpo
+from dsrm_jax.agents.fcpo import FCPOConfig, make_fcpo
 from dsrm_jax.agents.hyper_action import item_features
-from dsrm_jax.config import AgentConfig
-from dsrm_jax.config.agent import FCPOConfig
 from dsrm_jax.purify.view import Catalogue, View
 
 USERS, ITEMS, DIM, K, STEPS = 8, 12, 3, 2, 16
@@ -42,8 +40,7 @@ def states():
 
 
 def test_the_slate_is_the_top_k_of_the_stored_action_whose_density_is_stored(catalogue, states):
-    config = AgentConfig(hidden=8)
-    agent = make_fcpo(config, slate_size=K)
+    agent = make_fcpo(slate_size=K, hidden=8)
     view = View(states, states, jnp.zeros(USERS, jnp.int32))
 
     @quick_jit
@@ -55,7 +52,7 @@ def test_the_slate_is_the_top_k_of_the_stored_action_whose_density_is_stored(cat
     (slate, record), (mode_slate, mode) = both(catalogue, view)
     scores = np.asarray(record.w, np.float64) @ np.asarray(item_features(catalogue)).T
     np.testing.assert_array_equal(slate, np.argsort(-scores, axis=1)[:, :K])
-    std = config.fcpo.initial_std
+    std = FCPOConfig.initial_std
     z = (np.asarray(record.w) - np.asarray(mode.w)) / std
     density = -0.5 * (z**2).sum(1) - z.shape[1] * np.log(std * np.sqrt(2 * np.pi))
     np.testing.assert_allclose(record.log_prob, density, rtol=1e-4)
@@ -69,13 +66,16 @@ def test_the_slate_is_the_top_k_of_the_stored_action_whose_density_is_stored(cat
 # A small constrained world. Popular items 0 and 1 are liked most; the long tail's 4 and 5 come next.
 CLICK = np.where(np.isin(np.arange(ITEMS), [0, 1]), 0.9, 0.1)
 CLICK[[4, 5]] = 0.6
-CONFIG = AgentConfig(
-    hidden=16,
-    learning_rate=1e-2,
-    epochs=2,
-    minibatches=2,
-    fcpo=FCPOConfig(max_kl=0.05, damping=0.1, initial_std=0.3, discount=0.5),
-)
+SETTINGS = {
+    "hidden": 16,
+    "learning_rate": 1e-2,
+    "epochs": 2,
+    "minibatches": 2,
+    "max_kl": 0.05,
+    "damping": 0.1,
+    "initial_std": 0.3,
+    "discount": 0.5,
+}
 
 
 @cache
@@ -84,8 +84,7 @@ def program():
     users = 64
 
     def run(seed, limit, states, catalogue):
-        config = dataclasses.replace(CONFIG, fcpo=dataclasses.replace(CONFIG.fcpo, popular_limit=limit))
-        agent = make_fcpo(config, slate_size=K)
+        agent = make_fcpo(slate_size=K, popular_limit=limit, **SETTINGS)
         init_key, train_key, test_key = jax.random.split(jax.random.key(seed), 3)
         row = jnp.arange(users) % USERS
         view = View(states[row], states[row], jnp.zeros(users, jnp.int32))

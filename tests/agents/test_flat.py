@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from dsrm_jax.agents.dsrm_hrl import factored_scores, goal_from, make_dsrm_hrl, popular_slots
+from dsrm_jax.agents.dsrm_hrl import make_dsrm_hrl
 from dsrm_jax.agents.flat import FlatPolicy, make_flat
+from dsrm_jax.agents.goals import factored_scores, goal_from, popular_slots
 from dsrm_jax.agents.networks import lifted_vectors
-from dsrm_jax.config import AgentConfig
 from dsrm_jax.purify.view import Catalogue, View
 
 USERS, ITEMS, DIM, SLATE = 40, 9, 3, 4
-CONFIG = AgentConfig(hidden=8, sharpness=5.0)
+SETTINGS = {"hidden": 8, "sharpness": 5.0}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def view():
 def test_it_starts_from_the_slates_of_the_hierarchy(catalogue, view):
     shown = []
     for make in (make_flat, make_dsrm_hrl):
-        agent = make(CONFIG, slate_size=SLATE)
+        agent = make(slate_size=SLATE, **SETTINGS)
         state = agent.init(jax.random.key(0), catalogue)
         shown.append(agent.act(state, jax.random.key(1), view, catalogue, greedy=True)[0])
     np.testing.assert_array_equal(*shown)
@@ -42,14 +42,14 @@ def test_it_starts_from_the_slates_of_the_hierarchy(catalogue, view):
 
 def test_the_recorded_log_prob_is_of_goal_and_slate(catalogue, view):
     """Gaussian by SciPy; each slot by its group's remaining mass, in float64."""
-    agent = make_flat(CONFIG, slate_size=SLATE)
+    agent = make_flat(slate_size=SLATE, **SETTINGS)
     state = agent.init(jax.random.key(0), catalogue)
     # Goals as wide as this give every number of popular slots; those of an untrained policy give half of them to all users.
     state.params["policy"]["params"]["log_std"] = jnp.array([-1.5, 0.5])
     slate, decision = agent.act(state, jax.random.key(1), view, catalogue)
     of_goal = norm.logpdf(np.asarray(decision.output, float), 0.0, np.exp([-1.5, 0.5])).sum(-1)
     np.testing.assert_allclose(decision.log_prob[:, 0], of_goal, atol=1e-4)
-    emission = FlatPolicy(CONFIG.hidden).apply(state.params["policy"], view.state, CONFIG.sharpness)
+    emission = FlatPolicy(8).apply(state.params["policy"], view.state, 5.0)
     goal = goal_from(decision.output)
     vectors = lifted_vectors(catalogue)
     scores = factored_scores(emission.query, goal, emission.sharpness, vectors, catalogue).whole()

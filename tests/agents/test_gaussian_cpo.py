@@ -11,14 +11,13 @@ from jax.flatten_util import ravel_pytree
 from dsrm_jax.agents.cpo import Case
 from dsrm_jax.agents.fcpo import GaussianHyperActor
 from dsrm_jax.agents.gaussian_cpo import (
-    Experience,
+    PolicyBatch,
     constrained_step,
     fisher_product,
     gaussian_kl,
     next_margin,
 )
 from dsrm_jax.agents.ppo import gaussian_log_prob, gaussian_sample
-from dsrm_jax.config.agent import FCPOConfig
 
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -65,7 +64,7 @@ def bandit_step(excess, scale, cost_scale, shift):
     """One constrained step of a two-dimensional Gaussian, whose reward is w_0 + w_1 and whose cost is w_0."""
     mean, log_std = jnp.zeros(2), jnp.full((2,), -1.0)
     w = gaussian_sample(jax.random.key(0), jnp.zeros((4096, 2)), log_std)
-    experience = Experience(
+    batch = PolicyBatch(
         inputs=jnp.zeros((4096, 1)),
         action=w,
         log_prob=gaussian_log_prob(w, mean, log_std),
@@ -77,9 +76,8 @@ def bandit_step(excess, scale, cost_scale, shift):
     def policy(params, inputs):
         return jnp.broadcast_to(params["mean"], (inputs.shape[0], 2)), params["log_std"]
 
-    config = FCPOConfig(max_kl=0.02, damping=1e-4)
     params, metrics = constrained_step(
-        policy, {"mean": mean, "log_std": log_std}, experience, config=config, fisher_stride=4
+        policy, {"mean": mean, "log_std": log_std}, batch, max_kl=0.02, damping=1e-4, fisher_stride=4
     )
     return params["mean"], metrics
 

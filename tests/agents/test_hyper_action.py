@@ -11,13 +11,12 @@ from dsrm_jax.agents.agent import Rollout, transitions
 from dsrm_jax.agents.hyper_action import (
     Critics,
     HyperActor,
-    experience,
-    experience_row,
     explore,
     hyper_slate,
     item_features,
     unit,
 )
+from dsrm_jax.agents.replay import experience, hyper_row
 from dsrm_jax.purify.view import Catalogue, View
 
 ITEMS, DIM = 30, 5
@@ -135,6 +134,6 @@ def test_experience_keeps_the_leavers_own_next_view_and_the_clock(catalogue):
     np.testing.assert_allclose(kept.next_features[0, -1], 6 / 30)
     np.testing.assert_array_equal(kept.terminated, [False, True, False, False])
     np.testing.assert_array_equal(kept.action, rollout.record.reshape(4, -1))
-    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), experience_row(catalogue))
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), hyper_row(catalogue))
     assert shapes == jax.tree.map(lambda x: (x.shape[1:], x.dtype), kept)
     assert item_features(catalogue).shape == (ITEMS, kept.action.shape[1])

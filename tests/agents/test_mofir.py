@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from dsrm_jax.agents.agent import Rollout, Transition
-from dsrm_jax.agents.hyper_action import Critics, Experience, HyperActor
-from dsrm_jax.agents.hyper_actor_critic import HyperActorCritic
+from dsrm_jax.agents.hyper_action import Critics, HyperActor, HyperActorCritic
 from dsrm_jax.agents.mofir import (
+    MOFIRConfig,
     _gradient_step,
     critic_loss,
     make_mofir,
@@ -20,21 +20,16 @@ from dsrm_jax.agents.mofir import (
     sample_preferences,
     td_target,
 )
-from dsrm_jax.agents.replay import clipped_adam
-from dsrm_jax.config import AgentConfig, MOFIRConfig, ReplayConfig
+from dsrm_jax.agents.replay import Experience, ReplayConfig, clipped_adam
 from dsrm_jax.purify.view import Catalogue, View
 
 USERS, ITEMS, DIM, SLATE = 8, 12, 4, 2
-CONFIG = AgentConfig(
-    method="mofir",
-    hidden=16,
-    learning_rate=5e-3,
-    max_grad_norm=100.0,
-    mofir=MOFIRConfig(
-        discount=0.0, actor_learning_rate=3e-3, exploration=0.3, num_preferences=2, homotopy_steps=400
-    ),
-    replay=ReplayConfig(capacity=2048, batch_size=64, gradient_steps=16, warm_up=128, tau=0.02),
+OWN = MOFIRConfig(
+    discount=0.0, actor_learning_rate=3e-3, exploration=0.3, num_preferences=2, homotopy_steps=400
 )
+REPLAY = ReplayConfig(capacity=2048, batch_size=64, gradient_steps=16, warm_up=128, tau=0.02)
+SETTINGS = {"slate_size": SLATE, "hidden": 16, "learning_rate": 5e-3, "max_grad_norm": 100.0}
+SETTINGS |= vars(OWN) | vars(REPLAY)
 
 
 def make_catalogue():
@@ -110,13 +105,12 @@ def test_its_front_is_the_one_that_exhaustive_search_finds():
     share = np.asarray(catalogue.is_popular)[np.array(pairs)].mean(1)
     found = np.asarray(clicks)[:, np.array(pairs)].mean(2), 1 - np.abs(2 * share - 1)
     view = View(state, state, jnp.zeros(USERS, jnp.int32))
-    agent = make_mofir(CONFIG, slate_size=SLATE)
+    agent = make_mofir(**SETTINGS)
     play = make_player(agent, catalogue, state, clicks, updates=120)
     agent_state, _ = play(agent.init(jax.random.key(0), catalogue), jax.random.key(1))
     popular = []
     for preference in (1.0, 0.7, 0.3):
-        config = replace(CONFIG, mofir=replace(CONFIG.mofir, preference=preference))
-        slate, _ = make_mofir(config, slate_size=SLATE).act(
+        slate, _ = make_mofir(**SETTINGS | {"preference": preference}).act(
             agent_state, jax.random.key(0), view, catalogue, True
         )
         got = np.asarray(catalogue.is_popular)[np.asarray(slate)].mean(1)
@@ -144,14 +138,14 @@ def test_preferences_are_uniform_on_the_simplex():
         assert (omega[:, 0] ** moment).mean() == pytest.approx(1 / (moment + 1), abs=0.01)
 
 
-def make_parts(config=CONFIG):
+def make_parts(own=OWN):
     optimiser = {"actor": clipped_adam(1e-3, 100.0), "critic": clipped_adam(1e-3, 100.0)}
-    return HyperActorCritic(config, SLATE, HyperActor(16), Critics(16, num_critics=2), optimiser)
+    return HyperActorCritic(own, REPLAY, SLATE, HyperActor(16), Critics(16, num_critics=2), optimiser)
 
 
 def some_learner(key):
     """A learner whose networks, and slow copies, are all different and not zero."""
-    agent_state = make_mofir(CONFIG, slate_size=SLATE).init(key, make_catalogue())
+    agent_state = make_mofir(**SETTINGS).init(key, make_catalogue())
     leaves, tree = jax.tree.flatten((agent_state.learner.params, agent_state.learner.target))
     keys = jax.random.split(key, len(leaves))
     noisy = [x + 0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
@@ -183,7 +177,7 @@ def normed(x):
 
 
 def test_the_target_agrees_with_a_hand_computation_in_float64_and_omega_conditions_both_target_networks():
-    parts, batch = make_parts(replace(CONFIG, mofir=replace(CONFIG.mofir, discount=0.8))), some_batch()
+    parts, batch = make_parts(replace(OWN, discount=0.8)), some_batch()
     target = some_learner(jax.random.key(1)).target
     omega = np.asarray(sample_preferences(jax.random.key(2), 6), np.float64)
     spoilt = jnp.where(batch.terminated[:, None], jnp.nan, batch.next_features)
@@ -218,7 +212,7 @@ def test_the_loss_is_a_homotopy_from_the_vectors_error_to_its_mixtures():
 
 def test_a_preference_for_utility_alone_reproduces_plain_ddpg(monkeypatch):
     """One step at omega = (1, 0) and the homotopy's end, against DDPG on the first reward, written out here."""
-    parts = make_parts(replace(CONFIG, mofir=replace(CONFIG.mofir, discount=0.8)))
+    parts = make_parts(replace(OWN, discount=0.8))
     learner, batch = some_learner(jax.random.key(3)), some_batch()
     utility = jnp.tile(jnp.array([1.0, 0.0]), (12, 1))
     monkeypatch.setattr("dsrm_jax.agents.mofir.sample_preferences", lambda key, num: utility[:num])
@@ -267,12 +261,11 @@ def test_a_preference_for_utility_alone_reproduces_plain_ddpg(monkeypatch):
 
 def test_greedy_users_are_served_by_the_preference_asked_for_and_exploring_ones_by_many():
     catalogue, (state, _) = make_catalogue(), make_users()
-    agent_state = make_mofir(CONFIG, slate_size=SLATE).init(jax.random.key(0), catalogue)
+    agent_state = make_mofir(**SETTINGS).init(jax.random.key(0), catalogue)
     learner = some_learner(jax.random.key(4))
     agent_state = agent_state.replace(learner=learner)
     view = View(jnp.tile(state[:1], (USERS, 1)), state, jnp.zeros(USERS, jnp.int32))
-    still = replace(CONFIG, mofir=replace(CONFIG.mofir, exploration=0.0, preference=0.25))
-    act = make_mofir(still, slate_size=SLATE).act
+    act = make_mofir(**SETTINGS | {"exploration": 0.0, "preference": 0.25}).act
     _, greedy = act(agent_state, jax.random.key(1), view, catalogue, True)
     np.testing.assert_allclose(greedy, np.tile(greedy[:1], (USERS, 1)), rtol=1e-5)
     expected = HyperActor(16).apply(

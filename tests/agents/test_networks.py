@@ -9,8 +9,7 @@ import pytest
 
 from dsrm_jax.agents.dsrm_hrl import make_dsrm_hrl
 from dsrm_jax.agents.networks import Manager, Worker, lifted_vectors
-from dsrm_jax.agents.yardsticks import make_yardstick
-from dsrm_jax.config import AgentConfig
+from dsrm_jax.agents.yardsticks import make_quota_greedy_purified
 from dsrm_jax.purify.view import Catalogue, View
 
 J, D, B = 40, 4, 16
@@ -72,8 +71,8 @@ def test_a_plain_cosine_would_rank_items_otherwise():
 
 @pytest.mark.parametrize("slate_size", [3, 6])
 def test_an_untrained_hierarchy_acts_as_the_greedy_quota_policy(slate_size):
-    hierarchy = make_dsrm_hrl(AgentConfig(hidden=8), slate_size=slate_size)
-    yardstick = make_yardstick("quota_greedy_purified", slate_size=slate_size)
+    hierarchy = make_dsrm_hrl(slate_size=slate_size, hidden=8)
+    yardstick = make_quota_greedy_purified(slate_size=slate_size)
     hierarchy_act = quick_jit(lambda s, v, c: hierarchy.act(s, jax.random.key(0), v, c, True)[0])
     yardstick_act = quick_jit(lambda v, c: yardstick.act((), jax.random.key(0), v, c, True)[0])
     init = quick_jit(hierarchy.init)

@@ -6,7 +6,6 @@ items 0 and 1 first too, but by a quarter of the margin of 1 and 6, and training
 best item of a slate from vanishing before it is tried.
 """
 
-import dataclasses
 from functools import partial
 from itertools import combinations
 
@@ -17,10 +16,9 @@ import pytest
 
 from dsrm_jax.agents.a2c import make_a2c
 from dsrm_jax.agents.agent import LoggedData, Transition
-from dsrm_jax.agents.dorl import make_dorl, penalised_rewards
+from dsrm_jax.agents.dorl import DORLConfig, make_dorl, penalised_rewards
 from dsrm_jax.agents.flat import make_flat
 from dsrm_jax.agents.networks import lifted_vectors
-from dsrm_jax.config import A2CConfig, AgentConfig, DORLConfig
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.simulator.environment import Observation, make_environment
 from dsrm_jax.simulator.response import TableResponse
@@ -32,24 +30,17 @@ SLATES = np.array(list(combinations(range(ITEMS), SLATE)))
 KIND = np.arange(USERS) // 4
 # One kind's state; the other's is its negative. It says nothing of the items that either kind likes.
 STATE = np.array([0, 0, 0, 0, 1, -1, 0, 0, 1, -1, 1, -1], np.float32)
-CONFIG = AgentConfig(
-    hidden=16,
-    sharpness=3.0,
-    learning_rate=3e-3,
-    manager_discount=0.5,
-    entropy_weight=0.1,
-    epochs=4,
-    a2c=A2CConfig(discount=0.5, actor_learning_rate=3e-3, entropy_weight=0.1, minibatches=2),
-    dorl=DORLConfig(
-        discount=0.0,
-        entropy_weight=0.4,
-        ensemble=2,
-        window=1,
-        negatives=1,
-        model_iterations=400,
-        model_batch_size=256,
-        model_learning_rate=1e-2,
-    ),
+SETTINGS = {"slate_size": SLATE, "hidden": 16, "sharpness": 3.0, "learning_rate": 3e-3}
+ACTOR_CRITIC = SETTINGS | {"actor_learning_rate": 3e-3, "minibatches": 2}
+PENALTIES = DORLConfig(
+    discount=0.0,
+    entropy_weight=0.4,
+    ensemble=2,
+    window=1,
+    negatives=1,
+    model_iterations=400,
+    model_batch_size=256,
+    model_learning_rate=1e-2,
 )
 # Compiling is what costs here, not running.
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -154,7 +145,7 @@ def clicks_of(slates):
 
 
 def test_a2c_shows_what_each_kind_clicks_most():
-    agent = make_a2c(CONFIG, slate_size=SLATE)
+    agent = make_a2c(discount=0.5, entropy_weight=0.1, **ACTOR_CRITIC)
     before, after = learn(agent, 150)
     worth = clicks_of(SLATES)
     assert share_of_best(agent, before, worth) < 0.7
@@ -180,8 +171,8 @@ def starting_lopsided(agent):
 @pytest.mark.timeout(300)
 def test_flat_maximises_eq_4(slate_mode):
     """Two popular items give .9 - .5, one of each group .8: balance wins in both readings of Eq. (5)."""
-    config = dataclasses.replace(CONFIG, slate_mode=slate_mode, fairness_weight=0.5)
-    agent = make_flat(config, slate_size=SLATE)
+    own = {"manager_discount": 0.5, "fairness_weight": 0.5, "entropy_weight": 0.1, "epochs": 4}
+    agent = make_flat(slate_mode=slate_mode, **SETTINGS, **own)
     if slate_mode == "quota":
         agent = starting_lopsided(agent)
     before, after = learn(agent, 100)
@@ -214,11 +205,11 @@ def make_logged():
 @pytest.mark.timeout(300)
 def test_dorl_maximises_its_own_penalised_reward():
     """Clicks alone would show items 0 and 1, or 2 and 3; items 1 and 2 lead into the bubble, so 6 and 7 take their places."""
-    agent = make_dorl(CONFIG, slate_size=SLATE)
+    agent = make_dorl(policy_entropy_weight=0.1, **ACTOR_CRITIC, **vars(PENALTIES))
     before, after = learn(agent, 150, make_logged())
     view = jax.tree.map(lambda x: jnp.repeat(x[:, None], len(SLATES), axis=1), both_kinds())
     slates = jnp.tile(jnp.asarray(SLATES), (2, 1, 1))
-    worth = np.asarray(penalised_rewards(after, view, slates, CATALOGUE, config=CONFIG.dorl)).mean(-1)
+    worth = np.asarray(penalised_rewards(after, view, slates, CATALOGUE, settings=PENALTIES)).mean(-1)
     assert np.all(worth >= 0)
     np.testing.assert_array_equal(SLATES[worth.argmax(1)], [[0, 6], [3, 7]])
     assert share_of_best(agent, before, worth) < 0.7

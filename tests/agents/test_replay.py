@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsrm_jax.agents.replay import (
+    ReplayConfig,
     add,
     clipped_adam,
-    descend,
     full_replay,
+    improve,
     learn,
     sample,
     start_learner,
     start_replay,
     track,
 )
-from dsrm_jax.config import ReplayConfig
 
 ROW = {"number": jax.ShapeDtypeStruct((), jnp.int32), "vector": jax.ShapeDtypeStruct((2,), jnp.float32)}
 
@@ -85,7 +85,7 @@ def count_up(learner, key, batch, index):
 @pytest.mark.parametrize(("held", "steps"), [(3, 0), (4, 5)])
 def test_no_step_is_taken_before_the_warm_up_is_over(held, steps):
     replay = add(start_replay(ROW, capacity=10), rows_of(list(range(held))))
-    learner, metrics = learn(count_up, jnp.zeros((), jnp.int32), jax.random.key(0), replay, config=CONFIG)
+    learner, metrics = learn(count_up, jnp.zeros((), jnp.int32), jax.random.key(0), replay, settings=CONFIG)
     assert int(learner) == 16 * steps
     assert float(metrics["index"]) == (2.0 if steps else 0.0)  # the mean of 0..4
 
@@ -99,7 +99,7 @@ def test_each_step_sees_another_batch_and_another_key():
             jnp.stack([batch["number"][0], jax.random.bits(key).astype(jnp.int32)])
         ), {}
 
-    learner, _ = learn(step, jnp.zeros((5, 2), jnp.int32), jax.random.key(1), replay, config=CONFIG)
+    learner, _ = learn(step, jnp.zeros((5, 2), jnp.int32), jax.random.key(1), replay, settings=CONFIG)
     seen = np.asarray(learner)
     assert len(set(seen[:, 0].tolist())) == 5
     assert len(set(seen[:, 1].tolist())) == 5
@@ -110,7 +110,7 @@ def test_a_branch_on_the_step_index_stays_a_branch_under_vmap():
         return jax.lax.cond(index % 2 == 1, lambda x: x + 1, lambda x: x, learner), {}
 
     def run(key, replay):
-        return learn(step, jnp.zeros(()), key, replay, config=CONFIG)[0]
+        return learn(step, jnp.zeros(()), key, replay, settings=CONFIG)[0]
 
     replay = jax.vmap(lambda _: full_replay(rows_of([1, 2, 3, 4])))(jnp.arange(3))
     keys = jax.random.split(jax.random.key(0), 3)
@@ -121,7 +121,9 @@ def test_a_branch_on_the_step_index_stays_a_branch_under_vmap():
 def test_the_learner_moves_one_network_at_a_time_and_its_copies_by_polyak_averaging():
     optimiser = {"a": clipped_adam(0.1, 1.0), "b": clipped_adam(0.2, 1.0)}
     start = start_learner({"a": jnp.array([1.0, 2.0]), "b": jnp.array([3.0])}, optimiser)
-    moved = descend(start, "a", optimiser["a"], jnp.array([30.0, -40.0]))
+    slope = jnp.array([30.0, -40.0])
+    moved, error, more = improve(start, "a", optimiser, lambda params: (slope @ params, "more"))
+    assert (float(error), more) == (-50.0, "more")
     # Adam's first step is its rate times the gradient's sign, whatever the clipping
     np.testing.assert_allclose(moved.params["a"], [0.9, 2.1], rtol=1e-5)
     np.testing.assert_array_equal(moved.params["b"], start.params["b"])
@@ -136,10 +138,10 @@ def test_the_learner_moves_one_network_at_a_time_and_its_copies_by_polyak_averag
 def test_fixed_data_is_all_held():
     replay = full_replay(rows_of([4, 5, 6]))
     assert int(replay.size) == 3
-    config = replace(CONFIG, warm_up=0, gradient_steps=1, batch_size=64)
+    settings = replace(CONFIG, warm_up=0, gradient_steps=1, batch_size=64)
 
     def step(learner, key, batch, index):
         return batch["number"], {}
 
-    drawn, _ = partial(learn, config=config)(step, jnp.zeros(64, jnp.int32), jax.random.key(0), replay)
+    drawn, _ = partial(learn, settings=settings)(step, jnp.zeros(64, jnp.int32), jax.random.key(0), replay)
     assert set(np.asarray(drawn).tolist()) == {4, 5, 6}

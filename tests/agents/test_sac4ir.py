@@ -12,9 +12,9 @@ from scipy import special
 from dsrm_jax.agents import sac4ir
 from dsrm_jax.agents.agent import Rollout
 from dsrm_jax.agents.hyper_action import item_features
-from dsrm_jax.agents.item_values import Experience
-from dsrm_jax.agents.sac4ir import make_sac4ir, softmax_policy, temperature_loss
-from dsrm_jax.config import AgentConfig, ReplayConfig, SAC4IRConfig
+from dsrm_jax.agents.networks import features
+from dsrm_jax.agents.replay import Experience, Learner, ReplayConfig
+from dsrm_jax.agents.sac4ir import SAC4IRConfig, make_sac4ir, softmax_policy, temperature_loss
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
 
@@ -38,22 +38,20 @@ def make_catalogue():
     )
 
 
-def make_config(**own):
-    return AgentConfig(
-        hidden=16,
-        learning_rate=1e-2,
-        sharpness=5.0,
-        replay=ReplayConfig(capacity=4096, batch_size=64, gradient_steps=16, warm_up=64, tau=0.05),
-        sac4ir=SAC4IRConfig(**{"discount": 0.5, "entropy_ratio": RATIO, "initial_temperature": 0.1} | own),
-    )
+def settings_with(**own):
+    own = {"discount": 0.5, "entropy_ratio": RATIO, "initial_temperature": 0.1} | own
+    replay = {"capacity": 4096, "batch_size": 64, "gradient_steps": 16, "warm_up": 64, "tau": 0.05}
+    return {"slate_size": K, "hidden": 16, "learning_rate": 1e-2, "sharpness": 5.0} | replay | own
 
 
 def view_of(state):
     return View(state, state, jnp.zeros(state.shape[:-1], jnp.int32))
 
 
-def make_parts(config):
-    return sac4ir._Parts(config, K, sac4ir.SoftActor(config.hidden), sac4ir.ItemValues(config.hidden), None)
+def make_parts(**own):
+    own = SAC4IRConfig(discount=0.5, entropy_ratio=RATIO, **own)
+    networks = sac4ir.SoftActor(16), sac4ir.ItemValues(16)
+    return sac4ir._Parts(own, ReplayConfig(), K, 5.0, *networks, {})
 
 
 def random_like(tree, seed):
@@ -66,35 +64,33 @@ def random_like(tree, seed):
 @pytest.fixture(scope="module")
 def example():
     """A batch, random parameters, and a target critic unlike the online one."""
-    config = make_config(propensity_power=0.5)
-    parts, catalogue, rng = make_parts(config), make_catalogue(), np.random.default_rng(5)
+    parts, catalogue, rng = make_parts(propensity_power=0.5), make_catalogue(), np.random.default_rng(5)
     n = 6
     batch = Experience(
-        state=jnp.asarray(rng.normal(size=(n, D)), jnp.float32),
-        time=jnp.arange(n),
-        slate=jnp.asarray([rng.choice(ITEMS, K, replace=False) for _ in range(n)]),
-        clicks=jnp.asarray(rng.random((n, K)) < 0.5),
+        features=features(jnp.asarray(rng.normal(size=(n, D)), jnp.float32), jnp.arange(n)),
+        action=jnp.asarray([rng.choice(ITEMS, K, replace=False) for _ in range(n)]),
+        reward=jnp.asarray(rng.random((n, K)) < 0.5),
         terminated=jnp.arange(n) % 2 == 0,
-        next_state=jnp.asarray(rng.normal(size=(n, D)), jnp.float32),
-        next_time=jnp.arange(n) + 1,
+        next_features=features(jnp.asarray(rng.normal(size=(n, D)), jnp.float32), jnp.arange(n) + 1),
     )
-    agent = make_sac4ir(config, slate_size=K)
+    agent = make_sac4ir(**settings_with(propensity_power=0.5))
     start = jax.eval_shape(agent.init, jax.random.key(0), catalogue)
-    return parts, catalogue, batch, random_like(start.params, 1), random_like(start.target, 2)
+    return parts, catalogue, batch, random_like(start.learner.params, 1), random_like(start.learner.target, 2)
 
 
-def reference_policy(parts, params, state, catalogue):
-    action, sharpness = parts.actor.apply(params["actor"], state)
+def reference_policy(parts, params, seen, catalogue):
+    action, sharpness = parts.actor.apply(params["actor"], seen[:, :-1])
     logits = 5.0 * float(sharpness) * np.asarray(action, np.float64) @ np.asarray(item_features(catalogue)).T
     return special.softmax(logits, axis=1), special.log_softmax(logits, axis=1)
 
 
-def reference_values(parts, critic, state, time, catalogue):
+def reference_values(parts, critic, seen, catalogue):
     """Q of both critics, (2, N, J)."""
-    logit = np.asarray(state, np.float64) @ np.asarray(catalogue.vectors).T + np.asarray(catalogue.bias)
+    logit = np.asarray(seen[:, :-1], np.float64) @ np.asarray(catalogue.vectors).T
+    logit = logit + np.asarray(catalogue.bias)
     item, found = np.asarray(item_features(catalogue), np.float64), []
     for j in range(2):
-        weights = np.asarray(parts.critic.apply(jax.tree.map(lambda x, j=j: x[j], critic), state, time))
+        weights = np.asarray(parts.critic.apply(jax.tree.map(lambda x, j=j: x[j], critic), seen))
         found.append(special.expit(logit) + weights[:, :-1] @ item.T + weights[:, -1:])
     return np.stack(found)
 
@@ -107,33 +103,39 @@ def reference_weights(catalogue, slate):
 
 def test_targets_are_the_exact_soft_values_of_the_target_critics(example):
     parts, catalogue, batch, params, target = example
-    found = quick_jit(partial(sac4ir.soft_targets, parts))(params, target, batch, catalogue)
-    probability, log_probability = reference_policy(parts, params, batch.next_state, catalogue)
-    value = reference_values(parts, target, batch.next_state, batch.next_time, catalogue).min(0)
+    found = quick_jit(partial(sac4ir.soft_targets, parts))(Learner(params, target, {}), batch, catalogue)
+    probability, log_probability = reference_policy(parts, params, batch.next_features, catalogue)
+    value = reference_values(parts, target["critic"], batch.next_features, catalogue).min(0)
     temperature = np.exp(float(params["log_temperature"]))
     following = (probability * (value - temperature * log_probability)).sum(1)
-    expected = np.asarray(batch.clicks) * reference_weights(catalogue, batch.slate)
+    expected = np.asarray(batch.reward) * reference_weights(catalogue, batch.action)
     expected = expected + 0.5 * np.where(batch.terminated, 0.0, following)[:, None]
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
 
 
-def test_the_loss_is_the_sum_of_its_three_parts(example):
+def test_the_three_losses_by_hand(example):
     parts, catalogue, batch, params, _ = example
     goal = jnp.asarray(np.random.default_rng(9).normal(size=(6, K)), jnp.float32)
-    loss, metrics = quick_jit(partial(sac4ir._loss, parts))(params, goal, batch, catalogue)
-    values = reference_values(parts, params["critic"], batch.state, batch.time, catalogue)
-    at_slate = np.take_along_axis(values, np.asarray(batch.slate)[None], axis=2)
+
+    @quick_jit
+    def errors(params):
+        losses = sac4ir._losses(parts, params, goal, batch, catalogue)
+        return {name: loss(params[name])[0] for name, loss in losses.items()}
+
+    found = errors(params)
+    values = reference_values(parts, params["critic"], batch.features, catalogue)
+    at_slate = np.take_along_axis(values, np.asarray(batch.action)[None], axis=2)
     error = np.abs(at_slate - np.asarray(goal))
     huber = np.where(error < 1, error**2 / 2, error - 0.5)
     critic_loss = huber.sum(0).mean()
-    probability, log_probability = reference_policy(parts, params, batch.state, catalogue)
+    probability, log_probability = reference_policy(parts, params, batch.features, catalogue)
     log_temperature = float(params["log_temperature"])
     entropy = -(probability * log_probability).sum(1)
     actor_loss = -((probability * values.min(0)).sum(1) + np.exp(log_temperature) * entropy).mean()
     warming = log_temperature * (entropy.mean() - RATIO * np.log(ITEMS))
-    np.testing.assert_allclose(metrics["critic_loss"], critic_loss, rtol=1e-4)
-    np.testing.assert_allclose(metrics["actor_loss"], actor_loss, rtol=1e-4)
-    np.testing.assert_allclose(loss, critic_loss + actor_loss + warming, rtol=1e-4)
+    np.testing.assert_allclose(found["critic"], critic_loss, rtol=1e-4)
+    np.testing.assert_allclose(found["actor"], actor_loss, rtol=1e-4)
+    np.testing.assert_allclose(found["log_temperature"], warming, rtol=1e-4)
 
 
 def test_each_part_moves_its_own_parameters_alone(example):
@@ -141,25 +143,20 @@ def test_each_part_moves_its_own_parameters_alone(example):
     goal = jnp.zeros((6, K))
 
     def own(name):
-        def loss(part):
-            return sac4ir._loss(parts, params | {name: part}, goal, batch, catalogue)
+        return lambda part: sac4ir._losses(parts, params, goal, batch, catalogue)[name](part)
 
-        return loss
-
-    policy = reference_policy(parts, params, batch.state, catalogue)
+    policy = reference_policy(parts, params, batch.features, catalogue)
     entropy = -(policy[0] * policy[1]).sum(1).mean()
     slope = quick_jit(jax.grad(own("log_temperature"), has_aux=True))(params["log_temperature"])[0]
     np.testing.assert_allclose(slope, entropy - RATIO * np.log(ITEMS), rtol=1e-3)
     # the critics' gradient is that of the regression: it vanishes where the targets are met
-    values = jnp.asarray(
-        reference_values(parts, params["critic"], batch.state, batch.time, catalogue), jnp.float32
-    )
+    values = jnp.asarray(reference_values(parts, params["critic"], batch.features, catalogue), jnp.float32)
     same = jax.tree.map(lambda x: jnp.stack([x[0], x[0]]), params["critic"])
-    goal = jnp.take_along_axis(values[0], batch.slate, axis=1)
+    goal = jnp.take_along_axis(values[0], batch.action, axis=1)
     gradient = quick_jit(jax.grad(own("critic"), has_aux=True))(same)[0]
     assert max(float(np.abs(x).max()) for x in jax.tree.leaves(gradient)) > 0.0
     met = quick_jit(
-        jax.grad(lambda c: sac4ir._loss(parts, params | {"critic": c}, goal, batch, catalogue)[0])
+        jax.grad(lambda c: sac4ir._losses(parts, params, goal, batch, catalogue)["critic"](c)[0])
     )(same)
     assert max(float(np.abs(x).max()) for x in jax.tree.leaves(met)) < 1e-3
 
@@ -184,8 +181,8 @@ def test_the_policy_is_a_stable_softmax():
 def test_weighted_clicks_need_exposure():
     catalogue = make_catalogue().replace(exposure=None)
     with pytest.raises(InputError, match=r"sac4ir with a propensity_power needs Catalogue\.exposure"):
-        make_sac4ir(make_config(propensity_power=1.0), slate_size=K).init(jax.random.key(0), catalogue)
-    plain = make_sac4ir(make_config(), slate_size=K)
+        make_sac4ir(**settings_with(propensity_power=1.0)).init(jax.random.key(0), catalogue)
+    plain = make_sac4ir(**settings_with())
     jax.eval_shape(plain.init, jax.random.key(0), catalogue)
 
 
@@ -224,7 +221,7 @@ def rollout_of(agent, agent_state, key, states, catalogue, probability):
 def trained():
     """The agent, its state before and after 60 updates of 16 steps of the 8 users, and the updates' metrics."""
     catalogue, (states, probability) = make_catalogue(), tiny_world()
-    agent = make_sac4ir(make_config(), slate_size=K)
+    agent = make_sac4ir(**settings_with())
     states, probability = (jnp.broadcast_to(x, (16, *x.shape)) for x in (states, probability))
 
     def update(agent_state, key):
@@ -262,10 +259,12 @@ def test_its_entropy_settles_at_the_target(trained):
 
 def test_the_target_critics_lag_behind(trained):
     _, start, end, _ = trained
-    apart = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), end.target, end.params["critic"])
-    moved = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), end.target, start.target)
+    apart = jax.tree.map(
+        lambda x, y: float(np.abs(x - y).max()), end.learner.target["critic"], end.learner.params["critic"]
+    )
+    moved = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), end.learner.target, start.learner.target)
     assert max(jax.tree.leaves(apart)) > 0.0
     assert max(jax.tree.leaves(moved)) > 0.1
     # twins that started apart stay apart
-    first = jax.tree.leaves(end.params["critic"])
+    first = jax.tree.leaves(end.learner.params["critic"])
     assert any(float(np.abs(x[0] - x[1]).max()) > 1e-3 for x in first)

@@ -10,23 +10,17 @@ import numpy as np
 import pytest
 
 from dsrm_jax.agents.agent import Rollout
-from dsrm_jax.agents.hyper_action import Critics, Experience, HyperActor
-from dsrm_jax.agents.hyper_actor_critic import HyperActorCritic
-from dsrm_jax.agents.replay import clipped_adam, sample
-from dsrm_jax.agents.td3 import _gradient_step, make_td3, td_target
-from dsrm_jax.config import AgentConfig, ReplayConfig, TD3Config
+from dsrm_jax.agents.hyper_action import Critics, HyperActor, HyperActorCritic
+from dsrm_jax.agents.replay import Experience, ReplayConfig, clipped_adam, sample
+from dsrm_jax.agents.td3 import TD3Config, _gradient_step, make_td3, td_target
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
 
 USERS, ITEMS, DIM, SLATE = 8, 12, 4, 2
-CONFIG = AgentConfig(
-    method="td3",
-    hidden=16,
-    learning_rate=5e-3,
-    max_grad_norm=100.0,
-    td3=TD3Config(discount=0.8, actor_learning_rate=3e-3, exploration=0.3, target_noise=0.2),
-    replay=ReplayConfig(capacity=2048, batch_size=64, gradient_steps=16, warm_up=128, tau=0.02),
-)
+OWN = TD3Config(discount=0.8, actor_learning_rate=3e-3, exploration=0.3, target_noise=0.2)
+REPLAY = ReplayConfig(capacity=2048, batch_size=64, gradient_steps=16, warm_up=128, tau=0.02)
+SETTINGS = {"slate_size": SLATE, "hidden": 16, "learning_rate": 5e-3, "max_grad_norm": 100.0}
+SETTINGS |= vars(OWN) | vars(REPLAY)
 
 
 def make_catalogue():
@@ -96,7 +90,7 @@ def value_of(slate, clicks):
 @pytest.mark.timeout(300)
 def test_it_finds_the_slates_that_exhaustive_search_finds():
     catalogue, (state, clicks) = make_catalogue(), make_users()
-    agent = make_td3(CONFIG, slate_size=SLATE)
+    agent = make_td3(**SETTINGS)
     pairs = list(combinations(range(ITEMS), SLATE))
     best = np.mean([max(np.asarray(clicks)[u, list(pair)].mean() for pair in pairs) for u in range(USERS)])
     view = View(state, state, jnp.zeros(USERS, jnp.int32))
@@ -111,15 +105,15 @@ def test_it_finds_the_slates_that_exhaustive_search_finds():
     assert float(metrics["value"][0]) != 0.0
 
 
-def make_parts(config=CONFIG):
+def make_parts(own=OWN):
     optimiser = {"actor": clipped_adam(1e-3, 100.0), "critic": clipped_adam(1e-3, 100.0)}
-    return HyperActorCritic(config, SLATE, HyperActor(16), Critics(16, num_critics=2), optimiser)
+    return HyperActorCritic(own, REPLAY, SLATE, HyperActor(16), Critics(16, num_critics=2), optimiser)
 
 
 def some_learner(parts, key):
     """A learner whose networks, and slow copies, are all different and not zero."""
     catalogue = make_catalogue()
-    agent_state = make_td3(CONFIG, slate_size=SLATE).init(key, catalogue)
+    agent_state = make_td3(**SETTINGS).init(key, catalogue)
     leaves, tree = jax.tree.flatten((agent_state.learner.params, agent_state.learner.target))
     keys = jax.random.split(key, len(leaves))
     noisy = [x + 0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
@@ -164,7 +158,7 @@ def test_the_target_agrees_with_a_hand_computation_in_float64(scale):
     state, one = seen[:, :-1], np.ones((len(seen), 1))
     anchor = np.hstack([normed(np.hstack([state, one])), 0 * one, 0 * one])
     action = normed(anchor + mlp(target["actor"]["params"]["MLP_0"], state))
-    action = normed(action + np.clip(noise, -CONFIG.td3.noise_clip, CONFIG.td3.noise_clip))
+    action = normed(action + np.clip(noise, -OWN.noise_clip, OWN.noise_clip))
     both = [mlp(target["critic"]["params"][f"MLP_{i}"], np.hstack([seen, action]))[:, 0] for i in range(2)]
     following = np.where(batch.terminated, 0.0, np.minimum(*both))
     np.testing.assert_allclose(found, np.asarray(batch.reward) + 0.8 * following, rtol=1e-4, atol=1e-4)
@@ -178,7 +172,7 @@ def distance(one, other):
 
 @pytest.mark.parametrize("delay", [2, 3])
 def test_actor_and_targets_move_only_every_so_many_critic_steps(delay):
-    parts = make_parts(replace(CONFIG, td3=replace(CONFIG.td3, delay=delay)))
+    parts = make_parts(replace(OWN, delay=delay))
     learner, batch = some_learner(parts, jax.random.key(2)), some_batch()
     step = jax.jit(partial(_gradient_step, parts))
     for index in range(2 * delay):
@@ -194,8 +188,7 @@ def test_actor_and_targets_move_only_every_so_many_critic_steps(delay):
 
 
 def test_critics_descend_to_the_target_and_the_actor_climbs_the_first_critic():
-    config = replace(CONFIG, td3=replace(CONFIG.td3, target_noise=0.0, delay=1))
-    parts = make_parts(config)
+    parts = make_parts(replace(OWN, target_noise=0.0, delay=1))
     learner, batch = some_learner(parts, jax.random.key(3)), some_batch()
     target = td_target(parts, learner.target, batch, jnp.zeros(batch.action.shape))
 
@@ -217,7 +210,7 @@ def test_critics_descend_to_the_target_and_the_actor_climbs_the_first_critic():
 
 def test_what_is_stored_is_the_hyper_action_that_was_carried_out():
     catalogue, (state, _) = make_catalogue(), make_users()
-    agent = make_td3(CONFIG, slate_size=SLATE)
+    agent = make_td3(**SETTINGS)
     agent_state = agent.init(jax.random.key(0), catalogue)
     view = View(state, state, jnp.arange(USERS))
     slate, action = agent.act(agent_state, jax.random.key(7), view, catalogue)
@@ -245,6 +238,5 @@ def test_what_is_stored_is_the_hyper_action_that_was_carried_out():
 
 
 def test_a_delay_that_does_not_divide_the_gradient_steps_is_refused():
-    config = replace(CONFIG, td3=replace(CONFIG.td3, delay=3))
     with pytest.raises(InputError, match=r"multiple of agent\.td3\.delay"):
-        make_td3(config, slate_size=SLATE)
+        make_td3(**SETTINGS | {"delay": 3})

@@ -1,4 +1,3 @@
-import dataclasses
 from functools import partial
 
 import jax
@@ -8,13 +7,10 @@ import pytest
 
 from dsrm_jax.agents.agent import LoggedData, Transition
 from dsrm_jax.agents.world_model import WorldModel, fit_world_models, gaussian_nll, predict_clicks
-from dsrm_jax.config import DORLConfig
 from dsrm_jax.purify.view import Catalogue, View
 
 STATES, ITEMS, ROWS, SLATE = 4, 6, 4000, 3
-CONFIG = DORLConfig(
-    ensemble=3, negatives=0, model_iterations=400, model_batch_size=256, model_learning_rate=1e-2
-)
+SETTINGS = {"members": 3, "negatives": 0, "iterations": 400, "batch_size": 256, "learning_rate": 1e-2}
 
 
 def make_logged(probability, items=ITEMS):
@@ -50,7 +46,7 @@ def everything(params, catalogue):
 @pytest.mark.timeout(300)
 def test_models_learn_each_pairs_mean_and_variance(catalogue, probability):
     logged = make_logged(probability)
-    params, losses = jax.jit(partial(fit_world_models, config=CONFIG))(jax.random.key(0), logged, catalogue)
+    params, losses = jax.jit(partial(fit_world_models, **SETTINGS))(jax.random.key(0), logged, catalogue)
     expected, uncertainty = everything(params, catalogue)
     np.testing.assert_allclose(expected, probability, atol=0.1)
     np.testing.assert_allclose(uncertainty, probability * (1 - probability), atol=0.08)
@@ -63,8 +59,8 @@ def test_models_learn_each_pairs_mean_and_variance(catalogue, probability):
 def test_negatives_pull_down_what_the_log_never_shows(catalogue, probability):
     """Of a pair that is shown as often as it is drawn, half of the evidence is a skip; of one never shown, all."""
     logged = make_logged(np.full((STATES, ITEMS), 0.8), items=3)
-    config = dataclasses.replace(CONFIG, negatives=2)
-    params, _ = jax.jit(partial(fit_world_models, config=config))(jax.random.key(0), logged, catalogue)
+    fit = partial(fit_world_models, **SETTINGS | {"negatives": 2})
+    params, _ = jax.jit(fit)(jax.random.key(0), logged, catalogue)
     expected, _ = everything(params, catalogue)
     shown, drawn = 1 / 3, 2 / 6
     np.testing.assert_allclose(expected[:, :3], 0.8 * shown / (shown + drawn), atol=0.08)
@@ -73,12 +69,12 @@ def test_negatives_pull_down_what_the_log_never_shows(catalogue, probability):
 
 def test_members_differ_and_are_pooled_by_mean_and_maximum(catalogue, probability):
     logged = make_logged(probability)
-    config = dataclasses.replace(CONFIG, model_iterations=3)
-    params, _ = jax.jit(partial(fit_world_models, config=config))(jax.random.key(0), logged, catalogue)
+    fit = partial(fit_world_models, **SETTINGS | {"iterations": 3})
+    params, _ = jax.jit(fit)(jax.random.key(0), logged, catalogue)
     item = jnp.tile(jnp.arange(ITEMS), (STATES, 1))
     members = [
         WorldModel().apply(jax.tree.map(lambda x, m=m: x[m], params), jnp.eye(STATES), item, catalogue)
-        for m in range(CONFIG.ensemble)
+        for m in range(SETTINGS["members"])
     ]
     means, logs = (np.stack(part) for part in zip(*members, strict=True))
     assert np.all(means.std(0) > 0)

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dsrm_jax.agents.yardsticks import make_yardstick
+from dsrm_jax.agents.yardsticks import (
+    make_quota_greedy,
+    make_quota_greedy_purified,
+    make_quota_random,
+    make_random,
+)
 from dsrm_jax.purify.view import Catalogue, View
 
 J, D, N = 5, 3, 4000
@@ -30,39 +35,39 @@ def make_view(batch, seed=1):
     return View(jnp.asarray(state), jnp.asarray(observed), jnp.zeros(batch, jnp.int32))
 
 
-def act(method, slate_size, view, catalogue, seed=0):
-    agent = make_yardstick(method, slate_size=slate_size)
+def act(make, slate_size, view, catalogue, seed=0):
+    agent = make(slate_size=slate_size)
     state = agent.init(jax.random.key(0), catalogue)
     slate, _ = jax.jit(agent.act)(state, jax.random.key(seed), view, catalogue)
     return np.asarray(slate)
 
 
 @pytest.mark.parametrize(
-    ("method", "allowed"),
+    ("make", "allowed"),
     [
-        ("random", list(permutations(range(J), 3))),
+        (make_random, list(permutations(range(J), 3))),
         # an odd K gives the long tail the extra slot
         (
-            "quota_random",
+            make_quota_random,
             [s for s in permutations(range(J), 3) if POPULAR[list(s)].tolist() == [True, False, False]],
         ),
     ],
 )
-def test_random_slates_are_uniform_over_all_that_are_allowed(method, allowed):
-    slate = act(method, 3, make_view(N), make_catalogue(J, POPULAR))
+def test_random_slates_are_uniform_over_all_that_are_allowed(make, allowed):
+    slate = act(make, 3, make_view(N), make_catalogue(J, POPULAR))
     index = {s: i for i, s in enumerate(allowed)}
     observed = np.bincount([index[tuple(s)] for s in slate.tolist()], minlength=len(allowed))
     assert stats.chisquare(observed).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(
-    ("method", "field"), [("quota_greedy", "observed"), ("quota_greedy_purified", "state")]
+    ("make", "field"), [(make_quota_greedy, "observed"), (make_quota_greedy_purified, "state")]
 )
 @pytest.mark.parametrize("slate_size", [2, 5])
-def test_greedy_slates_hold_the_best_of_each_group_by_the_predicted_click(method, field, slate_size):
+def test_greedy_slates_hold_the_best_of_each_group_by_the_predicted_click(make, field, slate_size):
     is_popular = np.arange(20) % 3 == 0
     catalogue, view = make_catalogue(20, is_popular), make_view(8)
-    slate = act(method, slate_size, view, catalogue)
+    slate = act(make, slate_size, view, catalogue)
     logit = np.asarray(getattr(view, field), np.float64) @ np.asarray(catalogue.vectors, np.float64).T
     order = np.argsort(-(logit + np.asarray(catalogue.bias)), axis=1)
     half = slate_size // 2
@@ -71,6 +76,6 @@ def test_greedy_slates_hold_the_best_of_each_group_by_the_predicted_click(method
 
 
 def test_a_yardstick_has_nothing_to_learn():
-    agent = make_yardstick("quota_random", slate_size=2)
+    agent = make_quota_random(slate_size=2)
     assert jax.tree.leaves(agent.init(jax.random.key(0), make_catalogue(J, POPULAR))) == []
     assert agent.update((), jax.random.key(0), None, None) == ((), {})

@@ -360,7 +360,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 
-from dsrm_jax.agents import block_slates
+from dsrm_jax.agents import slates
 from dsrm_jax.agents.minibatches import mean_gradient
 from dsrm_jax.agents.slates import sample_slate, slate_log_prob
 from dsrm_jax.config import AgentConfig, Config, TrainingConfig
@@ -386,9 +386,9 @@ def slates(scores, quota):
 
 
 def large(query, quota):
-    scores = block_slates.FactoredScores(query, vectors)
+    scores = slates.FactoredScores(query, vectors)
     arguments = jax.random.key(0), scores, popular, quota
-    return block_slates.sample_slate(*arguments, slate_size=4, block_size=8)
+    return slates.sample_slate(*arguments, slate_size=4, block_size=8)
 
 
 def loss(params, samples):

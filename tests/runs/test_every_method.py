@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrm_jax.agents.methods import LEARNERS
+from dsrm_jax.agents.methods import METHODS
 from dsrm_jax.config import (
     AgentConfig,
     Config,
@@ -54,7 +54,10 @@ def perception():
     return Perception(encoder_of(CONFIG).init(jax.random.key(0), embeddings), {})
 
 
-@pytest.mark.parametrize(("method", "mode"), [*((m, "discrete") for m in LEARNERS), ("bcq", "continuous")])
+@pytest.mark.parametrize(
+    ("method", "mode"),
+    [*((m, "discrete") for m, record in METHODS.items() if record.learns), ("bcq", "continuous")],
+)
 def test_a_method_keeps_its_state_and_can_be_swept_over_seeds_and_numbers(method, mode):
     """What `init` makes is what `iterate` takes and gives back, at float32, for all points of a sweep and seeds at once."""
     agent = AgentConfig(method=method, hidden=8)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrm_jax.agents.yardsticks import make_yardstick
+from dsrm_jax.agents.yardsticks import make_quota_greedy_purified
 from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierConfig
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams
 from dsrm_jax.purify.exposure import silent_exposure
@@ -42,7 +42,7 @@ VECTORS = jnp.float32(np.c_[GENERATOR.normal(size=(ITEMS, DIM)), np.ones(ITEMS)]
 
 
 def collectors(config):
-    agent = make_yardstick("quota_greedy_purified", slate_size=config.environment.slate_size)
+    agent = make_quota_greedy_purified(slate_size=config.environment.slate_size)
     return Collectors(environment_of(config), agent, encoder_of(config), purifier_of(config))
 
 

@@ -1,7 +1,7 @@
-"""The `Agent` contract: three pure functions that one training loop serves."""
+"""The `Agent` contract: three pure functions that one training loop serves; and `Method`, all else that depends on its name."""
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from dsrm_jax.purify.view import View
+from dsrm_jax.types import PyTree
 
 
 @struct.dataclass
@@ -31,7 +32,7 @@ class Rollout:
 
     view: View
     slate: Int[Array, "T B K"]
-    record: Any
+    record: PyTree
     clicks: Bool[Array, "T B K"]
     reward: Float[Array, "T B"]
     popular_share: Float[Array, "T B"]
@@ -58,7 +59,7 @@ class Transition:
 
     view: View
     slate: Int[Array, "N K"]
-    record: Any
+    record: PyTree
     clicks: Bool[Array, "N K"]
     reward: Float[Array, "N"]
     popular_share: Float[Array, "N"]
@@ -122,7 +123,47 @@ class Agent(NamedTuple):
             agent whose sessions in the training simulator take the place of the log's slates; None: nothing.
     """
 
-    init: Callable[..., Any]
-    act: Callable[..., tuple[jax.Array, Any]]
-    update: Callable[..., tuple[Any, dict[str, jax.Array]]]
+    init: Callable[..., PyTree]
+    act: Callable[..., tuple[jax.Array, PyTree]]
+    update: Callable[..., tuple[PyTree, dict[str, jax.Array]]]
     offline: "Literal['log'] | Agent | None" = None
+
+
+class Method(NamedTuple):
+    """All that depends on a method's name.
+
+    Attributes:
+        name: as flags and files have it.
+        label: as tables and pictures print it.
+        about: one phrase.
+        make: `(*, slate_size, ...) -> Agent`; None where only evaluation knows what it acts on.
+        settings: the settings classes that its keywords are fields of; one that none of them has is `SharedConfig`'s.
+        borrowed: keywords that bear another name there: keyword to class and field.
+        networks: keywords that take a network, None for the method's own.
+        state: the purifier's kind where that is left to the method; `identity`: it acts on the observed state.
+        replays: most of its time goes into updates from a replay buffer, which every device would make in full: three seeds on
+            two cores take 1.1 (DNaIR) to 1.6 times (BCQ) as long with their users on two devices; TD3, whose updates are small,
+            takes .8.
+        needs_log: it learns from the training log (`LoggedData` is handed to its `init`).
+        in_model: it trains in a simulator whose responses were fitted to the training log, never in the true one.
+        novelty: it rewards novelty, which needs items of different popularity.
+        draws: it draws its slates whatever it is asked, so that no program could answer alike.
+        learns: it trains.
+        rival: what any learner has to beat: tables print the difference to it.
+    """
+
+    name: str
+    label: str
+    about: str
+    make: Callable[..., Agent] | None
+    settings: tuple[type, ...] = ()
+    borrowed: Mapping[str, tuple[type, str]] = {}
+    networks: tuple[str, ...] = ()
+    state: str = "identity"
+    replays: bool = False
+    needs_log: bool = False
+    in_model: bool = False
+    novelty: bool = False
+    draws: bool = False
+    learns: bool = True
+    rival: bool = False

@@ -10,65 +10,72 @@ Both scores are inner products with item features, so thousands of items are lea
 Shapes: B users, N transitions, J items, K slate size, D state dimensions, F = D + 3.
 """
 
-import dataclasses
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.agent import Agent, LoggedData, Rollout, Transition
+from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout, Transition
 from dsrm_jax.agents.bcq_continuous import make_bcq_continuous
 from dsrm_jax.agents.networks import MLP, features
 from dsrm_jax.agents.replay import (
+    Experience,
     Learner,
+    Metrics,
+    Optimisers,
     Params,
-    Replay,
+    ReplayConfig,
+    ReplayState,
     clipped_adam,
-    descend,
+    experience,
     full_replay,
-    learn,
+    improve,
+    practise,
     start_learner,
     track,
 )
+from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.agents.slates import greedy_slate
-from dsrm_jax.agents.yardsticks import make_yardstick
-from dsrm_jax.config import AgentConfig
+from dsrm_jax.agents.yardsticks import make_quota_softmax
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
+from dsrm_jax.settings import (
+    COUNT,
+    NON_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    SHARE_OF_MOST,
+    configuration,
+    number,
+)
+from dsrm_jax.simulator.settings import EnvironmentConfig
+from dsrm_jax.types import PyTree
 
-LOGIT_PENALTY = 1e-2  # weight of the mean squared imitation logit (facts/methods.md 3.3)
-
-
-@struct.dataclass
-class LoggedSlate:
-    """What is kept of a logged transition.
-
-    Attributes:
-        features: `(..., D + 1)` float32, state and clock.
-        slate: `(..., K)` int32.
-        clicks: `(..., K)` bool.
-        terminated: `(...)` bool.
-        next_features: `(..., D + 1)` float32; meaningless where terminated.
-    """
-
-    features: Float[Array, "... D+1"]
-    slate: Int[Array, "... K"]
-    clicks: Bool[Array, "... K"]
-    terminated: Bool[Array, "..."]
-    next_features: Float[Array, "... D+1"]
+LOGIT_PENALTY = 1e-2  # weight of the mean squared imitation logit, as in github.com/sfujim/BCQ
 
 
-@struct.dataclass
-class BCQState:
-    """Arrays of the agent; `replay` holds the logged transitions and never changes."""
+@configuration
+class BCQConfig:
+    """Batch-constrained Q-learning, offline."""
 
-    learner: Learner
-    replay: Replay
+    mode: Literal["discrete", "continuous"] = "discrete"
+    """discrete: per-item Q with an imitation mask; continuous: hyper-actions from a VAE with a perturbation."""
+    behaviour: Literal["log", "quota"] = "quota"
+    """Where the batch comes from: the training log's own slates, or half-and-half slates of a softened encoder ranking."""
+    learning_rate: float = number(default=3e-4, within=POSITIVE)
+    """Adam step size."""
+    batch_size: int = number(default=64, within=COUNT)
+    """Transitions per gradient step."""
+    discount: float = number(default=0.9, within=SHARE_OF_MOST)
+    """Discount per step, in [0, 1)."""
+    threshold: float = number(default=0.1, within=SHARE)
+    """Items whose imitation probability is below this share of the largest are masked, in [0, 1]."""
+    perturbation: float = number(default=0.05, within=NON_NEGATIVE)
+    """Bound on the perturbation of a continuous action."""
 
 
 class ItemQuery(nn.Module):
@@ -101,44 +108,83 @@ def item_rows(catalogue: Catalogue) -> Float[Array, "J F"]:
 
 
 class _Parts(NamedTuple):
-    """What the functions of the agent are closed over: static, but for the floats of `config`."""
+    """What the functions of the agent are closed over: static, but for the floats of the settings."""
 
-    config: AgentConfig
+    settings: BCQConfig
+    replay: ReplayConfig
     slate_size: int
     networks: dict[str, ItemQuery]
-    optimiser: dict[str, optax.GradientTransformation]
+    optimisers: Optimisers
 
 
-def make_bcq(config: AgentConfig, *, slate_size: int) -> Agent:
-    """Build BCQ.
+def make_bcq(
+    *,
+    slate_size: int = EnvironmentConfig.slate_size,
+    mode: Literal["discrete", "continuous"] = BCQConfig.mode,
+    behaviour: Literal["log", "quota"] = BCQConfig.behaviour,
+    learning_rate: float = BCQConfig.learning_rate,
+    batch_size: int = BCQConfig.batch_size,
+    discount: float = BCQConfig.discount,
+    threshold: float = BCQConfig.threshold,
+    perturbation: float = BCQConfig.perturbation,
+    gradient_steps: int = ReplayConfig.gradient_steps,
+    tau: float = ReplayConfig.tau,
+    max_grad_norm: float = SharedConfig.max_grad_norm,
+    hidden: int = SharedConfig.hidden,
+) -> Agent:
+    """Build BCQ; keywords are the fields of `BCQConfig`, `ReplayConfig` and `SharedConfig` of their names.
 
-    Args:
-        config: `bcq` holds its settings, `replay` gradient steps per update and Polyak rate; floats may be traced.
-        slate_size: K, also of the logged slates.
+    `slate_size` is also that of the logged slates; floats may be traced.
 
     Returns:
         The `Agent`. Its `init` needs the logged data and raises `InputError` where there are none; `greedy` changes nothing in
         the discrete form, whose policy is deterministic.
+
+    Raises:
+        InputError: a value out of range.
     """
-    if config.bcq.mode == "continuous":
-        agent = make_bcq_continuous(config, slate_size=slate_size)
+    settings = settings_of(BCQConfig, "bcq", locals())
+    replay = settings_of(ReplayConfig, "bcq", locals() | {"warm_up": 0})
+    settings_of(SharedConfig, "bcq", locals())
+    if mode == "continuous":
+        agent = make_bcq_continuous(
+            replay,
+            slate_size=slate_size,
+            learning_rate=learning_rate,
+            discount=discount,
+            perturbation=perturbation,
+            max_grad_norm=max_grad_norm,
+            hidden=hidden,
+        )
     else:
         # A click's probability rises by a quarter of its logit, at most: so much of the logit is the Q of an untrained agent.
-        networks = {"value": ItemQuery(config.hidden, 0.25), "imitation": ItemQuery(config.hidden, 1.0)}
-        optimiser = {name: clipped_adam(config.bcq.learning_rate, config.max_grad_norm) for name in networks}
-        parts = _Parts(config, slate_size, networks, optimiser)
+        networks = {"value": ItemQuery(hidden, 0.25), "imitation": ItemQuery(hidden, 1.0)}
+        optimisers = {name: clipped_adam(learning_rate, max_grad_norm) for name in networks}
+        parts = _Parts(settings, replay, slate_size, networks, optimisers)
         agent = Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
-    def init(key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> Any:
+    def init(key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> ReplayState:
         if logged is None:
             raise InputError(
                 "method bcq learns from logged slates and was given none: call init(key, catalogue, logged) with a LoggedData"
             )
-        return agent.init(key, catalogue, logged.transitions)
+        started: ReplayState = agent.init(key, catalogue, logged.transitions)
+        return started
 
-    quota = config.bcq.behaviour == "quota"
-    offline: Any = make_yardstick("quota_softmax", slate_size=slate_size) if quota else "log"
-    return agent._replace(init=init, offline=offline)
+    if behaviour == "log":
+        return agent._replace(init=init, offline="log")
+    return agent._replace(init=init, offline=make_quota_softmax(slate_size=slate_size))
+
+
+BCQ = Method(
+    name="bcq",
+    label="BCQ",
+    about="batch-constrained Q-learning, offline",
+    make=make_bcq,
+    settings=(BCQConfig, ReplayConfig),
+    replays=True,
+    needs_log=True,
+)
 
 
 def constrained_scores(
@@ -161,7 +207,7 @@ def constrained_scores(
 
 
 def td_target(
-    parts: _Parts, learner: Learner, batch: LoggedSlate, catalogue: Catalogue
+    parts: _Parts, learner: Learner, batch: Experience, catalogue: Catalogue
 ) -> Float[Array, "N K"]:
     r"""Return every shown item's regression target: $y_k = \mathrm{click}_k + \gamma (1 - \mathrm{terminated}) V'(s')$.
 
@@ -171,29 +217,23 @@ def td_target(
     scores = _constrained(parts, learner.params, batch.next_features, rows)
     following = greedy_slate(scores, catalogue.is_popular, None, slate_size=parts.slate_size)
     value = jnp.mean(_values(parts, learner.target["value"], batch.next_features, rows[following]), axis=-1)
-    value = parts.config.bcq.discount * jnp.where(batch.terminated, 0.0, value)
-    return batch.clicks + value[:, None]
+    value = parts.settings.discount * jnp.where(batch.terminated, 0.0, value)
+    return batch.reward + value[:, None]
 
 
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Transition) -> BCQState:
+def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Transition) -> ReplayState:
     """`Agent.init`, the data being there."""
-    rows = LoggedSlate(
-        features(logged.view.state, logged.view.time),
-        logged.slate,
-        logged.clicks,
-        logged.terminated,
-        features(logged.next_view.state, logged.next_view.time),
-    )
+    rows = experience(logged, logged.slate, logged.clicks)
     keys = jax.random.split(key, len(parts.networks))
     params = {
         name: network.init(network_key, rows.features[:1])
         for (name, network), network_key in zip(parts.networks.items(), keys, strict=True)
     }
-    return BCQState(start_learner(params, parts.optimiser), full_replay(rows))
+    return ReplayState(start_learner(params, parts.optimisers), full_replay(rows))
 
 
 def _act(
-    parts: _Parts, agent: BCQState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
+    parts: _Parts, agent: ReplayState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
 ) -> tuple[Int[Array, "B K"], tuple[()]]:
     """`Agent.act`."""
     seen = features(view.state, view.time)
@@ -202,17 +242,14 @@ def _act(
 
 
 def _update(
-    parts: _Parts, agent: BCQState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
-) -> tuple[BCQState, dict[str, jax.Array]]:
+    parts: _Parts, agent: ReplayState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+) -> tuple[ReplayState, Metrics]:
     """`Agent.update`; the rollout is not looked at."""
-    config = dataclasses.replace(parts.config.replay, warm_up=0, batch_size=parts.config.bcq.batch_size)
-    step = partial(_gradient_step, parts, catalogue)
-    learner, metrics = learn(step, agent.learner, key, agent.replay, config=config)
-    return BCQState(learner, agent.replay), metrics
+    return practise(partial(_gradient_step, parts, catalogue), agent, key, None, settings=parts.replay)
 
 
 def _values(
-    parts: _Parts, params: Any, seen: Float[Array, "N D+1"], rows: Float[Array, "N K F"]
+    parts: _Parts, params: PyTree, seen: Float[Array, "N D+1"], rows: Float[Array, "N K F"]
 ) -> Float[Array, "N K"]:
     """Return Q of K items of each user, given their `item_rows`."""
     query, level = parts.networks["value"].apply(params, seen)
@@ -226,7 +263,7 @@ def _constrained(
     value, logits = (
         parts.networks[name].apply(params[name], seen)[0] @ rows.T for name in ("value", "imitation")
     )
-    return constrained_scores(value, logits, parts.config.bcq.threshold)
+    return constrained_scores(value, logits, parts.settings.threshold)
 
 
 def _gradient_step(
@@ -234,26 +271,24 @@ def _gradient_step(
     catalogue: Catalogue,
     learner: Learner,
     key: jax.Array,
-    batch: LoggedSlate,
+    batch: Experience,
     index: jax.Array,
-) -> tuple[Learner, dict[str, jax.Array]]:
+) -> tuple[Learner, Metrics]:
     """Move Q on the shown items, the imitation on the whole catalogue, and the slow copies."""
     rows = item_rows(catalogue)
     target = td_target(parts, learner, batch, catalogue)
 
-    def value_loss(params: Any) -> Any:
-        value = _values(parts, params, batch.features, rows[batch.slate])
+    def value_loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
+        value = _values(parts, params, batch.features, rows[batch.action])
         return jnp.mean(optax.huber_loss(value, target)), value
 
-    def imitation_loss(params: Any) -> Any:
+    def imitation_loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
         logits = parts.networks["imitation"].apply(params, batch.features)[0] @ rows.T
-        shown = jnp.take_along_axis(logits, batch.slate, axis=1)
+        shown = jnp.take_along_axis(logits, batch.action, axis=1)
         surprise = jnp.mean(jax.nn.logsumexp(logits, axis=1)) - jnp.mean(shown)
         return surprise + LOGIT_PENALTY * jnp.mean(jnp.square(logits)), surprise
 
-    (loss, value), grads = jax.value_and_grad(value_loss, has_aux=True)(learner.params["value"])
-    learner = descend(learner, "value", parts.optimiser["value"], grads)
-    (_, surprise), grads = jax.value_and_grad(imitation_loss, has_aux=True)(learner.params["imitation"])
-    learner = descend(learner, "imitation", parts.optimiser["imitation"], grads)
-    learner = track(learner, parts.config.replay.tau)
-    return learner, {"value_loss": loss, "imitation_nats": surprise, "value": jnp.mean(value)}
+    learner, loss, value = improve(learner, "value", parts.optimisers, value_loss)
+    learner, _, surprise = improve(learner, "imitation", parts.optimisers, imitation_loss)
+    metrics = {"value_loss": loss, "imitation_nats": surprise, "value": jnp.mean(value)}
+    return track(learner, parts.replay.tau), metrics

@@ -7,45 +7,39 @@ most `perturbation` per coordinate climbs the critic from there; the best of ten
 Shapes: B users, N transitions, K slate size, D state dimensions, E = D + 3, Z = 2 E latent dimensions.
 """
 
-import dataclasses
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
-from flax import struct
 from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents.agent import Agent, Rollout, Transition
-from dsrm_jax.agents.hyper_action import Critics, Experience, experience, hyper_slate, item_features, unit
+from dsrm_jax.agents.hyper_action import Critics, hyper_slate, item_features, unit
 from dsrm_jax.agents.networks import MLP, features
 from dsrm_jax.agents.replay import (
+    Experience,
     Learner,
+    Metrics,
+    Optimisers,
     Params,
-    Replay,
+    ReplayConfig,
+    ReplayState,
     clipped_adam,
-    descend,
+    experience,
     full_replay,
-    learn,
+    improve,
+    practise,
     start_learner,
     track,
 )
-from dsrm_jax.config import AgentConfig
 from dsrm_jax.purify.view import Catalogue, View
+from dsrm_jax.types import PyTree
 
 NUM_DRAWS = 10
 LATENT_BOUND = 0.5  # of latents that are drawn to act, never of those that train the decoder
 SOFT_MINIMUM = 0.75  # weight of the smaller critic in the target
-
-
-@struct.dataclass
-class ContinuousState:
-    """Arrays of the agent; `replay` holds the logged transitions and never changes."""
-
-    learner: Learner
-    replay: Replay
 
 
 class Imitation(nn.Module):
@@ -99,24 +93,33 @@ class Perturbation(nn.Module):
 
 
 class _Parts(NamedTuple):
-    """What the functions of the agent are closed over: static, but for the floats of `config`."""
+    """What the functions of the agent are closed over: static, but for the floats."""
 
-    config: AgentConfig
+    replay: ReplayConfig
     slate_size: int
+    discount: float
+    perturbation: float
     hidden: int
     critic: Critics
     actor: Perturbation
-    optimiser: dict[str, optax.GradientTransformation]
+    optimisers: Optimisers
 
 
-def make_bcq_continuous(config: AgentConfig, *, slate_size: int) -> Agent:
+def make_bcq_continuous(
+    replay: ReplayConfig,
+    *,
+    slate_size: int,
+    learning_rate: float,
+    discount: float,
+    perturbation: float,
+    max_grad_norm: float,
+    hidden: int,
+) -> Agent:
     """Build the continuous form; `init` takes the logged `Transition` as its third argument."""
-    optimiser = {
-        name: clipped_adam(config.bcq.learning_rate, config.max_grad_norm)
-        for name in ("imitation", "actor", "critic")
-    }
-    critic, actor = Critics(config.hidden, num_critics=2), Perturbation(config.hidden)
-    parts = _Parts(config, slate_size, config.hidden, critic, actor, optimiser)
+    names = ("imitation", "actor", "critic")
+    optimisers = {name: clipped_adam(learning_rate, max_grad_norm) for name in names}
+    critic, actor = Critics(hidden, num_critics=2), Perturbation(hidden)
+    parts = _Parts(replay, slate_size, discount, perturbation, hidden, critic, actor, optimisers)
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
@@ -144,7 +147,7 @@ def td_target(
     slow = learner.target | {"imitation": learner.params["imitation"]}
     action, seen = draw_actions(parts, slow, batch.next_features, noise)
     value = jnp.max(soft_minimum(_values(parts, slow["critic"], seen, action)), axis=-1)
-    return batch.reward + parts.config.bcq.discount * jnp.where(batch.terminated, 0.0, value)
+    return batch.reward + parts.discount * jnp.where(batch.terminated, 0.0, value)
 
 
 def draw_actions(
@@ -154,22 +157,28 @@ def draw_actions(
     seen = jnp.broadcast_to(seen[:, None], (*noise.shape[:-1], seen.shape[-1]))
     latent = jnp.clip(noise, -LATENT_BOUND, LATENT_BOUND)
     model = Imitation(parts.hidden, noise.shape[-1] // 2)
-    decoded: Any = model.apply(params["imitation"], seen, latent, method=model.decode)
+    decoded: PyTree = model.apply(params["imitation"], seen, latent, method=model.decode)
     action = unit(decoded)
     return unit(action + _shift(parts, params["actor"], seen, action)), seen
 
 
-def _shift(parts: _Parts, params: Any, seen: Float[Array, "... D+1"], action: Float[Array, "... E"]) -> Any:
+def _shift(
+    parts: _Parts, params: PyTree, seen: Float[Array, "... D+1"], action: Float[Array, "... E"]
+) -> jax.Array:
     """Return the perturbation, `(..., E)`."""
-    return parts.actor.apply(params, seen, action, parts.config.bcq.perturbation)
+    found: PyTree = parts.actor.apply(params, seen, action, parts.perturbation)
+    return jnp.asarray(found)
 
 
-def _values(parts: _Parts, params: Any, seen: Float[Array, "... D+1"], action: Float[Array, "... E"]) -> Any:
+def _values(
+    parts: _Parts, params: PyTree, seen: Float[Array, "... D+1"], action: Float[Array, "... E"]
+) -> jax.Array:
     """Return both critics' values, `(..., 2)`."""
-    return parts.critic.apply(params, seen, action)
+    found: PyTree = parts.critic.apply(params, seen, action)
+    return jnp.asarray(found)
 
 
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Transition) -> ContinuousState:
+def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Transition) -> ReplayState:
     """`Agent.init`, the data being there."""
     rows = experience(logged, logged_action(logged.slate, catalogue), logged.reward)
     one = jax.tree.map(lambda x: x[:1], rows)
@@ -181,12 +190,12 @@ def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Transitio
         "actor": parts.actor.init(actor_key, one.features, one.action, 1.0),
         "critic": parts.critic.init(critic_key, one.features, one.action),
     }
-    return ContinuousState(start_learner(params, parts.optimiser), full_replay(rows))
+    return ReplayState(start_learner(params, parts.optimisers), full_replay(rows))
 
 
 def _act(
     parts: _Parts,
-    agent: ContinuousState,
+    agent: ReplayState,
     key: jax.Array,
     view: View,
     catalogue: Catalogue,
@@ -201,46 +210,42 @@ def _act(
 
 
 def _update(
-    parts: _Parts, agent: ContinuousState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
-) -> tuple[ContinuousState, dict[str, jax.Array]]:
+    parts: _Parts, agent: ReplayState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+) -> tuple[ReplayState, Metrics]:
     """`Agent.update`; the rollout is not looked at."""
-    config = dataclasses.replace(parts.config.replay, warm_up=0, batch_size=parts.config.bcq.batch_size)
-    learner, metrics = learn(partial(_gradient_step, parts), agent.learner, key, agent.replay, config=config)
-    return ContinuousState(learner, agent.replay), metrics
+    return practise(partial(_gradient_step, parts), agent, key, None, settings=parts.replay)
 
 
 def _gradient_step(
     parts: _Parts, learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
-) -> tuple[Learner, dict[str, jax.Array]]:
+) -> tuple[Learner, Metrics]:
     """Move imitation, critics, perturbation and slow copies, in this order."""
     size, action_dim = batch.action.shape
     latent_key, target_key, draw_key = jax.random.split(key, 3)
     model = Imitation(parts.hidden, action_dim)
     latent_noise = jax.random.normal(latent_key, (size, 2 * action_dim))
 
-    def imitation_loss(params: Any) -> Any:
-        out: Any = model.apply(params, batch.features, batch.action, latent_noise)
+    def imitation_loss(params: PyTree) -> tuple[jax.Array, None]:
+        out: PyTree = model.apply(params, batch.features, batch.action, latent_noise)
         action, mean, log_std = out
         divergence = -0.5 * jnp.mean(1 + 2 * log_std - jnp.square(mean) - jnp.exp(2 * log_std))
-        return jnp.mean(jnp.square(action - batch.action)) + 0.5 * divergence
+        return jnp.mean(jnp.square(action - batch.action)) + 0.5 * divergence, None
 
-    loss, grads = jax.value_and_grad(imitation_loss)(learner.params["imitation"])
-    learner = descend(learner, "imitation", parts.optimiser["imitation"], grads)
+    learner, loss, _ = improve(learner, "imitation", parts.optimisers, imitation_loss)
     noise = jax.random.normal(target_key, (size, NUM_DRAWS, 2 * action_dim))
     target = td_target(parts, learner, batch, noise)
 
-    def critic_loss(params: Any) -> Any:
+    def critic_loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
         values = _values(parts, params, batch.features, batch.action)
         return jnp.mean(jnp.sum(jnp.square(values - target[:, None]), axis=-1)), values
 
-    (error, values), grads = jax.value_and_grad(critic_loss, has_aux=True)(learner.params["critic"])
-    learner = descend(learner, "critic", parts.optimiser["critic"], grads)
+    learner, error, values = improve(learner, "critic", parts.optimisers, critic_loss)
     one_draw = jax.random.normal(draw_key, (size, 1, 2 * action_dim))
+    fixed = learner.params
 
-    def actor_loss(params: Any, fixed: Params) -> Any:
+    def actor_loss(params: PyTree) -> tuple[jax.Array, None]:
         action, seen = draw_actions(parts, fixed | {"actor": params}, batch.features, one_draw)
-        return -jnp.mean(_values(parts, fixed["critic"], seen, action)[..., 0])
+        return -jnp.mean(_values(parts, fixed["critic"], seen, action)[..., 0]), None
 
-    grads = jax.grad(actor_loss)(learner.params["actor"], learner.params)
-    learner = track(descend(learner, "actor", parts.optimiser["actor"], grads), parts.config.replay.tau)
+    learner = track(improve(learner, "actor", parts.optimisers, actor_loss)[0], parts.replay.tau)
     return learner, {"imitation_loss": loss, "critic_loss": error, "value": jnp.mean(values)}

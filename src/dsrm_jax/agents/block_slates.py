@@ -1,7 +1,7 @@
-"""Plackett-Luce slates over catalogues too large for a score per user and item.
+"""Plackett-Luce slates of catalogues too large for a score per user and item: what `slates` does with `FactoredScores`.
 
-The same distribution as `slates`, from the factors of the scores instead of the scores: a catalogue is read block by block,
-each block's scores are reduced at once to what is needed of them, and the few blocks that an item is taken from are read
+The same distribution as `whole_slates`, from the factors of the scores instead of the scores: a catalogue is read block by
+block, each block's scores are reduced at once to what is needed of them, and the few blocks that an item is taken from are read
 again. Beside the factors themselves memory grows with users times (blocks + items of a block, and their factors where each
 user reads a block of its own). With the default block size that is at most half of users times items.
 
@@ -9,10 +9,8 @@ user reads a block of its own). With the default block size that is at most half
 * Log-probability: one pass sums the items that no slot took, one more in reverse mode gives the gradient.
 * Mode: a group's K best items lie in the K blocks with its best maxima.
 
-The rules of accuracy are those of `slates`: mass is only ever added, never subtracted. A block that lost an item is summed
-again without it. Where only barred items are left in a group their order is arbitrary and their log-probability 0.
-
-Catalogues of up to `LARGEST_WHOLE` items are multiplied out and left to `slates`, which is faster there.
+The rules of accuracy are those of `whole_slates`: mass is only ever added, never subtracted. A block that lost an item is summed
+again without it.
 
 Shapes: B users, J items, E factors, K slate size, G groups; C blocks of L items.
 """
@@ -24,13 +22,9 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from dsrm_jax.agents import slates
-from dsrm_jax.agents.slates import FLOOR, by_item, group_logsumexp, inverse_cdf, logsumexp
+from dsrm_jax.agents import whole_slates
+from dsrm_jax.agents.whole_slates import FLOOR, by_item, group_logsumexp, inverse_cdf, logsumexp
 
-# Draws from the whole product are faster at 33,000 items still, its gradients slower from 10,000 on. An update of DSRM-HRL (16
-# draws of 64 slates, 4 gradients of 512) takes as long either way at 10,000 items, and 1.6 times as long with the product at
-# 16,384 (one busy CPU core, E = 20, K = 6).
-LARGEST_WHOLE = 12_000
 BLOCK_SIZE = 1024  # of 512 to 4,096 within a tenth of the fastest at a million items; scores of 64 users fit a core's cache
 
 
@@ -58,7 +52,7 @@ class FactoredScores:
         return _multiply(self.query, self.vectors, self.bias)
 
 
-def sample_slate(
+def draw_blocks(
     key: PRNGKeyArray,
     scores: FactoredScores,
     is_popular: Bool[Array, "J"],
@@ -67,29 +61,11 @@ def sample_slate(
     slate_size: int,
     block_size: int | None = None,
 ) -> tuple[Int[Array, "B K"], Float[Array, "B K"]]:
-    """Draw Plackett-Luce slates and their log-probabilities: `slates.sample_slate` of the product.
-
-    Args:
-        key: typed PRNG key; consumed. The bits of a draw depend on `block_size`, its distribution does not.
-        scores: factors of the logits.
-        is_popular: `(J,)` bool, the popular group.
-        num_popular: `(B,)` int32, how many slots (the first ones) are popular; None: no groups.
-        slate_size: K, in [1, J].
-        block_size: L; None: at most `BLOCK_SIZE`, or the whole product where the catalogue is small enough.
-
-    Returns:
-        `(slate, log_prob)`, `(B, K)` int32 and float32, as of `slates.sample_slate`.
-
-    Raises:
-        ValueError: where `slate_size` is not in [1, J].
-    """
-    if _is_small(scores, block_size):
-        return slates.sample_slate(key, scores.whole(), is_popular, num_popular, slate_size=slate_size)
-    slates.check(scores.shape, is_popular, num_popular, slate_size)
+    """`slates.sample_slate` of factors; the bits of a draw depend on `block_size`, its distribution does not."""
     batch = scores.shape[0]
     labels = None if num_popular is None else is_popular
     blocks = _blocks(scores, labels, block_size or _own_size(scores))
-    slot_group = slates.slot_groups(is_popular, num_popular, batch, slate_size)
+    slot_group = whole_slates.slot_groups(is_popular, num_popular, batch, slate_size)
     uniform = jax.random.uniform(key, (slate_size * 2 * batch,)).reshape(slate_size, 2, batch)
 
     def mass_of(block: _Blocks) -> Float[Array, "G B"]:
@@ -121,7 +97,7 @@ def sample_slate(
     return slate, log_prob.T
 
 
-def slate_log_prob(
+def blocks_log_prob(
     scores: FactoredScores,
     slate: Int[Array, "B K"],
     is_popular: Bool[Array, "J"],
@@ -129,24 +105,8 @@ def slate_log_prob(
     *,
     block_size: int | None = None,
 ) -> Float[Array, "B K"]:
-    """Return the log-probability of each slot's item given the slots before it: `slates.slate_log_prob` of the product.
-
-    Reverse mode only, in all factors; what is not asked for is not computed under `jit`.
-
-    Args:
-        scores: factors of the logits.
-        slate: `(B, K)` int32 catalogue positions in [0, J).
-        is_popular: `(J,)` bool, the popular group.
-        num_popular: `(B,)` int32 or None, as in `sample_slate`.
-        block_size: as in `sample_slate`.
-
-    Returns:
-        `(B, K)` float32, at most 0; -inf, with zero gradient, at a slot whose item is of the wrong group or already taken.
-    """
-    if _is_small(scores, block_size):
-        return slates.slate_log_prob(scores.whole(), slate, is_popular, num_popular)
-    slates.check(scores.shape, is_popular, num_popular, slate.shape[1])
-    slot_group = slates.slot_groups(is_popular, num_popular, *slate.shape)
+    """`slates.slate_log_prob` of factors, differentiable in all of them; what is not asked for is not computed under `jit`."""
+    slot_group = whole_slates.slot_groups(is_popular, num_popular, *slate.shape)
     labels = None if num_popular is None else jnp.asarray(is_popular)
     return _log_prob(block_size, scores, slate, labels, slot_group)
 
@@ -164,21 +124,21 @@ def _log_prob_forward(block_size, scores, slate, is_popular, slot_group):
     blocks = _blocks(scores, is_popular, block_size)
     rest = logsumexp(jax.lax.map(mass_of, blocks), axis=0)
     picked = _read_picked(scores.query, blocks, slate)
-    item_group = slates.item_groups(is_popular, slate)
-    log_mass, possible = slates.slot_mass(picked, slate, item_group, slot_group, rest)
+    item_group = whole_slates.item_groups(is_popular, slate)
+    log_mass, possible = whole_slates.slot_mass(picked, slate, item_group, slot_group, rest)
     log_prob = jnp.where(possible, picked - log_mass, -jnp.inf)
     return log_prob, (scores, slate, is_popular, slot_group, rest, log_mass, possible)
 
 
 def _log_prob_backward(block_size, residuals, cotangent):
     scores, slate, is_popular, slot_group, rest, log_mass, possible = residuals
-    rest = slates.finite(rest)
+    rest = whole_slates.finite(rest)
     blocks = _blocks(scores, is_popular, block_size)
-    total, at_picks = slates.slot_pull(
+    total, at_picks = whole_slates.slot_pull(
         jnp.where(possible, cotangent, 0.0),
         _read_picked(scores.query, blocks, slate),
-        slates.repeats(slate),
-        slates.item_groups(is_popular, slate),
+        whole_slates.repeats(slate),
+        whole_slates.item_groups(is_popular, slate),
         slot_group,
         log_mass,
         rest,
@@ -205,7 +165,7 @@ def _log_prob_backward(block_size, residuals, cotangent):
 _log_prob.defvjp(_log_prob_forward, _log_prob_backward)
 
 
-def greedy_slate(
+def blocks_mode(
     scores: FactoredScores,
     is_popular: Bool[Array, "J"],
     num_popular: Int[Array, "B"] | None,
@@ -213,24 +173,7 @@ def greedy_slate(
     slate_size: int,
     block_size: int | None = None,
 ) -> Int[Array, "B K"]:
-    """Return the mode slot by slot, ties to the smaller position: `slates.greedy_slate` of the product.
-
-    Args:
-        scores: factors of the logits.
-        is_popular: `(J,)` bool, the popular group.
-        num_popular: `(B,)` int32 or None, as in `sample_slate`.
-        slate_size: K, in [1, J].
-        block_size: as in `sample_slate`.
-
-    Returns:
-        `(B, K)` int32 catalogue positions, distinct in each row.
-
-    Raises:
-        ValueError: where `slate_size` is not in [1, J].
-    """
-    if _is_small(scores, block_size):
-        return slates.greedy_slate(scores.whole(), is_popular, num_popular, slate_size=slate_size)
-    slates.check(scores.shape, is_popular, num_popular, slate_size)
+    """`slates.greedy_slate` of factors."""
     labels = None if num_popular is None else is_popular
     blocks = _blocks(scores, labels, block_size or _own_size(scores))
     groups = (0,) if num_popular is None else (0, 1)
@@ -245,8 +188,8 @@ def greedy_slate(
     ]
     if num_popular is None:
         return best[0]
-    slot_group = slates.slot_groups(is_popular, num_popular, scores.shape[0], slate_size)
-    return slates.join_groups(best[0], best[1], slot_group)
+    slot_group = whole_slates.slot_groups(is_popular, num_popular, scores.shape[0], slate_size)
+    return whole_slates.join_groups(best[0], best[1], slot_group)
 
 
 def _best_items(query, blocks, maxima, group: int, *, slate_size: int):
@@ -286,10 +229,6 @@ class _Blocks:
     bias: Array | None
     is_popular: Array | None
     num_items: int = struct.field(pytree_node=False)
-
-
-def _is_small(scores: FactoredScores, block_size: int | None) -> bool:
-    return block_size is None and scores.shape[1] <= LARGEST_WHOLE
 
 
 def _own_size(scores: FactoredScores) -> int:

@@ -5,7 +5,7 @@ region and c the amount by which the cost exceeds its limit,
 
 $$\min_x\ g^T x \quad \text{s.t.} \quad b^T x + c \le 0, \quad \tfrac{1}{2} x^T H x \le \delta.$$
 
-facts/methods.md, section 4, has the derivation and the errors of published implementations that are not repeated here.
+The dual is that of their section 6.1 and appendix.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ ROUNDING = 1e-6  # float32 differences below this share of their operands are ro
 
 
 class Case(IntEnum):
-    """Which of the cases of facts/methods.md, 4.3, a step belongs to."""
+    """Which case of the dual problem a step belongs to."""
 
     INFEASIBLE = 1
     """No step of the trust region meets the limit: lower the cost alone, as far as the region reaches."""
@@ -63,7 +63,7 @@ def dual(
 ) -> Dual:
     """Solve the dual problem in closed form: the unconstrained step where it meets the limit, else the one on the limit.
 
-    That rule equals Achiam's projection on two intervals, and divides by neither c nor r (facts/methods.md, 4.3).
+    That rule equals Achiam's projection on two intervals, and divides by neither c nor r.
 
     Args:
         q: g' H^-1 g, at least 0.
@@ -188,7 +188,7 @@ def backtrack(
 ) -> Found:
     """Shorten a step until its true consequences are acceptable; what is returned is what was tested.
 
-    Acceptable (Achiam et al. 2017; facts/methods.md, 4.4): the KL divergence is at most delta, the cost rises by no more than the
+    Acceptable (Achiam et al. 2017, section 6.3): the KL divergence is at most delta, the cost rises by no more than the
     room under its limit, max(-c, 0), and, unless the limit is broken already (c > 0), the reward's loss falls.
 
     Args:

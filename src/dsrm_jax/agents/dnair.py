@@ -1,25 +1,23 @@
 """DNaIR (Shi et al., TOIS 2024) on slates: Q-learning over items whose reward also pays for novelty.
 
-The lab's adaptation to session simulators (facts/methods.md 3.6), with its bugs repaired: values come from the target
-network, nothing follows a termination, and each item has its own target (`item_values`). Not the original, which fits
+The adaptation to session simulators (the DQN of github.com/1163710212/HER4IF), with its bugs repaired: values come from the
+target network, nothing follows a termination, and each item has its own target (`item_values`). Not the original, which fits
 one network per user offline.
 
 Shapes: B users, J items, K slate size, D state dimensions.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.agent import Agent, Rollout
+from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout
 from dsrm_jax.agents.hyper_action import item_features
 from dsrm_jax.agents.item_values import (
-    Experience,
     ItemValues,
     click_probability,
     click_probability_at,
@@ -28,53 +26,101 @@ from dsrm_jax.agents.item_values import (
     correction_at,
     exposure_of,
     one_step_target,
-    start_experience,
 )
-from dsrm_jax.agents.replay import Replay, add, clipped_adam, learn
-from dsrm_jax.config import AgentConfig
+from dsrm_jax.agents.networks import features
+from dsrm_jax.agents.replay import (
+    Experience,
+    Learner,
+    Metrics,
+    Optimisers,
+    ReplayConfig,
+    ReplayState,
+    clipped_adam,
+    improve,
+    practise,
+    slate_row,
+    start_learner,
+    start_replay,
+    track,
+)
+from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.purify.view import Catalogue, View
+from dsrm_jax.settings import NON_NEGATIVE, SHARE, SHARE_OF_MOST, configuration, number
+from dsrm_jax.simulator.settings import EnvironmentConfig
+from dsrm_jax.types import PyTree
 
 
-@struct.dataclass
-class ValueState:
-    """Arrays of the agent: parameters, their lagging copy, the optimiser's state, the replay."""
+@configuration
+class DNaIRConfig:
+    """Diversity- and novelty-aware Q-learning."""
 
-    params: Any
-    target: Any
-    opt_state: Any
-    replay: Replay
+    discount: float = number(default=0.9, within=SHARE_OF_MOST)
+    """Discount per step, in [0, 1)."""
+    novelty_weight: float = number(default=0.003, within=NON_NEGATIVE)
+    """Weight of quality over log popularity in the shaped reward."""
+    exploration: float = number(default=0.05, within=SHARE)
+    """Probability that a slot is filled by a uniformly random item."""
 
 
 class _Parts(NamedTuple):
-    """What the agent's functions are closed over: static, but for the floats of `config`."""
+    """What the agent's functions are closed over: static, but for the floats of the settings."""
 
-    config: AgentConfig
+    settings: DNaIRConfig
+    replay: ReplayConfig
     slate_size: int
     network: ItemValues
-    optimiser: optax.GradientTransformation
+    optimisers: Optimisers
 
 
-def make_dnair(config: AgentConfig, *, slate_size: int) -> Agent:
+def make_dnair(
+    *,
+    slate_size: int = EnvironmentConfig.slate_size,
+    discount: float = DNaIRConfig.discount,
+    novelty_weight: float = DNaIRConfig.novelty_weight,
+    exploration: float = DNaIRConfig.exploration,
+    capacity: int = ReplayConfig.capacity,
+    batch_size: int = ReplayConfig.batch_size,
+    gradient_steps: int = ReplayConfig.gradient_steps,
+    warm_up: int = ReplayConfig.warm_up,
+    tau: float = ReplayConfig.tau,
+    learning_rate: float = SharedConfig.learning_rate,
+    max_grad_norm: float = SharedConfig.max_grad_norm,
+    hidden: int = SharedConfig.hidden,
+) -> Agent:
     """Build DNaIR; on purified states it is the paper's DNaIR+DSRM.
 
     The slate is the top K of Q(s, i) = n_i + p_i(s) + <f(s), x_i>: the known novelty payment (`novelty_bonus`), the frozen
     encoder's click probability, and a learnt correction on `item_features` that starts at zero. Thousands of items are thus
     learnt from few clicks. When it explores, each slot is replaced by a random item (`explore`).
 
-    Args:
-        config: `dnair`, `replay`, `hidden`, `learning_rate` and `max_grad_norm` are read; floats may be traced.
-        slate_size: K.
+    Keywords are the fields of `DNaIRConfig`, `ReplayConfig` and `SharedConfig` of their names; floats may be traced.
 
     Returns:
         The `Agent`; its `init` raises InputError where the catalogue has no exposure counts.
+
+    Raises:
+        InputError: a value out of range.
     """
-    parts = _Parts(
-        config,
-        slate_size,
-        ItemValues(config.hidden),
-        clipped_adam(config.learning_rate, config.max_grad_norm),
-    )
+    own = settings_of(DNaIRConfig, "dnair", locals())
+    replay = settings_of(ReplayConfig, "dnair", locals())
+    settings_of(SharedConfig, "dnair", locals())
+    optimisers = {"value": clipped_adam(learning_rate, max_grad_norm)}
+    parts = _Parts(own, replay, slate_size, ItemValues(hidden), optimisers)
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
+
+
+DNAIR = Method(
+    name="dnair",
+    label="DNaIR",
+    about="Q-learning whose reward also pays for novelty",
+    make=make_dnair,
+    settings=(DNaIRConfig, ReplayConfig),
+    replays=True,
+    novelty=True,
+)
+DNAIR_DSRM = DNAIR._replace(
+    name="dnair_dsrm", label="DNaIR + DSRM", about="the same on purified states", state="guided"
+)
 
 
 def novelty_bonus(catalogue: Catalogue, *, weight: float | Float[Array, ""]) -> Float[Array, "J"]:
@@ -122,99 +168,92 @@ def explore(
 
 
 def item_targets(
-    parts: _Parts, params: Any, target: Any, batch: Experience, catalogue: Catalogue, bonus: Float[Array, "J"]
+    parts: _Parts, learner: Learner, batch: Experience, catalogue: Catalogue, bonus: Float[Array, "J"]
 ) -> Float[Array, "N K"]:
     """Return the shaped per-item targets click_k + n_k + gamma (1 - terminated) V(s').
 
     V(s') is the mean value, by the target network, of the K items that the online network would show (double Q-learning).
     """
-    state, time = batch.next_state, batch.next_time
-    slate = _best(_values(parts, params, state, time, catalogue, bonus), parts.slate_size)
-    following = jnp.mean(_values_at(parts, target, state, time, slate, catalogue, bonus), axis=1)
-    reward = batch.clicks.astype(jnp.float32) + bonus[batch.slate]
-    return one_step_target(reward, batch.terminated, following, discount=parts.config.dnair.discount)
+    seen = batch.next_features
+    slate = _best(_values(parts, learner.params["value"], seen, catalogue, bonus), parts.slate_size)
+    following = _values_at(parts, learner.target["value"], seen, slate, catalogue, bonus)
+    reward = batch.reward.astype(jnp.float32) + bonus[batch.action]
+    discount = parts.settings.discount
+    return one_step_target(reward, batch.terminated, jnp.mean(following, axis=1), discount=discount)
 
 
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Any = None) -> ValueState:
+def _init(
+    parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None
+) -> ReplayState:
     """`Agent.init`."""
     exposure_of(catalogue, "dnair")
-    state = jnp.zeros((1, catalogue.vectors.shape[1]))
-    params = parts.network.init(key, state, jnp.zeros((1,), jnp.int32))
-    replay = start_experience(catalogue, slate_size=parts.slate_size, capacity=parts.config.replay.capacity)
-    return ValueState(params, params, parts.optimiser.init(params), replay)
+    params = {"value": parts.network.init(key, jnp.zeros((1, catalogue.vectors.shape[1] + 1)))}
+    replay = start_replay(slate_row(catalogue, parts.slate_size), capacity=parts.replay.capacity)
+    return ReplayState(start_learner(params, parts.optimisers), replay)
 
 
 def _act(
-    parts: _Parts,
-    agent: ValueState,
-    key: jax.Array,
-    view: View,
-    catalogue: Catalogue,
-    greedy: bool = False,
+    parts: _Parts, agent: ReplayState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
 ) -> tuple[Int[Array, "B K"], tuple[()]]:
     """`Agent.act`."""
-    config = parts.config.dnair
-    bonus = novelty_bonus(catalogue, weight=config.novelty_weight)
-    slate = _best(_values(parts, agent.params, view.state, view.time, catalogue, bonus), parts.slate_size)
+    bonus = novelty_bonus(catalogue, weight=parts.settings.novelty_weight)
+    seen = features(view.state, view.time)
+    slate = _best(_values(parts, agent.learner.params["value"], seen, catalogue, bonus), parts.slate_size)
     if greedy:
         return slate, ()
     num_items = catalogue.is_popular.shape[0]
-    return explore(key, slate, num_items=num_items, probability=config.exploration), ()
+    return explore(key, slate, num_items=num_items, probability=parts.settings.exploration), ()
 
 
 def _update(
-    parts: _Parts, agent: ValueState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
-) -> tuple[ValueState, dict[str, jax.Array]]:
+    parts: _Parts, agent: ReplayState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+) -> tuple[ReplayState, Metrics]:
     """`Agent.update`: a rollout into the replay, then gradient steps from it."""
-    config = parts.config
-    replay = add(agent.replay, collected(rollout))
-    bonus = novelty_bonus(catalogue, weight=config.dnair.novelty_weight)
+    bonus = novelty_bonus(catalogue, weight=parts.settings.novelty_weight)
 
-    def step(learner: Any, key: Any, batch: Experience, index: Any) -> tuple[Any, dict[str, jax.Array]]:
-        params, target, opt_state = learner
-        goal = item_targets(parts, params, target, batch, catalogue, bonus)
+    def step(
+        learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
+    ) -> tuple[Learner, Metrics]:
+        goal = item_targets(parts, learner, batch, catalogue, bonus)
 
-        def loss(params: Any) -> jax.Array:
-            value = _values_at(parts, params, batch.state, batch.time, batch.slate, catalogue, bonus)
-            return jnp.mean(optax.huber_loss(value, goal))
+        def loss(params: PyTree) -> tuple[jax.Array, None]:
+            value = _values_at(parts, params, batch.features, batch.action, catalogue, bonus)
+            return jnp.mean(optax.huber_loss(value, goal)), None
 
-        error, gradient = jax.value_and_grad(loss)(params)
-        updates, opt_state = parts.optimiser.update(gradient, opt_state, params)
-        params = optax.apply_updates(params, updates)
-        target = optax.incremental_update(params, target, config.replay.tau)
-        return (params, target, opt_state), {"value_loss": error, "value": jnp.mean(goal)}
+        learner, error, _ = improve(learner, "value", parts.optimisers, loss)
+        return track(learner, parts.replay.tau), {"value_loss": error, "value": jnp.mean(goal)}
 
-    learner = agent.params, agent.target, agent.opt_state
-    (params, target, opt_state), metrics = learn(step, learner, key, replay, config=config.replay)
-    return ValueState(params, target, opt_state, replay), metrics
+    return practise(step, agent, key, collected(rollout), settings=parts.replay)
 
 
 def _values(
     parts: _Parts,
-    params: Any,
-    state: Float[Array, "B D"],
-    time: Int[Array, "B"],
+    params: PyTree,
+    seen: Float[Array, "B D+1"],
     catalogue: Catalogue,
     bonus: Float[Array, "J"],
 ) -> Float[Array, "B J"]:
     """Return Q of every item."""
-    weights: Any = parts.network.apply(params, state, time)
-    return bonus + click_probability(state, catalogue) + correction(weights, item_features(catalogue))
+    learnt = correction(_weights(parts, params, seen), item_features(catalogue))
+    return bonus + click_probability(seen[:, :-1], catalogue) + learnt
 
 
 def _values_at(
     parts: _Parts,
-    params: Any,
-    state: Float[Array, "B D"],
-    time: Int[Array, "B"],
+    params: PyTree,
+    seen: Float[Array, "B D+1"],
     slate: Int[Array, "B K"],
     catalogue: Catalogue,
     bonus: Float[Array, "J"],
 ) -> Float[Array, "B K"]:
     """Return Q of the given items."""
-    weights: Any = parts.network.apply(params, state, time)
-    learnt = correction_at(weights, item_features(catalogue), slate)
-    return bonus[slate] + click_probability_at(state, slate, catalogue) + learnt
+    learnt = correction_at(_weights(parts, params, seen), item_features(catalogue), slate)
+    return bonus[slate] + click_probability_at(seen[:, :-1], slate, catalogue) + learnt
+
+
+def _weights(parts: _Parts, params: PyTree, seen: Float[Array, "B D+1"]) -> Float[Array, "B E+1"]:
+    found: PyTree = parts.network.apply(params, seen)
+    return found
 
 
 def _best(values: Float[Array, "B J"], slate_size: int) -> Int[Array, "B K"]:

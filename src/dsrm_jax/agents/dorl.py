@@ -7,23 +7,69 @@ its items'. The clicks of the rollout move the sessions along and never enter th
 Shapes: B users, T steps, K slate size.
 """
 
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.a2c import ActorCriticState, act, improve, init_actor_critic, make_actor_critic
-from dsrm_jax.agents.agent import Agent, LoggedData, Rollout
+from dsrm_jax.agents.actor_critic import (
+    A2CConfig,
+    ActorCritic,
+    ActorCriticState,
+    SlateRecord,
+    act,
+    improve,
+    init_actor_critic,
+    make_actor_critic,
+)
+from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout
 from dsrm_jax.agents.log_entropy import LogEntropy, fit_log_entropy, lowest_entropy, slate_entropy
+from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.agents.world_model import fit_world_models, predict_clicks
-from dsrm_jax.config import AgentConfig, DORLConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
+from dsrm_jax.settings import (
+    COUNT,
+    COUNT_OR_ZERO,
+    NON_NEGATIVE,
+    POSITIVE,
+    SHARE_OF_MOST,
+    Range,
+    configuration,
+    number,
+)
+from dsrm_jax.simulator.settings import EnvironmentConfig
+from dsrm_jax.types import PyTree
 
 FLOOR_STATES = 64  # logged states whose whole catalogue is scored to find R_min
+
+
+@configuration
+class DORLConfig:
+    """Offline model-based A2C with penalties for uncertainty and for low entropy."""
+
+    discount: float = number(default=0.9, within=SHARE_OF_MOST)
+    """Discount per step, in [0, 1)."""
+    ensemble: int = number(default=5, within=COUNT)
+    """World models."""
+    uncertainty_weight: float = number(default=0.5, within=NON_NEGATIVE)
+    """lambda_1, weight of the largest predicted variance."""
+    entropy_weight: float = number(default=0.05, within=NON_NEGATIVE)
+    """lambda_2, weight of the log's next-item entropy."""
+    window: int = number(default=2, within=Range(1, 11))
+    """Longest tuple of last items, the shown one among them, that the entropy is conditioned on."""
+    negatives: int = number(default=1, within=COUNT_OR_ZERO)
+    """Items drawn uniformly per logged click, taken as skipped, when the world models are fitted."""
+    model_iterations: int = number(default=500, within=COUNT)
+    """Adam steps of the world models."""
+    model_batch_size: int = number(default=512, within=COUNT)
+    """Logged clicks per step and model."""
+    model_learning_rate: float = number(default=3e-3, within=POSITIVE)
+    """Adam step size of the world models."""
 
 
 @struct.dataclass
@@ -38,48 +84,106 @@ class DORLState:
     """
 
     actor_critic: ActorCriticState
-    models: Any
+    models: PyTree
     entropy: LogEntropy
     floor: Float[Array, ""]
 
 
-def make_dorl(config: AgentConfig, *, slate_size: int) -> Agent:
-    """Build DORL.
+class _Parts(NamedTuple):
+    """What the functions of the agent are closed over: static, but for the floats of the settings."""
 
-    Args:
-        config: `dorl`, and `a2c` for all of the actor-critic but the discount; floats may be traced.
-        slate_size: K.
+    settings: DORLConfig
+    actor_critic: ActorCritic
+
+
+def make_dorl(
+    *,
+    slate_size: int = EnvironmentConfig.slate_size,
+    discount: float = DORLConfig.discount,
+    ensemble: int = DORLConfig.ensemble,
+    uncertainty_weight: float = DORLConfig.uncertainty_weight,
+    entropy_weight: float = DORLConfig.entropy_weight,
+    window: int = DORLConfig.window,
+    negatives: int = DORLConfig.negatives,
+    model_iterations: int = DORLConfig.model_iterations,
+    model_batch_size: int = DORLConfig.model_batch_size,
+    model_learning_rate: float = DORLConfig.model_learning_rate,
+    policy_entropy_weight: float = A2CConfig.entropy_weight,
+    minibatches: int = A2CConfig.minibatches,
+    actor_learning_rate: float = A2CConfig.actor_learning_rate,
+    learning_rate: float = SharedConfig.learning_rate,
+    gae_lambda: float = SharedConfig.gae_lambda,
+    value_weight: float = SharedConfig.value_weight,
+    max_grad_norm: float = SharedConfig.max_grad_norm,
+    hidden: int = SharedConfig.hidden,
+    sharpness: float = SharedConfig.sharpness,
+) -> Agent:
+    """Build DORL; keywords are the fields of `DORLConfig`, `A2CConfig` and `SharedConfig` of their names.
+
+    `policy_entropy_weight` is `A2CConfig.entropy_weight`. Floats may be traced.
 
     Returns:
         The `Agent`. Its `init` fits world models and entropies on the log, and raises `InputError` where there is none.
+
+    Raises:
+        InputError: a value out of range.
     """
-    parts = make_actor_critic(config, discount=config.dorl.discount, slate_size=slate_size)
+    settings = settings_of(DORLConfig, "dorl", locals())
+    shared = settings_of(SharedConfig, "dorl", locals())
+    policy = settings_of(A2CConfig, "dorl", locals() | {"entropy_weight": policy_entropy_weight})
+    parts = _Parts(settings, make_actor_critic(policy, shared, slate_size=slate_size))
+    return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts), offline="log")
 
-    def init(key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> DORLState:
-        if logged is None:
-            raise InputError("dorl fits its world models on the training log: hand `init` its LoggedData")
-        policy_key, model_key, floor_key = jax.random.split(key, 3)
-        models, _ = fit_world_models(model_key, logged, catalogue, config=config.dorl)
-        entropy = fit_log_entropy(logged.item, logged.user, window=config.dorl.window)
-        floor = reward_floor(floor_key, models, entropy, logged, catalogue, config=config.dorl)
-        return DORLState(init_actor_critic(parts, policy_key, catalogue), models, entropy, floor)
 
-    def act_(agent: DORLState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False) -> Any:
-        return act(parts, agent.actor_critic, key, view, catalogue, greedy)
+DORL = Method(
+    name="dorl",
+    label="DORL",
+    about="offline: actor-critic in world models of the log, with penalties for uncertainty and low entropy",
+    make=make_dorl,
+    settings=(DORLConfig, A2CConfig),
+    borrowed={"policy_entropy_weight": (A2CConfig, "entropy_weight")},
+    needs_log=True,
+    in_model=True,
+)
 
-    return Agent(init, act_, partial(_update, parts), offline="log")
+
+def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> DORLState:
+    """`Agent.init`."""
+    if logged is None:
+        raise InputError("dorl fits its world models on the training log: hand `init` its LoggedData")
+    settings = parts.settings
+    policy_key, model_key, floor_key = jax.random.split(key, 3)
+    models, _ = fit_world_models(
+        model_key,
+        logged,
+        catalogue,
+        members=settings.ensemble,
+        negatives=settings.negatives,
+        iterations=settings.model_iterations,
+        batch_size=settings.model_batch_size,
+        learning_rate=settings.model_learning_rate,
+    )
+    entropy = fit_log_entropy(logged.item, logged.user, window=settings.window)
+    floor = reward_floor(floor_key, models, entropy, logged, catalogue, settings=settings)
+    return DORLState(init_actor_critic(parts.actor_critic, policy_key, catalogue), models, entropy, floor)
+
+
+def _act(
+    parts: _Parts, agent: DORLState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
+) -> tuple[Int[Array, "B K"], SlateRecord]:
+    """`Agent.act`."""
+    return act(parts.actor_critic, agent.actor_critic, key, view, catalogue, greedy)
 
 
 def _update(
-    parts: Any, agent: DORLState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+    parts: _Parts, agent: DORLState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
 ) -> tuple[DORLState, dict[str, jax.Array]]:
     """`Agent.update`: A2C on the penalised reward."""
-    config = parts.config.dorl
-    rewards = penalised_rewards(agent, rollout.view, rollout.slate, catalogue, config=config)
+    rewards = penalised_rewards(agent, rollout.view, rollout.slate, catalogue, settings=parts.settings)
     reward = jnp.mean(rewards, axis=-1)
-    learnt, metrics = improve(parts, agent.actor_critic, key, rollout, reward, catalogue)
+    learnt, metrics = improve(parts.actor_critic, agent.actor_critic, key, rollout, reward, catalogue)
     metrics["penalised_reward"] = jnp.mean(reward)
-    return agent.replace(actor_critic=learnt), metrics  # type: ignore[attr-defined]
+    return replace(agent, actor_critic=learnt), metrics
 
 
 def penalised_rewards(
@@ -88,7 +192,7 @@ def penalised_rewards(
     slate: Int[Array, "... K"],
     catalogue: Catalogue,
     *,
-    config: DORLConfig,
+    settings: DORLConfig,
 ) -> Float[Array, "... K"]:
     """Return r~ of each item of a slate.
 
@@ -97,7 +201,7 @@ def penalised_rewards(
         view: what was seen before the slate, of leading shape `(...)`; names its recent events where the window is over 1.
         slate: catalogue positions.
         catalogue: the items.
-        config: both weights.
+        settings: both weights.
 
     Returns:
         At least 0.
@@ -109,8 +213,8 @@ def penalised_rewards(
         catalogue,
     )
     entropy = slate_entropy(agent.entropy, past_positions(view, slate, catalogue), slate)
-    value = (expected - config.uncertainty_weight * uncertainty).reshape(slate.shape)
-    return jnp.maximum(0.0, value + config.entropy_weight * entropy - agent.floor)
+    value = (expected - settings.uncertainty_weight * uncertainty).reshape(slate.shape)
+    return jnp.maximum(0.0, value + settings.entropy_weight * entropy - agent.floor)
 
 
 def past_positions(view: View, slate: Int[Array, "... K"], catalogue: Catalogue) -> Int[Array, "... R"]:
@@ -122,12 +226,12 @@ def past_positions(view: View, slate: Int[Array, "... K"], catalogue: Catalogue)
 
 def reward_floor(
     key: jax.Array,
-    models: Any,
+    models: PyTree,
     entropy: LogEntropy,
     logged: LoggedData,
     catalogue: Catalogue,
     *,
-    config: DORLConfig,
+    settings: DORLConfig,
 ) -> Float[Array, ""]:
     """Return R_min, the least r_hat - lambda_1 P_U of any item in some logged states plus lambda_2 times the least P_E.
 
@@ -139,6 +243,6 @@ def reward_floor(
 
     def worst(state: jax.Array) -> jax.Array:
         expected, uncertainty = predict_clicks(models, state[None], everything, catalogue)
-        return jnp.min(expected - config.uncertainty_weight * uncertainty)
+        return jnp.min(expected - settings.uncertainty_weight * uncertainty)
 
-    return jnp.min(jax.lax.map(worst, states[row])) + config.entropy_weight * lowest_entropy(entropy)
+    return jnp.min(jax.lax.map(worst, states[row])) + settings.entropy_weight * lowest_entropy(entropy)

@@ -11,20 +11,20 @@ MEMORY = 0.99  # an update's exposure counts fade by this factor with every late
 
 
 @struct.dataclass
-class Exposure:
+class ShownCounts:
     """How often each item was shown, lately: `count` is `(J,)` float32, fading with age."""
 
     count: Float[Array, "J"]
 
 
-def start_exposure(num_items: int) -> Exposure:
-    """Return the exposure of a policy that has shown nothing yet."""
-    return Exposure(jnp.zeros(num_items, jnp.float32))
+def start_counts(num_items: int) -> ShownCounts:
+    """Return the counts of a policy that has shown nothing yet."""
+    return ShownCounts(jnp.zeros(num_items, jnp.float32))
 
 
-def observe_slates(exposure: Exposure, slate: Int[Array, "..."]) -> Exposure:
-    """Return the exposure after the slates of one rollout were shown."""
-    return Exposure((MEMORY * exposure.count).at[slate.reshape(-1)].add(1.0))
+def observe_slates(shown: ShownCounts, slate: Int[Array, "..."]) -> ShownCounts:
+    """Return the counts after the slates of one rollout were shown."""
+    return ShownCounts((MEMORY * shown.count).at[slate.reshape(-1)].add(1.0))
 
 
 def item_gini(count: Float[Array, "J"]) -> Float[Array, ""]:
@@ -51,15 +51,15 @@ def marginal_gini(count: Float[Array, "J"]) -> Float[Array, "J"]:
     return (2.0 * rank - size - 1) / size - item_gini(count)
 
 
-def slate_fairness(exposure: Exposure, rollout: Rollout, *, kind: str) -> Float[Array, "T B"]:
+def slate_fairness(shown: ShownCounts, rollout: Rollout, *, kind: str) -> Float[Array, "T B"]:
     """Return Fair of every slate of a rollout.
 
     Args:
-        exposure: counts before the rollout (kind="gini").
+        shown: counts before the rollout (kind="gini").
         rollout: for its slates and popular shares.
         kind: `balance` is -abs(2s - 1), in [-1, 0]; `gini` is minus the mean over the slate of `marginal_gini`.
     """
     if kind == "balance":
         return -jnp.abs(2.0 * rollout.popular_share - 1.0)
-    marginal: jax.Array = marginal_gini(exposure.count)
+    marginal: jax.Array = marginal_gini(shown.count)
     return -jnp.mean(marginal[rollout.slate], axis=-1)

@@ -2,7 +2,7 @@
 
 The action is a hyper-action w drawn from a Gaussian; the slate is the top K of <w, item>. w itself is stored, and its own density
 makes the ratios: the published code stores the chosen item's embedding instead, which w almost never equals
-(facts/methods.md, 4.6).
+(github.com/TobyGE/FCPO).
 
 The constraint is on exposure: of all that is shown, the popular share is at most `popular_limit`. With the cost of a step
 s - popular_limit, s the slate's popular share, it reads E[sum over a session of (s - limit)] <= 0: a session's own length,
@@ -17,7 +17,7 @@ Shapes: B users, T steps, N = T B samples, K slate size, J items, D state dimens
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,9 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.agent import Agent, Rollout
-from dsrm_jax.agents.gaussian_cpo import Experience, constrained_step, next_margin
+from dsrm_jax.agents.actor_critic import rollout_advantage
+from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout
+from dsrm_jax.agents.gaussian_cpo import PolicyBatch, constrained_step, next_margin
 from dsrm_jax.agents.hyper_action import HyperActor, item_features
 from dsrm_jax.agents.minibatches import deal, descend, flatten_time
 from dsrm_jax.agents.networks import MLP, features
@@ -38,18 +39,50 @@ from dsrm_jax.agents.ppo import (
     gaussian_sample,
     value_loss,
 )
-from dsrm_jax.agents.returns import bootstrap_values, generalised_advantage
-from dsrm_jax.config import AgentConfig
+from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.purify.view import Catalogue, View
+from dsrm_jax.settings import (
+    COUNT,
+    NON_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    SHARE_OF_MOST,
+    configuration,
+    number,
+)
+from dsrm_jax.simulator.settings import EnvironmentConfig
+from dsrm_jax.types import PyTree
+
+
+@configuration
+class FCPOConfig:
+    """Fairness-constrained policy optimisation (CPO)."""
+
+    discount: float = number(default=0.9, within=SHARE_OF_MOST)
+    """Discount per step of rewards and costs, in [0, 1)."""
+    popular_limit: float = number(default=0.5, within=SHARE)
+    """alpha', the largest share of popular items that a slate may hold on average, in [0, 1]; 1: no constraint."""
+    max_kl: float = number(default=0.05, within=POSITIVE)
+    """Trust region, in nats."""
+    damping: float = number(default=0.1, within=POSITIVE)
+    """Added to the diagonal of the Fisher matrix."""
+    initial_std: float = number(default=0.05, within=POSITIVE)
+    """Standard deviation of the policy at the start, per coordinate of the hyper-action."""
+    solver_iterations: int = number(default=10, within=COUNT)
+    """Conjugate-gradient iterations per solve."""
+    backtracks: int = number(default=10, within=COUNT)
+    """Trials of the line search, each a factor 0.8 shorter than the one before."""
+    margin_rate: float = number(default=0.2, within=NON_NEGATIVE)
+    """How fast the limit is tightened while the cost exceeds it; 0: never, CPO as printed."""
 
 
 @struct.dataclass
 class FCPOState:
     """Arrays of the agent: parameters of the policy and of both value functions, the optimiser's state, the limit's margin."""
 
-    policy: Any
-    values: dict[str, Any]
-    opt_state: Any
+    policy: PyTree
+    values: dict[str, PyTree]
+    opt_state: PyTree
     margin: Float[Array, ""]
 
 
@@ -83,16 +116,16 @@ class GaussianHyperActor(nn.Module):
 
 def fit_values(
     key: jax.Array,
-    apply: Callable[[Any, Any], Float[Array, "N"]],
-    params: dict[str, Any],
-    opt_state: Any,
-    inputs: Any,
+    apply: Callable[[PyTree, PyTree], Float[Array, "N"]],
+    params: dict[str, PyTree],
+    opt_state: PyTree,
+    inputs: PyTree,
     targets: dict[str, Float[Array, "N"]],
     *,
     optimiser: optax.GradientTransformation,
     epochs: int,
     minibatches: int,
-) -> tuple[dict[str, Any], Any]:
+) -> tuple[dict[str, PyTree], PyTree]:
     """Regress every value function on its targets, in minibatches; the key is consumed.
 
     Args:
@@ -111,10 +144,10 @@ def fit_values(
     """
     num_samples = next(iter(targets.values())).shape[0]
 
-    def loss(params, samples):
+    def loss(params: PyTree, samples: PyTree) -> tuple[jax.Array, dict[str, jax.Array]]:
         inputs, targets = samples
         errors = [jnp.mean(value_loss(apply(params[name], inputs), targets[name])) for name in targets]
-        return sum(errors), {}
+        return sum(errors, jnp.zeros(())), {}
 
     index = epoch_indices(key, num_samples, epochs=epochs, minibatches=minibatches)
     dealt = deal((inputs, targets), index)
@@ -122,47 +155,78 @@ def fit_values(
 
 
 class _Parts(NamedTuple):
-    """What the three functions of the agent are closed over: static, but for the floats of `config`."""
+    """What the three functions of the agent are closed over: static, but for the floats of the settings."""
 
-    config: AgentConfig
+    settings: FCPOConfig
+    shared: SharedConfig
     slate_size: int
     actor: GaussianHyperActor
     critic: MLP
     optimiser: optax.GradientTransformation
 
-    def policy(self, params: Any, state: Float[Array, "... D"]) -> Any:
+    def policy(
+        self, params: PyTree, state: Float[Array, "... D"]
+    ) -> tuple[Float[Array, "... E"], Float[Array, "E"]]:
         """Return `(mean, log_std)`."""
-        return self.actor.apply(params, state, self.config.fcpo.initial_std)
+        found: PyTree = self.actor.apply(params, state, self.settings.initial_std)
+        return found
 
-    def value(self, params: Any, view: tuple[Any, Any]) -> Float[Array, "..."]:
+    def value(self, params: PyTree, seen: tuple[jax.Array, jax.Array]) -> Float[Array, "..."]:
         """Return the value of `(state, time)`."""
-        found: Any = self.critic.apply(params, features(*view))
+        found: PyTree = self.critic.apply(params, features(*seen))
         return found[..., 0]
 
 
-def make_fcpo(config: AgentConfig, *, slate_size: int) -> Agent:
-    """Build FCPO.
+def make_fcpo(
+    *,
+    slate_size: int = EnvironmentConfig.slate_size,
+    discount: float = FCPOConfig.discount,
+    popular_limit: float = FCPOConfig.popular_limit,
+    max_kl: float = FCPOConfig.max_kl,
+    damping: float = FCPOConfig.damping,
+    initial_std: float = FCPOConfig.initial_std,
+    solver_iterations: int = FCPOConfig.solver_iterations,
+    backtracks: int = FCPOConfig.backtracks,
+    margin_rate: float = FCPOConfig.margin_rate,
+    learning_rate: float = SharedConfig.learning_rate,
+    gae_lambda: float = SharedConfig.gae_lambda,
+    max_grad_norm: float = SharedConfig.max_grad_norm,
+    epochs: int = SharedConfig.epochs,
+    minibatches: int = SharedConfig.minibatches,
+    hidden: int = SharedConfig.hidden,
+) -> Agent:
+    """Build FCPO; keywords are the fields of `FCPOConfig` and `SharedConfig` of their names, floats may be traced.
 
-    Args:
-        config: `fcpo`, and of the shared settings `gae_lambda`, `hidden`, and for the value functions `learning_rate`,
-            `max_grad_norm`, `epochs` and `minibatches`; floats may be traced.
-        slate_size: K.
+    `learning_rate`, `max_grad_norm`, `epochs` and `minibatches` are the value functions'.
 
     Returns:
         The `Agent`. The limit binds the sampled policy; the mode's exposure may differ from it.
+
+    Raises:
+        InputError: a value out of range.
     """
-    optimiser = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=1e-5)
-    )
-    parts = _Parts(config, slate_size, GaussianHyperActor(config.hidden), MLP(config.hidden, 1), optimiser)
+    settings = settings_of(FCPOConfig, "fcpo", locals())
+    shared = settings_of(SharedConfig, "fcpo", locals())
+    optimiser = optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5))
+    actor, critic = GaussianHyperActor(hidden), MLP(hidden, 1)
+    parts = _Parts(settings, shared, slate_size, actor, critic, optimiser)
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Any = None) -> FCPOState:
+FCPO = Method(
+    name="fcpo",
+    label="FCPO",
+    about="reward under a limit on the popular group's exposure, by constrained policy optimisation",
+    make=make_fcpo,
+    settings=(FCPOConfig,),
+)
+
+
+def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> FCPOState:
     """`Agent.init`."""
     actor_key, reward_key, cost_key = jax.random.split(key, 3)
     state, time = jnp.zeros((1, catalogue.vectors.shape[1])), jnp.zeros((1,), jnp.int32)
-    policy = parts.actor.init(actor_key, state, parts.config.fcpo.initial_std)
+    policy = parts.actor.init(actor_key, state, parts.settings.initial_std)
     values = {
         "reward": parts.critic.init(reward_key, features(state, time)),
         "cost": parts.critic.init(cost_key, features(state, time)),
@@ -184,10 +248,10 @@ def _update(
     parts: _Parts, agent: FCPOState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
 ) -> tuple[FCPOState, dict[str, jax.Array]]:
     """`Agent.update`: one constrained step on the rollout, then both value functions."""
-    config = parts.config
-    cost = rollout.popular_share - config.fcpo.popular_limit
+    settings, shared = parts.settings, parts.shared
+    cost = rollout.popular_share - settings.popular_limit
     advantage, target, value = _advantages(parts, agent, rollout, {"reward": rollout.reward, "cost": cost})
-    experience = Experience(
+    batch = PolicyBatch(
         inputs=flatten_time(rollout.view.state),
         action=flatten_time(rollout.record.w),
         log_prob=flatten_time(rollout.record.log_prob),
@@ -195,8 +259,16 @@ def _update(
         cost_advantage=flatten_time(advantage["cost"]),
         excess=jnp.mean(cost) + agent.margin,
     )
-    policy, metrics = constrained_step(parts.policy, agent.policy, experience, config=config.fcpo)
-    margin = next_margin(agent.margin, jnp.mean(cost), metrics["case"], rate=config.fcpo.margin_rate)
+    policy, metrics = constrained_step(
+        parts.policy,
+        agent.policy,
+        batch,
+        max_kl=settings.max_kl,
+        damping=settings.damping,
+        solver_iterations=settings.solver_iterations,
+        backtracks=settings.backtracks,
+    )
+    margin = next_margin(agent.margin, jnp.mean(cost), metrics["case"], rate=settings.margin_rate)
     values, opt_state = fit_values(
         key,
         parts.value,
@@ -205,8 +277,8 @@ def _update(
         flatten_time((rollout.view.state, rollout.view.time)),
         flatten_time(target),
         optimiser=parts.optimiser,
-        epochs=config.epochs,
-        minibatches=config.minibatches,
+        epochs=shared.epochs,
+        minibatches=shared.minibatches,
     )
     _, log_std = parts.policy(policy, rollout.last_view.state)
     metrics |= {"std": jnp.mean(jnp.exp(log_std)), "excess": jnp.mean(cost), "margin": margin}
@@ -218,26 +290,19 @@ def _advantages(
     parts: _Parts, agent: FCPOState, rollout: Rollout, signals: dict[str, Float[Array, "T B"]]
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array], dict[str, jax.Array]]:
     """Return advantages, value targets and values of reward and cost, `(T, B)` each."""
-    config = parts.config
     advantage, target, values = {}, {}, {}
     for name, signal in signals.items():
 
-        def value(view: View, params: Any = agent.values[name]) -> jax.Array:
+        def value(view: View, params: PyTree = agent.values[name]) -> jax.Array:
             return parts.value(params, (view.state, view.time))
 
         values[name] = value(rollout.view)
-        following = bootstrap_values(
-            jnp.concatenate([values[name], value(rollout.last_view)[None]]),
-            None if rollout.final_view is None else value(rollout.final_view),
-            rollout.truncated,
-        )
-        advantage[name], target[name] = generalised_advantage(
+        advantage[name], target[name] = rollout_advantage(
+            rollout,
             signal,
             values[name],
-            following,
-            rollout.terminated,
-            rollout.truncated,
-            discount=config.fcpo.discount,
-            lam=config.gae_lambda,
+            value,
+            discount=parts.settings.discount,
+            lam=parts.shared.gae_lambda,
         )
     return advantage, target, values

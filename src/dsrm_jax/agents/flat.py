@@ -8,7 +8,7 @@ Shapes: B users, T steps, N = T B samples, K slate size, J items, D state dimens
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,36 +17,34 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.a2c import Value, actor_critic_optimiser, rollout_advantage
-from dsrm_jax.agents.agent import Agent, Rollout
-from dsrm_jax.agents.dsrm_hrl import factored_scores, goal_from, popular_slots, slot_credit
-from dsrm_jax.agents.fairness import Exposure, observe_slates, slate_fairness, start_exposure
-from dsrm_jax.agents.minibatches import deal, descend, flatten_time
+from dsrm_jax.agents.actor_critic import Value, actor_critic_optimiser, rollout_advantage
+from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout
+from dsrm_jax.agents.fairness import observe_slates, slate_fairness, start_counts
+from dsrm_jax.agents.goals import (
+    GoalState,
+    factored_scores,
+    fill_slate,
+    goal_from,
+    proximal_epochs,
+    shown_quota,
+    slot_credit,
+)
 from dsrm_jax.agents.networks import MLP, lifted_vectors
 from dsrm_jax.agents.ppo import (
     approx_kl,
     clipped_surrogate,
-    epoch_indices,
     explained_variance,
     gaussian_entropy,
     gaussian_log_prob,
     gaussian_sample,
-    normalise,
     sampled_entropy,
     value_loss,
 )
-from dsrm_jax.agents.slates import greedy_slate, sample_slate, slate_log_prob
-from dsrm_jax.config import AgentConfig
+from dsrm_jax.agents.settings import SharedConfig, settings_of
+from dsrm_jax.agents.slates import FactoredScores, slate_log_prob
 from dsrm_jax.purify.view import Catalogue, View
-
-
-@struct.dataclass
-class FlatState:
-    """Arrays of the agent: parameters, the optimiser's state, exposure counts for Eq. (4)."""
-
-    params: dict[str, Any]
-    opt_state: Any
-    exposure: Exposure
+from dsrm_jax.simulator.settings import EnvironmentConfig
+from dsrm_jax.types import PyTree
 
 
 @struct.dataclass
@@ -93,142 +91,156 @@ class FlatPolicy(nn.Module):
 
 
 class _Parts(NamedTuple):
-    """What the three functions of the agent are closed over: static, but for the floats of `config`."""
+    """What the three functions of the agent are closed over: static, but for the floats of the settings."""
 
-    config: AgentConfig
+    settings: SharedConfig
     slate_size: int
     policy: FlatPolicy
     value: Value
     optimiser: optax.GradientTransformation
 
 
-def make_flat(config: AgentConfig, *, slate_size: int) -> Agent:
-    """Build FLAT.
+def make_flat(
+    *,
+    slate_size: int = EnvironmentConfig.slate_size,
+    slate_mode: Literal["quota", "penalty"] = SharedConfig.slate_mode,
+    fairness: Literal["balance", "gini"] = SharedConfig.fairness,
+    fairness_weight: float = SharedConfig.fairness_weight,
+    manager_discount: float = SharedConfig.manager_discount,
+    gae_lambda: float = SharedConfig.gae_lambda,
+    learning_rate: float = SharedConfig.learning_rate,
+    clip: float = SharedConfig.clip,
+    entropy_weight: float = SharedConfig.entropy_weight,
+    value_weight: float = SharedConfig.value_weight,
+    max_grad_norm: float = SharedConfig.max_grad_norm,
+    epochs: int = SharedConfig.epochs,
+    minibatches: int = SharedConfig.minibatches,
+    hidden: int = SharedConfig.hidden,
+    sharpness: float = SharedConfig.sharpness,
+) -> Agent:
+    """Build FLAT; keywords are the fields of `SharedConfig` of their names, floats may be traced.
 
-    Args:
-        config: DSRM-HRL's own fields; `manager_discount` is the one discount, `worker_discount` is not read. Floats may be
-            traced.
-        slate_size: K.
+    `manager_discount` is the one discount.
 
-    Returns:
-        The `Agent`.
+    Raises:
+        InputError: a value out of range.
     """
-    optimiser = actor_critic_optimiser(
-        config.learning_rate, config.learning_rate, max_grad_norm=config.max_grad_norm
-    )
-    policy, value = FlatPolicy(config.hidden), Value(config.hidden)
-    parts = _Parts(config, slate_size, policy, value, optimiser)
+    settings = settings_of(SharedConfig, "flat", locals())
+    optimiser = actor_critic_optimiser(learning_rate, learning_rate, max_grad_norm=max_grad_norm)
+    parts = _Parts(settings, slate_size, FlatPolicy(hidden), Value(hidden), optimiser)
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Any = None) -> FlatState:
+FLAT = Method(
+    name="flat",
+    label="FLAT",
+    about="one policy without a hierarchy, on purified states",
+    make=make_flat,
+    state="guided",
+)
+
+
+def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> GoalState:
     """`Agent.init`."""
     policy_key, value_key = jax.random.split(key)
-    state = jnp.zeros((1, catalogue.vectors.shape[1]))
+    num_items, dim = catalogue.vectors.shape
+    state, settings = jnp.zeros((1, dim)), parts.settings
+    discount = settings.manager_discount
     params = {
-        "policy": parts.policy.init(policy_key, state, parts.config.sharpness),
-        "value": parts.value.init(
-            value_key, state, jnp.zeros((1,), jnp.int32), parts.config.manager_discount
-        ),
+        "policy": parts.policy.init(policy_key, state, settings.sharpness),
+        "value": parts.value.init(value_key, state, jnp.zeros((1,), jnp.int32), discount),
     }
-    exposure = start_exposure(catalogue.is_popular.shape[0])
-    return FlatState(params, parts.optimiser.init(params), exposure)
+    return GoalState(params, parts.optimiser.init(params), start_counts(num_items))
 
 
-def _emit(parts: _Parts, params: Any, view: View) -> Emission:
+def _emit(parts: _Parts, params: PyTree, view: View) -> Emission:
     """Return what the policy says of a view."""
-    return parts.policy.apply(params["policy"], view.state, parts.config.sharpness)  # type: ignore[return-value]
+    found: PyTree = parts.policy.apply(params["policy"], view.state, parts.settings.sharpness)
+    return found
 
 
-def _value(parts: _Parts, params: Any, view: View) -> Float[Array, "..."]:
+def _value(parts: _Parts, params: PyTree, view: View) -> Float[Array, "..."]:
     """Return the value of a view."""
-    discount = parts.config.manager_discount
-    return parts.value.apply(params["value"], view.state, view.time, discount)  # type: ignore[return-value]
+    discount = parts.settings.manager_discount
+    found: PyTree = parts.value.apply(params["value"], view.state, view.time, discount)
+    return found
 
 
-def _scores(emission: Emission, output: Float[Array, "B 2"], catalogue: Catalogue) -> Float[Array, "B J"]:
+def _scores(emission: Emission, output: Float[Array, "B 2"], catalogue: Catalogue) -> FactoredScores:
     """Return Eq. (6)'s logits of all items."""
     vectors = lifted_vectors(catalogue)
-    goal = goal_from(output)
-    return factored_scores(emission.query, goal, emission.sharpness, vectors, catalogue).whole()
+    return factored_scores(emission.query, goal_from(output), emission.sharpness, vectors, catalogue)
 
 
 def _act(
-    parts: _Parts, agent: FlatState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
+    parts: _Parts, agent: GoalState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
 ) -> tuple[Int[Array, "B K"], FlatDecision]:
     """`Agent.act`."""
     goal_key, slate_key = jax.random.split(key)
     emission = _emit(parts, agent.params, view)
     mean, log_std = emission.mean, emission.log_std
     output = mean if greedy else gaussian_sample(goal_key, mean, log_std)
-    scores = _scores(emission, output, catalogue)
-    slots = None
-    if parts.config.slate_mode == "quota":
-        slots = popular_slots(goal_from(output), slate_size=parts.slate_size)
-    if greedy:
-        slate = greedy_slate(scores, catalogue.is_popular, slots, slate_size=parts.slate_size)
-        slot_log_prob = jnp.zeros(slate.shape, scores.dtype)
-    else:
-        slate, slot_log_prob = sample_slate(
-            slate_key, scores, catalogue.is_popular, slots, slate_size=parts.slate_size
-        )
+    slate, slot_log_prob = fill_slate(
+        slate_key,
+        _scores(emission, output, catalogue),
+        output,
+        catalogue,
+        slate_mode=parts.settings.slate_mode,
+        slate_size=parts.slate_size,
+        greedy=greedy,
+    )
     goal_log_prob = gaussian_log_prob(output, mean, log_std)
     log_prob = jnp.concatenate([goal_log_prob[:, None], slot_log_prob], axis=1)
     return slate, FlatDecision(output, log_prob, _value(parts, agent.params, view))
 
 
 def _update(
-    parts: _Parts, agent: FlatState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
-) -> tuple[FlatState, dict[str, jax.Array]]:
+    parts: _Parts, agent: GoalState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+) -> tuple[GoalState, dict[str, jax.Array]]:
     """`Agent.update`: PPO, `epochs` passes over the rollout in minibatches."""
-    config, record = parts.config, rollout.record
-    fairness = slate_fairness(agent.exposure, rollout, kind=config.fairness)
+    settings, value = parts.settings, rollout.record.value
+    fairness = slate_fairness(agent.shown, rollout, kind=settings.fairness)
     advantage, target = rollout_advantage(
         rollout,
-        rollout.reward + config.fairness_weight * fairness,  # Eq. (4)
-        record.value,
+        rollout.reward + settings.fairness_weight * fairness,  # Eq. (4)
+        value,
         partial(_value, parts, agent.params),
-        discount=config.manager_discount,
-        lam=config.gae_lambda,
+        discount=settings.manager_discount,
+        lam=settings.gae_lambda,
     )
     credit = {"goal": advantage, "slots": slot_credit(advantage, rollout, catalogue)}
-    batch = flatten_time((rollout.view, record, rollout.slate, target, credit))
-    index = epoch_indices(key, advantage.size, epochs=config.epochs, minibatches=config.minibatches)
-    *others, credit = deal(batch, index)
-    minibatches = (*others, jax.tree.map(jax.vmap(normalise), credit))
     loss = partial(_loss, parts, catalogue=catalogue)
-    params, opt_state, metrics = descend(loss, parts.optimiser, agent.params, agent.opt_state, minibatches)
-    metrics["explained"] = explained_variance(record.value, target)
+    params, opt_state, metrics = proximal_epochs(
+        loss, parts.optimiser, agent, key, rollout, (target, credit), settings=settings
+    )
+    metrics["explained"] = explained_variance(value, target)
     metrics["fairness"] = jnp.mean(fairness)
-    return FlatState(params, opt_state, observe_slates(agent.exposure, rollout.slate)), metrics
+    return GoalState(params, opt_state, observe_slates(agent.shown, rollout.slate)), metrics
 
 
 def _loss(
-    parts: _Parts, params: Any, batch: Any, *, catalogue: Catalogue
+    parts: _Parts, params: PyTree, batch: PyTree, *, catalogue: Catalogue
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Return the loss of N samples, and diagnostics.
 
     An action is K + 1 draws, each with its own clipped ratio as in DSRM-HRL: one ratio of the product would clip far sooner.
     """
     view, decision, slate, target, credit = batch
-    config = parts.config
+    settings = parts.settings
     emission = _emit(parts, params, view)
-    slots = None
-    if config.slate_mode == "quota":
-        # Counted on the slate: the goal's share rounded again in another compilation may differ by a slot.
-        slots = jnp.sum(catalogue.is_popular[slate], axis=-1, dtype=jnp.int32)
+    slots = shown_quota(slate, catalogue, slate_mode=settings.slate_mode)
     scores = _scores(emission, decision.output, catalogue)
     slot_log_prob = slate_log_prob(scores, slate, catalogue.is_popular, slots)
     goal_log_prob = gaussian_log_prob(decision.output, emission.mean, emission.log_std)
     log_prob = jnp.concatenate([goal_log_prob[:, None], slot_log_prob], axis=1)
     of_draws = jnp.concatenate([credit["goal"][:, None], credit["slots"]], axis=1)
-    surrogate = clipped_surrogate(log_prob, decision.log_prob, of_draws, config.clip)
+    surrogate = clipped_surrogate(log_prob, decision.log_prob, of_draws, settings.clip)
     entropy = gaussian_entropy(emission.log_std) + jnp.mean(
         jnp.sum(sampled_entropy(slot_log_prob, decision.log_prob[:, 1:]), axis=-1)
     )
     error = jnp.mean(value_loss(_value(parts, params, view), target))
-    loss = -jnp.mean(jnp.sum(surrogate, axis=-1)) + config.value_weight * error
-    loss = loss - config.entropy_weight * entropy
+    loss = -jnp.mean(jnp.sum(surrogate, axis=-1)) + settings.value_weight * error
+    loss = loss - settings.entropy_weight * entropy
     goal = goal_from(decision.output)
     metrics = {
         "loss": loss,

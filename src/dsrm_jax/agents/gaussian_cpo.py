@@ -7,7 +7,6 @@ Shapes: N samples, E action dimensions, P parameters.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +16,13 @@ from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents.cpo import Case, Outcome, backtrack, cpo_step
 from dsrm_jax.agents.ppo import gaussian_log_prob, normalise
-from dsrm_jax.config.agent import FCPOConfig
+from dsrm_jax.types import PyTree
 
-Policy = Callable[[Any, Any], tuple[Float[Array, "N E"], Float[Array, "E"]]]
+GaussianPolicy = Callable[[PyTree, PyTree], tuple[Float[Array, "N E"], Float[Array, "E"]]]
 
 
 @struct.dataclass
-class Experience:
+class PolicyBatch:
     """What one constrained step learns from.
 
     Attributes:
@@ -36,7 +35,7 @@ class Experience:
         excess: `()` float32, c: mean cost of a step minus its limit, plus the margin.
     """
 
-    inputs: Any
+    inputs: PyTree
     action: Float[Array, "N E"]
     log_prob: Float[Array, "N"]
     advantage: Float[Array, "N"]
@@ -45,15 +44,26 @@ class Experience:
 
 
 def constrained_step(
-    policy: Policy, params: Any, experience: Experience, *, config: FCPOConfig, fisher_stride: int = 1
-) -> tuple[Any, dict[str, jax.Array]]:
+    policy: GaussianPolicy,
+    params: PyTree,
+    batch: PolicyBatch,
+    *,
+    max_kl: float | Float[Array, ""],
+    damping: float | Float[Array, ""],
+    solver_iterations: int = 10,
+    backtracks: int = 10,
+    fisher_stride: int = 1,
+) -> tuple[PyTree, dict[str, jax.Array]]:
     """Improve a Gaussian policy by one CPO step (Achiam et al. 2017, Algorithm 1).
 
     Args:
         policy: `(params, inputs) -> (mean (N, E), log_std (E,))`.
         params: of the policy that acted.
-        experience: N samples of it.
-        config: trust region, damping and solver.
+        batch: N samples of it.
+        max_kl: trust region, in nats.
+        damping: added to the diagonal of the Fisher matrix.
+        solver_iterations: conjugate-gradient iterations per solve.
+        backtracks: trials of the line search.
         fisher_stride: the Fisher matrix is averaged over every so-manieth sample.
 
     Returns:
@@ -61,13 +71,13 @@ def constrained_step(
         `accepted`, `shrink`, and `kl` in nats.
     """
     theta, unravel = ravel_pytree(params)
-    old_mean, old_log_std = policy(params, experience.inputs)
-    advantage = normalise(experience.advantage)
-    cost_advantage = experience.cost_advantage - jnp.mean(experience.cost_advantage)
+    old_mean, old_log_std = policy(params, batch.inputs)
+    advantage = normalise(batch.advantage)
+    cost_advantage = batch.cost_advantage - jnp.mean(batch.cost_advantage)
 
     def surrogates(theta):
-        mean, log_std = policy(unravel(theta), experience.inputs)
-        ratio = jnp.exp(gaussian_log_prob(experience.action, mean, log_std) - experience.log_prob)
+        mean, log_std = policy(unravel(theta), batch.inputs)
+        ratio = jnp.exp(gaussian_log_prob(batch.action, mean, log_std) - batch.log_prob)
         return jnp.stack([-jnp.mean(ratio * advantage), jnp.mean(ratio * cost_advantage)]), (mean, log_std)
 
     def evaluate(theta):
@@ -76,23 +86,23 @@ def constrained_step(
 
     _, pull, _ = jax.vjp(surrogates, theta, has_aux=True)
     (gradients,) = jax.vmap(pull)(jnp.eye(2))
-    some = jax.tree.map(lambda x: x[::fisher_stride], experience.inputs)
+    some = jax.tree.map(lambda x: x[::fisher_stride], batch.inputs)
     step = cpo_step(
         gradients[0],
         gradients[1],
-        experience.excess,
-        fisher_product(policy, params, some, damping=config.damping),
-        config.max_kl,
-        iterations=config.solver_iterations,
+        batch.excess,
+        fisher_product(policy, params, some, damping=damping),
+        max_kl,
+        iterations=solver_iterations,
         tolerance=1e-4,
     )
     found = backtrack(
         evaluate,
         theta,
         step.x,
-        c=experience.excess,
-        delta=config.max_kl,
-        iterations=config.backtracks,
+        c=batch.excess,
+        delta=max_kl,
+        iterations=backtracks,
     )
     return unravel(found.theta), {
         "case": step.case,
@@ -120,7 +130,7 @@ def gaussian_kl(
 
 
 def fisher_product(
-    policy: Policy, params: Any, inputs: Any, *, damping: float | Float[Array, ""]
+    policy: GaussianPolicy, params: PyTree, inputs: PyTree, *, damping: float | Float[Array, ""]
 ) -> Callable[[Float[Array, "P"]], Float[Array, "P"]]:
     """Return v -> (F + damping I) v on flattened parameters, F the mean Fisher matrix of a Gaussian policy.
 

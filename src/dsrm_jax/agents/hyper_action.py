@@ -3,28 +3,41 @@
 The length of w changes no ranking, so hyper-actions are directions: they live on the unit sphere, which also keeps an
 actor that climbs its critic from running off to where no data are.
 
-Shapes: B users, J items, N transitions, K slate size, D state dimensions, E = D + 3, M critics or objectives.
+Shapes: B users, J items, N transitions, K slate size, D state dimensions, E = D + 3, C condition dimensions, M critics or
+objectives.
 """
 
-from typing import Any
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.agent import Transition
-from dsrm_jax.agents.networks import MLP, features, lifted_vectors
+from dsrm_jax.agents.networks import MLP, lifted_vectors
+from dsrm_jax.agents.replay import (
+    Experience,
+    Learner,
+    Optimisers,
+    ReplayConfig,
+    ReplayState,
+    clipped_adam,
+    start_learner,
+    start_replay,
+)
+from dsrm_jax.agents.settings import SharedConfig
 from dsrm_jax.agents.slates import greedy_slate
 from dsrm_jax.purify.view import Catalogue
+from dsrm_jax.types import PyTree
+
+S = TypeVar("S")
 
 
 def item_features(catalogue: Catalogue) -> Float[Array, "J E"]:
     """Return `lifted_vectors` and standardised log-popularity, so that a hyper-action can favour or shun the popular.
 
-    `scores = w @ item_features.T`. The bias of the hyper-actions of KuaiSim, which is the same for every item and never
-    changes a ranking (facts/methods.md 2a), has no place in it.
+    `scores = w @ item_features.T`. The bias of KuaiSim's hyper-actions (code/model/score_func.py), which is the same for every
+    item and never changes a ranking, has no place in it.
     """
     return jnp.concatenate([lifted_vectors(catalogue), catalogue.log_popularity[:, None]], axis=1)
 
@@ -91,42 +104,71 @@ class Critics(nn.Module):
         return jnp.concatenate([MLP(self.hidden, 1)(seen_by_all) for _ in range(self.num_critics)], axis=-1)
 
 
-@struct.dataclass
-class Experience:
-    """What the replay buffer of a method over hyper-actions holds of a transition.
+class HyperActorCritic(NamedTuple, Generic[S]):
+    """What the functions of a deterministic actor-critic over hyper-actions are closed over; `settings` are the method's own.
 
-    Attributes:
-        features: `(..., D + 1)` float32, state and clock (`networks.features`).
-        action: `(..., E)` float32, the hyper-action that was carried out, noise included.
-        reward: `(...)` or `(..., M)` float32.
-        terminated: `(...)` bool.
-        next_features: `(..., D + 1)` float32, of what the same user truly saw next; meaningless where terminated.
+    Actor and critics may be conditioned, such as on a preference.
     """
 
-    features: Float[Array, "... D+1"]
-    action: Float[Array, "... E"]
-    reward: Float[Array, "..."]
-    terminated: Bool[Array, "..."]
-    next_features: Float[Array, "... D+1"]
+    settings: S
+    replay: ReplayConfig
+    slate_size: int
+    actor: HyperActor
+    critic: Critics
+    optimisers: Optimisers
 
 
-def experience(found: Transition, action: Float[Array, "N E"], reward: Float[Array, "N *M"]) -> Experience:
-    """Keep of N transitions what `Experience` holds."""
-    return Experience(
-        features(found.view.state, found.view.time),
-        action,
-        reward,
-        found.terminated,
-        features(found.next_view.state, found.next_view.time),
-    )
+def make_hyper_actor_critic(
+    settings: S,
+    replay: ReplayConfig,
+    shared: SharedConfig,
+    *,
+    slate_size: int,
+    actor_learning_rate: float | jax.Array,
+    num_critics: int,
+) -> HyperActorCritic[S]:
+    """Build networks, of the shared width, and optimisers, of which the critics' has the shared learning rate."""
+    rates = {"actor": actor_learning_rate, "critic": shared.learning_rate}
+    optimisers = {name: clipped_adam(rate, shared.max_grad_norm) for name, rate in rates.items()}
+    actor, critic = HyperActor(shared.hidden), Critics(shared.hidden, num_critics)
+    return HyperActorCritic(settings, replay, slate_size, actor, critic, optimisers)
 
 
-def experience_row(catalogue: Catalogue, *, num_rewards: int | None = None) -> Experience:
-    """Return the shapes of one row, for `start_replay`; `num_rewards` None: a scalar reward."""
-    dim = catalogue.vectors.shape[1]
+def start(
+    parts: HyperActorCritic[S],
+    key: jax.Array,
+    row: Experience,
+    condition: Float[Array, "1 C"] | None = None,
+) -> ReplayState:
+    """Return fresh networks, and an empty buffer for such rows (`replay.hyper_row`); the key is consumed."""
+    features, action = (jnp.zeros((1, *x.shape)) for x in (row.features, row.action))
+    actor_key, critic_key = jax.random.split(key)
+    params = {
+        "actor": parts.actor.init(actor_key, features[:, :-1], condition),
+        "critic": parts.critic.init(critic_key, features, action, condition),
+    }
+    learner: Learner = start_learner(params, parts.optimisers)
+    return ReplayState(learner, start_replay(row, capacity=parts.replay.capacity))
 
-    def row(*shape: int, dtype: Any = jnp.float32) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype)
 
-    reward = row() if num_rewards is None else row(num_rewards)
-    return Experience(row(dim + 1), row(dim + 3), reward, row(dtype=jnp.bool_), row(dim + 1))
+def policy(
+    parts: HyperActorCritic[S],
+    params: PyTree,
+    state: Float[Array, "N D"],
+    condition: Float[Array, "N C"] | None = None,
+) -> Float[Array, "N E"]:
+    """Return the actor's hyper-action, a direction."""
+    action: PyTree = parts.actor.apply(params, state, condition)
+    return unit(action)
+
+
+def values(
+    parts: HyperActorCritic[S],
+    params: PyTree,
+    features: Float[Array, "N D+1"],
+    action: Float[Array, "N E"],
+    condition: Float[Array, "N C"] | None = None,
+) -> Float[Array, "N M"]:
+    """Return the critics' values."""
+    found: PyTree = parts.critic.apply(params, features, action, condition)
+    return jnp.asarray(found)

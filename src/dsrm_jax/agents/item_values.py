@@ -1,50 +1,27 @@
-"""Q-values of every item of a catalogue, and the replay that value-based agents learn them from.
+"""Q-values of every item of a catalogue, as methods of one value an item learn them.
 
 An item's value is Q(s, i) = E[r_i + gamma V(s')], where V(s) is the mean of Q over the K shown items: SlateQ's
-decomposition with equal weights, so that V is the discounted sum of the slates' mean rewards. A single Q of the whole
-slate, the sum of its items' (facts/methods.md 3.6), leaves single items undetermined: one may rise as another falls.
+decomposition (Ie et al. 2019) with equal weights, so that V is the discounted sum of the slates' mean rewards. A single Q of the
+whole slate, the sum of its items' (the DQN of github.com/1163710212/HER4IF), leaves single items undetermined: one may rise as
+another falls.
 
 Shapes: B users, J items, K slate size, D state dimensions, E = D + 3 item features.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from dsrm_jax.agents.agent import Rollout, transitions
-from dsrm_jax.agents.networks import MLP, features
-from dsrm_jax.agents.replay import Replay, start_replay
+from dsrm_jax.agents.networks import MLP
+from dsrm_jax.agents.replay import Experience, experience
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue
 
 
-@struct.dataclass
-class Experience:
-    """What a value is learnt from: `Transition` without what no value needs.
-
-    Attributes:
-        state, next_state: `(N, D)` float32.
-        time, next_time: `(N,)` int32, steps taken in the session.
-        slate: `(N, K)` int32 catalogue positions.
-        clicks: `(N, K)` bool.
-        terminated: `(N,)` bool, nothing follows.
-    """
-
-    state: Float[Array, "N D"]
-    time: Int[Array, "N"]
-    slate: Int[Array, "N K"]
-    clicks: Bool[Array, "N K"]
-    terminated: Bool[Array, "N"]
-    next_state: Float[Array, "N D"]
-    next_time: Int[Array, "N"]
-
-
 class ItemValues(nn.Module):
-    """Weights of Q on the item features: `(state (..., D), time (...)) -> (..., E + 1)`; they start at zero.
+    """Weights of Q on the item features: `features (..., D + 1) -> (..., E + 1)`; they start at zero.
 
     The last one is common to all items; it carries the part of the value that no choice changes, so that the others need not.
     """
@@ -52,43 +29,15 @@ class ItemValues(nn.Module):
     hidden: int
 
     @nn.compact
-    def __call__(self, state: Float[Array, "... D"], time: Int[Array, "..."]) -> Float[Array, "... E+1"]:
+    def __call__(self, features: Float[Array, "... D+1"]) -> Float[Array, "... E+1"]:
         """Return the weights."""
-        return MLP(self.hidden, state.shape[-1] + 4)(features(state, time))
+        return MLP(self.hidden, features.shape[-1] + 3)(features)
 
 
 def collected(rollout: Rollout) -> Experience:
-    """Return a rollout's N = T B steps as experience."""
-    step = transitions(rollout)
-    return Experience(
-        state=step.view.state,
-        time=step.view.time,
-        slate=step.slate,
-        clicks=step.clicks,
-        terminated=step.terminated,
-        next_state=step.next_view.state,
-        next_time=step.next_view.time,
-    )
-
-
-def start_experience(catalogue: Catalogue, *, slate_size: int, capacity: int) -> Replay:
-    """Return an empty buffer of `Experience`."""
-    dim = catalogue.vectors.shape[1]
-
-    def row(*shape: int, dtype: Any = jnp.float32) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype)
-
-    count, slots = row(dtype=jnp.int32), (slate_size,)
-    held = Experience(
-        state=row(dim),
-        time=count,
-        slate=row(*slots, dtype=jnp.int32),
-        clicks=row(*slots, dtype=jnp.bool_),
-        terminated=row(dtype=jnp.bool_),
-        next_state=row(dim),
-        next_time=count,
-    )
-    return start_replay(held, capacity=capacity)
+    """Return a rollout's N = T B slates and clicks as experience."""
+    found = transitions(rollout)
+    return experience(found, found.slate, found.clicks)
 
 
 def click_probability(state: Float[Array, "B D"], catalogue: Catalogue) -> Float[Array, "B J"]:

@@ -2,7 +2,7 @@
 
 For k = 1 ... window, P_E(k) of a tuple of k consecutive items, order forgotten, is the entropy of the item that followed it in
 the log over the log of how many different ones did; 1 where the tuple was never seen or was always followed by one item.
-P_E = sum_k P_E(k) (Gao et al. 2023, section 4.2; facts/methods.md 3.5).
+P_E = sum_k P_E(k) (Gao et al. 2023, section 4.2).
 
 Shapes: N log rows, W window, C entries kept, R recent events, K slate size.
 """

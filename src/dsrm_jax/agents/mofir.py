@@ -2,48 +2,73 @@
 
 One model serves every preference omega on the simplex: the reward is a vector, (mean click, fairness of the slate), so is the
 critic's value, and the actor climbs omega's mixture of it. The losses are those of envelope Q-learning (Yang, Sun and
-Narasimhan 2019), which MoFIR builds on: it never released code (facts/methods.md 3.4).
+Narasimhan 2019; github.com/RunzheYang/MORL), which MoFIR builds on: it never released code.
 
 Shapes: B users, T steps, N transitions, K slate size, D state dimensions, E = D + 3, two objectives.
 """
 
 from functools import partial
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.agent import Agent, Rollout, Transition, transitions
+from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout, Transition, transitions
 from dsrm_jax.agents.hyper_action import (
-    Experience,
-    experience,
-    experience_row,
+    HyperActorCritic,
     explore,
     hyper_slate,
-)
-from dsrm_jax.agents.hyper_actor_critic import (
-    HyperActorCritic,
     make_hyper_actor_critic,
     policy,
     start,
     values,
 )
 from dsrm_jax.agents.replay import (
+    Experience,
     Learner,
+    Metrics,
     Params,
     Replay,
-    add,
-    descend,
-    learn,
-    start_replay,
+    ReplayConfig,
+    ReplayState,
+    experience,
+    hyper_row,
+    improve,
+    practise,
     track,
 )
-from dsrm_jax.config import AgentConfig
+from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.purify.view import Catalogue, View
+from dsrm_jax.settings import COUNT, NON_NEGATIVE, POSITIVE, SHARE, SHARE_OF_MOST, configuration, number
+from dsrm_jax.simulator.settings import EnvironmentConfig
+from dsrm_jax.types import PyTree
 
 NUM_OBJECTIVES = 2
+
+
+@configuration
+class MOFIRConfig:
+    """Multi-objective DDPG conditioned on a preference between utility and fairness."""
+
+    discount: float = number(default=0.9, within=SHARE_OF_MOST)
+    """Discount per step, in [0, 1)."""
+    preference: float = number(default=0.5, within=SHARE)
+    """Weight of utility at evaluation, in [0, 1]; fairness gets the rest."""
+    fairness_reward: Literal["balance", "long_tail"] = "balance"
+    """Fairness of a slate with popular share s: balance is 1 - abs(2s - 1), long_tail is 1 - s."""
+    num_preferences: int = number(default=4, within=COUNT)
+    """Preferences that each transition of a batch is seen under."""
+    homotopy_steps: int = number(default=2000, within=COUNT)
+    """Gradient steps over which the loss moves from the vector's error to the error of its mixture."""
+    exploration: float = number(default=0.3, within=NON_NEGATIVE)
+    """Standard deviation of the exploration noise, per coordinate of the hyper-action."""
+    actor_learning_rate: float = number(default=3e-4, within=POSITIVE)
+    """Adam step size of the actor."""
+
+
+Parts = HyperActorCritic[MOFIRConfig]
 
 
 @struct.dataclass
@@ -55,25 +80,54 @@ class MOFIRState:
     replay: Replay
 
 
-def make_mofir(config: AgentConfig, *, slate_size: int) -> Agent:
-    """Build MoFIR.
+def make_mofir(
+    *,
+    slate_size: int = EnvironmentConfig.slate_size,
+    discount: float = MOFIRConfig.discount,
+    preference: float = MOFIRConfig.preference,
+    fairness_reward: Literal["balance", "long_tail"] = MOFIRConfig.fairness_reward,
+    num_preferences: int = MOFIRConfig.num_preferences,
+    homotopy_steps: int = MOFIRConfig.homotopy_steps,
+    exploration: float = MOFIRConfig.exploration,
+    actor_learning_rate: float = MOFIRConfig.actor_learning_rate,
+    capacity: int = ReplayConfig.capacity,
+    batch_size: int = ReplayConfig.batch_size,
+    gradient_steps: int = ReplayConfig.gradient_steps,
+    warm_up: int = ReplayConfig.warm_up,
+    tau: float = ReplayConfig.tau,
+    learning_rate: float = SharedConfig.learning_rate,
+    max_grad_norm: float = SharedConfig.max_grad_norm,
+    hidden: int = SharedConfig.hidden,
+) -> Agent:
+    """Build MoFIR; keywords are the fields of `MOFIRConfig`, `ReplayConfig` and `SharedConfig` of their names.
 
-    Args:
-        config: `mofir` and `replay` hold its settings, `learning_rate` is the critic's, `max_grad_norm` clips each network's
-            gradient; floats may be traced.
-        slate_size: K.
+    `learning_rate` is the critic's, `max_grad_norm` clips each network's gradient; floats may be traced.
 
     Returns:
         The `Agent`. While it explores, each user of each step is served under another preference; greedily all are served
-        under `config.mofir.preference`. Its slate is the top K of the hyper-action's scores; it records the hyper-action.
+        under `preference`. Its slate is the top K of the hyper-action's scores; it records the hyper-action.
+
+    Raises:
+        InputError: a value out of range.
     """
+    own = settings_of(MOFIRConfig, "mofir", locals())
+    replay = settings_of(ReplayConfig, "mofir", locals())
+    shared = settings_of(SharedConfig, "mofir", locals())
+    rate = actor_learning_rate
     parts = make_hyper_actor_critic(
-        config,
-        slate_size=slate_size,
-        actor_learning_rate=config.mofir.actor_learning_rate,
-        num_critics=NUM_OBJECTIVES,
+        own, replay, shared, slate_size=slate_size, actor_learning_rate=rate, num_critics=NUM_OBJECTIVES
     )
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
+
+
+MOFIR = Method(
+    name="mofir",
+    label="MOFIR",
+    about="multi-objective actor-critic under a preference between utility and fairness",
+    make=make_mofir,
+    settings=(MOFIRConfig, ReplayConfig),
+    replays=True,
+)
 
 
 def sample_preferences(key: jax.Array, num: int) -> Float[Array, "N 2"]:
@@ -93,7 +147,7 @@ def reward_vector(found: Transition, *, fairness_reward: str) -> Float[Array, "N
 
 
 def td_target(
-    parts: HyperActorCritic, target: Params, batch: Experience, omega: Float[Array, "N 2"]
+    parts: Parts, target: Params, batch: Experience, omega: Float[Array, "N 2"]
 ) -> Float[Array, "N 2"]:
     r"""Return the critic's regression target, a vector.
 
@@ -107,7 +161,7 @@ def td_target(
     """
     action = policy(parts, target["actor"], batch.next_features[:, :-1], omega)
     value = values(parts, target["critic"], batch.next_features, action, omega)
-    return batch.reward + parts.config.mofir.discount * jnp.where(batch.terminated[:, None], 0.0, value)
+    return batch.reward + parts.settings.discount * jnp.where(batch.terminated[:, None], 0.0, value)
 
 
 def critic_loss(
@@ -128,25 +182,17 @@ def critic_loss(
     return (1.0 - homotopy) * whole + homotopy * mixed
 
 
-def _init(parts: HyperActorCritic, key: jax.Array, catalogue: Catalogue, logged: Any = None) -> MOFIRState:
+def _init(parts: Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> MOFIRState:
     """`Agent.init`."""
-    row = experience_row(catalogue, num_rewards=NUM_OBJECTIVES)
-    features, action = jnp.zeros((1, *row.features.shape)), jnp.zeros((1, *row.action.shape))
-    learner = start(parts, key, features, action, jnp.zeros((1, NUM_OBJECTIVES)))
-    replay = start_replay(row, capacity=parts.config.replay.capacity)
-    return MOFIRState(learner, jnp.zeros((), jnp.int32), replay)
+    begun = start(parts, key, hyper_row(catalogue, NUM_OBJECTIVES), jnp.zeros((1, NUM_OBJECTIVES)))
+    return MOFIRState(begun.learner, jnp.zeros((), jnp.int32), begun.replay)
 
 
 def _act(
-    parts: HyperActorCritic,
-    agent: MOFIRState,
-    key: jax.Array,
-    view: View,
-    catalogue: Catalogue,
-    greedy: bool = False,
+    parts: Parts, agent: MOFIRState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
 ) -> tuple[Int[Array, "B K"], Float[Array, "B E"]]:
     """`Agent.act`."""
-    settings, batch = parts.config.mofir, view.state.shape[0]
+    settings, batch = parts.settings, view.state.shape[0]
     omega_key, noise_key = jax.random.split(key)
     if greedy:
         omega = jnp.tile(jnp.stack([settings.preference, 1.0 - settings.preference]), (batch, 1))
@@ -159,46 +205,46 @@ def _act(
 
 
 def _update(
-    parts: HyperActorCritic, agent: MOFIRState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
-) -> tuple[MOFIRState, dict[str, jax.Array]]:
+    parts: Parts, agent: MOFIRState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+) -> tuple[MOFIRState, Metrics]:
     """`Agent.update`."""
-    config = parts.config
-    found = transitions(rollout)
-    reward = reward_vector(found, fairness_reward=config.mofir.fairness_reward)
-    replay = add(agent.replay, experience(found, found.record, reward))
-    homotopy = jnp.minimum(agent.steps / config.mofir.homotopy_steps, 1.0)
+    settings, replay, found = parts.settings, parts.replay, transitions(rollout)
+    reward = reward_vector(found, fairness_reward=settings.fairness_reward)
+    rows = experience(found, found.record, reward)
+    homotopy = jnp.minimum(agent.steps / settings.homotopy_steps, 1.0)
     step = partial(_gradient_step, parts, homotopy)
-    learner, metrics = learn(step, agent.learner, key, replay, config=config.replay)
-    ready = replay.size >= config.replay.warm_up
-    steps = agent.steps + jnp.where(ready, config.replay.gradient_steps, 0)
-    return MOFIRState(learner, steps, replay), metrics | {"homotopy": homotopy}
+    learnt, metrics = practise(step, ReplayState(agent.learner, agent.replay), key, rows, settings=replay)
+    ready = learnt.replay.size >= replay.warm_up
+    steps = agent.steps + jnp.where(ready, replay.gradient_steps, 0)
+    return MOFIRState(learnt.learner, steps, learnt.replay), metrics | {"homotopy": homotopy}
 
 
 def _gradient_step(
-    parts: HyperActorCritic,
+    parts: Parts,
     homotopy: jax.Array,
     learner: Learner,
     key: jax.Array,
     batch: Experience,
     index: jax.Array,
-) -> tuple[Learner, dict[str, jax.Array]]:
+) -> tuple[Learner, Metrics]:
     """Move critic, actor and targets on a batch seen under `num_preferences` preferences each (hindsight relabelling)."""
-    copies = parts.config.mofir.num_preferences
+    copies = parts.settings.num_preferences
     batch = jax.tree.map(lambda x: jnp.tile(x, (copies,) + (1,) * (x.ndim - 1)), batch)
     omega = sample_preferences(key, batch.terminated.shape[0])
     target = td_target(parts, learner.target, batch, omega)
 
-    def loss_of_critic(params: Any) -> Any:
+    def loss_of_critic(params: PyTree) -> tuple[jax.Array, jax.Array]:
         value = values(parts, params, batch.features, batch.action, omega)
         return critic_loss(value, target, omega, homotopy), value
 
-    def loss_of_actor(params: Any, critic: Any) -> Any:
-        action = policy(parts, params, batch.features[:, :-1], omega)
-        return -jnp.mean(jnp.sum(omega * values(parts, critic, batch.features, action, omega), axis=-1))
+    learner, loss, value = improve(learner, "critic", parts.optimisers, loss_of_critic)
+    critic = learner.params["critic"]
 
-    (loss, value), grads = jax.value_and_grad(loss_of_critic, has_aux=True)(learner.params["critic"])
-    learner = descend(learner, "critic", parts.optimiser["critic"], grads)
-    grads = jax.grad(loss_of_actor)(learner.params["actor"], learner.params["critic"])
-    learner = track(descend(learner, "actor", parts.optimiser["actor"], grads), parts.config.replay.tau)
+    def loss_of_actor(params: PyTree) -> tuple[jax.Array, None]:
+        action = policy(parts, params, batch.features[:, :-1], omega)
+        value = values(parts, critic, batch.features, action, omega)
+        return -jnp.mean(jnp.sum(omega * value, axis=-1)), None
+
+    learner = track(improve(learner, "actor", parts.optimisers, loss_of_actor)[0], parts.replay.tau)
     mean_value = jnp.mean(value, axis=0)
     return learner, {"critic_loss": loss, "value_utility": mean_value[0], "value_fairness": mean_value[1]}

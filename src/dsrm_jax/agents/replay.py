@@ -1,18 +1,40 @@
 """A ring buffer of transitions as a pytree, part of an agent's state; and what learns from batches drawn from it."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from dsrm_jax.config import ReplayConfig
+from dsrm_jax.agents.agent import Transition
+from dsrm_jax.agents.networks import features
+from dsrm_jax.purify.view import Catalogue
+from dsrm_jax.settings import COUNT, COUNT_OR_ZERO, POSITIVE_SHARE, configuration, number
+from dsrm_jax.types import PyTree
 
 T = TypeVar("T")
-Params = dict[str, Any]
+Params = dict[str, PyTree]
+Optimisers = dict[str, optax.GradientTransformation]
+Metrics = dict[str, jax.Array]
+
+
+@configuration
+class ReplayConfig:
+    """The ring buffer of the off-policy methods, and how often they learn from it."""
+
+    capacity: int = number(default=20480, within=COUNT)
+    """Transitions kept; the oldest are overwritten."""
+    batch_size: int = number(default=256, within=COUNT)
+    """Transitions per gradient step."""
+    gradient_steps: int = number(default=8, within=COUNT)
+    """Gradient steps per rollout."""
+    warm_up: int = number(default=1024, within=COUNT_OR_ZERO)
+    """Transitions collected before the first gradient step, by the method's own exploring policy."""
+    tau: float = number(default=0.01, within=POSITIVE_SHARE)
+    """Polyak rate of the target networks, in (0, 1]."""
 
 
 @struct.dataclass
@@ -25,37 +47,28 @@ class Replay:
         size: `()` int32, rows held, at most `capacity`.
     """
 
-    rows: Any
+    rows: PyTree
     index: Int[Array, ""]
     size: Int[Array, ""]
 
 
-def start_replay(row: object, *, capacity: int) -> Replay:
-    """Return an empty buffer for rows of the shapes and dtypes of `row` (arrays or `jax.ShapeDtypeStruct`)."""
-    rows = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), row)
-    return Replay(rows, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+@struct.dataclass
+class Experience:
+    """What is kept of a transition: no more than values are learnt from.
 
+    Attributes:
+        features: `(..., D + 1)` float32, state and clock (`networks.features`).
+        action: `(..., E)` float32, the hyper-action that was carried out, noise included; or `(..., K)` int32, the slate.
+        reward: `(...)` float32, `(..., M)` float32 of several objectives, or `(..., K)` bool, the slots' clicks.
+        terminated: `(...)` bool.
+        next_features: `(..., D + 1)` float32, of what the same user truly saw next; meaningless where terminated.
+    """
 
-def full_replay(rows: object) -> Replay:
-    """Return a buffer that holds exactly these N rows (leading axis): the fixed data of an offline method."""
-    num_rows = jax.tree.leaves(rows)[0].shape[0]
-    return Replay(rows, jnp.zeros((), jnp.int32), jnp.full((), num_rows, jnp.int32))
-
-
-def add(replay: Replay, rows: object) -> Replay:
-    """Append N rows (leading axis), overwriting the oldest; of more than `capacity` rows the last stay."""
-    capacity = jax.tree.leaves(replay.rows)[0].shape[0]
-    num_rows = jax.tree.leaves(rows)[0].shape[0]
-    kept = min(num_rows, capacity)
-    slots = (replay.index + num_rows - kept + jnp.arange(kept)) % capacity
-    held = jax.tree.map(lambda old, new: old.at[slots].set(new[num_rows - kept :]), replay.rows, rows)
-    return Replay(held, (replay.index + num_rows) % capacity, jnp.minimum(replay.size + num_rows, capacity))
-
-
-def sample(key: jax.Array, replay: Replay, *, batch_size: int) -> Any:
-    """Draw rows uniformly with repeats from what is held; the key is consumed. An empty buffer gives its zeros."""
-    index = jax.random.randint(key, (batch_size,), 0, jnp.maximum(replay.size, 1))
-    return jax.tree.map(lambda x: x[index], replay.rows)
+    features: Float[Array, "... D+1"]
+    action: Float[Array, "... E"] | Int[Array, "... K"]
+    reward: Float[Array, "..."] | Bool[Array, "... K"]
+    terminated: Bool[Array, "..."]
+    next_features: Float[Array, "... D+1"]
 
 
 @struct.dataclass
@@ -67,6 +80,72 @@ class Learner:
     opt_state: Params
 
 
+@struct.dataclass
+class ReplayState:
+    """Arrays of an agent that replays; of an offline one `replay` holds the logged transitions and never changes."""
+
+    learner: Learner
+    replay: Replay
+
+
+def start_replay(row: PyTree, *, capacity: int) -> Replay:
+    """Return an empty buffer for rows of the shapes and dtypes of `row` (arrays or `jax.ShapeDtypeStruct`)."""
+    rows = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), row)
+    return Replay(rows, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def full_replay(rows: PyTree) -> Replay:
+    """Return a buffer that holds exactly these N rows (leading axis): the fixed data of an offline method."""
+    num_rows = jax.tree.leaves(rows)[0].shape[0]
+    return Replay(rows, jnp.zeros((), jnp.int32), jnp.full((), num_rows, jnp.int32))
+
+
+def add(replay: Replay, rows: PyTree) -> Replay:
+    """Append N rows (leading axis), overwriting the oldest; of more than `capacity` rows the last stay."""
+    capacity = jax.tree.leaves(replay.rows)[0].shape[0]
+    num_rows = jax.tree.leaves(rows)[0].shape[0]
+    kept = min(num_rows, capacity)
+    slots = (replay.index + num_rows - kept + jnp.arange(kept)) % capacity
+    held = jax.tree.map(lambda old, new: old.at[slots].set(new[num_rows - kept :]), replay.rows, rows)
+    return Replay(held, (replay.index + num_rows) % capacity, jnp.minimum(replay.size + num_rows, capacity))
+
+
+def sample(key: jax.Array, replay: Replay, *, batch_size: int) -> PyTree:
+    """Draw rows uniformly with repeats from what is held; the key is consumed. An empty buffer gives its zeros."""
+    index = jax.random.randint(key, (batch_size,), 0, jnp.maximum(replay.size, 1))
+    return jax.tree.map(lambda x: x[index], replay.rows)
+
+
+def experience(found: Transition, action: jax.Array, reward: jax.Array) -> Experience:
+    """Keep of N transitions what `Experience` holds."""
+    return Experience(
+        features(found.view.state, found.view.time),
+        action,
+        reward,
+        found.terminated,
+        features(found.next_view.state, found.next_view.time),
+    )
+
+
+def hyper_row(catalogue: Catalogue, *objectives: int) -> Experience:
+    """Return the shapes of an `Experience` of a hyper-action, whose reward is a scalar or has that many objectives."""
+    size = catalogue.vectors.shape[1] + 3
+    return _row(catalogue, ((size,), jnp.float32), (objectives, jnp.float32))
+
+
+def slate_row(catalogue: Catalogue, slate_size: int) -> Experience:
+    """Return the shapes of an `Experience` of a slate and its clicks."""
+    return _row(catalogue, ((slate_size,), jnp.int32), ((slate_size,), jnp.bool_))
+
+
+def _row(
+    catalogue: Catalogue, action: tuple[tuple[int, ...], type], reward: tuple[tuple[int, ...], type]
+) -> Experience:
+    seen = (catalogue.vectors.shape[1] + 1,), jnp.float32
+    shapes: list[PyTree] = [jax.ShapeDtypeStruct(*x) for x in (seen, action, reward, ((), jnp.bool_), seen)]
+    return Experience(*shapes)
+
+
 def clipped_adam(
     learning_rate: float | jax.Array, max_grad_norm: float | jax.Array
 ) -> optax.GradientTransformation:
@@ -74,16 +153,29 @@ def clipped_adam(
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate))
 
 
-def start_learner(params: Params, optimiser: dict[str, optax.GradientTransformation]) -> Learner:
+def start_learner(params: Params, optimisers: Optimisers) -> Learner:
     """Return a learner whose slow copies equal its parameters."""
-    return Learner(params, params, {name: optimiser[name].init(params[name]) for name in params})
+    return Learner(params, params, {name: optimisers[name].init(params[name]) for name in params})
 
 
-def descend(learner: Learner, name: str, optimiser: optax.GradientTransformation, grads: Any) -> Learner:
-    """Take one optimiser step on the network `name`."""
-    updates, opt_state = optimiser.update(grads, learner.opt_state[name], learner.params[name])
-    params = optax.apply_updates(learner.params[name], updates)
-    return Learner(learner.params | {name: params}, learner.target, learner.opt_state | {name: opt_state})
+def improve(
+    learner: Learner, name: str, optimisers: Optimisers, loss: Callable[[PyTree], tuple[jax.Array, T]]
+) -> tuple[Learner, jax.Array, T]:
+    """Take one optimiser step on the network `name`.
+
+    Args:
+        learner: what holds it.
+        name: of the network.
+        optimisers: of every network.
+        loss: `params -> (loss, more)`.
+
+    Returns:
+        `(learner, loss, more)`, the last two before the step.
+    """
+    (error, more), grads = jax.value_and_grad(loss, has_aux=True)(learner.params[name])
+    updates, opt_state = optimisers[name].update(grads, learner.opt_state[name], learner.params[name])
+    params = learner.params | {name: optax.apply_updates(learner.params[name], updates)}
+    return Learner(params, learner.target, learner.opt_state | {name: opt_state}), error, more
 
 
 def track(learner: Learner, tau: float | jax.Array) -> Learner:
@@ -93,14 +185,14 @@ def track(learner: Learner, tau: float | jax.Array) -> Learner:
 
 
 def learn(
-    step: Callable[[T, jax.Array, Any, jax.Array], tuple[T, dict[str, jax.Array]]],
+    step: Callable[[T, jax.Array, PyTree, jax.Array], tuple[T, Metrics]],
     learner: T,
     key: jax.Array,
     replay: Replay,
     *,
-    config: ReplayConfig,
-) -> tuple[T, dict[str, jax.Array]]:
-    """Take `config.gradient_steps` steps on batches from the buffer, none of them before it holds `config.warm_up` rows.
+    settings: ReplayConfig,
+) -> tuple[T, Metrics]:
+    """Take `gradient_steps` steps on batches from the buffer, none of them before it holds `warm_up` rows.
 
     Args:
         step: `(learner, key, batch, index) -> (learner, metrics)`; `index` counts the steps of this call from 0. It is not
@@ -108,21 +200,34 @@ def learn(
         learner: whatever learns: parameters, targets, optimisers' states.
         key: consumed.
         replay: where the batches come from.
-        config: batch size, steps and warm-up.
+        settings: batch size, steps and warm-up.
 
     Returns:
         The learner, unchanged during the warm-up, and the mean of the steps' metrics.
     """
 
-    def body(learner: T, inputs: tuple[jax.Array, jax.Array]) -> tuple[T, dict[str, jax.Array]]:
+    def body(learner: T, inputs: tuple[jax.Array, jax.Array]) -> tuple[T, Metrics]:
         step_key, index = inputs
         batch_key, learner_key = jax.random.split(step_key)
-        batch = sample(batch_key, replay, batch_size=config.batch_size)
-        return step(learner, learner_key, batch, index)
+        return step(learner, learner_key, sample(batch_key, replay, batch_size=settings.batch_size), index)
 
-    keys = jax.random.split(key, config.gradient_steps)
-    learnt, metrics = jax.lax.scan(body, learner, (keys, jnp.arange(config.gradient_steps)))
+    keys = jax.random.split(key, settings.gradient_steps)
+    learnt, metrics = jax.lax.scan(body, learner, (keys, jnp.arange(settings.gradient_steps)))
     # A choice between two small trees, not a branch: under vmap over seeds a branch would copy the buffer.
-    ready = replay.size >= config.warm_up
+    ready = replay.size >= settings.warm_up
     learner = jax.tree.map(lambda new, old: jnp.where(ready, new, old), learnt, learner)
     return learner, jax.tree.map(lambda x: jnp.where(ready, jnp.mean(x), 0.0), metrics)
+
+
+def practise(
+    step: Callable[[Learner, jax.Array, Experience, jax.Array], tuple[Learner, Metrics]],
+    agent: ReplayState,
+    key: jax.Array,
+    rows: Experience | None,
+    *,
+    settings: ReplayConfig,
+) -> tuple[ReplayState, Metrics]:
+    """`Agent.update` of a method that replays: keep what was experienced (None: nothing), then `learn`; the key is consumed."""
+    replay = agent.replay if rows is None else add(agent.replay, rows)
+    learner, metrics = learn(step, agent.learner, key, replay, settings=settings)
+    return ReplayState(learner, replay), metrics

@@ -1,14 +1,14 @@
 """SAC4IR (Shi et al., TSC 2024) on slates: discrete soft actor-critic, whose entropy bound keeps exposure spread.
 
-The corrected form of the lab's follow-up code (facts/methods.md 3.7): the temperature RISES when entropy is below its
+The corrected form of the lab's follow-up code (github.com/1163710212/HG4PFG): the temperature RISES when entropy is below its
 target, nothing follows a termination, logits are not squeezed, and the target entropy is within reach.
 
 Shapes: B users, J items, K slate size, D state dimensions, N batch.
 """
 
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,9 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.agent import Agent, Rollout
+from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout
 from dsrm_jax.agents.hyper_action import HyperActor, item_features
 from dsrm_jax.agents.item_values import (
-    Experience,
     ItemValues,
     click_probability,
     click_probability_at,
@@ -29,32 +28,56 @@ from dsrm_jax.agents.item_values import (
     correction_at,
     exposure_of,
     one_step_target,
-    start_experience,
 )
-from dsrm_jax.agents.replay import Replay, add, clipped_adam, learn
+from dsrm_jax.agents.replay import (
+    Experience,
+    Learner,
+    Metrics,
+    Optimisers,
+    Params,
+    ReplayConfig,
+    ReplayState,
+    clipped_adam,
+    improve,
+    practise,
+    slate_row,
+    start_learner,
+    start_replay,
+    track,
+)
+from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.agents.slates import greedy_slate, sample_slate
-from dsrm_jax.config import AgentConfig
 from dsrm_jax.purify.view import Catalogue, View
+from dsrm_jax.settings import (
+    COUNT,
+    NON_NEGATIVE,
+    POSITIVE,
+    PROPER_SHARE,
+    SHARE_OF_MOST,
+    configuration,
+    number,
+)
+from dsrm_jax.simulator.settings import EnvironmentConfig
+from dsrm_jax.types import PyTree
 
 LOG_TEMPERATURE = (-10.0, 2.0)  # bounds
 LARGEST_WEIGHT = 10.0  # of a click, before self-normalisation
 
 
-@struct.dataclass
-class SoftState:
-    """Arrays of the agent.
+@configuration
+class SAC4IRConfig:
+    """Discrete soft actor-critic whose entropy bound stands for long-term exposure fairness."""
 
-    Attributes:
-        params: `actor`; `critic`, two stacked critics; `log_temperature`.
-        target: lagging copy of `critic`.
-        opt_state: one optimiser's state for each entry of `params`.
-        replay: of `Experience`.
-    """
-
-    params: dict[str, Any]
-    target: Any
-    opt_state: Any
-    replay: Replay
+    batch_size: int = number(default=64, within=COUNT)
+    """Transitions per gradient step."""
+    discount: float = number(default=0.9, within=SHARE_OF_MOST)
+    """Discount per step, in [0, 1)."""
+    entropy_ratio: float = number(default=0.4, within=PROPER_SHARE)
+    """Target entropy as a share of log J, in (0, 1)."""
+    initial_temperature: float = number(default=0.01, within=POSITIVE)
+    """Temperature alpha at the start."""
+    propensity_power: float = number(default=0.0, within=NON_NEGATIVE)
+    """Exponent of the inverse-propensity weights of clicks in the reward; 0: plain clicks."""
 
 
 class SoftActor(nn.Module):
@@ -70,54 +93,84 @@ class SoftActor(nn.Module):
 
 
 class _Parts(NamedTuple):
-    """What the agent's functions are closed over: static, but for the floats of `config`."""
+    """What the agent's functions are closed over: static, but for the floats of the settings."""
 
-    config: AgentConfig
+    settings: SAC4IRConfig
+    replay: ReplayConfig
     slate_size: int
+    sharpness: float
     actor: SoftActor
     critic: ItemValues
-    optimiser: optax.GradientTransformation
+    optimisers: Optimisers
 
 
-def make_sac4ir(config: AgentConfig, *, slate_size: int) -> Agent:
+def make_sac4ir(
+    *,
+    slate_size: int = EnvironmentConfig.slate_size,
+    batch_size: int = SAC4IRConfig.batch_size,
+    discount: float = SAC4IRConfig.discount,
+    entropy_ratio: float = SAC4IRConfig.entropy_ratio,
+    initial_temperature: float = SAC4IRConfig.initial_temperature,
+    propensity_power: float = SAC4IRConfig.propensity_power,
+    capacity: int = ReplayConfig.capacity,
+    gradient_steps: int = ReplayConfig.gradient_steps,
+    warm_up: int = ReplayConfig.warm_up,
+    tau: float = ReplayConfig.tau,
+    learning_rate: float = SharedConfig.learning_rate,
+    max_grad_norm: float = SharedConfig.max_grad_norm,
+    hidden: int = SharedConfig.hidden,
+    sharpness: float = SharedConfig.sharpness,
+) -> Agent:
     """Build SAC4IR.
 
     The policy is a softmax over all J items and a slate K draws from it without replacement (Plackett-Luce). Its logits
-    start at the frozen encoder's ranking, as sharp as `config.sharpness`; the critics start at the encoder's click
+    start at the frozen encoder's ranking, as sharp as `sharpness`; the critics start at the encoder's click
     probability. Expectations over items are exact sums.
 
-    Args:
-        config: `sac4ir`, `replay`, `hidden`, `sharpness`, `learning_rate` and `max_grad_norm` are read; floats may be
-            traced.
-        slate_size: K.
+    Keywords are the fields of `SAC4IRConfig`, `ReplayConfig` and `SharedConfig` of their names; floats may be traced.
 
     Returns:
         The `Agent`; greedy, it shows the policy's mode, whose exposure the entropy bound says nothing about. Its `init`
         raises InputError where clicks are to be weighted and the catalogue has no exposure counts.
+
+    Raises:
+        InputError: a value out of range.
     """
-    labels = ("actor", "critic", "log_temperature")
-    optimiser = optax.multi_transform(
-        {x: clipped_adam(config.learning_rate, config.max_grad_norm) for x in labels}, {x: x for x in labels}
-    )
-    parts = _Parts(config, slate_size, SoftActor(config.hidden), ItemValues(config.hidden), optimiser)
+    own = settings_of(SAC4IRConfig, "sac4ir", locals())
+    replay = settings_of(ReplayConfig, "sac4ir", locals())
+    settings_of(SharedConfig, "sac4ir", locals())
+    optimisers = {
+        x: clipped_adam(learning_rate, max_grad_norm) for x in ("actor", "critic", "log_temperature")
+    }
+    parts = _Parts(own, replay, slate_size, sharpness, SoftActor(hidden), ItemValues(hidden), optimisers)
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
+SAC4IR = Method(
+    name="sac4ir",
+    label="SAC4IR",
+    about="soft actor-critic whose entropy bound spreads exposure",
+    make=make_sac4ir,
+    settings=(SAC4IRConfig, ReplayConfig),
+    replays=True,
+)
+
+
 @struct.dataclass
-class Policy:
+class ItemDistribution:
     """A softmax over items: its `probability` `(N, J)` and its `entropy` `(N,)` in nats."""
 
     probability: Float[Array, "N J"]
     entropy: Float[Array, "N"]
 
 
-def softmax_policy(logits: Float[Array, "N J"]) -> Policy:
+def softmax_policy(logits: Float[Array, "N J"]) -> ItemDistribution:
     """Return the softmax of finite logits, at one exponential an item."""
     shifted = logits - jax.lax.stop_gradient(jnp.max(logits, axis=1, keepdims=True))
     weight = jnp.exp(shifted)
     total = jnp.sum(weight, axis=1, keepdims=True)
     probability, log_probability = weight / total, shifted - jnp.log(total)
-    return Policy(probability, -jnp.sum(probability * log_probability, axis=1))
+    return ItemDistribution(probability, -jnp.sum(probability * log_probability, axis=1))
 
 
 def temperature_loss(
@@ -138,29 +191,29 @@ def click_rewards(
     Raises:
         InputError: `power` is not 0 and the catalogue has no exposure counts.
     """
-    clicks = batch.clicks.astype(jnp.float32)
+    clicks = batch.reward.astype(jnp.float32)
     if _is_zero(power):
         return clicks
     exposure = exposure_of(catalogue, "sac4ir with a propensity_power")[0] + 1.0
     weight = jnp.clip((exposure / jnp.median(exposure)) ** -power, 1.0 / LARGEST_WEIGHT, LARGEST_WEIGHT)
-    shown = weight[batch.slate]
+    shown = weight[batch.action]
     return clicks * shown / jnp.mean(shown)
 
 
 def soft_targets(
-    parts: _Parts, params: Any, target: Any, batch: Experience, catalogue: Catalogue
+    parts: _Parts, learner: Learner, batch: Experience, catalogue: Catalogue
 ) -> Float[Array, "N K"]:
     """Return per-item targets r_k + gamma (1 - terminated) V(s').
 
     V(s') is the exact sum over items of pi(a | s') [min over both target critics of Q(s', a) - alpha log pi(a | s')].
     """
-    config = parts.config.sac4ir
-    policy = softmax_policy(_logits(parts, params["actor"], batch.next_state, catalogue))
-    least = _least_values(parts, target, batch.next_state, batch.next_time, catalogue)
-    temperature = jnp.exp(params["log_temperature"])
+    settings, seen = parts.settings, batch.next_features
+    policy = softmax_policy(_logits(parts, learner.params["actor"], seen[:, :-1], catalogue))
+    least = _least_values(parts, learner.target["critic"], seen, catalogue)
+    temperature = jnp.exp(learner.params["log_temperature"])
     value = jnp.sum(policy.probability * least, axis=1) + temperature * policy.entropy
-    reward = click_rewards(batch, catalogue, power=config.propensity_power)
-    return one_step_target(reward, batch.terminated, value, discount=config.discount)
+    reward = click_rewards(batch, catalogue, power=settings.propensity_power)
+    return one_step_target(reward, batch.terminated, value, discount=settings.discount)
 
 
 def _is_zero(number: float | Float[Array, ""]) -> bool:
@@ -168,108 +221,108 @@ def _is_zero(number: float | Float[Array, ""]) -> bool:
     return isinstance(number, int | float) and number == 0
 
 
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Any = None) -> SoftState:
+def _init(
+    parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None
+) -> ReplayState:
     """`Agent.init`."""
-    config = parts.config
-    if not _is_zero(config.sac4ir.propensity_power):
+    if not _is_zero(parts.settings.propensity_power):
         exposure_of(catalogue, "sac4ir with a propensity_power")
     actor_key, critic_key = jax.random.split(key)
-    state, time = jnp.zeros((1, catalogue.vectors.shape[1])), jnp.zeros((1,), jnp.int32)
-    critic = jax.vmap(lambda key: parts.critic.init(key, state, time))(jax.random.split(critic_key))
+    seen = jnp.zeros((1, catalogue.vectors.shape[1] + 1))
     params = {
-        "actor": parts.actor.init(actor_key, state),
-        "critic": critic,
-        "log_temperature": jnp.log(jnp.float32(config.sac4ir.initial_temperature)),
+        "actor": parts.actor.init(actor_key, seen[:, :-1]),
+        "critic": jax.vmap(lambda key: parts.critic.init(key, seen))(jax.random.split(critic_key)),
+        "log_temperature": jnp.log(jnp.float32(parts.settings.initial_temperature)),
     }
-    replay = start_experience(catalogue, slate_size=parts.slate_size, capacity=config.replay.capacity)
-    return SoftState(params, critic, parts.optimiser.init(params), replay)
+    replay = start_replay(slate_row(catalogue, parts.slate_size), capacity=parts.replay.capacity)
+    return ReplayState(start_learner(params, parts.optimisers), replay)
 
 
 def _act(
-    parts: _Parts,
-    agent: SoftState,
-    key: jax.Array,
-    view: View,
-    catalogue: Catalogue,
-    greedy: bool = False,
+    parts: _Parts, agent: ReplayState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
 ) -> tuple[Int[Array, "B K"], tuple[()]]:
     """`Agent.act`."""
-    logits = _logits(parts, agent.params["actor"], view.state, catalogue)
+    logits = _logits(parts, agent.learner.params["actor"], view.state, catalogue)
     if greedy:
         return greedy_slate(logits, catalogue.is_popular, None, slate_size=parts.slate_size), ()
     return sample_slate(key, logits, catalogue.is_popular, None, slate_size=parts.slate_size)[0], ()
 
 
 def _update(
-    parts: _Parts, agent: SoftState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
-) -> tuple[SoftState, dict[str, jax.Array]]:
+    parts: _Parts, agent: ReplayState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+) -> tuple[ReplayState, Metrics]:
     """`Agent.update`: a rollout into the replay, then gradient steps from it."""
-    replay = add(agent.replay, collected(rollout))
-
-    def step(learner: Any, key: Any, batch: Experience, index: Any) -> tuple[Any, dict[str, jax.Array]]:
-        params, target, opt_state = learner
-        goal = soft_targets(parts, params, target, batch, catalogue)
-        gradient, metrics = jax.grad(partial(_loss, parts), has_aux=True)(params, goal, batch, catalogue)
-        updates, opt_state = parts.optimiser.update(gradient, opt_state, params)
-        params = dict(optax.apply_updates(params, updates))
-        params["log_temperature"] = jnp.clip(params["log_temperature"], *LOG_TEMPERATURE)
-        target = optax.incremental_update(params["critic"], target, parts.config.replay.tau)
-        return (params, target, opt_state), metrics
-
-    learner = agent.params, agent.target, agent.opt_state
-    settings = replace(parts.config.replay, batch_size=parts.config.sac4ir.batch_size)
-    (params, target, opt_state), metrics = learn(step, learner, key, replay, config=settings)
-    return SoftState(params, target, opt_state, replay), metrics
+    step = partial(_gradient_step, parts, catalogue)
+    return practise(step, agent, key, collected(rollout), settings=parts.replay)
 
 
-def _loss(
-    parts: _Parts, params: Any, goal: Float[Array, "N K"], batch: Experience, catalogue: Catalogue
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Return the sum of three losses, each with a gradient in its own parameters alone, and diagnostics."""
-    frozen = jax.lax.stop_gradient(params)
-    item = item_features(catalogue)
-    weights = _both(parts, params["critic"], batch.state, batch.time)
-    learnt = jax.vmap(correction_at, in_axes=(0, None, None))(weights, item, batch.slate)
-    value = click_probability_at(batch.state, batch.slate, catalogue) + learnt
-    critic_loss = jnp.mean(jnp.sum(optax.huber_loss(value, goal[None]), axis=0))
-    policy = softmax_policy(_logits(parts, params["actor"], batch.state, catalogue))
-    least = _least_values(parts, frozen["critic"], batch.state, batch.time, catalogue)
-    temperature = jnp.exp(frozen["log_temperature"])
-    expected = jnp.sum(policy.probability * least, axis=1)
-    actor_loss = -jnp.mean(expected + temperature * policy.entropy)
-    bound = parts.config.sac4ir.entropy_ratio * jnp.log(float(item.shape[0]))
-    metrics = {
-        "critic_loss": critic_loss,
-        "actor_loss": actor_loss,
-        "entropy": jnp.mean(policy.entropy),
-        "temperature": temperature,
-    }
-    warming = temperature_loss(params["log_temperature"], policy.entropy, target=bound)
-    return critic_loss + actor_loss + warming, metrics
+def _gradient_step(
+    parts: _Parts,
+    catalogue: Catalogue,
+    learner: Learner,
+    key: jax.Array,
+    batch: Experience,
+    index: jax.Array,
+) -> tuple[Learner, Metrics]:
+    """Move critics, actor and temperature, each by its loss at the parameters before the step, and the slow copies."""
+    target = soft_targets(parts, learner, batch, catalogue)
+    losses = _losses(parts, learner.params, target, batch, catalogue)
+    metrics = {"temperature": jnp.exp(learner.params["log_temperature"])}
+    for name, loss in losses.items():
+        learner, metrics[f"{name}_loss"], metrics["entropy"] = improve(learner, name, parts.optimisers, loss)
+    del metrics["log_temperature_loss"]
+    bounded = jnp.clip(learner.params["log_temperature"], *LOG_TEMPERATURE)
+    learner = Learner(learner.params | {"log_temperature": bounded}, learner.target, learner.opt_state)
+    return track(learner, parts.replay.tau), metrics
+
+
+def _losses(
+    parts: _Parts, params: Params, target: Float[Array, "N K"], batch: Experience, catalogue: Catalogue
+) -> dict[str, Callable[[PyTree], tuple[jax.Array, jax.Array]]]:
+    """Return the loss of each network in its own parameters, all others as in `params`; with the policy's mean entropy."""
+    seen, item = batch.features, item_features(catalogue)
+    entropy = softmax_policy(_logits(parts, params["actor"], seen[:, :-1], catalogue)).entropy
+    least = _least_values(parts, params["critic"], seen, catalogue)
+    bound = parts.settings.entropy_ratio * jnp.log(float(item.shape[0]))
+
+    def critic(params: PyTree) -> tuple[jax.Array, jax.Array]:
+        weights = _both(parts, params, seen)
+        learnt = jax.vmap(correction_at, in_axes=(0, None, None))(weights, item, batch.action)
+        value = click_probability_at(seen[:, :-1], batch.action, catalogue) + learnt
+        return jnp.mean(jnp.sum(optax.huber_loss(value, target[None]), axis=0)), jnp.mean(entropy)
+
+    def actor(own: PyTree) -> tuple[jax.Array, jax.Array]:
+        policy = softmax_policy(_logits(parts, own, seen[:, :-1], catalogue))
+        expected = jnp.sum(policy.probability * least, axis=1)
+        worth = expected + jnp.exp(params["log_temperature"]) * policy.entropy
+        return -jnp.mean(worth), jnp.mean(entropy)
+
+    def temperature(own: PyTree) -> tuple[jax.Array, jax.Array]:
+        return temperature_loss(own, entropy, target=bound), jnp.mean(entropy)
+
+    return {"critic": critic, "actor": actor, "log_temperature": temperature}
 
 
 def _logits(
-    parts: _Parts, params: Any, state: Float[Array, "B D"], catalogue: Catalogue
+    parts: _Parts, params: PyTree, state: Float[Array, "B D"], catalogue: Catalogue
 ) -> Float[Array, "B J"]:
     """Return the policy's logits of every item."""
-    action: Any
-    sharpness: Any
-    action, sharpness = parts.actor.apply(params, state)
-    return (parts.config.sharpness * sharpness * action) @ item_features(catalogue).T
+    found: PyTree = parts.actor.apply(params, state)
+    action, sharpness = found
+    return (parts.sharpness * sharpness * action) @ item_features(catalogue).T
 
 
-def _both(
-    parts: _Parts, params: Any, state: Float[Array, "B D"], time: Int[Array, "B"]
-) -> Float[Array, "2 B E+1"]:
+def _both(parts: _Parts, params: PyTree, seen: Float[Array, "B D+1"]) -> Float[Array, "2 B E+1"]:
     """Return the weights of both critics."""
-    return jax.vmap(lambda p: parts.critic.apply(p, state, time))(params)  # type: ignore[return-value]
+    found: PyTree = jax.vmap(lambda p: parts.critic.apply(p, seen))(params)
+    return found
 
 
 def _least_values(
-    parts: _Parts, params: Any, state: Float[Array, "B D"], time: Int[Array, "B"], catalogue: Catalogue
+    parts: _Parts, params: PyTree, seen: Float[Array, "B D+1"], catalogue: Catalogue
 ) -> Float[Array, "B J"]:
     """Return the smaller of both critics' Q, for every item."""
-    first, second = _both(parts, params, state, time)
+    first, second = _both(parts, params, seen)
     item = item_features(catalogue)
     learnt = jnp.minimum(correction(first, item), correction(second, item))
-    return click_probability(state, catalogue) + learnt
+    return click_probability(seen[:, :-1], catalogue) + learnt

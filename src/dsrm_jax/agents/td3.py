@@ -1,89 +1,124 @@
 """TD3 (Fujimoto, van Hoof and Meger 2018) over hyper-actions: deterministic actor, twin critics, delayed updates.
 
-What the public re-implementations for recommendation change is not repeated here (facts/methods.md 3.2): the bootstrap is
-discounted and masked by termination, the smoothing noise is symmetric and clipped on both sides, exploration perturbs the
-policy's hyper-action instead of replacing it, actor and targets move every `delay` critic steps.
+What public re-implementations change (code/model/agent/TD3.py of github.com/Applied-Machine-Learning-Lab/KuaiSim) is not
+repeated here: the bootstrap is discounted and masked by termination, the smoothing noise is symmetric and clipped on both sides,
+exploration perturbs the policy's hyper-action instead of replacing it, actor and targets move every `delay` critic steps.
 
 Shapes: B users, T steps, N transitions, K slate size, D state dimensions, E = D + 3.
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.agent import Agent, Rollout, transitions
+from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout, transitions
 from dsrm_jax.agents.hyper_action import (
-    Experience,
-    experience,
-    experience_row,
+    HyperActorCritic,
     explore,
     hyper_slate,
-    unit,
-)
-from dsrm_jax.agents.hyper_actor_critic import (
-    HyperActorCritic,
     make_hyper_actor_critic,
     policy,
     start,
+    unit,
     values,
 )
 from dsrm_jax.agents.replay import (
+    Experience,
     Learner,
+    Metrics,
     Params,
-    Replay,
-    add,
-    descend,
-    learn,
-    start_replay,
+    ReplayConfig,
+    ReplayState,
+    experience,
+    hyper_row,
+    improve,
+    practise,
     track,
 )
-from dsrm_jax.config import AgentConfig
+from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
+from dsrm_jax.settings import COUNT, NON_NEGATIVE, POSITIVE, SHARE_OF_MOST, configuration, number
+from dsrm_jax.simulator.settings import EnvironmentConfig
+from dsrm_jax.types import PyTree
 
 
-@struct.dataclass
-class TD3State:
-    """Arrays of the agent."""
+@configuration
+class TD3Config:
+    """Twin delayed deep deterministic policy gradient over hyper-actions."""
 
-    learner: Learner
-    replay: Replay
+    discount: float = number(default=0.9, within=SHARE_OF_MOST)
+    """Discount per step, in [0, 1)."""
+    actor_learning_rate: float = number(default=1e-3, within=POSITIVE)
+    """Adam step size of the actor."""
+    exploration: float = number(default=0.5, within=NON_NEGATIVE)
+    """Standard deviation of the exploration noise, per coordinate of the hyper-action."""
+    target_noise: float = number(default=0.1, within=NON_NEGATIVE)
+    """Standard deviation of the target policy's smoothing noise."""
+    noise_clip: float = number(default=0.25, within=NON_NEGATIVE)
+    """Bound on the smoothing noise."""
+    delay: int = number(default=2, within=COUNT)
+    """Critic steps per actor step."""
 
 
-def make_td3(config: AgentConfig, *, slate_size: int) -> Agent:
-    """Build TD3.
+Parts = HyperActorCritic[TD3Config]
 
-    Args:
-        config: `td3` and `replay` hold its settings, `learning_rate` is the critics', `max_grad_norm` clips each network's
-            gradient; floats may be traced.
-        slate_size: K.
+
+def make_td3(
+    *,
+    slate_size: int = EnvironmentConfig.slate_size,
+    discount: float = TD3Config.discount,
+    actor_learning_rate: float = TD3Config.actor_learning_rate,
+    exploration: float = TD3Config.exploration,
+    target_noise: float = TD3Config.target_noise,
+    noise_clip: float = TD3Config.noise_clip,
+    delay: int = TD3Config.delay,
+    capacity: int = ReplayConfig.capacity,
+    batch_size: int = ReplayConfig.batch_size,
+    gradient_steps: int = ReplayConfig.gradient_steps,
+    warm_up: int = ReplayConfig.warm_up,
+    tau: float = ReplayConfig.tau,
+    learning_rate: float = SharedConfig.learning_rate,
+    max_grad_norm: float = SharedConfig.max_grad_norm,
+    hidden: int = SharedConfig.hidden,
+) -> Agent:
+    """Build TD3; keywords are the fields of `TD3Config`, `ReplayConfig` and `SharedConfig` of their names, floats may be traced.
+
+    `learning_rate` is the critics', `max_grad_norm` clips each network's gradient.
 
     Returns:
         The `Agent`. Its slate is the top K of the hyper-action's scores; what it records is the hyper-action.
 
     Raises:
-        InputError: where an update's gradient steps are no multiple of the delay.
+        InputError: a value out of range; gradient steps of an update that are no multiple of the delay.
     """
-    if config.replay.gradient_steps % config.td3.delay:
+    own = settings_of(TD3Config, "td3", locals())
+    replay = settings_of(ReplayConfig, "td3", locals())
+    shared = settings_of(SharedConfig, "td3", locals())
+    if gradient_steps % delay:
         raise InputError(
-            f"agent.replay.gradient_steps is {config.replay.gradient_steps}, and must be a multiple of agent.td3.delay, "
-            f"{config.td3.delay}: change either"
+            f"agent.replay.gradient_steps is {gradient_steps}, and must be a multiple of agent.td3.delay, {delay}: "
+            "change either"
         )
     parts = make_hyper_actor_critic(
-        config,
-        slate_size=slate_size,
-        actor_learning_rate=config.td3.actor_learning_rate,
-        num_critics=2,
+        own, replay, shared, slate_size=slate_size, actor_learning_rate=actor_learning_rate, num_critics=2
     )
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
+TD3 = Method(
+    name="td3",
+    label="TD3",
+    about="deterministic actor, twin critics, over hyper-actions",
+    make=make_td3,
+    settings=(TD3Config, ReplayConfig),
+)
+
+
 def td_target(
-    parts: HyperActorCritic, target: Params, batch: Experience, noise: Float[Array, "N E"]
+    parts: Parts, target: Params, batch: Experience, noise: Float[Array, "N E"]
 ) -> Float[Array, "N"]:
     r"""Return the critics' regression target (Fujimoto et al. 2018, Algorithm 1).
 
@@ -95,69 +130,58 @@ def td_target(
         batch: transitions.
         noise: epsilon, before it is clipped.
     """
-    settings = parts.config.td3
+    settings = parts.settings
     action = policy(parts, target["actor"], batch.next_features[:, :-1])
     action = unit(action + jnp.clip(noise, -settings.noise_clip, settings.noise_clip))
     value = jnp.min(values(parts, target["critic"], batch.next_features, action), axis=-1)
     return batch.reward + settings.discount * jnp.where(batch.terminated, 0.0, value)
 
 
-def _init(parts: HyperActorCritic, key: jax.Array, catalogue: Catalogue, logged: Any = None) -> TD3State:
+def _init(
+    parts: Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None
+) -> ReplayState:
     """`Agent.init`."""
-    row = experience_row(catalogue)
-    features, action = jnp.zeros((1, *row.features.shape)), jnp.zeros((1, *row.action.shape))
-    replay = start_replay(row, capacity=parts.config.replay.capacity)
-    return TD3State(start(parts, key, features, action), replay)
+    return start(parts, key, hyper_row(catalogue))
 
 
 def _act(
-    parts: HyperActorCritic,
-    agent: TD3State,
-    key: jax.Array,
-    view: View,
-    catalogue: Catalogue,
-    greedy: bool = False,
+    parts: Parts, agent: ReplayState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
 ) -> tuple[Int[Array, "B K"], Float[Array, "B E"]]:
     """`Agent.act`."""
     action = policy(parts, agent.learner.params["actor"], view.state)
     if not greedy:
-        action = explore(key, action, parts.config.td3.exploration)
+        action = explore(key, action, parts.settings.exploration)
     return hyper_slate(action, catalogue, slate_size=parts.slate_size), action
 
 
 def _update(
-    parts: HyperActorCritic, agent: TD3State, key: jax.Array, rollout: Rollout, catalogue: Catalogue
-) -> tuple[TD3State, dict[str, jax.Array]]:
+    parts: Parts, agent: ReplayState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+) -> tuple[ReplayState, Metrics]:
     """`Agent.update`."""
     found = transitions(rollout)
-    replay = add(agent.replay, experience(found, found.record, found.reward))
-    learner, metrics = learn(
-        partial(_gradient_step, parts), agent.learner, key, replay, config=parts.config.replay
-    )
-    return TD3State(learner, replay), metrics
+    rows = experience(found, found.record, found.reward)
+    return practise(partial(_gradient_step, parts), agent, key, rows, settings=parts.replay)
 
 
 def _gradient_step(
-    parts: HyperActorCritic, learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
-) -> tuple[Learner, dict[str, jax.Array]]:
+    parts: Parts, learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
+) -> tuple[Learner, Metrics]:
     """Move the critics; every `delay` steps also the actor and the targets."""
-    settings = parts.config.td3
+    settings = parts.settings
     noise = settings.target_noise * jax.random.normal(key, batch.action.shape)
     target = td_target(parts, learner.target, batch, noise)
 
-    def critic_loss(params: Any) -> Any:
+    def critic_loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
         value = values(parts, params, batch.features, batch.action)
         return jnp.mean(jnp.sum(jnp.square(value - target[:, None]), axis=-1)), value
 
-    def actor_loss(params: Any, critic: Any) -> Any:
-        action = policy(parts, params, batch.features[:, :-1])
-        return -jnp.mean(values(parts, critic, batch.features, action)[:, 0])
-
     def move_actor(learner: Learner) -> Learner:
-        grads = jax.grad(actor_loss)(learner.params["actor"], learner.params["critic"])
-        return track(descend(learner, "actor", parts.optimiser["actor"], grads), parts.config.replay.tau)
+        def actor_loss(params: PyTree) -> tuple[jax.Array, None]:
+            action = policy(parts, params, batch.features[:, :-1])
+            return -jnp.mean(values(parts, learner.params["critic"], batch.features, action)[:, 0]), None
 
-    (loss, value), grads = jax.value_and_grad(critic_loss, has_aux=True)(learner.params["critic"])
-    learner = descend(learner, "critic", parts.optimiser["critic"], grads)
+        return track(improve(learner, "actor", parts.optimisers, actor_loss)[0], parts.replay.tau)
+
+    learner, loss, value = improve(learner, "critic", parts.optimisers, critic_loss)
     learner = jax.lax.cond((index + 1) % settings.delay == 0, move_actor, lambda same: same, learner)
     return learner, {"critic_loss": loss, "value": jnp.mean(value), "target": jnp.mean(target)}

@@ -1,13 +1,11 @@
 """DORL's world models: an ensemble of networks that predict a click's mean and variance from a state and an item.
 
 Each member minimises the Gaussian negative log-likelihood (y - mu)^2 / v + log v of logged clicks, plus the same for
-items drawn uniformly that count as skipped ("pointneg", facts/methods.md 3.5); members differ in their initial weights and
-batches.
+items drawn uniformly that count as skipped (the "pointneg" loss of github.com/chongminggao/DORL-codes); members differ in their
+initial weights and batches.
 
 Shapes: M members, N samples, K items each, D state dimensions.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +14,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents.agent import LoggedData
-from dsrm_jax.config import DORLConfig
 from dsrm_jax.purify.view import Catalogue
+from dsrm_jax.types import PyTree
 
 LOWEST_LOG_VARIANCE = -7.0  # a click of probability .001 has variance exp(-6.9)
 ITEM_DIM = 8  # of the models' own item embeddings
@@ -56,52 +54,64 @@ def gaussian_nll(
 
 
 def fit_world_models(
-    key: jax.Array, logged: LoggedData, catalogue: Catalogue, *, config: DORLConfig
-) -> tuple[Any, Float[Array, "iterations M"]]:
+    key: jax.Array,
+    logged: LoggedData,
+    catalogue: Catalogue,
+    *,
+    members: int,
+    iterations: int,
+    negatives: int = 1,
+    batch_size: int = 512,
+    learning_rate: float | Float[Array, ""] = 3e-3,
+) -> tuple[PyTree, Float[Array, "iterations M"]]:
     """Fit the ensemble by Adam, all members in one scan.
 
     Args:
         key: consumed.
         logged: for the states, slates and clicks of its transitions.
         catalogue: the items.
-        config: members, negatives, iterations, batch and step size.
+        members: M.
+        iterations: Adam steps.
+        negatives: items drawn per logged click.
+        batch_size: logged clicks per step and member.
+        learning_rate: at the first step; it falls to 0 along a cosine.
 
     Returns:
         `(params, losses)`: parameters with a leading axis M; the batches' mean loss.
     """
     model = WorldModel()
-    optimiser = optax.adam(optax.cosine_decay_schedule(config.model_learning_rate, config.model_iterations))
+    optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, iterations))
     steps = logged.transitions
     num_rows, slate_size = steps.slate.shape
     num_items = catalogue.bias.shape[0]
 
-    def loss(params: Any, cell: jax.Array, drawn: jax.Array) -> jax.Array:
+    def loss(params: PyTree, cell: jax.Array, drawn: jax.Array) -> jax.Array:
         row, slot = cell // slate_size, cell % slate_size
         item = jnp.concatenate([steps.slate[row, slot][:, None], drawn], axis=1)
         click = jnp.zeros(item.shape).at[:, 0].set(steps.clicks[row, slot].astype(jnp.float32))
         mean, log_variance = _predict(params, steps.view.state[row], item, catalogue)
         return jnp.mean(gaussian_nll(click, mean, log_variance))
 
-    def step(carry: Any, key: jax.Array) -> Any:
+    def step(carry: PyTree, key: jax.Array) -> PyTree:
         params, opt_state = carry
         cell_key, negative_key = jax.random.split(key)
-        shape = (config.ensemble, config.model_batch_size)
+        shape = (members, batch_size)
         cell = jax.random.randint(cell_key, shape, 0, num_rows * slate_size)
-        drawn = jax.random.randint(negative_key, (*shape, config.negatives), 0, num_items)
+        drawn = jax.random.randint(negative_key, (*shape, negatives), 0, num_items)
         losses, grads = jax.vmap(jax.value_and_grad(loss))(params, cell, drawn)
         updates, opt_state = optimiser.update(grads, opt_state)
         return (optax.apply_updates(params, updates), opt_state), losses
 
     init_key, batch_key = jax.random.split(key)
     some = steps.view.state[:1], steps.slate[:1], catalogue
-    params = jax.vmap(lambda key: model.init(key, *some))(jax.random.split(init_key, config.ensemble))
-    keys = jax.random.split(batch_key, config.model_iterations)
+    params = jax.vmap(lambda key: model.init(key, *some))(jax.random.split(init_key, members))
+    keys = jax.random.split(batch_key, iterations)
     (params, _), losses = jax.lax.scan(step, (params, optimiser.init(params)), keys)
     return params, losses
 
 
 def predict_clicks(
-    params: Any, state: Float[Array, "N D"], item: Int[Array, "N K"], catalogue: Catalogue
+    params: PyTree, state: Float[Array, "N D"], item: Int[Array, "N K"], catalogue: Catalogue
 ) -> tuple[Float[Array, "N K"], Float[Array, "N K"]]:
     """Return r_hat, the mean of the members' means, and P_U, the largest of their variances.
 
@@ -115,6 +125,6 @@ def predict_clicks(
     return jnp.mean(mean, axis=0), jnp.exp(jnp.max(log_variance, axis=0))
 
 
-def _predict(params: Any, state: jax.Array, item: jax.Array, catalogue: Catalogue) -> Any:
+def _predict(params: PyTree, state: jax.Array, item: jax.Array, catalogue: Catalogue) -> PyTree:
     """One member's `WorldModel`."""
     return WorldModel().apply(params, state, item, catalogue)

@@ -1,54 +1,114 @@
 """Policies that learn nothing: the floor, the free lunch and the ceiling that every learner is held against."""
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from dsrm_jax.agents.agent import Agent
-from dsrm_jax.agents.block_slates import FactoredScores, greedy_slate, sample_slate
+from dsrm_jax.agents.agent import Agent, Method
+from dsrm_jax.agents.slates import FactoredScores, greedy_slate, sample_slate
 from dsrm_jax.purify.view import Catalogue, View
+from dsrm_jax.simulator.settings import EnvironmentConfig
+from dsrm_jax.types import PyTree
 
-YARDSTICKS = ("random", "quota_random", "quota_greedy", "quota_greedy_purified")
-SOFTMAX = "quota_softmax"  # no yardstick, but the behaviour that offline methods may learn from
+
+def make_random(*, slate_size: int = EnvironmentConfig.slate_size) -> Agent:
+    """Return the policy that shows K items uniformly without repeats from the whole catalogue."""
+    return _rule(_nothing, slate_size=slate_size, draws=True, quota=False)
 
 
-def make_yardstick(method: str, *, slate_size: int) -> Agent:
-    """Build a yardstick by name.
+def make_quota_random(*, slate_size: int = EnvironmentConfig.slate_size) -> Agent:
+    """Return the policy of K/2 popular and K/2 long-tail items, uniform in each; an odd K gives the long tail one more."""
+    return _rule(_nothing, slate_size=slate_size, draws=True)
 
-    * `random`: K items uniformly without repeats from the whole catalogue.
-    * `quota_random`: K/2 popular and K/2 long-tail items, uniformly in each group.
-    * `quota_greedy`: K/2 of each group, the items with the highest click that the frozen encoder predicts from the
-      observed state.
-    * `quota_greedy_purified`: the same from the purified state: what purification gains without any learning to act.
-    * `quota_softmax`: K/2 of each group, drawn from the softmax of those clicks' logits.
 
-    Args:
-        method: one of `YARDSTICKS`, or `quota_softmax`.
-        slate_size: K; an odd K gives the long tail the extra slot.
-    """
-    half = slate_size // 2
+def make_quota_greedy(*, slate_size: int = EnvironmentConfig.slate_size) -> Agent:
+    """Return the policy of K/2 items of each group, the likeliest clicks by the frozen encoder from the observed state."""
+    return _rule(lambda view: view.observed, slate_size=slate_size)
 
-    def scores(view: View, catalogue: Catalogue) -> FactoredScores:
-        state = view.state if method == "quota_greedy_purified" else view.observed
-        return FactoredScores(state, catalogue.vectors, catalogue.bias)
 
-    def act(agent: Any, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False) -> Any:
-        batch = view.state.shape[0]
-        quota = None if method == "random" else jnp.full((batch,), half, jnp.int32)
-        if method in ("random", "quota_random"):
-            flat = FactoredScores(jnp.zeros((batch, 1)), jnp.zeros((catalogue.is_popular.shape[0], 1)))
-            slate, _ = sample_slate(key, flat, catalogue.is_popular, quota, slate_size=slate_size)
-            return slate, ()
-        if method == SOFTMAX:
-            slate, _ = sample_slate(
-                key, scores(view, catalogue), catalogue.is_popular, quota, slate_size=slate_size
-            )
-            return slate, ()
-        return greedy_slate(scores(view, catalogue), catalogue.is_popular, quota, slate_size=slate_size), ()
+def make_quota_greedy_purified(*, slate_size: int = EnvironmentConfig.slate_size) -> Agent:
+    """Return the same from the purified state: what purification gains without any learning to act."""
+    return _rule(lambda view: view.state, slate_size=slate_size)
+
+
+def make_quota_softmax(*, slate_size: int = EnvironmentConfig.slate_size) -> Agent:
+    """Return the policy of K/2 items of each group from the softmax of those logits: what offline methods may learn from."""
+    return _rule(lambda view: view.observed, slate_size=slate_size, draws=True)
+
+
+def _nothing(view: View) -> None:
+    return None
+
+
+def _rule(
+    state_of: Callable[[View], Float[Array, "B D"] | None],
+    *,
+    slate_size: int,
+    draws: bool = False,
+    quota: bool = True,
+) -> Agent:
+    """Return the agent that scores items by the encoder's click logit in a state, all alike where there is none."""
+
+    def act(
+        agent: PyTree, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
+    ) -> tuple[jax.Array, tuple[()]]:
+        batch, num_items = view.state.shape[0], catalogue.is_popular.shape[0]
+        half = jnp.full((batch,), slate_size // 2, jnp.int32) if quota else None
+        state = state_of(view)
+        if state is None:
+            scores = FactoredScores(jnp.zeros((batch, 1)), jnp.zeros((num_items, 1)))
+        else:
+            scores = FactoredScores(state, catalogue.vectors, catalogue.bias)
+        if draws:
+            return sample_slate(key, scores, catalogue.is_popular, half, slate_size=slate_size)[0], ()
+        return greedy_slate(scores, catalogue.is_popular, half, slate_size=slate_size), ()
 
     return Agent(
         init=lambda key, catalogue, logged=None: (),
         act=act,
         update=lambda agent, key, rollout, catalogue: (agent, {}),
     )
+
+
+RANDOM = Method(
+    name="random",
+    label="random",
+    about="uniform over the catalogue",
+    make=make_random,
+    draws=True,
+    learns=False,
+)
+QUOTA_RANDOM = Method(
+    name="quota_random",
+    label="random, half and half",
+    about="half popular, half long tail, uniform in each",
+    make=make_quota_random,
+    draws=True,
+    learns=False,
+)
+QUOTA_GREEDY = Method(
+    name="quota_greedy",
+    label="greedy, half and half",
+    about="half and half, ranked by what the frozen encoder predicts from the observed state",
+    make=make_quota_greedy,
+    learns=False,
+    rival=True,
+)
+QUOTA_GREEDY_PURIFIED = Method(
+    name="quota_greedy_purified",
+    label="greedy, half and half, purified state",
+    about="the same from the purified state",
+    make=make_quota_greedy_purified,
+    state="guided",
+    learns=False,
+    rival=True,
+)
+ORACLE = Method(
+    name="oracle",
+    label="oracle",
+    about="half and half, ranked by the true preference that only an embedded world knows",
+    make=None,
+    learns=False,
+)

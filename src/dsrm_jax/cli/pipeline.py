@@ -10,8 +10,7 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from dsrm_jax.agents.methods import LEARNERS, check_method
-from dsrm_jax.agents.yardsticks import YARDSTICKS
+from dsrm_jax.agents.methods import METHODS, method_of
 from dsrm_jax.cli.figures import learning_curves
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import from_json, to_json
@@ -44,7 +43,6 @@ from dsrm_jax.runs.run_directory import (
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.types import Json, PyTree
 
-ALWAYS_RANDOM = ("random", "quota_random")
 Say = Callable[[str], None]
 
 
@@ -124,9 +122,11 @@ def _finish(
     summary["seconds"] = time.perf_counter() - started
     write_summary(run, summary)
     rows = read_metrics(run.metrics)
-    if rows and config.agent.method in LEARNERS:
+    if rows and method_of(config.agent.method).learns:
         try:
-            learning_curves(run.curves, rows, title=f"{config.agent.method} on {facts['source']}")
+            learning_curves(
+                run.curves, rows, title=f"{method_of(config.agent.method).label} on {facts['source']}"
+            )
         except ImportError:
             _speaker(console)("no curves.png: matplotlib is not installed (pip install 'dsrm-jax[plot]')")
     return summary
@@ -244,7 +244,7 @@ def check_exportable(method: str) -> None:
     Raises:
         InputError: an exported policy could not be it.
     """
-    if method in ALWAYS_RANDOM:
+    if method_of(method).draws:
         raise InputError(
             f"method {method} draws its slates, and an exported policy answers the same question alike: "
             "export the run of another method"
@@ -270,11 +270,12 @@ def check_trainable(config: Config) -> None:
     Raises:
         InputError: a method that cannot be trained, or minibatches that do not divide a rollout.
     """
-    check_method(config.agent.method)
-    if config.agent.method == "oracle":
+    method = method_of(config.agent.method)
+    if method.make is None:
+        able = ", ".join(name for name, other in METHODS.items() if other.make is not None)
         raise InputError(
-            "method oracle learns nothing and is not a policy that could be used: it stands in the table of every run on a "
-            f"synthetic world; methods to train or compare are {', '.join((*LEARNERS, *YARDSTICKS))}"
+            f"method {method.name} learns nothing and is not a policy that could be used: it stands in the table of every run on "
+            f"a synthetic world; methods to train or compare are {able}"
         )
     samples = config.training.num_users * config.training.rollout_length
     if samples % config.agent.minibatches:

@@ -1,6 +1,6 @@
 """The configuration tree: frozen dataclasses, one class per room; floats are pytree leaves, everything else is static."""
 
-from dsrm_jax.config.agent import (
+from dsrm_jax.agents.methods import (
     A2CConfig,
     AgentConfig,
     BCQConfig,

@@ -9,7 +9,7 @@ from dataclasses import field
 
 import jax
 
-from dsrm_jax.config.agent import AgentConfig
+from dsrm_jax.agents.methods import AgentConfig
 from dsrm_jax.data.settings import DataConfig, SyntheticConfig
 from dsrm_jax.evaluation.settings import EvaluationConfig
 from dsrm_jax.purify.settings import DenoiserConfig, EncoderConfig, PurifierConfig

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from dsrm_jax.agents.methods import METHODS, AgentConfig
 from dsrm_jax.types import Json
 
 # (env, max_len) -> Len, R_each, R_cum, AD of the row "Ours" of the paper's Table 2, mean and deviation over its seeds
@@ -19,8 +20,9 @@ PAPER = {
     ("kuairand", 30): ("24.07±1.40", "0.849±0.007", "19.75±1.39", "0.011±0.003"),
     ("kuairand", 50): ("35.13±0.86", "0.848±0.001", "29.09±0.51", "0.024±0.009"),
 }
-PAPER_METHOD = "dsrm_hrl"
-FREE_LUNCH = "quota_greedy"  # what any learner has to beat: exact balance and the encoder's ranking, unlearnt
+PAPER_METHOD = AgentConfig.method  # its row
+# what any learner has to beat: exact balance and the encoder's ranking, unlearnt
+RIVALS = tuple(method.name for method in METHODS.values() if method.rival)
 
 # metric, heading, digits
 PAPER_COLUMNS = (
@@ -55,7 +57,7 @@ def results_table(
 
     Args:
         results: method to `metrics.summarise`'s result, in the order of the rows. The first may hold
-            `difference` (`metrics.difference` by method); that to `quota_greedy` stands below the table.
+            `difference` (`metrics.difference` by method); those to `RIVALS` stand below the table.
         source: what the data are; stands in the first line, so that no table can be mistaken for one of real
             data.
         env: data set, for the paper's row.
@@ -122,7 +124,7 @@ def data_table(facts: Json) -> RenderableType:
 def _notes(results: Mapping[str, Json], *, num_seeds: int, paper: bool) -> list[str]:
     method, first = next(iter(results.items()))
     notes = []
-    for other in (FREE_LUNCH, f"{FREE_LUNCH}_purified"):
+    for other in RIVALS:
         gap = first.get("difference", {}).get(other)
         if gap:
             length = gap["length"]

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from dsrm_jax.agents.methods import check_method
-from dsrm_jax.agents.yardsticks import YARDSTICKS
+from dsrm_jax.agents.methods import METHODS, method_of
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.metrics import difference, summarise
@@ -25,8 +24,9 @@ Say = Callable[[str], None]
 
 def compared_methods(world: World, trained: str) -> list[str]:
     """Return the methods of the closing table: the trained one, the yardsticks and, where the truth is known, the oracle."""
-    oracle = ["oracle"] if world.preference is not None else []
-    return [trained, *(m for m in (*YARDSTICKS, *oracle) if m != trained)]
+    known = world.preference is not None
+    others = (m.name for m in METHODS.values() if not m.learns and (m.make is not None or known))
+    return [trained, *(name for name in others if name != trained)]
 
 
 def rule_of(config: Config, method: str, policy: PyTree, world: World, perception: Perception) -> Act:
@@ -42,13 +42,12 @@ def rule_of(config: Config, method: str, policy: PyTree, world: World, perceptio
     Raises:
         InputError: an unknown method, or the oracle in a world whose truth nobody knows.
     """
-    check_method(method)
-    if method != "oracle":
+    if method_of(method).make is not None:
         agent, greedy = agent_of(config, method), config.evaluation.greedy
         return agent_rule(agent, policy, perceive_of(config), world, perception, greedy=greedy)
     if world.preference is None:
         raise InputError(
-            "method oracle needs users whose true preference is known, which only the embedded synthetic worlds "
+            f"method {method} needs users whose true preference is known, which only the embedded synthetic worlds "
             f"have, and data.env={config.data.env!r} was read from files: evaluate one of "
             f"{', '.join(compared_methods(world, config.agent.method))} instead, or leave data.path empty and "
             "the default data folder without files"

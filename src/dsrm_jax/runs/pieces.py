@@ -8,7 +8,7 @@ from jaxtyping import Array, Key
 
 from dsrm_jax import plugins
 from dsrm_jax.agents.agent import Agent
-from dsrm_jax.agents.methods import check_method, in_model, make_agent
+from dsrm_jax.agents.methods import check_method, make_agent, method_of
 from dsrm_jax.config import Config, EnvironmentConfig
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.sources import check_source, load_log
@@ -23,17 +23,6 @@ from dsrm_jax.simulator.environment import Environment, Reward, make_environment
 from dsrm_jax.simulator.leave import Leave
 from dsrm_jax.simulator.log_responses import KINDS, MakeResponse
 from dsrm_jax.training.loop import Trainer, make_trainer
-
-# The purifier behind each method's state where `purifier.kind` is auto; all other methods act on the observed state.
-STATES = {
-    "dsrm_hrl": "guided",
-    "flat": "guided",
-    "dnair_dsrm": "guided",
-    "quota_greedy_purified": "guided",
-    "hrl_rce": "rce",
-    "hrl_tce": "tce",
-    "hrl_bod": "bod",
-}
 
 
 def check_names(config: Config) -> None:
@@ -123,7 +112,7 @@ def worlds_of(key: Key[Array, ""], log: InteractionLog, config: Config) -> World
         key,
         log,
         response=response_of(section.response),
-        train_response="fitted" if in_model(config.agent.method) else None,
+        train_response="fitted" if method_of(config.agent.method).in_model else None,
         response_dim=section.response_dim,
         response_epochs=section.response_epochs,
         slate_size=section.slate_size,
@@ -141,7 +130,7 @@ def purifier_settings(config: Config) -> PurifierConfig:
     """Return the purifier's settings with `kind="auto"` replaced by what the method calls for."""
     if config.purifier.kind != "auto":
         return config.purifier
-    return replace(config.purifier, kind=STATES.get(config.agent.method, "identity"))
+    return replace(config.purifier, kind=method_of(config.agent.method).state)
 
 
 def _maker(config: Config) -> plugins.Plugin:

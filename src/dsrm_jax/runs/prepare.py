@@ -10,8 +10,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
-from dsrm_jax.agents.methods import LEARNERS, in_model, needs_log
-from dsrm_jax.agents.yardsticks import make_yardstick
+from dsrm_jax.agents.methods import METHODS, method_of
+from dsrm_jax.agents.yardsticks import make_quota_greedy_purified
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import FINGERPRINT_FORMAT
 from dsrm_jax.data.log import InteractionLog
@@ -118,7 +118,7 @@ def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, Json]
     key = jax.random.fold_in(data_key(config), WORLDS_STAGE)
     worlds = worlds_of(key, log, config)
     say(f"users: {worlds.report['users']}")
-    if in_model(config.agent.method):
+    if method_of(config.agent.method).in_model:
         say(f"{config.agent.method} trains in a simulator fitted to the training log")
     facts = {
         "source": log.source,
@@ -137,12 +137,12 @@ def check_usable(method: str, log: InteractionLog) -> None:
         InputError: an offline method without a log of what was shown, or a novelty reward where all items are equally popular.
     """
     lack = ""
-    if needs_log(method) and log.train_matrix is not None:
+    if method_of(method).needs_log and log.train_matrix is not None:
         lack = "learns from a log of what was shown, in order, and these data are a matrix of answers without one"
-    elif method in ("dnair", "dnair_dsrm") and np.ptp(log.exposure[log.catalogue]) == 0:
+    elif method_of(method).novelty and np.ptp(log.exposure[log.catalogue]) == 0:
         lack = "rewards novelty, and in these data all items are equally popular"
     if lack:
-        able = [m for m in LEARNERS if not needs_log(m) and m not in ("dnair", "dnair_dsrm")]
+        able = [m.name for m in METHODS.values() if m.learns and not m.needs_log and not m.novelty]
         raise InputError(f"method {method} {lack} ({log.source}): choose one of {', '.join(able)}")
 
 
@@ -286,7 +286,7 @@ def _worlds_key(config: Config) -> tuple[object, ...]:
         env.history_length,
         env.arrival_length,
     )
-    return ("worlds", config.data, config.synthetic, *settings, in_model(config.agent.method))
+    return ("worlds", config.data, config.synthetic, *settings, method_of(config.agent.method).in_model)
 
 
 def _purifier_key(config: Config) -> tuple[object, ...]:
@@ -294,7 +294,8 @@ def _purifier_key(config: Config) -> tuple[object, ...]:
     settings, learning = purifier_settings(config), purifier_of(config).learning
     key = (settings, config.denoiser, config.training.seeds)
     if learning.target == "random_exposure" or learning.refresh_rounds:
-        return (*key, config.environment, in_model(config.agent.method))  # it plays in the training simulator
+        in_model = method_of(config.agent.method).in_model  # it plays in the training simulator
+        return (*key, config.environment, in_model)
     if settings.kind == "paper" or settings.kind not in PURIFIERS:
         return key
     return (at_defaults(settings, REVERSE_ONLY), *key[1:])
@@ -319,7 +320,7 @@ def _fit_purifiers(
     )
     if purifier.learning.refresh_rounds:
         keys = seed_keys(config, REFRESH_STAGE)
-        agent = make_yardstick("quota_greedy_purified", slate_size=environment.slate_size)
+        agent = make_quota_greedy_purified(slate_size=environment.slate_size)
         collectors = Collectors(environment, agent, encoder, purifier)
         fitted, again = refresh_perception(
             keys, collectors, Perception(params, fitted), worlds.train, posterior

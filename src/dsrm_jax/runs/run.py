@@ -15,6 +15,7 @@ from flax import struct
 from jax.sharding import Mesh
 from jax.stages import Compiled
 
+from dsrm_jax.agents.methods import method_of
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import config_fingerprint
 from dsrm_jax.errors import InputError
@@ -42,11 +43,6 @@ from dsrm_jax.training.loop import Metrics, TrainState
 from dsrm_jax.types import Json, PyTree
 
 _log = logging.getLogger("dsrm_jax")
-
-
-# Most of their time goes into updates from a replay buffer, which every device would make in full: three seeds on two cores take
-# 1.1 (dnair), 1.2 (sac4ir), 1.5 (mofir) and 1.6 (bcq) times as long with their users on two devices, td3 .8.
-REPLAYED = ("bcq", "mofir", "dnair", "sac4ir")
 
 
 class NonFiniteError(InputError):
@@ -98,12 +94,12 @@ def start(config: Config, world: World, perception: Perception, *, mesh: Mesh | 
 def run_mesh(config: Config) -> Mesh | None:
     """Return the mesh that a run is spread over, of all devices that JAX sees; None where it has one to itself.
 
-    Methods of `REPLAYED` share their seeds alone over the cores of a CPU, and not their users.
+    Methods that replay (`Method.replays`) share their seeds alone over the cores of a CPU, and not their users.
 
     Raises:
         InputError: its seeds and users cannot be shared evenly by the processes.
     """
-    whole = alone_on_cpu() and config.agent.method in REPLAYED
+    whole = alone_on_cpu() and method_of(config.agent.method).replays
     return make_mesh(len(config.training.seeds), 1 if whole else config.training.num_users)
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.stages import Compiled
 
-from dsrm_jax.agents.methods import LEARNERS
+from dsrm_jax.agents.methods import method_of
 from dsrm_jax.config import AgentConfig, Config
 from dsrm_jax.evaluation.sessions import Sessions, of_each, run_sessions
 from dsrm_jax.files import json_value, write_text
@@ -127,7 +127,7 @@ def run_group(
 
 def _true_training_world(config: Config, say: Say, memory: Memory) -> World:
     """Return the training simulator, also where the method itself trains in a model of the log."""
-    plain = replace(config, agent=replace(config.agent, method="random"))
+    plain = replace(config, agent=AgentConfig())
     return remembered_worlds(plain, say, memory)[1].train
 
 
@@ -161,7 +161,7 @@ def _compile(
     updates = chunk_size(replace(config, training=replace(config.training, chunk_updates=25)))
     starting = training_program = None
     policy: PyTree = ()
-    if config.agent.method in LEARNERS:
+    if method_of(config.agent.method).learns:
         begin = (agents, seed_keys(config, 0), training, perception)
         starting = compiled(memory, "init", config, mapped(init, (0, None)), *begin)
         state = starting.out_info

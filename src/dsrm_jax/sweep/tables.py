@@ -13,7 +13,7 @@ from rich.text import Text
 
 from dsrm_jax.evaluation.metrics import difference
 from dsrm_jax.evaluation.sessions import Sessions
-from dsrm_jax.evaluation.tables import FREE_LUNCH, PAPER_METHOD, cell, results_table
+from dsrm_jax.evaluation.tables import PAPER_METHOD, RIVALS, cell, results_table
 from dsrm_jax.files import load_json
 from dsrm_jax.types import Json
 
@@ -61,7 +61,7 @@ def methods_table(rows: Sequence[Json], folder: Path) -> RenderableType:
     first = rows[0]
     if first["method"] == PAPER_METHOD:
         for other in rows[1:]:
-            if other["method"].startswith(FREE_LUNCH):
+            if other["method"] in RIVALS:
                 gap = paired_difference(folder, first, other, slate_size=_slate_size(folder, first["name"]))
                 found[first["method"]].setdefault("difference", {})[other["method"]] = gap
     others = [f"{name} {value}" for name, value in first["values"].items() if name not in HEADED]

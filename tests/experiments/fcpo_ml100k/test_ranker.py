@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from dsrm_jax.config import AgentConfig, Config, DataConfig
-from dsrm_jax.config.agent import FCPOConfig
+from dsrm_jax.config import AgentConfig, Config, DataConfig, FCPOConfig
 from dsrm_jax.data.download import download
 from dsrm_jax.data.log import InteractionLog, Interactions
 from dsrm_jax.errors import InputError

@@ -11,7 +11,7 @@ import scipy.optimize
 import scipy.special
 from rich.console import Console
 
-from dsrm_jax.agents.yardsticks import make_yardstick
+from dsrm_jax.agents.yardsticks import make_quota_greedy_purified
 from dsrm_jax.config import (
     Config,
     EncoderConfig,
@@ -169,7 +169,7 @@ def test_record_counts_what_greedy_slates_of_the_oracle_earn(world, embeddings):
     environment = arriving_with(ENVIRONMENT, (3,))
     table = jax.jit(oracle_states)(embeddings, world)
     perception = Perception(EncoderParams(embeddings, None), table)
-    agent = make_yardstick("quota_greedy_purified", slate_size=6)
+    agent = make_quota_greedy_purified(slate_size=6)
     run = jax.jit(
         lambda key: record_sessions(
             key, agent, (), oracle_perceive, environment, world, perception, num_sessions=3000
