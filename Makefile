@@ -100,10 +100,10 @@ test-oldest test-newest: test-%:
 	  $(MAKE) --no-print-directory .venv-$*/.ready && .venv-$*/bin/python -m pytest -n 2 $(VERSIONS); \
 	fi
 
-.venv-oldest/.ready .venv-newest/.ready: .venv-%/.ready: pyproject.toml .constraints-%.txt
+.venv-oldest/.ready .venv-newest/.ready: .venv-%/.ready: pyproject.toml experiments/pyproject.toml .constraints-%.txt
 	@echo "installing the $* packages into .venv-$*"
 	@$(PYTHON_$*) -m venv .venv-$*
-	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint .constraints-$*.txt --editable '.[dev]'
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint .constraints-$*.txt --editable '.[dev]' --editable ./experiments
 	@touch $@
 
 lint: setup ## ruff and mypy

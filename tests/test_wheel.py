@@ -1,0 +1,83 @@
+"""The wheel: what it holds, and that README's library example runs from it in a clean environment at both ends of what is supported."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MOST_LINES = 22_200
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+def test_the_wheel_holds_the_library_and_nothing_else(wheel: Path):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        code = [name for name in names if name.endswith(".py")]
+        lines = sum(len(archive.read(name).decode().splitlines()) for name in code)
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"dsrm_jax"}
+    source = ROOT / "src"
+    assert sorted(code) == sorted(str(path.relative_to(source)) for path in source.rglob("*.py"))
+    assert "dsrm_jax/py.typed" in names
+    assert lines <= MOST_LINES
+
+
+@pytest.mark.parametrize(("which", "versions"), [("oldest", (11, 12)), ("newest", (13, 14))])
+def test_the_library_example_runs_from_the_wheel_alone(wheel: Path, which: str, versions, tmp_path: Path):
+    python = find_python(*versions)
+    if python is None:
+        pytest.skip(f"no Python 3.{versions[0]} or 3.{versions[1]} here")
+    subprocess.run([python, "-m", "venv", tmp_path / "clean"], check=True)
+    clean = tmp_path / "clean" / "bin" / "python"
+    constraints = ROOT / f".constraints-{which}.txt"
+    install = [clean, "-m", "pip", "install", "--quiet", "--constraint", constraints, f"{wheel}[data]"]
+    done = subprocess.run(install, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "example.py").write_text(block)
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [clean, "example.py"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    where = subprocess.run(
+        [clean, "-c", "import dsrm_jax; print(dsrm_jax.__file__)"],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+    )
+    assert str(tmp_path) in where.stdout
+    with pytest.raises(subprocess.CalledProcessError):
+        subprocess.run(
+            [clean, "-c", "import experiments"], cwd=tmp_path, env=environ, check=True, capture_output=True
+        )
+
+
+def find_python(oldest: int, newest: int) -> str | None:
+    """Return the first Python 3 of these minor versions that answers."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for minor in range(oldest, newest + 1):
+        for python in (shutil.which(f"python3.{minor}"), *sorted(pyenv.glob(f"3.{minor}.*/bin/python"))):
+            if python and subprocess.run([python, "-c", ""], capture_output=True).returncode == 0:
+                return str(python)
+    return None
