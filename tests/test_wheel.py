@@ -1,4 +1,4 @@
-"""The wheel: what it holds, and that README's library example runs from it in a clean environment at both ends of what is supported."""
+"""The wheel: what it holds, and README's library example from it, in a clean environment at both ends of what is supported."""
 
 import os
 import re
