@@ -94,17 +94,11 @@ def fit_perception(
         batch_size=batch_size,
         learning_rate=learning_rate,
     )
-    fitted, _ = fit_purifiers(
-        purifier_key[None],
-        encoder,
-        purifier,
-        params,
-        starts,
-        posterior if users is None else posterior.of(users),
-        history_length=history_length,
-        arrival_length=arrival_length,
+    of_users = posterior if users is None else posterior.of(users)
+    fitted, _ = jax.jit(fit_of(encoder, purifier, history_length, arrival_length))(
+        purifier_key, params, starts, of_users
     )
-    return Perception(params, jax.tree.map(lambda x: x[0], fitted))
+    return Perception(params, fitted)
 
 
 def factorise(key: Key[Array, ""], log: InteractionLog, *, dim: int, epochs: int) -> FactorResponse:
@@ -164,14 +158,23 @@ def fit_purifiers(
     Returns:
         `(purifier params, losses)`, each with a leading axis N.
     """
+    fit = fit_of(encoder, purifier, history_length, arrival_length)
+    mapped = jax.jit(jax.vmap(fit, in_axes=(0, None, None, None, 0, 0)))
+    return mapped(keys, params, starts, posterior, visited, initial)
+
+
+def fit_of(
+    encoder: Encoder, purifier: Purifier, history_length: int, arrival_length: int
+) -> Callable[..., tuple[PyTree, Float[Array, "iterations"]]]:
+    """Return what `fit_purifiers` maps over seeds: `(key, params, starts, posterior, visited, initial) -> (params, losses)`."""
 
     def fit(
         key: Key[Array, ""],
         params: EncoderParams,
         starts: SessionStarts,
         posterior: UserPosterior,
-        visited: Visited | None,
-        initial: PyTree,
+        visited: Visited | None = None,
+        initial: PyTree = None,
     ) -> tuple[PyTree, Float[Array, "iterations"]]:
         sample = batch_sampler(
             encoder,
@@ -188,8 +191,7 @@ def fit_purifiers(
             fitted = purifier.inform(fitted, posterior.exposure)
         return fitted, losses
 
-    mapped = jax.jit(jax.vmap(fit, in_axes=(0, None, None, None, 0, 0)))
-    return mapped(keys, params, starts, posterior, visited, initial)
+    return fit
 
 
 def batch_sampler(
