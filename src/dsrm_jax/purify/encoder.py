@@ -120,11 +120,8 @@ def gather_evidence(
 ) -> Evidence:
     """Return the evidence of a history. What is not used of it costs nothing under `jit`.
 
-    Args:
-        embeddings: the frozen item side.
-        history: of any leading shape, H slots.
-        visible: hides events, as in `summarise`.
-        unlogged: how many of the latest events the training log's policy did not choose; a history from that log has none.
+    `visible` hides events as in `summarise`; `unlogged` of the latest events were not chosen by the training log's policy: none
+    of a history from that log.
     """
     slots = history.item.shape[-1]
     shown = jnp.arange(slots) >= slots - history.length[..., None]
@@ -153,15 +150,10 @@ def summarise(
 ) -> Float[Array, "... C"]:
     """Pool a history into features of fixed size.
 
-    Args:
-        embeddings: the frozen item side.
-        history: of any leading shape, H slots.
-        visible: `(..., H)` bool, events that may be looked at; None: all of them.
-
     Returns:
-        `(..., C)` float32: mean vector of the clicked items; mean vector of the skipped ones; the sum over events of
-        (click - expected click) vector, which is the gradient of the user's log-likelihood at the average user, and the
-        diagonal of its curvature, both divided by 10; log(1 + clicks) and log(1 + events).
+        `(..., C)` float32 of the events that are `visible` (None: all): mean vector of the clicked items; mean vector of the
+        skipped ones; the sum of (click - expected click) vector, which is the gradient of the user's log-likelihood at the
+        average user, and the diagonal of its curvature, both divided by 10; log(1 + clicks) and log(1 + events).
     """
     slots = history.item.shape[-1]
     present = jnp.arange(slots) >= slots - history.length[..., None]
@@ -260,16 +252,9 @@ def fit_encoder(
 ) -> tuple[EncoderParams, Float[Array, "iterations"]]:
     """Train the encoder to predict the clicks that follow a history; only the network moves.
 
-    Args:
-        key: typed PRNG key; consumed.
-        encoder: from `make_encoder`.
-        embeddings: frozen item side.
-        starts: training rows, on the device.
-        history_length: H.
-        arrival_length: the fewest events of a window, where the log holds them.
-        iterations: Adam steps, with a cosine decay to zero.
-        batch_size: histories per step.
-        learning_rate: initial step size.
+    The key is consumed. Histories are windows of the training rows `starts`, of at most `history_length` events and, where the
+    log holds them, at least `arrival_length`. Adam runs for `iterations` steps of `batch_size` histories, its step size decaying from
+    `learning_rate` to 0 by a cosine.
 
     Returns:
         `(params, losses)`: losses are the batches' mean binary cross-entropy in nats.

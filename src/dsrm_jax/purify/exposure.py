@@ -68,12 +68,7 @@ def fit_exposure(
     steepens it). The correlation is a moment estimate: how much wider the windows' sums of residuals spread than those of
     independent events would, after what is due to the embeddings' errors is taken away.
 
-    Args:
-        key: typed PRNG key; consumed. Draws the windows.
-        embeddings: the frozen item side.
-        starts: the training log's rows.
-        full: each user's full-log embedding.
-        posterior: how far these may be off.
+    The key is consumed. `full` are users' full-log embeddings, and `posterior` says how far these may be off.
     """
     rows = jax.random.randint(key, (WINDOWS,), 0, starts.user.shape[0])
     history = jax.vmap(lambda row: history_before(starts, row, length=WINDOW_LENGTH))(rows)
@@ -109,13 +104,10 @@ def read_exposure(
     count: Float[Array, "..."],
     at: Float[Array, "... D"],
 ) -> Float[Array, "... D"]:
-    """Return the gradient at a state of the log-likelihood of what the log showed, its events taken for independent.
+    """Return the gradient, at a state, of the log-likelihood of what the log showed, its events taken for independent.
 
-    Args:
-        exposure: of the log.
-        shown_sum: `(..., D)` float32, sum of the vectors of the items that the log chose, times `independent_share`.
-        count: `(...)` float32, how many they are, times the same.
-        at: `(..., D)` or `(D,)` float32.
+    `shown_sum` is the sum of the vectors of the items that the log chose, and `count` their number, both times
+    `independent_share`.
     """
     away = shown_sum - count[..., None] * exposure.mean
     # the last coordinate is 1 in every item vector and tells nothing; its row of the gain is 0

@@ -102,12 +102,7 @@ def likelihood_of(
 ) -> Likelihood:
     """Return the likelihood of a history: of its clicks given what was shown, times that of what the log showed.
 
-    Args:
-        evidence: `vectors`, `bias`, `click`, `shown` and `logged` are read.
-        whitening: of the states.
-        exposure: what the log's choices tell.
-        scale: exponent of the clicks' likelihood; 1: Bayes' rule, 0: not read.
-        exposure_scale: exponent of the exposure's.
+    The scales are the exponents of the two; 1: Bayes' rule, 0: not read.
     """
     chex.assert_equal_shape([evidence.bias, evidence.click, evidence.shown])
     assert evidence.vectors is not None
@@ -192,9 +187,6 @@ def guided_mean(
         variance: `(...)` float32, positive.
         guess: `(..., D)` float32, where to start, such as the estimate of the level before.
         iterations: Newton steps.
-
-    Returns:
-        `(..., D)` float32.
     """
     for _ in range(iterations):
         guess = expanded_mean(likelihood, expand(likelihood, guess), mean, variance, guess)

@@ -58,13 +58,9 @@ def leverage_of(curvature: Float[Array, "D D"]) -> Leverage:
 def click_curvature(
     key: Key[Array, ""], embeddings: Embeddings, starts: SessionStarts, full: Float[Array, "U D"]
 ) -> Float[Array, "D D"]:
-    """Estimate the mean negative Hessian of one click's log-likelihood on a sample of the log's rows.
+    """Estimate the mean negative Hessian of one click's log-likelihood, at users' modes `full`, on a sample of the log's rows.
 
-    Args:
-        key: typed PRNG key; consumed.
-        embeddings: the frozen item side.
-        starts: the log's rows.
-        full: `(U, D)` float32, mode of each user given their clicks.
+    The key is consumed.
     """
     rows = jax.random.randint(key, (SAMPLED_ROWS,), 0, starts.user.shape[0])
     vectors = embeddings.vectors[starts.item[rows]]

@@ -59,11 +59,7 @@ def fit_posterior(
     The exposure is fitted to modes that have not seen it; one Newton step, exact where the clicks' log-likelihood is quadratic,
     then moves each mode by what the user's rows show.
 
-    Args:
-        key: typed PRNG key; consumed.
-        embeddings: the frozen item side.
-        starts: the log's rows.
-        clicked: `(U, D)` float32, mode of each of its users given their clicks alone (`encoder.user_states`).
+    The key is consumed; `clicked` are the modes given the clicks alone (`encoder.user_states`).
     """
     curvature_key, exposure_key = jax.random.split(key)
     curvature = click_curvature(curvature_key, embeddings, starts, clicked)
@@ -88,11 +84,7 @@ def without_window(
     At the mode the gradient over all rows vanishes, so that of the others is minus the window's. Matters where a window is much
     of what the log holds of a user (53 rows on average in KuaiRand): the target must not repeat the condition's own noise.
 
-    Args:
-        posterior: from `fit_posterior`.
-        embeddings: the frozen item side.
-        history: events that are rows of the log.
-        user: of each history; of one without rows in the log nothing is taken out, for nothing was put in.
+    The histories' events are rows of the log. Of a user without any nothing is taken out, for nothing was put in.
     """
     slots = history.item.shape[-1]
     present = jnp.arange(slots) >= slots - history.length[..., None]

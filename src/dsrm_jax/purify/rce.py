@@ -71,16 +71,9 @@ def sample_labelled_states(
     arrival_length: int = EnvironmentConfig.arrival_length,
     batch_size: int = DenoiserConfig.batch_size,
 ) -> LabelledBatch:
-    """Draw histories of the training log and the up to M events that follow each.
+    """Draw N = `batch_size` histories of the training rows and the up to M events that follow each; the key is consumed.
 
-    Args:
-        key: typed PRNG key; consumed.
-        encoder: module of `params`.
-        params: trained encoder, for the observed states and the frozen item side.
-        starts: training rows.
-        history_length: H.
-        arrival_length: the fewest events of a window, where the log holds them.
-        batch_size: N.
+    A history has at most `history_length` events and, where the log holds them, at least `arrival_length`.
     """
     row_key, window_key = jax.random.split(key)
     rows = jax.random.randint(row_key, (batch_size,), 0, starts.user.shape[0])
@@ -150,11 +143,7 @@ def encode(params: LinearEncoder, summary: Float[Array, "... C"]) -> Float[Array
 
 
 def require_events(evidence: Evidence) -> PyTree:
-    """Return the evidence itself where it holds events.
-
-    Raises:
-        ValueError: it has none, only a summary.
-    """
+    """Return the evidence itself; raise ValueError where it holds a summary alone, and no events."""
     if evidence.vectors is None or evidence.click is None or evidence.shown is None or evidence.bias is None:
         raise ValueError("evidence holds a summary alone, and a denoiser that weights events needs them")
     return evidence

@@ -150,8 +150,8 @@ def fit_purifiers(
         params: trained encoder.
         starts: training rows.
         posterior: of the users of `starts`, as `sample_states` takes it.
-        history_length: H.
-        arrival_length: the fewest events of a window, where the log holds them.
+        history_length: H, events that a history holds.
+        arrival_length: the fewest events of a history, where the log holds them.
         visited: of each seed, histories to mix with log windows (`training.refresh`); None: log windows alone.
         initial: of each seed, parameters to go on from; None: fresh ones.
 
@@ -305,28 +305,17 @@ def perception_like(
 ) -> Perception:
     """Return the shapes of the perception that Stage I makes, to restore a checkpoint into.
 
-    Args:
-        encoder: of histories.
-        purifier: of observed states.
-        num_items: V, the vocabulary.
-        num_seeds: N, leading axis of the purifier's parameters.
-        history_length: H.
+    `num_items` is V, the vocabulary, and `num_seeds` the leading axis of the purifier's parameters.
     """
     dim = encoder.state_dim
 
     def build() -> Perception:
-        params = encoder.init(
-            jax.random.key(0), Embeddings(vectors=jnp.zeros((num_items, dim)), bias=jnp.zeros(num_items))
-        )
+        items = Embeddings(vectors=jnp.zeros((num_items, dim)), bias=jnp.zeros(num_items))
+        params = encoder.init(jax.random.key(0), items)
         row = jnp.zeros(1, jnp.int32)
         starts = SessionStarts(row, row, row > 0, jnp.arange(2, dtype=jnp.int32))
-        known = UserPosterior(
-            jnp.zeros((1, dim)),
-            jnp.ones(1),
-            leverage_of(jnp.eye(dim)),
-            silent_exposure(dim),
-            jnp.ones(()),
-        )
+        told, one = silent_exposure(dim), jnp.ones(())
+        known = UserPosterior(jnp.zeros((1, dim)), one[None], leverage_of(jnp.eye(dim)), told, one)
         sample = batch_sampler(encoder, purifier, params, starts, known, history_length=history_length)
 
         def init(key: Key[Array, ""]) -> PyTree:

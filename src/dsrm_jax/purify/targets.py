@@ -54,14 +54,13 @@ def sample_states(
     denoiser has seen.
 
     Args:
-        key: typed PRNG key; consumed.
+        key: consumed.
         encoder: module of `params`.
         params: trained encoder.
         starts: training rows.
-        posterior: of the users of `starts`; its mode is their cleaner state (or what random exposure shows of them:
-            `training.random_exposure`).
-        history_length: H.
-        arrival_length: the fewest events of a window, where the log holds them.
+        posterior: of their users; its mode is their cleaner state (or what `training.random_exposure` shows of them).
+        history_length: H, events that a history holds.
+        arrival_length: the fewest events of a history, where the log holds them.
         mask_rate: mean share of hidden events, in [0, .5].
         batch_size: N.
         target: which cleaner state. `mode`: the posterior's. `draw`: a draw about it, so that targets vary as preferences do and
@@ -107,17 +106,10 @@ def sample_states(
 def halves(
     key: Key[Array, ""], history: History, starts: SessionStarts, *, thin: bool
 ) -> tuple[Bool[Array, "B H"], Bool[Array, "B H"]]:
-    """Split events into two random halves, one to look at and one to reconstruct.
+    """Return two disjoint random halves of the events, one to look at and one to reconstruct; the key is consumed.
 
-    Args:
-        key: typed PRNG key; consumed.
-        history: B histories.
-        starts: the training log's rows, for popularity.
-        thin: keep events of the second half with probability min(1, (median / pop)^.5) only, pop being how often the log shows
-            the item and the median one over the histories' events: over draws a sum weighted by clipped inverse propensities.
-
-    Returns:
-        `(first, second)`, disjoint.
+    With `thin`, events of the second half are kept with probability min(1, (median / pop)^.5) only, pop being how often the log
+    shows the item and the median one over the histories' events: over draws a sum weighted by clipped inverse propensities.
     """
     half_key, thin_key = jax.random.split(key)
     first = jax.random.bernoulli(half_key, 0.5, history.item.shape)
@@ -140,13 +132,9 @@ def exposures(starts: SessionStarts, item: Int[Array, "..."]) -> Float[Array, ".
 def corrupted(
     key: Key[Array, ""], history: History, starts: SessionStarts, rate: Float[Array, "B 1"]
 ) -> History:
-    """Replace a share of the events by rows drawn from the whole log: what everybody is shown, and anybody's clicks on it.
+    """Replace events, each with probability `rate`, by rows of the whole log: what everybody is shown, and clicks on it.
 
-    Args:
-        key: typed PRNG key; consumed.
-        history: B histories.
-        starts: the training log's rows.
-        rate: probability that an event is replaced, in [0, 1].
+    The key is consumed.
     """
     which_key, row_key = jax.random.split(key)
     slots = history.item.shape[-1]
