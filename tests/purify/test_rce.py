@@ -173,7 +173,9 @@ def test_the_online_reading_needs_events():
 
 
 def test_an_unknown_reading_is_named():
-    with pytest.raises(InputError, match=r"unknown denoiser reading 'onlin'.*did you mean 'online'"):
+    with pytest.raises(
+        InputError, match=r"unknown value of denoiser\.reading 'onlin'.*did you mean 'online'"
+    ):
         make_rce_purifier(reading="onlin")
 
 

@@ -29,6 +29,7 @@ from dsrm_jax.purify.rce import (
     start_encoder,
 )
 from dsrm_jax.purify.settings import DenoiserConfig
+from dsrm_jax.settings import check
 from dsrm_jax.types import PyTree
 
 TINY = 1e-20  # below the square of any gradient that matters: small weights make small gradients
@@ -76,6 +77,7 @@ def make_bod_purifier(
     Raises:
         InputError: a value is out of range or unknown.
     """
+    check(DenoiserConfig, "denoiser", **locals())
 
     def init(key: Key[Array, ""], batch: LabelledBatch) -> BODParams:
         dim = batch.state.shape[-1]

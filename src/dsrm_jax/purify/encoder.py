@@ -253,8 +253,8 @@ def fit_encoder(
     """Train the encoder to predict the clicks that follow a history; only the network moves.
 
     The key is consumed. Histories are windows of the training rows `starts`, of at most `history_length` events and, where the
-    log holds them, at least `arrival_length`. Adam runs for `iterations` steps of `batch_size` histories, its step size decaying from
-    `learning_rate` to 0 by a cosine.
+    log holds them, at least `arrival_length`. Adam runs for `iterations` steps of `batch_size` histories, its step size decaying
+    from `learning_rate` to 0 by a cosine.
 
     Returns:
         `(params, losses)`: losses are the batches' mean binary cross-entropy in nats.

@@ -62,7 +62,7 @@ def make_purifier(
     Raises:
         InputError: kind, target, schedule or a number is not valid.
     """
-    check(PurifierConfig, "purifier", **{name: value for name, value in locals().items() if name != "kind"})
+    check(PurifierConfig, "purifier", **locals())
     diffusion = Diffusion(
         diffusion_steps, schedule, sampler, sampling_steps, start_fraction, noise_scale, hidden
     )

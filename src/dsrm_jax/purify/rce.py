@@ -18,16 +18,14 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Key
 
-from dsrm_jax.errors import unknown_name
 from dsrm_jax.purify.encoder import Encoder, EncoderParams, Evidence, gather_evidence, labels_from
 from dsrm_jax.purify.purifier import Learning, Purifier
 from dsrm_jax.purify.settings import DenoiserConfig
+from dsrm_jax.settings import check
 from dsrm_jax.simulator.history import random_windows
 from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.types import PyTree
-
-READINGS = ("pretrain", "online")
 
 
 @struct.dataclass
@@ -116,8 +114,6 @@ def make_denoiser(
     Raises:
         InputError: on an unknown reading.
     """
-    if reading not in READINGS:
-        raise unknown_name("denoiser reading", reading, READINGS)
 
     def purify(
         params: PyTree, key: PyTree, state: Float[Array, "... D"], evidence: Evidence
@@ -187,6 +183,7 @@ def make_rce_purifier(
     Raises:
         InputError: a value is out of range or unknown.
     """
+    check(DenoiserConfig, "denoiser", **locals())
 
     def loss(params: LinearEncoder, key: PyTree, batch: LabelledBatch) -> Float[Array, ""]:
         """Return the weighted cross-entropy's mean over events, in nats."""

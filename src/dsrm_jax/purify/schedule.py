@@ -44,11 +44,9 @@ class Schedule:
         alpha: `(S,)` float32, 1 - beta.
         alpha_bar: `(S,)` float32, product of alpha over levels 1..k; the variance that the signal keeps.
         signal: `(S,)` float32, sqrt(alpha_bar).
-        noise: `(S,)` float32, sqrt(1 - alpha_bar), rounded once from float64: the difference cancels in
-            float32.
+        noise: `(S,)` float32, sqrt(1 - alpha_bar), rounded once from float64: the difference cancels in float32.
         noise_before: `(S,)` float32, sqrt(1 - alpha_bar_{k-1}) of the level that a step leads to, 0 at k = 1.
-        posterior_std: `(S,)` float32, sigma_k = sqrt(beta_k (1 - alpha_bar_{k-1}) / (1 - alpha_bar_k)), which
-            is 0 at k = 1.
+        posterior_std: `(S,)` float32, sigma_k = sqrt(beta_k (1 - alpha_bar_{k-1}) / (1 - alpha_bar_k)), 0 at k = 1.
         time: `(S,)` float32 in (0, 1], t with alpha_bar(t) = alpha_bar_k; 1 where level k keeps less than exp(-10.05).
     """
 
@@ -66,10 +64,9 @@ def make_schedule(name: ScheduleName, diffusion_steps: int, *, sampling_steps: i
     """Build a schedule in float64 and round it once.
 
     Args:
-        name: `linear` is DDPM's beta from 1e-4 to 2e-2 whatever S is, so that short chains keep most of the
-            signal (alpha_bar_S is .817 at S = 20 and .006 at S = 500); `rescaled` multiplies it by
-            1000 / S, clipped at .999, which drowns the signal for every S > 1; `cosine` is Nichol and
-            Dhariwal's.
+        name: `linear` is DDPM's beta from 1e-4 to 2e-2 whatever S is, so that short chains keep most of the signal (alpha_bar_S
+            is .817 at S = 20 and .006 at S = 500); `rescaled` multiplies it by 1000 / S, clipped at .999, which drowns the
+            signal for every S > 1; `cosine` is Nichol and Dhariwal's.
         diffusion_steps: number of levels S, at least 1.
         sampling_steps: levels M that a shorter reverse process visits, `sampling_levels`; 0 or more than S: all. A step then
             leads over several levels at once, and beta is the variance added between two visited ones.

@@ -19,6 +19,7 @@ from dsrm_jax.purify.rce import (
     make_denoiser,
 )
 from dsrm_jax.purify.settings import DenoiserConfig
+from dsrm_jax.settings import check
 from dsrm_jax.types import PyTree
 
 
@@ -38,6 +39,7 @@ def make_tce_purifier(
     Raises:
         InputError: a value is out of range or unknown.
     """
+    check(DenoiserConfig, "denoiser", **locals())
 
     def loss(params: LinearEncoder, key: PyTree, batch: LabelledBatch) -> Float[Array, ""]:
         """Return the mean cross-entropy of the samples kept, in nats."""
