@@ -51,7 +51,6 @@ KNOWN_WIDE = {
     "agents.fcpo:fit_values",
     "purify.encoder:fit_encoder",
     "purify.perception:sample_states",
-    "simulator.fit_transformer:_fit_epoch",
 }
 KNOWN_CITING = {
     "src/dsrm_jax/agents/a2c.py",

@@ -17,9 +17,10 @@ from dsrm_jax.purify.encoder import Embeddings, EncoderParams
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.view import View
 from dsrm_jax.runs.pieces import environment_of
-from dsrm_jax.simulator.leave import constant_length, expected_length, has_left
+from dsrm_jax.simulator.leave import expected_length
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
+from tests.simulator.closed_forms import constant_length
 
 NUM_USERS, NUM_ITEMS = 6, 50
 IS_POPULAR = np.arange(NUM_ITEMS) % 5 == 0
@@ -56,7 +57,7 @@ def poisoning_rule(shown):
     def act(key, env, observation):
         keys = jax.random.split(key, env.user.shape[0])
         drawn = 4 + jax.vmap(lambda k: jax.random.permutation(k, NUM_ITEMS - 4)[:4])(keys)
-        left = has_left(env.temper, slate_size=4)
+        left = env.temper < 4
         slate = jnp.where(left[:, None], POISON, drawn).astype(jnp.int32)
         jax.debug.callback(lambda *x: shown.append([np.asarray(v) for v in x]), env.user, slate, ordered=True)
         return slate, ()

@@ -10,14 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsrm_jax.simulator.leave import (
-    constant_length,
-    expected_length,
-    has_left,
-    initial_temper,
-    temper_loss,
-    unbalanced_slates,
-)
+from dsrm_jax.simulator.leave import expected_length, make_temper, unbalanced_slates
+from tests.simulator.closed_forms import constant_length
 
 
 def rational_length(max_len, reward, penalty):
@@ -86,26 +80,27 @@ def test_a_traced_or_float32_bound_gives_the_same_table():
 
 
 def test_loss_is_kuaisims_rule_in_units_of_one_kth():
+    """A bound of 1 is broken by slates of one group alone."""
     for slate_size in (1, 4, 6, 10):
-        for clicks in range(slate_size + 1):
-            for penalty in (0, 1, 2):
-                for unbalanced in (False, True):
-                    steps = 2 - Fraction(clicks, slate_size) + penalty * unbalanced
-                    actual = temper_loss(
-                        jnp.int32(clicks),
-                        jnp.asarray(unbalanced),
-                        slate_size=slate_size,
-                        ad_penalty=penalty,
-                    )
-                    assert Fraction(int(actual), slate_size) == steps
-                    assert actual.dtype == jnp.int32
+        for penalty in (0, 1, 2):
+            rule = make_temper(slate_size=slate_size, max_len=30, ad_bound=1.0, ad_penalty=penalty)
+            clicked = jnp.tri(slate_size + 1, slate_size, -1, dtype=bool)  # 0, 1, ..., K clicks
+            for num_popular in (1, slate_size):
+                start = jnp.full(slate_size + 1, rule.start())
+                popular = jnp.full(slate_size + 1, num_popular)
+                temper, _ = jax.vmap(rule.step)(start, clicked, popular)
+                assert temper.dtype == jnp.int32
+                for clicks, left in enumerate(temper):
+                    steps = 2 - Fraction(clicks, slate_size) + penalty * (num_popular == slate_size)
+                    assert 30 - Fraction(int(left), slate_size) == steps
 
 
 def test_leaves_below_one_step_and_not_at_one():
-    assert initial_temper(6, 30) == 180
-    np.testing.assert_array_equal(
-        has_left(jnp.array([7, 6, 5, 0, -12]), slate_size=6), [False, False, True, True, True]
-    )
+    rule = make_temper(slate_size=6, max_len=30, ad_bound=0.3, ad_penalty=0)
+    assert int(rule.start()) == 180
+    before = 6 + jnp.array([7, 6, 5, 0, -12])  # all items clicked: one step's worth is lost
+    _, left = jax.vmap(rule.step, in_axes=(0, None, None))(before, jnp.ones(6, bool), jnp.int32(3))
+    np.testing.assert_array_equal(left, [False, False, True, True, True])
 
 
 @given(st.integers(1, 60), st.integers(1, 12), st.floats(0, 1), st.integers(0, 3))
@@ -139,6 +134,6 @@ def test_closed_form_of_the_mean_is_within_three_tenths_of_a_step_of_dynamic_pro
     [(0.6476, 14.55, 14.63), (0.5950, 14.02, 14.02), (0.6841, 14.94, 14.89), (0.6895, 15.00, 14.98)],
 )
 def test_kuaisims_published_lengths(reward, formula, published):
-    """TD3, A2C, DDPG and HAC of KuaiSim's table: T0 = 20, K = 6, no fairness rule (simulators.md 1.6)."""
+    """TD3, A2C, DDPG and HAC of KuaiSim's table: T0 = 20, K = 6, no fairness rule ."""
     assert expected_length(20, reward, 0) == pytest.approx(formula, abs=0.006)
     assert exact_expected_length(20, 6, reward, 0) == pytest.approx(published, abs=0.2)

@@ -16,9 +16,10 @@ from scipy import stats
 
 from dsrm_jax.config import Config, EnvironmentConfig
 from dsrm_jax.runs.pieces import environment_of
-from dsrm_jax.simulator.leave import constant_length, expected_length, initial_temper
+from dsrm_jax.simulator.leave import expected_length
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
+from tests.simulator.closed_forms import constant_length
 
 NUM_SESSIONS = 1000
 NUM_STEPS = 50
@@ -82,7 +83,7 @@ def simulate(config, slates, world, seed=0):
     """
     num_steps, num_given = slates.shape[:2]
     slates = slates[np.arange(NUM_STEPS) % num_steps][:, np.arange(NUM_SESSIONS) % num_given]
-    temper = jnp.full(NUM_SESSIONS, initial_temper(config.slate_size, config.max_len), jnp.int32)
+    temper = jnp.full(NUM_SESSIONS, config.slate_size * config.max_len, jnp.int32)
     keys = jax.random.split(jax.random.key(seed), (NUM_STEPS, NUM_SESSIONS))
     run = runner(replace(config, max_len=NUM_STEPS))
     trace = run(keys, arrivals().replace(temper=temper), jnp.asarray(slates, jnp.int32), world)

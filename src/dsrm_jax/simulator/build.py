@@ -26,10 +26,9 @@ class Worlds:
         test: the world that they are measured in.
         train_users: `(U,)` vocabulary index of each user of the training world.
         test_users: `(V,)` the same of the test world.
-        report: plain numbers and phrases (static, not a pytree leaf): `users` says how the two populations
-            relate; `train` and `test` each hold `response`, `num_users`, `start_rows` and, for fitted models,
-            the quality on the rows kept out of the fit (`auc`, `log_loss`, `calibration_error`, `click_rate`,
-            `calibration`).
+        report: plain numbers and phrases (static, not a pytree leaf): `users` says how the two populations relate; `train` and
+            `test` each hold `response`, `num_users`, `start_rows` and, for fitted models, the quality on the rows kept out of the
+            fit (`auc`, `log_loss`, `calibration_error`, `click_rate`, `calibration`).
     """
 
     train: World
@@ -78,8 +77,8 @@ def make_worlds(
         The two worlds and a report.
 
     Raises:
-        InputError: if the catalogue is smaller than a slate, a world would have no users, or the log lacks
-            the source that `response` names.
+        InputError: if the catalogue is smaller than a slate, a world would have no users, or the log lacks the source that
+            `response` names.
     """
     check(
         EnvironmentConfig,

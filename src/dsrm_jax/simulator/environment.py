@@ -81,8 +81,8 @@ class Environment(NamedTuple):
 
     Attributes:
         reset: `(key, world) -> (observation, state)`. The key is consumed.
-        step: `(key, state, slate, world) -> (observation, state, reward, terminated, truncated, info)`; see
-            `make_environment`. The key is consumed.
+        step: `(key, state, slate, world) -> (observation, state, reward, terminated, truncated, info)`; see `make_environment`.
+            The key is consumed.
         step_auto_reset: same signature; where the session ended, observation and state begin the next one and
             `info["final_observation"]` keeps the leaver's last. The key is consumed.
         action_space: `(world) -> Slates`.
@@ -119,8 +119,7 @@ def check_world(world: World, *, slate_size: int) -> None:
     """Check that a world can serve an environment; looks at shapes only, so it costs nothing under `jit`.
 
     Raises:
-        InputError: if the catalogue holds fewer items than a slate, or no log row is there to start
-            sessions from.
+        InputError: if the catalogue holds fewer items than a slate, or no log row is there to start sessions from.
     """
     if slate_size > world.num_items:
         raise InputError(
@@ -147,18 +146,17 @@ def make_environment(
 ) -> Environment:
     """Build the simulator of sessions: KuaiSim's, with the fairness-aware leave rule.
 
-    A session starts from a uniformly drawn row of `world.starts`: its user, with the rows before it as
-    history. A step draws one click per shown item, takes 2 minus their share (plus `ad_penalty` where
-    abs(2s - 1) reaches `ad_bound`) from the temper, and appends all K shown items, in slate order and
-    clicked or not, to the history.
+    A session starts from a uniformly drawn row of `world.starts`: its user, with the rows before it as history. A step draws one
+    click per shown item, takes 2 minus their share (plus `ad_penalty` where abs(2s - 1) reaches `ad_bound`) from the temper, and
+    appends all K shown items, in slate order and clicked or not, to the history.
 
-    `step` takes a `(K,)` int32 slate of catalogue positions (positions outside the catalogue are not
-    detected; see `Slates.contains`). It returns the reward, `()` float32; `terminated`, `()` bool, the user left; `truncated`,
-    `()` bool, the session of a user who would have stayed was cut after `max_steps`; and `info`:
+    `step` takes a `(K,)` int32 slate of catalogue positions (positions outside the catalogue are not detected; see
+    `Slates.contains`). It returns the reward, `()` float32; `terminated`, `()` bool, the user left; `truncated`, `()` bool, the
+    session of a user who would have stayed was cut after `max_steps`; and `info`:
 
     * `clicks` `(K,)` bool, `popular_share` float32 in [0, 1] and `broken` bool, all of this slate;
-    * `ended` bool, whether the session is over, and, over the session so far, `session_length` int32,
-      `session_return` float32 (sum of rewards), `session_popular_share` and `session_broken_share` float32;
+    * `ended` bool, whether the session is over, and, over the session so far, `session_length` int32, `session_return` float32
+      (sum of rewards), `session_popular_share` and `session_broken_share` float32;
     * `final_observation` (from `step_auto_reset` only): the observation before any reset.
 
     The other keywords are the fields of `EnvironmentConfig`, which says what each means; only its floats may be traced.
@@ -170,8 +168,7 @@ def make_environment(
         An `Environment` of pure functions of one user.
 
     Raises:
-        InputError: if a setting is out of range; the functions raise it where the world does not fit them
-            (`check_world`).
+        InputError: if a setting is out of range; the functions raise it where the world does not fit them (`check_world`).
     """
     check(
         EnvironmentConfig,

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.response import FactorResponse
+from dsrm_jax.types import PyTree
 
 CHUNK_STEPS = 64  # gradient steps per compiled call: bounds what is copied to the device at once
 MIN_STEPS_PER_EPOCH = 128
@@ -17,6 +18,7 @@ INITIAL_SCALE = 0.1
 BIAS_PRIOR = 0.15  # prior precision of biases relative to factors: they vary more
 
 Tables = tuple[Float[Array, "U F+1"], Float[Array, "I F+1"], Float[Array, ""]]
+Fitted = tuple[Tables, PyTree]  # with the optimiser's state
 
 
 def fit_factors(
@@ -35,11 +37,10 @@ def fit_factors(
 ) -> FactorResponse:
     """Fit click logit = <user factor, item factor> + user bias + item bias to logged rows.
 
-    The estimate is the mode of a posterior: cross-entropy summed over rows, plus `l2 / 2` times the squared
-    factors of all users and items, plus `0.15 l2 / 2` times their squared biases (the intercept is free).
-    Users and items with few rows therefore shrink to the mean user and item, and those without any row are
-    put there exactly: zero factors, no bias but the intercept. Adam's step size decays to zero by a cosine.
-    The same key and rows give the same bits on the same CPU.
+    The estimate is the mode of a posterior: cross-entropy summed over rows, plus `l2 / 2` times the squared factors of all users
+    and items, plus `0.15 l2 / 2` times their squared biases (the intercept is free). Users and items with few rows therefore
+    shrink to the mean user and item, and those without any row are put there exactly: zero factors, no bias but the intercept.
+    Adam's step size decays to zero by a cosine. The same key and rows give the same bits on the same CPU.
 
     Args:
         key: typed PRNG key; consumed.
@@ -49,16 +50,16 @@ def fit_factors(
         num_users: U, rows of the user table.
         num_items: I, rows of the item table.
         dim: F, number of factors.
-        epochs: passes over the rows; each visits every row once, in a new order (up to one step's rows twice,
-            to fill the last step).
+        epochs: passes over the rows; each visits every row once, in a new order (up to one step's rows twice, to fill the last
+            step).
         batch_size: rows per gradient step at most; smaller where an epoch would have fewer than 128 steps.
         learning_rate: Adam's initial step size.
-        l2: precision of the Gaussian prior on factors, non-negative, in units of rows: near 0 a sparse log is
-            learnt by heart, and 3 is near the best for held-out rows of KuaiRand.
+        l2: precision of the Gaussian prior on factors, non-negative, in units of rows: near 0 a sparse log is learnt by heart,
+            and 3 is near the best for held-out rows of KuaiRand.
 
     Returns:
-        `FactorResponse` with float32 tables `user (U, F)`, `item (I, F)` in the order of the given indices,
-        `user_bias (U,)` and `item_bias (I,)`, which holds the intercept.
+        `FactorResponse` with float32 tables `user (U, F)`, `item (I, F)` in the order of the given indices, `user_bias (U,)` and
+        `item_bias (I,)`, which holds the intercept.
 
     Raises:
         InputError: if there is no row, the arrays differ in length, or an index lies outside its table.
@@ -147,10 +148,12 @@ def _objective(
 
 
 @partial(jax.jit, donate_argnums=0)
-def _fit_chunk(carry, batches, total_steps, learning_rate, l2):
+def _fit_chunk(
+    carry: Fitted, batches: tuple[Array, Array, Array], total_steps: int, learning_rate: float, l2: float
+) -> Fitted:
     optimiser = optax.scale_by_adam()
 
-    def step(carry, batch):
+    def step(carry: Fitted, batch: tuple[Array, Array, Array]) -> tuple[Fitted, None]:
         tables, state = carry
         size = learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * state.count / total_steps))
         gradient = jax.grad(_objective)(tables, *batch, l2=l2)

@@ -12,7 +12,7 @@ Importing this module registers `dsrm_jax/paper-v0` and the other presets (Gymna
 or in one line, `gymnasium.make("dsrm_jax.simulator.gymnasium_adapter:dsrm_jax/paper-v0", ...)`.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium
 import jax
@@ -89,30 +89,18 @@ def arrays(observation: Observation) -> Arrays:
     return shown | {name: np.asarray(count) for name, count in counts.items()}
 
 
-def world_of(world: World | None, log: InteractionLog | str | None, split: Literal["train", "test"]) -> World:
-    """Return a given world, or that of one split of a log.
-
-    Raises:
-        InputError: neither or both are given, an unknown split, or a log that cannot be used.
-    """
+def world_of(log: InteractionLog | str, split: str, simulator: Environment) -> World:
+    """Return the world of a log's `train` or `test` split, made under a fixed key; raises as `load_log` and `make_worlds`."""
     if split not in ("train", "test"):
         raise InputError(f"split is {split!r}, expected 'train' or 'test'")
-    if (world is None) == (log is None):
-        raise InputError("give either world=, of make_worlds, or log=, a log or its name")
-    if world is not None:
-        return world
-    named = load_log(log) if isinstance(log, str) else log
-    assert named is not None
-    made: World = getattr(make_worlds(jax.random.key(0), named), split)
-    return made
+    log = load_log(log) if isinstance(log, str) else log
+    size, length = simulator.slate_size, simulator.history_length
+    worlds = make_worlds(jax.random.key(0), log, slate_size=size, history_length=length)
+    return worlds.train if split == "train" else worlds.test
 
 
 def checked(slates: Slate, space: SlateSpace) -> Int[np.ndarray, "B K"]:
-    """Return slates `(B, K)` as int32.
-
-    Raises:
-        InputError: not B slates of K distinct positions of the catalogue.
-    """
+    """Return slates `(B, K)` as int32; raises `InputError` where one is not K distinct positions of the catalogue."""
     given = np.asarray(slates)
     for slate in given:
         if not space.contains(slate):
@@ -126,7 +114,7 @@ def checked(slates: Slate, space: SlateSpace) -> Int[np.ndarray, "B K"]:
 class SessionEnv(gymnasium.Env[Arrays, Slate]):
     """Sessions of one user after another; the actions are slates."""
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # Gymnasium's own attribute
+    metadata: Json = {"render_modes": []}  # noqa: RUF012  # Gymnasium's own attribute
 
     def __init__(
         self,
@@ -134,7 +122,7 @@ class SessionEnv(gymnasium.Env[Arrays, Slate]):
         *,
         world: World | None = None,
         log: InteractionLog | str | None = None,
-        split: Literal["train", "test"] = "train",
+        split: str = "train",
         render_mode: None = None,
         **overrides: Any,
     ) -> None:
@@ -143,16 +131,21 @@ class SessionEnv(gymnasium.Env[Arrays, Slate]):
         Args:
             preset: a name of `PRESETS`.
             world: from `make_worlds`.
-            log: instead of a world: a log or a name that `load_log` knows, made into worlds under a fixed key.
-            split: whose world of the log.
+            log: instead of a world, a log or a name that `load_log` knows.
+            split: whose world of the log, `train` or `test`.
             render_mode: there is nothing to see.
             overrides: keywords of `make_environment`.
 
         Raises:
-            InputError: a setting, world or log that cannot be used.
+            InputError: a setting, world or log that cannot be used, or neither or both of world and log.
         """
         self.simulator = make(preset, **overrides)
-        self.world = world_of(world, log, split)
+        if world is None and log is not None:
+            self.world = world_of(log, split, self.simulator)
+        elif world is not None and log is None:
+            self.world = world
+        else:
+            raise InputError("give either world=, of make_worlds, or log=, a log or its name")
         self.observation_space = observation_space(self.simulator, self.world)
         self.slates = SlateSpace(self.world.num_items, self.simulator.slate_size)
         self.action_space = self.slates
@@ -166,11 +159,7 @@ class SessionEnv(gymnasium.Env[Arrays, Slate]):
         return arrays(observation), {}
 
     def step(self, action: Slate) -> tuple[Arrays, float, bool, bool, Json]:
-        """Show a slate of K distinct catalogue positions.
-
-        Raises:
-            InputError: it is none.
-        """
+        """Show a slate, K distinct catalogue positions; raises `InputError` where it is none."""
         slate = checked(np.asarray(action)[None], self.slates)[0]
         observation, self._state, reward, terminated, truncated, info = self._step(
             self._next_key(), self._state, slate, self.world
@@ -189,7 +178,7 @@ class SessionVectorEnv(gymnasium.vector.VectorEnv[Arrays, Slate, np.ndarray]):
     `info["final_obs"]` and `info["final_info"]` then hold what the leavers were last shown and their sums, where `_final_obs`.
     """
 
-    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+    metadata: Json = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
 
     def __init__(self, num_envs: int = 1, **settings: Any) -> None:
         """Make the environments; `settings` are those of `SessionEnv`."""
@@ -210,11 +199,7 @@ class SessionVectorEnv(gymnasium.vector.VectorEnv[Arrays, Slate, np.ndarray]):
         return arrays(observation), {}
 
     def step(self, actions: Slate) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, Json]:
-        """Show each user a slate, `(num_envs, K)`.
-
-        Raises:
-            InputError: there are not as many slates as users, or one of them is none.
-        """
+        """Show each user a slate, `(num_envs, K)`; raises `InputError` where one is none or their number is another."""
         if len(actions) != self.num_envs:
             raise InputError(f"step got {len(actions)} slates for {self.num_envs} environments")
         observation, self._state, reward, terminated, truncated, info = self._step(
@@ -224,12 +209,9 @@ class SessionVectorEnv(gymnasium.vector.VectorEnv[Arrays, Slate, np.ndarray]):
         told: Json = {name: np.asarray(value) for name, value in info.items()}
         ended = told["ended"]
         if ended.any():
-            last = [
-                {name: x[i, ...] for name, x in final.items()} if ended[i] else None
-                for i in range(len(ended))
-            ]
-            held = np.empty(self.num_envs, object)
-            held[:] = last
+            held = np.full(self.num_envs, None, object)
+            for i in np.flatnonzero(ended):
+                held[i] = {name: x[i, ...] for name, x in final.items()}
             told |= {"final_obs": held, "_final_obs": ended, "final_info": dict(told), "_final_info": ended}
         return arrays(observation), np.asarray(reward), np.asarray(terminated), np.asarray(truncated), told
 

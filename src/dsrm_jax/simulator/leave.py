@@ -2,8 +2,8 @@
 
 A session starts with a temper of `max_len` steps. A step costs 2 - r, r the slate's mean click, plus `ad_penalty` where the slate
 leans too far to one group of items; the user leaves once less than one step's worth is left (KuaiSim's rule, made fairness-aware
-by the paper). With K shown items r is a multiple of 1/K, so K times the temper is an integer and no comparison
-ever rounds. It follows the clicks, whatever the reward is.
+by the paper). With K shown items r is a multiple of 1/K, so K times the temper is an integer and no comparison ever rounds. It
+follows the clicks, whatever the reward is.
 """
 
 from collections.abc import Callable
@@ -46,33 +46,28 @@ def make_temper(*, slate_size: int, max_len: int, ad_bound: float | Array, ad_pe
     unbalanced = unbalanced_slates(slate_size, ad_bound)
 
     def start() -> Int[Array, ""]:
-        return jnp.asarray(initial_temper(slate_size, max_len), jnp.int32)
+        return jnp.asarray(slate_size * max_len, jnp.int32)
 
     def step(
         temper: Int[Array, ""], clicks: Bool[Array, "K"], num_popular: Int[Array, ""]
     ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
         num_clicks = jnp.sum(clicks, dtype=jnp.int32)
-        broken = unbalanced[num_popular]
-        temper = temper - temper_loss(num_clicks, broken, slate_size=slate_size, ad_penalty=ad_penalty)
-        return temper, has_left(temper, slate_size=slate_size)
+        loss = jnp.clip(2 * slate_size - num_clicks, 0, 2 * slate_size)
+        temper = temper - (loss + slate_size * ad_penalty * unbalanced[num_popular].astype(jnp.int32))
+        return temper, temper < slate_size
 
     return Leave(start, step, lambda num_popular: unbalanced[num_popular])
-
-
-def initial_temper(slate_size: int, max_len: int) -> int:
-    """Return the temper of a new session, K max_len, in units of 1/K of a step."""
-    return slate_size * max_len
 
 
 def unbalanced_slates(slate_size: int, ad_bound: float | Array) -> Bool[Array, "K+1"]:
     """Mark the numbers n of popular items with which a slate breaks the bound, |2n - K| >= ad_bound K.
 
-    The bound is read as the decimal that was written: .28 is 28/100, whereas `.28 * 50` in floats exceeds
-    14 and would let a slate pass that breaks it. A traced bound (a sweep over it) is compared in float32
-    with a tolerance of 1e-4, which decides the same for every bound of at most three decimals and K to 500.
+    The bound is read as the decimal that was written: .28 is 28/100, whereas `.28 * 50` in floats exceeds 14 and would let a
+    slate pass that breaks it. A traced bound (a sweep over it) is compared in float32 with a tolerance of 1e-4, which decides the
+    same for every bound of at most three decimals and K to 500.
 
-    With an even K the balanced slate n = K/2 breaks no positive bound. With an odd K no slate is balanced,
-    and a bound of at most 1/K (any bound, if K is 1) marks every slate.
+    With an even K the balanced slate n = K/2 breaks no positive bound. With an odd K no slate is balanced, and a bound of at most
+    1/K (any bound, if K is 1) marks every slate.
 
     Args:
         slate_size: K, positive.
@@ -88,53 +83,15 @@ def unbalanced_slates(slate_size: int, ad_bound: float | Array) -> Bool[Array, "
     return jnp.asarray([int(value) >= least for value in imbalance])
 
 
-def temper_loss(
-    clicks: Int[Array, "..."], unbalanced: Bool[Array, "..."], *, slate_size: int, ad_penalty: int
-) -> Int[Array, "..."]:
-    """Return what one step costs, 2K - clicks clipped to [0, 2K], plus K ad_penalty for an unbalanced slate.
-
-    Args:
-        clicks: `(...)` int32 in [0, K], clicked items of the slate.
-        unbalanced: `(...)` bool, whether the slate broke the bound.
-        slate_size: K.
-        ad_penalty: extra steps of temper lost for such a slate, non-negative.
-
-    Returns:
-        `(...)` int32, in units of 1/K of a step.
-    """
-    loss = jnp.clip(2 * slate_size - clicks, 0, 2 * slate_size)
-    return loss + slate_size * ad_penalty * unbalanced.astype(jnp.int32)
-
-
-def has_left(temper: Int[Array, "..."], *, slate_size: int) -> Bool[Array, "..."]:
-    """Return whether less than one step of temper is left, `temper < K` in units of 1/K of a step."""
-    return temper < slate_size
-
-
 def expected_length(max_len: float, reward: float, penalty_rate: float) -> float:
     """Return the mean session length, in steps, to be expected from a policy's averages.
 
     E[Len] is close to (T0 - 1) / (2 - reward + penalty) + 1/2: for independent clicks and K of 6 or 10 it is 0.06 steps too short
-    on average and never 0.3 off. `constant_length` is exact for a constant reward.
+    on average and never 0.3 off.
 
     Args:
         max_len: T0, initial temper in steps.
         reward: mean reward per step, in [0, 1].
-        penalty_rate: mean extra temper lost per step, `ad_penalty` times the share of steps with an
-            unbalanced slate.
+        penalty_rate: mean extra temper lost per step, `ad_penalty` times the share of steps with an unbalanced slate.
     """
     return (max_len - 1) / (2 - reward + penalty_rate) + 0.5
-
-
-def constant_length(max_len: int, clicks: int, slate_size: int, ad_penalty: int = 0) -> int:
-    """Return the exact session length, in steps, when every slate gets the same number of clicks.
-
-    Len = floor((T0 - 1) / (2 - r + penalty)) + 1 with r = clicks / K, in integers.
-
-    Args:
-        max_len: T0, initial temper in steps.
-        clicks: clicked items per slate, in [0, K].
-        slate_size: K.
-        ad_penalty: extra steps of temper lost at every step.
-    """
-    return slate_size * (max_len - 1) // (2 * slate_size - clicks + slate_size * ad_penalty) + 1

@@ -51,11 +51,7 @@ class Fit(NamedTuple):
 
 
 def check_kind(log: InteractionLog, kind: str | MakeResponse) -> None:
-    """Check that a log has what a kind of response is made of.
-
-    Raises:
-        InputError: an unknown kind, or a log that lacks its source.
-    """
+    """Raise `InputError` for an unknown kind of response, or one whose source a log lacks."""
     if isinstance(kind, str) and kind not in KINDS:
         raise unknown_name("response", kind, KINDS)
     if kind == "synthetic" and log.synthetic is None:
@@ -104,13 +100,7 @@ def _own_response(
 
 
 def check_response(response: Response, name: str, *, num_items: int, fit: Fit) -> None:
-    """Check that a response keeps the contract, by its shapes.
-
-    Args:
-        response: what was made.
-        name: what made it, for errors.
-        num_items: J, the catalogue's.
-        fit: for the history's and the slate's lengths.
+    """Check by its shapes that a response which `name` made keeps the contract over J = `num_items` items.
 
     Raises:
         InputError: a method is absent, it is no pytree of arrays, or an answer has another shape than it should.

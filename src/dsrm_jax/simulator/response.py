@@ -66,9 +66,8 @@ class TableResponse:
 def slate_correlation(vectors: Float[Array, "K F"]) -> Float[Array, "K"]:
     """Return KuaiSim's similarity of each shown item to its slate.
 
-    c_i is the mean over the slate's items j, i itself included, of the mean over the F dimensions of the
-    product of the L2-normalised vectors i and j. It is a mean, not a sum, over dimensions: |c_i| is at most
-    1/F.
+    c_i is the mean over the slate's items j, i itself included, of the mean over the F dimensions of the product of the
+    L2-normalised vectors i and j. It is a mean, not a sum, over dimensions: |c_i| is at most 1/F.
 
     Args:
         vectors: `(K, F)` float32, the shown items' vectors; a zero vector is similar to nothing.
@@ -98,8 +97,7 @@ def slate_probability(
         slate: `(K,)` int32 catalogue positions.
         history: the user's history of up to H events.
         correlation_weight: KuaiSim's rho, non-negative, on `slate_correlation`; may be traced.
-        double_sigmoid: whether p_i is one more sigmoid of `click_probability`, as in KuaiSim; it then lies in
-            [.5, .731].
+        double_sigmoid: whether p_i is one more sigmoid of `click_probability`, as in KuaiSim; it then lies in [.5, .731].
 
     Returns:
         `(K,)` float32 in [0, 1].

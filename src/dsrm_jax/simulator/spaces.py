@@ -1,11 +1,13 @@
 """Spaces of actions and observations, with the `shape`, `dtype`, `sample` and `contains` of Gymnax."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Int, Shaped
+
+from dsrm_jax.types import PyTree
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Box:
     low: int
     high: int
     shape: tuple[int, ...] = ()
-    dtype: Any = jnp.int32
+    dtype: DTypeLike = jnp.int32
 
     def sample(self, key: jax.Array) -> Shaped[Array, "..."]:
         """Draw every entry uniformly. The key is consumed."""
@@ -49,7 +51,7 @@ class Slates:
 
     num_items: int
     slate_size: int
-    dtype: Any = jnp.int32
+    dtype: DTypeLike = jnp.int32
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,25 +90,25 @@ class Product:
         spaces: any pytree whose leaves are spaces.
     """
 
-    spaces: Any
+    spaces: PyTree
 
     @property
-    def shape(self) -> Any:
+    def shape(self) -> PyTree:
         """The shapes of the leaves, in the same structure."""
         return jax.tree.map(lambda space: space.shape, self.spaces)
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> PyTree:
         """The data types of the leaves, in the same structure."""
         return jax.tree.map(lambda space: space.dtype, self.spaces)
 
-    def sample(self, key: jax.Array) -> Any:
+    def sample(self, key: jax.Array) -> PyTree:
         """Draw every leaf on its own. The key is consumed."""
         leaves, structure = jax.tree.flatten(self.spaces)
         keys = jax.random.split(key, len(leaves))
         return jax.tree.unflatten(structure, [space.sample(k) for space, k in zip(leaves, keys, strict=True)])
 
-    def contains(self, x: Any) -> Bool[Array, ""]:
+    def contains(self, x: PyTree) -> Bool[Array, ""]:
         """Return `()` bool: whether `x` has the structure and each leaf lies in its space."""
         spaces, structure = jax.tree.flatten(self.spaces)
         leaves, other = jax.tree.flatten(x)

@@ -1,14 +1,13 @@
 """KuaiSim's transformer user response model (its `model/simulator/KRMBUserResponse.py`), and the frozen `TransformerResponse`.
 
-Kept as there: post-norm ReLU layers, a causal mask and NO padding mask (empty slots of a short history are
-attended as a padding item without clicks), only the last position is read, the logit is the mean over the
-encoding's dimensions of attention times item encoding. Changed as the sister repositories do: cross-entropy
-on logits and a single sigmoid.
+Kept as there: post-norm ReLU layers, a causal mask and NO padding mask (empty slots of a short history are attended as a padding
+item without clicks), only the last position is read, the logit is the mean over the encoding's dimensions of attention times item
+encoding. Changed as the sister repositories do: cross-entropy on logits and a single sigmoid.
 """
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import chex
 import jax
@@ -20,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dsrm_jax.simulator.transformer_state import NORM_EPSILON, TokenTable, frozen_user_state, token_table
 from dsrm_jax.simulator.world import History
+from dsrm_jax.types import PyTree
 
 MAX_LEVELS = 64  # features with more levels (authors, music) are left to the id embedding
 
@@ -109,7 +109,7 @@ class UserResponseModel(nn.Module):
     scorer_hidden: int = 128
     dropout: float = 0.1
 
-    def setup(self):
+    def setup(self) -> None:
         """Declare the parts; flax calls this."""
         norm = partial(nn.LayerNorm, epsilon=NORM_EPSILON)
         self.user_encoder = EntityEncoder(self.num_users, self.latent, self.dim)
@@ -129,11 +129,15 @@ class UserResponseModel(nn.Module):
         self.attention_norm = norm()
         self.drop = nn.Dropout(self.dropout)
 
-    def encode_users(self, index: Int[Array, "n"], features) -> Float[Array, "n E"]:
+    def encode_users(
+        self, index: Int[Array, "n"], features: tuple[Float[Array, "n L"], ...]
+    ) -> Float[Array, "n E"]:
         """Return the encodings of users, `(n, E)` float32."""
         return self.user_encoder(index, features)
 
-    def encode_items(self, index: Int[Array, "n"], features) -> Float[Array, "n E"]:
+    def encode_items(
+        self, index: Int[Array, "n"], features: tuple[Float[Array, "n L"], ...]
+    ) -> Float[Array, "n E"]:
         """Return the encodings of items, `(n, E)` float32, layer-normalised; index I is the padding item."""
         return self.item_norm(self.item_encoder(index, features))
 
@@ -201,7 +205,7 @@ class TransformerResponse:
         table: what the first layer makes of each of `token`, `(I + 1) (E + 3D)` numbers.
     """
 
-    params: Mapping[str, Any]
+    params: PyTree
     user: Float[Array, "U E"]
     item: Float[Array, "J E"]
     token: Float[Array, "I+1 E"]
@@ -228,7 +232,7 @@ class TransformerResponse:
 
 def freeze_response(
     model: UserResponseModel,
-    params: Mapping[str, Any],
+    params: PyTree,
     *,
     user: Float[Array, "U E"],
     item: Float[Array, "J E"],
@@ -268,8 +272,7 @@ def one_hot_features(
     """Turn integer codes into the model's features; missing (-1) is a level of its own, as in KuaiSim.
 
     Args:
-        user_codes: name to `(U,)` int32 codes, -1 where missing; features of more than 64 levels are left
-            out.
+        user_codes: name to `(U,)` int32 codes, -1 where missing; features of more than 64 levels are left out.
         item_codes: name to `(I,)` int32 codes, likewise.
         categories: `(I, C)` bool multi-hot; C may be 0.
     """

@@ -15,19 +15,21 @@ The first half of the positions sees no key of the second: that quarter of the s
 Of the last layer one position is read, so that its keys are never made: <q, W x> = <W' q, x>; nor are its values: the weighted
 mean of W x is W times the weighted mean of x. A bias of the keys adds the same to every score and drops out.
 
-Shapes: B users, H events, I items, E width of encodings, D = 2E width of tokens, F kinds of feedback, N heads of M dimensions,
-NM of them side by side.
+Shapes: B users, H events, I items, E width of encodings, D = 2E width of tokens, F kinds of feedback, N heads of M dimensions, NM
+of them side by side.
 """
 
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
+
+from dsrm_jax.types import PyTree
 
 NORM_EPSILON = 1e-5
 PARTS = ("query", "key", "value")
@@ -46,7 +48,7 @@ class TokenTable:
     projected: tuple[Float[Array, "I NM"], ...]
 
 
-def token_table(params: Mapping[str, Any], encoding: Float[Array, "I E"]) -> TokenTable:
+def token_table(params: PyTree, encoding: Float[Array, "I E"]) -> TokenTable:
     """Return the table of encodings `(I, E)`, of items or of positions, under a model's parameters."""
     centred = encoding - jnp.mean(encoding, axis=-1, keepdims=True)
     scaled = centred * params["token_norm"]["scale"]
@@ -55,7 +57,7 @@ def token_table(params: Mapping[str, Any], encoding: Float[Array, "I E"]) -> Tok
 
 
 def frozen_user_state(
-    params: Mapping[str, Any],
+    params: PyTree,
     table: TokenTable,
     history: Int[Array, "B H"],
     feedback: Float[Array, "B H F"],
@@ -98,13 +100,13 @@ def _kernel(part: Mapping[str, Array]) -> Float[Array, "D NM"]:
     return part["kernel"].reshape(part["kernel"].shape[0], -1)
 
 
-def _project(attention: Mapping[str, Any], x: Float[Array, "B H D"]) -> list[Float[Array, "B H NM"]]:
+def _project(attention: PyTree, x: Float[Array, "B H D"]) -> list[Float[Array, "B H NM"]]:
     """Return queries, keys and values of tokens."""
     return [x @ _kernel(attention[name]) + attention[name]["bias"].ravel() for name in PARTS]
 
 
 def _project_first(
-    params: Mapping[str, Any], normed: TokenTable, feedback: Float[Array, "B H F"]
+    params: PyTree, normed: TokenTable, feedback: Float[Array, "B H F"]
 ) -> list[Float[Array, "B H NM"]]:
     """Return `_project` of the first layer's tokens: the tables' share, that of the feedback's bits and a constant."""
     constant = jnp.concatenate([params["token_norm"]["bias"], params["feedback"]["bias"]])
@@ -147,7 +149,7 @@ def _attend_as_last(
     return jnp.einsum("bnqk,bnkm->bnqm", weights, value)
 
 
-def _attend_from_last(attention: Mapping[str, Any], x: Float[Array, "B H D"]) -> Float[Array, "B NM"]:
+def _attend_from_last(attention: PyTree, x: Float[Array, "B H D"]) -> Float[Array, "B NM"]:
     """Attention of the last position over all of them, keys and values never made."""
     query, key, value = (attention[name] for name in PARTS)
     asked = jnp.einsum("be,enm->bnm", x[:, -1], query["kernel"]) + query["bias"]
@@ -159,7 +161,7 @@ def _attend_from_last(attention: Mapping[str, Any], x: Float[Array, "B H D"]) ->
 
 
 def _finish(
-    layer: Mapping[str, Any], x: Float[Array, "... D"], attended: Float[Array, "... NM"]
+    layer: PyTree, x: Float[Array, "... D"], attended: Float[Array, "... NM"]
 ) -> Float[Array, "... D"]:
     """What follows attention in a layer: its output map, feed-forward, residuals and norms."""
     out = layer["attention"]["out"]

@@ -1,9 +1,8 @@
 """`World`: everything a simulated user needs, as one device pytree, whatever its source.
 
-Shapes: J catalogue items, U users of this world, N log rows, H history length, K slate size, F factors.
-Items are named in two ways. A *catalogue position* (0..J-1) is what a slate holds; a *vocabulary index* (an
-index into `InteractionLog.item_ids`) is what a history holds, since histories contain items outside the
-catalogue.
+Shapes: J catalogue items, U users of this world, N log rows, H history length, K slate size, F factors. Items are named in two
+ways. A *catalogue position* (0..J-1) is what a slate holds; a *vocabulary index* (an index into `InteractionLog.item_ids`) is
+what a history holds, since histories contain items outside the catalogue.
 """
 
 from typing import Protocol
@@ -79,8 +78,8 @@ class World:
         item: `(J,)` int32, vocabulary index of each catalogue position.
         is_popular: `(J,)` bool, the popular group.
         log_popularity: `(J,)` float32, log(1 + training exposure) standardised over the catalogue.
-        preference: `(U, J)`-factorised truth of a synthetic world, as the arrays user `(U, F)`, item
-            `(J, F)` and appeal `(J,)`: the logit without popularity; for evaluation only, None elsewhere.
+        preference: `(U, J)`-factorised truth of a synthetic world, as the arrays user `(U, F)`, item `(J, F)` and appeal `(J,)`:
+            the logit without popularity; for evaluation only, None elsewhere.
         exposure: `(J,)` float32, rows of the training log that show the item.
         clicked: `(J,)` float32, those of them that were clicked.
     """
