@@ -27,6 +27,7 @@ MODULE = '''
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax import struct
 
 import dsrm_jax as dj
@@ -87,6 +88,47 @@ def shrinking(*, iterations, batch_size):
         purify=lambda params, key, state, evidence: params["scale"] * state,
         learning=dj.Learning("mode", False, iterations, batch_size, learning_rate=0.05, ema=0.0),
     )
+
+
+def agent(*, slate_size, learning_rate):
+    """REINFORCE on one weight for each dimension of the state."""
+
+    def scores(weights, view, catalogue):
+        return (weights * view.state) @ catalogue.vectors.T + catalogue.bias
+
+    def act(weights, key, view, catalogue, greedy=False):
+        score = scores(weights, view, catalogue)
+        noise = 0.0 if greedy else jax.random.gumbel(key, score.shape)
+        return jax.lax.top_k(score + noise, slate_size)[1], ()
+
+    def update(weights, key, rollout, catalogue):
+        def loss(weights):
+            log_prob = jax.nn.log_softmax(scores(weights, rollout.view, catalogue))
+            shown = jnp.take_along_axis(log_prob, rollout.slate, axis=-1)
+            return -jnp.mean(rollout.reward * jnp.sum(shown, axis=-1))
+
+        value, gradient = jax.value_and_grad(loss)(weights)
+        return weights - learning_rate * gradient, {"loss": value}
+
+    def init(key, catalogue, logged=None):
+        return jnp.ones(catalogue.vectors.shape[1])
+
+    return dj.Agent(init, act, update)
+
+
+class Steady(nn.Module):
+    """A manager that sees nothing and learns one goal for everybody."""
+
+    @nn.compact
+    def __call__(self, state, time):
+        mean = self.param("one_goal", nn.initializers.zeros, (2,))
+        log_std = self.param("log_std", nn.initializers.constant(-1.5), (2,))
+        value = self.param("value", nn.initializers.zeros, ())
+        return jnp.broadcast_to(mean, (*time.shape, 2)), log_std, jnp.broadcast_to(value, time.shape)
+
+
+def manager():
+    return Steady()
 '''
 FILE = """
 [data]
@@ -109,7 +151,7 @@ kind = "my_lab:shrinking"
 iterations = 20
 batch_size = 16
 [agent]
-method = "a2c"
+method = "my_lab:agent"
 hidden = 4
 [training]
 steps = 8
@@ -173,6 +215,10 @@ def test_own_pieces_train_and_are_evaluated_beside_the_yardsticks(trained):
     scale = saved(run, config).perception.purifier["scale"]
     assert scale.shape == (2,)
     assert np.all((scale > 0) & (scale < 3))
+    assert all(np.isfinite(row["loss"]).all() for row in rows)
+    weights = saved(run, config).train.agent
+    assert weights.shape == (2, 3)
+    assert np.all(np.any(weights != 1.0, axis=1))  # every seed's own learnt something
     for result in summary["results"].values():
         assert result["own_return"]["mean"] > 2 * result["length"]["mean"]
         assert result["length"]["mean"] <= 8
@@ -217,16 +263,27 @@ def test_an_exported_policy_recommends_from_the_own_catalogue(trained):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_worker_processes_of_a_sweep_find_the_module_in_the_current_folder(lab):
+def test_an_own_manager_trains_in_the_papers_method(lab):
     folder, config = lab
-    tree = dataclasses.replace(config, agent=dataclasses.replace(config.agent, method="quota_greedy"))
-    assert tree.environment.reward == "my_lab:reward"
+    agent = dataclasses.replace(config.agent, method="dsrm_hrl", manager="my_lab:manager", minibatches=1)
+    config = dataclasses.replace(config, agent=agent)
+    run = pipeline.new_run(folder / "managed", config)
+    pipeline.train(run, config, console=QUIET)
+    goals = saved(run, config).train.agent.params["manager"]["params"]["one_goal"]
+    assert goals.shape == (2, 2)
+    assert np.all(np.any(goals != 0.0, axis=1))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_worker_processes_of_a_sweep_find_the_module_in_the_current_folder(lab):
+    folder, _ = lab
     found = subprocess.run(
         [
             sys.executable,
             "-c",
             "from dsrm_jax.cli.main import main; main()",
-            *("sweep", "own.toml", "--grid", "agent.method=quota_greedy", "--workers", "1"),
+            *("sweep", "own.toml", "--grid", "agent.learning_rate=1e-3", "--workers", "1"),
             *("--out", "workers", "--json", "workers.json"),
         ],
         cwd=folder,
