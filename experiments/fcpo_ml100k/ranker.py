@@ -5,6 +5,7 @@ Everything of a run, rollouts and constrained steps alike, is one compiled progr
 Shapes: U users, J items, D factors, E = D + 2, H steps of a session, R recent items, X = 2 D features.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple, cast
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from dsrm_jax.agents.fcpo import fit_values
 from dsrm_jax.agents.gaussian_cpo import PolicyBatch, constrained_step, next_margin
@@ -274,6 +275,30 @@ def _init(parts: _Parts, key: jax.Array, data: RankingData) -> RankerState:
     return RankerState(policy, values, parts.optimiser.init(values), jnp.zeros(()))
 
 
+def _advantages(
+    parts: _Parts,
+    values: Mapping[str, PyTree],
+    signals: Mapping[str, tuple[Float[Array, "H U"], float | Float[Array, ""]]],
+    inputs: tuple[Float[Array, "H U X"], Float[Array, "H U"]],
+    over: Bool[Array, "H U"],
+) -> tuple[dict[str, Float[Array, "H U"]], dict[str, Float[Array, "H U"]]]:
+    """Return advantage and target of each signal, given with its discount; nothing follows a session's last step."""
+    advantage, target = {}, {}
+    for name, (signal, discount) in signals.items():
+        value = parts.value(values[name], inputs)
+        following = jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
+        advantage[name], target[name] = generalised_advantage(
+            signal,
+            value,
+            following,
+            over,
+            jnp.zeros_like(over),
+            discount=discount,
+            lam=parts.config.gae_lambda,
+        )
+    return advantage, target
+
+
 def _iterate(
     parts: _Parts,
     agent: RankerState,
@@ -290,13 +315,7 @@ def _iterate(
     clock = jnp.broadcast_to(jnp.arange(horizon)[:, None] / horizon, session.reward.shape)
     over = jnp.broadcast_to(jnp.arange(horizon)[:, None] == horizon - 1, session.reward.shape)
     signals = {"reward": (session.reward, config.fcpo.discount), "cost": (session.cost - limit, 1.0)}
-    advantage, target = {}, {}
-    for name, (signal, discount) in signals.items():
-        value = parts.value(agent.values[name], (x, clock))
-        following = jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
-        advantage[name], target[name] = generalised_advantage(
-            signal, value, following, over, jnp.zeros_like(over), discount=discount, lam=config.gae_lambda
-        )
+    advantage, target = _advantages(parts, agent.values, signals, (x, clock), over)
 
     def flat(tree: PyTree) -> PyTree:
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
