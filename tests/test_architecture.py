@@ -42,7 +42,6 @@ MOST_POSITIONAL = 7
 KNOWN_BACK = {
     ("simulator", "config"),
     ("purify", "config"),
-    ("agents", "config"),
     ("training", "config"),
     ("training", "runs"),
 }
@@ -53,18 +52,6 @@ KNOWN_WIDE = {
     "purify.perception:sample_states",
 }
 KNOWN_CITING = {
-    "src/dsrm_jax/agents/a2c.py",
-    "src/dsrm_jax/agents/bcq.py",
-    "src/dsrm_jax/agents/cpo.py",
-    "src/dsrm_jax/agents/dnair.py",
-    "src/dsrm_jax/agents/fcpo.py",
-    "src/dsrm_jax/agents/hyper_action.py",
-    "src/dsrm_jax/agents/item_values.py",
-    "src/dsrm_jax/agents/log_entropy.py",
-    "src/dsrm_jax/agents/mofir.py",
-    "src/dsrm_jax/agents/sac4ir.py",
-    "src/dsrm_jax/agents/td3.py",
-    "src/dsrm_jax/agents/world_model.py",
     "src/dsrm_jax/purify/rce.py",
     "src/dsrm_jax/simulator/environment.py",
     "src/dsrm_jax/simulator/leave.py",

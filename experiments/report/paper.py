@@ -3,29 +3,9 @@
 from functools import cache
 from typing import NamedTuple
 
+from dsrm_jax.agents import methods
+
 ENVIRONMENTS = {"kuairec": "KuaiRec", "kuairand": "KuaiRand-Pure"}
-LABELS = {
-    "a2c": "A2C",
-    "td3": "TD3",
-    "bcq": "BCQ",
-    "mofir": "MOFIR",
-    "dorl": "DORL",
-    "dnair": "DNaIR",
-    "sac4ir": "SAC4IR",
-    "dsrm_hrl": "DSRM-HRL",
-    "flat": "FLAT",
-    "hrl": "HRL",
-    "hrl_rce": "HRL + RCE",
-    "hrl_tce": "HRL + TCE",
-    "hrl_bod": "HRL + BOD",
-    "dnair_dsrm": "DNaIR + DSRM",
-    "fcpo": "FCPO",
-    "random": "random",
-    "quota_random": "random, half and half",
-    "quota_greedy": "greedy, half and half",
-    "quota_greedy_purified": "greedy, half and half, purified state",
-    "oracle": "oracle",
-}
 METHODS = ("a2c", "td3", "bcq", "mofir", "dorl", "dnair", "sac4ir", "dsrm_hrl")
 ABLATIONS = ("flat", "hrl", "hrl_rce", "hrl_tce", "hrl_bod", "dsrm_hrl")
 YARDSTICKS = ("quota_random", "quota_greedy", "quota_greedy_purified", "oracle")
@@ -117,7 +97,7 @@ def cell_name(env: str, max_len: int) -> str:
 
 def method_name(method: str) -> str:
     """Return a method's name as the paper writes it."""
-    return LABELS.get(method, method)
+    return methods.METHODS[method].label if method in methods.METHODS else method
 
 
 @cache

@@ -58,7 +58,7 @@ def make_a2c(
 A2C = Method(
     name="a2c",
     label="A2C",
-    about="advantage actor-critic over slates",
+    about="advantage actor-critic over Plackett-Luce slates",
     make=make_a2c,
     settings=(A2CConfig,),
 )

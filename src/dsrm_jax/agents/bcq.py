@@ -179,7 +179,7 @@ def make_bcq(
 BCQ = Method(
     name="bcq",
     label="BCQ",
-    about="batch-constrained Q-learning, offline",
+    about="batch-constrained Q-learning on the log, discrete or continuous (`--agent.bcq.mode`)",
     make=make_bcq,
     settings=(BCQConfig, ReplayConfig),
     replays=True,

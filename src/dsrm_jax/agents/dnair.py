@@ -112,14 +112,17 @@ def make_dnair(
 DNAIR = Method(
     name="dnair",
     label="DNaIR",
-    about="Q-learning whose reward also pays for novelty",
+    about="Q-learning with a novelty reward",
     make=make_dnair,
     settings=(DNaIRConfig, ReplayConfig),
     replays=True,
     novelty=True,
 )
 DNAIR_DSRM = DNAIR._replace(
-    name="dnair_dsrm", label="DNaIR + DSRM", about="the same on purified states", state="guided"
+    name="dnair_dsrm",
+    label="DNaIR + DSRM",
+    about="Q-learning with a novelty reward, on purified states",
+    state="guided",
 )
 
 

@@ -138,7 +138,7 @@ def make_dorl(
 DORL = Method(
     name="dorl",
     label="DORL",
-    about="offline: actor-critic in world models of the log, with penalties for uncertainty and low entropy",
+    about="offline model-based A2C: ensemble world model, uncertainty and entropy penalties",
     make=make_dorl,
     settings=(DORLConfig, A2CConfig),
     borrowed={"policy_entropy_weight": (A2CConfig, "entropy_weight")},

@@ -128,7 +128,7 @@ def make_dsrm_hrl(
 DSRM_HRL = Method(
     name="dsrm_hrl",
     label="DSRM-HRL",
-    about="the paper's method: a manager and a worker on purified states",
+    about="the paper's method: diffusion-purified state, manager and worker by PPO",
     make=make_dsrm_hrl,
     networks=LEVELS,
     state="guided",

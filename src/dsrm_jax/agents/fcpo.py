@@ -216,7 +216,7 @@ def make_fcpo(
 FCPO = Method(
     name="fcpo",
     label="FCPO",
-    about="reward under a limit on the popular group's exposure, by constrained policy optimisation",
+    about="fairness-constrained policy optimisation: CPO under a limit on popular exposure",
     make=make_fcpo,
     settings=(FCPOConfig,),
 )

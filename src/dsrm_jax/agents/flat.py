@@ -134,7 +134,7 @@ def make_flat(
 FLAT = Method(
     name="flat",
     label="FLAT",
-    about="one policy without a hierarchy, on purified states",
+    about="DSRM-HRL's states and slates, one single-level policy",
     make=make_flat,
     state="guided",
 )

@@ -65,7 +65,10 @@ def factored_scores(
         vectors: `lifted_vectors` of the catalogue, all of norm 1.
         catalogue: for its standardised log-popularity.
     """
-    unit = query / (jnp.linalg.norm(query, axis=-1, keepdims=True) + 1e-6)
+    square = jnp.sum(jnp.square(query), axis=-1, keepdims=True)
+    # a length without a gradient where there is none: an own worker may look for nothing
+    length = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    unit = query / (length + 1e-6)
     left = sharpness * jnp.concatenate([goal[:, :1] * unit, -goal[:, 1:]], axis=1)
     right = jnp.concatenate([vectors, catalogue.log_popularity[:, None]], axis=1)
     return FactoredScores(left, right)

@@ -123,7 +123,7 @@ def make_mofir(
 MOFIR = Method(
     name="mofir",
     label="MOFIR",
-    about="multi-objective actor-critic under a preference between utility and fairness",
+    about="DDPG with a Q-vector, conditioned on a preference between utility and fairness",
     make=make_mofir,
     settings=(MOFIRConfig, ReplayConfig),
     replays=True,

@@ -149,7 +149,7 @@ def make_sac4ir(
 SAC4IR = Method(
     name="sac4ir",
     label="SAC4IR",
-    about="soft actor-critic whose entropy bound spreads exposure",
+    about="discrete soft actor-critic with an entropy bound",
     make=make_sac4ir,
     settings=(SAC4IRConfig, ReplayConfig),
     replays=True,

@@ -111,7 +111,7 @@ def make_td3(
 TD3 = Method(
     name="td3",
     label="TD3",
-    about="deterministic actor, twin critics, over hyper-actions",
+    about="twin delayed DDPG over hyper-actions (a vector that scores every item)",
     make=make_td3,
     settings=(TD3Config, ReplayConfig),
 )
