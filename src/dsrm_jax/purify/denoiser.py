@@ -21,15 +21,7 @@ class LevelFeatures:
 
 
 def time_embedding(time: Float[Array, "..."], num_frequencies: int = 16) -> Float[Array, "... E"]:
-    """Embed levels by sines and cosines at geometric frequencies from 1 to 100.
-
-    Args:
-        time: `(...)` float32 in (0, 1], t of the level (`schedule`).
-        num_frequencies: E / 2.
-
-    Returns:
-        `(..., E)` float32 in [-1, 1].
-    """
+    """Embed times of levels, in (0, 1] (`schedule`), by sines and cosines at E / 2 geometric frequencies from 1 to 100."""
     frequencies = jnp.asarray(np.geomspace(1.0, 100.0, num_frequencies), jnp.float32)
     angle = time[..., None] * frequencies
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)

@@ -21,13 +21,7 @@ Predict = Callable[[Float[Array, "... D"], PyTree, PyTree], tuple[Float[Array, "
 def add_noise(
     step: Schedule | Level, clean: Float[Array, "... D"], noise: Float[Array, "... D"] | float
 ) -> Float[Array, "... D"]:
-    """Noise clean states (Eq. 2): s^(k) = sqrt(alpha_bar_k) s^(0) + sqrt(1 - alpha_bar_k) eps.
-
-    Args:
-        step: coefficients of each state's level, leaves `(...)` (`at_level`).
-        clean: `(..., D)` float32, s^(0).
-        noise: `(..., D)` float32 standard normal, eps; 0 gives the mean.
-    """
+    """Noise clean states (Eq. 2): s^(k) = sqrt(alpha_bar_k) s^(0) + sqrt(1 - alpha_bar_k) eps, `noise`; 0 gives the mean."""
     return step.signal[..., None] * clean + step.noise[..., None] * noise
 
 
@@ -57,11 +51,7 @@ def reverse_step(
 ) -> Float[Array, "... D"]:
     """Go to level k - 1 (Eq. 3): (s^(k) - beta_k / sqrt(1 - alpha_bar_k) eps) / sqrt(alpha_k) + sigma_k z.
 
-    Args:
-        step: coefficients of level k, leaves `(...)`.
-        noised: `(..., D)` float32, s^(k).
-        eps: `(..., D)` float32, eps_theta(s^(k), k, condition).
-        noise: `(..., D)` float32, z; None for the mean. sigma_k is the posterior's, 0 at k = 1.
+    `noised` is s^(k), `eps` what the network predicts, `noise` z, None for the mean; sigma_k is the posterior's, 0 at k = 1.
     """
     correction = (step.beta / step.noise)[..., None] * eps
     mean = (noised - correction) * jax.lax.rsqrt(step.alpha)[..., None]
@@ -76,11 +66,6 @@ def ddim_step(
     s^(k-1) = sqrt(alpha_bar_{k-1}) x0 + sqrt(1 - alpha_bar_{k-1}) eps, written with the per-step alpha so that nothing is
     divided by sqrt(alpha_bar_k). With the true eps it stays on the forward process whatever levels it leaps over; Eq. (3) does
     not. Source: Song et al. 2021, Eq. (12) with sigma = 0.
-
-    Args:
-        step: coefficients of level k, leaves `(...)`.
-        noised: `(..., D)` float32, s^(k).
-        eps: `(..., D)` float32.
     """
     shrink = jax.lax.rsqrt(step.alpha)
     return shrink[..., None] * noised + (step.noise_before - shrink * step.noise)[..., None] * eps

@@ -62,16 +62,7 @@ class ReverseProcess:
 
 
 def make_process(diffusion: Diffusion, network: PyTree, *, state_dim: int) -> ReverseProcess:
-    """Return the reverse process of a diffusion model.
-
-    Args:
-        diffusion: steps, schedule, start and width; only the start may be traced.
-        network: variables of the `Denoiser`.
-        state_dim: D.
-
-    Raises:
-        InputError: as `make_schedule`.
-    """
+    """Return the reverse process of a diffusion model, of which only the start may be traced; raises as `make_schedule`."""
     name, steps = diffusion.schedule, diffusion.diffusion_steps
     schedule = make_schedule(name, steps, sampling_steps=diffusion.sampling_steps)
     num_levels = schedule.time.shape[0]
