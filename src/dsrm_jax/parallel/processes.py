@@ -155,7 +155,7 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, quiet=not is_first())
 
 
-def exchange(topic: str, value: Any) -> list[Any]:
+def exchange(topic: str, value: object) -> list[Any]:
     """Return what every process said on a topic, in order; waits for all of them.
 
     Args:
@@ -268,7 +268,7 @@ def load_arrays(path: Path, like: Mapping[str, np.ndarray]) -> Mapping[str, np.n
         return v1.load(path, like)
 
 
-def _this_process() -> dict[str, Any]:
+def _this_process() -> dict[str, object]:
     this = jax.process_index()
     return {
         "primary_host": this,

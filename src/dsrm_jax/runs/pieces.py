@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial, wraps
-from typing import Any
 
 from jaxtyping import Array, Key
 
@@ -170,7 +169,7 @@ def perceive_of(config: Config) -> Perceive:
 
 def agent_of(config: Config, method: str = "") -> Agent:
     """Return the agent of the configuration's method, or of another one."""
-    settings: Any = replace(config.agent, method=method) if method else config.agent
+    settings = replace(config.agent, method=method) if method else config.agent
     return make_agent(settings, slate_size=config.environment.slate_size)
 
 
