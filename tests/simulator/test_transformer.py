@@ -10,7 +10,7 @@ import pytest
 from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.calibration import auc
 from dsrm_jax.simulator.environment import make_environment
-from dsrm_jax.simulator.fit_transformer import Rows, fit_transformer, row_click_logit, row_histories
+from dsrm_jax.simulator.fit_transformer import fit_transformer, row_click_logit, row_histories
 from dsrm_jax.simulator.transformer import UserResponseModel, freeze_response, one_hot_features
 from dsrm_jax.simulator.transformer_state import frozen_user_state, token_table
 from dsrm_jax.simulator.world import History, SessionStarts, World
@@ -236,7 +236,7 @@ def make_log(num_users=60, rows_each=40, num_items=20):
         after_click = row % rows_each > 0 and click[row - 1]
         click[row] = generator.random() < (0.9 if (item[row] % 2 == 0) == after_click else 0.1)
     first = np.arange(num_users + 1) * rows_each
-    return Rows(
+    return SessionStarts(
         *(jnp.asarray(x, jnp.int32) for x in (user, item)), jnp.asarray(click), jnp.asarray(first, jnp.int32)
     )
 

@@ -1,5 +1,6 @@
 """Worlds from a log: who the simulated users are, where their sessions start and how they respond."""
 
+from dataclasses import replace
 from typing import cast
 
 import jax
@@ -147,16 +148,13 @@ def _users_phrase(disjoint: bool, train_users: np.ndarray, test_users: np.ndarra
 
 
 def _world(log: InteractionLog, response: Response, starts: SessionStarts, users: np.ndarray) -> World:
-    preference = None
-    if log.synthetic is not None:
-        preference = _synthetic_preference(log, users)
     return World(
         response=response,
         starts=starts,
         item=jnp.asarray(log.catalogue, dtype=jnp.int32),
         is_popular=jnp.asarray(log.is_popular),
         log_popularity=jnp.asarray(_log_popularity(log.exposure[log.catalogue])),
-        preference=preference,
+        preference=None if log.synthetic is None else _synthetic_preference(log, users),
         exposure=jnp.asarray(_count(log, np.ones(len(log.train), bool))),
         clicked=jnp.asarray(_count(log, log.train.click)),
     )
@@ -192,7 +190,7 @@ def _session_starts(log: InteractionLog, users: np.ndarray) -> SessionStarts:
         user, item, click = user[order], item[order], click[order]
     first = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=num_users))]).astype(np.int32)
     starts = SessionStarts(*(jnp.asarray(x) for x in (user, item, click, first)))
-    return starts.replace(logged=jnp.asarray(unseen[users] < 0)) if len(test_rows) else starts  # type: ignore[attr-defined]
+    return replace(starts, logged=jnp.asarray(unseen[users] < 0)) if len(test_rows) else starts
 
 
 def _synthetic_preference(log: InteractionLog, users: np.ndarray) -> tuple[Array, Array, Array]:

@@ -1,4 +1,7 @@
-"""How well predicted click probabilities rank and match clicks: AUC, log-loss and calibration, in NumPy."""
+"""How well predicted click probabilities rank and match clicks: AUC, log-loss and calibration, in NumPy.
+
+Of N rows, `scores` are any finite real numbers, `probability` lies in [0, 1], and `labels` are bool or 0/1. M bins.
+"""
 
 from typing import NamedTuple
 
@@ -26,12 +29,7 @@ class CalibrationTable(NamedTuple):
 def auc(scores: Float[np.ndarray, "N"], labels: Bool[np.ndarray, "N"]) -> float:
     """Return the area under the ROC curve: the chance that a click outranks a non-click, ties counted half.
 
-    Args:
-        scores: `(N,)` any finite real numbers.
-        labels: `(N,)` bool or 0/1.
-
-    Returns:
-        A number in [0, 1]; NaN where all labels are equal.
+    NaN where all labels are equal.
     """
     labels = np.asarray(labels, dtype=bool)
     positives = int(labels.sum())
@@ -43,12 +41,7 @@ def auc(scores: Float[np.ndarray, "N"], labels: Bool[np.ndarray, "N"]) -> float:
 
 
 def log_loss(probability: Float[np.ndarray, "N"], labels: Bool[np.ndarray, "N"]) -> float:
-    """Return the mean negative log-likelihood of clicks in nats, probabilities clipped to [1e-7, 1 - 1e-7].
-
-    Args:
-        probability: `(N,)` in [0, 1].
-        labels: `(N,)` bool or 0/1.
-    """
+    """Return the mean negative log-likelihood of clicks in nats, probabilities clipped to [1e-7, 1 - 1e-7]."""
     clipped = np.clip(
         np.asarray(probability, dtype=np.float64), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY
     )
@@ -58,13 +51,7 @@ def log_loss(probability: Float[np.ndarray, "N"], labels: Bool[np.ndarray, "N"])
 def calibration_table(
     probability: Float[np.ndarray, "N"], labels: Bool[np.ndarray, "N"], *, num_bins: int = 20
 ) -> CalibrationTable:
-    """Compare mean predictions with click shares in `num_bins` equal-width bins of [0, 1].
-
-    Args:
-        probability: `(N,)` in [0, 1].
-        labels: `(N,)` bool or 0/1.
-        num_bins: M.
-    """
+    """Compare mean predictions with click shares in `num_bins` equal-width bins of [0, 1]."""
     probability = np.asarray(probability, dtype=np.float64)
     bins = np.minimum((probability * num_bins).astype(np.int64), num_bins - 1)
     count = np.bincount(bins, minlength=num_bins)
@@ -77,13 +64,7 @@ def calibration_table(
 def expected_calibration_error(
     probability: Float[np.ndarray, "N"], labels: Bool[np.ndarray, "N"], *, num_bins: int = 20
 ) -> float:
-    """Return the row-weighted mean gap between prediction and click share over equal-width bins, in [0, 1].
-
-    Args:
-        probability: `(N,)` in [0, 1].
-        labels: `(N,)` bool or 0/1.
-        num_bins: bins of [0, 1].
-    """
+    """Return the row-weighted mean gap between prediction and click share over `num_bins` equal-width bins, in [0, 1]."""
     table = calibration_table(probability, labels, num_bins=num_bins)
     filled = table.rows > 0
     gap = np.abs(table.probability[filled] - table.rate[filled])

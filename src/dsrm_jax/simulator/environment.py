@@ -116,10 +116,9 @@ def mean_click(clicks: Bool[Array, "K"], slate: Int[Array, "K"], world: World) -
 
 
 def check_world(world: World, *, slate_size: int) -> None:
-    """Check that a world can serve an environment; looks at shapes only, so it costs nothing under `jit`.
+    """Raise `InputError` where a catalogue holds fewer items than a slate, or no log row is there to start sessions from.
 
-    Raises:
-        InputError: if the catalogue holds fewer items than a slate, or no log row is there to start sessions from.
+    It looks at shapes only, so it costs nothing under `jit`.
     """
     if slate_size > world.num_items:
         raise InputError(
@@ -163,9 +162,6 @@ def make_environment(
 
     `reward`, `(clicks, slate, world) -> () float32`, is what a slate is worth; the paper's temper follows clicks whatever it is.
     `leave` is another rule by which users leave; sessions are then cut after `step_cap` steps, or `max_len` where that is 0.
-
-    Returns:
-        An `Environment` of pure functions of one user.
 
     Raises:
         InputError: if a setting is out of range; the functions raise it where the world does not fit them (`check_world`).
@@ -270,11 +266,7 @@ def make_environment(
 
 
 def check_answers(before: PyTree, after: PyTree, left: Bool[Array, ""]) -> None:
-    """Check what a leave rule's step returned; looks at shapes and data types only.
-
-    Raises:
-        InputError: memory of another structure, shape or data type than before, or `left` not `()` bool.
-    """
+    """Raise `InputError` where a leave rule's memory changed its shapes or types, or `left` is not one bool."""
     old, new = (
         jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), memory) for memory in (before, after)
     )
@@ -289,11 +281,7 @@ def check_answers(before: PyTree, after: PyTree, left: Bool[Array, ""]) -> None:
 
 
 def scalar(reward: Float[Array, ""]) -> Float[Array, ""]:
-    """Return a reward as `()` float32.
-
-    Raises:
-        InputError: it is not one number.
-    """
+    """Return a reward as `()` float32; raises `InputError` where it is not one number."""
     if jnp.shape(reward) != ():
         raise InputError(f"the reward has the shape {jnp.shape(reward)}: expected one number per slate")
     return jnp.asarray(reward, jnp.float32)
@@ -305,15 +293,7 @@ def observe(state: EnvState) -> Observation:
 
 
 def session_sums(state: EnvState, *, slate_size: int) -> Info:
-    """Return the length, return, popular share and share of broken slates of a session so far.
-
-    Args:
-        state: after at least one step.
-        slate_size: K.
-
-    Returns:
-        `session_length` int32, the others float32: `session_return`, the sum of rewards, and shares in [0, 1].
-    """
+    """Return what `make_environment` tells of a session so far, after at least one step."""
     return {
         "session_length": state.time,
         "session_return": state.clicks / slate_size if state.total is None else state.total,

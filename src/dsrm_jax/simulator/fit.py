@@ -92,10 +92,7 @@ def row_logit(
 ) -> Float[np.ndarray, "N"]:
     """Return the float32 click logits of N user-item pairs, on the host, in blocks that keep memory small.
 
-    Args:
-        response: a fitted or true factor model.
-        user: `(N,)` integers, rows of `response.user`.
-        item: `(N,)` integers, rows of `response.item`.
+    `user` and `item` are rows of the tables of a fitted or true factor model.
     """
     user_factor, item_factor = np.asarray(response.user), np.asarray(response.item)
     user_bias, item_bias = np.asarray(response.user_bias), np.asarray(response.item_bias)

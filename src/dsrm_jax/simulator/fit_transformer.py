@@ -1,13 +1,13 @@
 """Fit of the transformer user response model to a log."""
 
 from functools import partial
-from typing import NamedTuple, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.calibration import auc
@@ -18,40 +18,18 @@ from dsrm_jax.simulator.transformer import (
     click_logit,
     freeze_response,
 )
+from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.types import PyTree
 
 PREDICT_BATCH = 256
 
 
-class Rows(NamedTuple):
-    """Rows of one log, sorted by user and then time, that histories are read from.
-
-    Attributes:
-        user: `(N,)` int32, non-decreasing.
-        item: `(N,)` int32 vocabulary indices.
-        click: `(N,)` bool.
-        first: `(U + 1,)` int32: rows of user u are `first[u]:first[u + 1]`.
-    """
-
-    user: Int[Array, "N"]
-    item: Int[Array, "N"]
-    click: Bool[Array, "N"]
-    first: Int[Array, "U+1"]
-
-
 def row_histories(
-    rows: Rows, index: Int[Array, "B"], *, length: int, padding: int
+    rows: SessionStarts, index: Int[Array, "B"], *, length: int, padding: int
 ) -> tuple[Int[Array, "B H"], Float[Array, "B H 1"]]:
     """Return what the users of some rows saw before them: items (`padding` before the first) and click bits.
 
-    Args:
-        rows: the log.
-        index: `(B,)` row numbers.
-        length: H.
-        padding: item index of empty slots.
-
-    Returns:
-        `(B, H)` int32 items, oldest first, right-aligned, and `(B, H, 1)` float32 clicks.
+    Both have H = `length` slots, the oldest event first, right-aligned; clicks are float32.
     """
     source = index[:, None] + jnp.arange(-length, 0)
     is_event = source >= rows.first[rows.user[index]][:, None]
@@ -62,7 +40,7 @@ def row_histories(
 
 def fit_transformer(
     key: Key[Array, ""],
-    rows: Rows,
+    rows: SessionStarts,
     fit_rows: Int[np.ndarray, "n"],
     *,
     features: Features,
@@ -102,7 +80,7 @@ def fit_transformer(
     """
     if len(fit_rows) < 2:
         raise InputError(f"the transformer response model got {len(fit_rows)} rows to fit: give at least two")
-    rows = Rows(*(jnp.asarray(x) for x in rows))
+    rows = jax.tree.map(jnp.asarray, rows)
     model = UserResponseModel(
         num_users=len(rows.first) - 1, num_items=num_items, history_length=history_length
     )
@@ -134,17 +112,17 @@ def fit_transformer(
 
 
 def row_click_logit(
-    response: TransformerResponse, rows: Rows, index: Int[np.ndarray, "n"]
+    response: TransformerResponse, rows: SessionStarts, index: Int[np.ndarray, "n"]
 ) -> Float[np.ndarray, "n"]:
     """Return the `(n,)` float32 click logits of some rows of a log, each given its user's earlier rows."""
-    rows = Rows(*(jnp.asarray(x) for x in rows))
+    rows = jax.tree.map(jnp.asarray, rows)
     padded = np.resize(np.asarray(index, dtype=np.int32), (-(-len(index) // PREDICT_BATCH), PREDICT_BATCH))
     return np.asarray(_row_click_logit(response, rows, padded)).reshape(-1)[: len(index)]
 
 
 @jax.jit
 def _row_click_logit(
-    response: TransformerResponse, rows: Rows, batches: Int[Array, "S B"]
+    response: TransformerResponse, rows: SessionStarts, batches: Int[Array, "S B"]
 ) -> Float[Array, "S B"]:
     def logit(index: Int[Array, "B"]) -> Float[Array, "B"]:
         history, feedback = row_histories(
@@ -156,7 +134,7 @@ def _row_click_logit(
     return jax.lax.map(logit, batches)
 
 
-def _init(model: UserResponseModel, key: Key[Array, ""], rows: Rows, features: Features) -> PyTree:
+def _init(model: UserResponseModel, key: Key[Array, ""], rows: SessionStarts, features: Features) -> PyTree:
     index = jnp.zeros((1,), jnp.int32)
     history, feedback = row_histories(rows, index, length=model.history_length, padding=model.num_items)
     return jax.jit(model.init)(key, index, history, feedback, index, features)["params"]
@@ -176,7 +154,7 @@ def _fit_epoch(
     key: Key[Array, ""],
     carry: tuple[PyTree, PyTree],
     batches: Int[Array, "S B"],
-    rows: Rows,
+    rows: SessionStarts,
     features: Features,
     *,
     learning_rate: float,

@@ -65,13 +65,7 @@ def random_windows(
 
 
 def append(history: History, item: Int[Array, "K"], click: Bool[Array, "K"]) -> History:
-    """Return the history with K events added in order, newest last, and the oldest dropped.
-
-    Args:
-        history: of one user, H slots.
-        item: `(K,)` int32 vocabulary indices.
-        click: `(K,)` bool.
-    """
+    """Return one user's history with K events added in order, newest last, and the oldest dropped; items by vocabulary index."""
     num_events, length = item.shape[0], history.item.shape[0]
     return History(
         item=jnp.concatenate([history.item, item])[num_events:],

@@ -14,10 +14,10 @@ from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
 from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.simulator.calibration import auc, calibration_table, expected_calibration_error, log_loss
 from dsrm_jax.simulator.fit import fit_factors, row_logit
-from dsrm_jax.simulator.fit_transformer import Rows, fit_transformer, row_click_logit
+from dsrm_jax.simulator.fit_transformer import fit_transformer, row_click_logit
 from dsrm_jax.simulator.response import FactorResponse, TableResponse
 from dsrm_jax.simulator.transformer import one_hot_features
-from dsrm_jax.simulator.world import History, Response
+from dsrm_jax.simulator.world import History, Response, SessionStarts
 from dsrm_jax.types import Json
 
 HOLDOUT_SHARE = 0.1
@@ -187,7 +187,7 @@ def _transformer_response(
     holdout_key, fit_key = jax.random.split(key)
     held = _holdout(holdout_key, len(split.rows))
     first = split.rows.user_start(log.num_users)
-    rows = Rows(
+    rows = SessionStarts(
         user=jnp.asarray(split.rows.user, dtype=jnp.int32),
         item=jnp.asarray(split.rows.item, dtype=jnp.int32),
         click=jnp.asarray(split.rows.click, dtype=bool),

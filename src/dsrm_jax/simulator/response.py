@@ -67,13 +67,8 @@ def slate_correlation(vectors: Float[Array, "K F"]) -> Float[Array, "K"]:
     """Return KuaiSim's similarity of each shown item to its slate.
 
     c_i is the mean over the slate's items j, i itself included, of the mean over the F dimensions of the product of the
-    L2-normalised vectors i and j. It is a mean, not a sum, over dimensions: |c_i| is at most 1/F.
-
-    Args:
-        vectors: `(K, F)` float32, the shown items' vectors; a zero vector is similar to nothing.
-
-    Returns:
-        `(K,)` float32 in [-1/F, 1/F].
+    L2-normalised vectors i and j. It is a mean, not a sum, over dimensions: |c_i| is at most 1/F. A zero vector is
+    similar to nothing.
     """
     norm = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
     unit = vectors / jnp.maximum(norm, 1e-12)

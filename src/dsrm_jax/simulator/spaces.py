@@ -12,14 +12,7 @@ from dsrm_jax.types import PyTree
 
 @dataclass(frozen=True)
 class Box:
-    """Arrays of one shape with entries in a range; whole numbers or booleans where `dtype` says so.
-
-    Attributes:
-        low: least value.
-        high: greatest value, inclusive.
-        shape: of an element.
-        dtype: of an element.
-    """
+    """Arrays of one shape and type, whole numbers or booleans, with entries from `low` to `high`, inclusive."""
 
     low: int
     high: int
@@ -42,12 +35,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Slates:
-    """Ordered slates of distinct catalogue positions.
-
-    Attributes:
-        num_items: J.
-        slate_size: K, at most J.
-    """
+    """Ordered slates of K distinct catalogue positions out of J."""
 
     num_items: int
     slate_size: int
@@ -84,11 +72,7 @@ class Slates:
 
 @dataclass(frozen=True)
 class Product:
-    """A pytree of spaces: elements have the same structure.
-
-    Attributes:
-        spaces: any pytree whose leaves are spaces.
-    """
+    """A pytree of spaces: elements have the same structure."""
 
     spaces: PyTree
 

@@ -7,7 +7,7 @@ encoding. Changed as the sister repositories do: cross-entropy on logits and a s
 
 from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeAlias, cast
 
 import chex
 import jax
@@ -20,6 +20,8 @@ from jaxtyping import Array, Bool, Float, Int
 from dsrm_jax.simulator.transformer_state import NORM_EPSILON, TokenTable, frozen_user_state, token_table
 from dsrm_jax.simulator.world import History
 from dsrm_jax.types import PyTree
+
+OneHots: TypeAlias = tuple[Float[Array, "n L"], ...]  # one array per feature
 
 MAX_LEVELS = 64  # features with more levels (authors, music) are left to the id embedding
 
@@ -68,9 +70,7 @@ class EntityEncoder(nn.Module):
     dim: int
 
     @nn.compact
-    def __call__(
-        self, index: Int[Array, "n"], features: tuple[Float[Array, "n L"], ...]
-    ) -> Float[Array, "n E"]:
+    def __call__(self, index: Int[Array, "n"], features: OneHots) -> Float[Array, "n E"]:
         """Return the `(n, E)` encodings of ids `(n,)` with one `(n, L)` array per feature."""
         latents = [nn.Embed(self.size, self.latent, name="id")(index)]
         latents += [nn.Dense(self.latent, name=f"feature_{n}")(x) for n, x in enumerate(features)]
@@ -129,15 +129,11 @@ class UserResponseModel(nn.Module):
         self.attention_norm = norm()
         self.drop = nn.Dropout(self.dropout)
 
-    def encode_users(
-        self, index: Int[Array, "n"], features: tuple[Float[Array, "n L"], ...]
-    ) -> Float[Array, "n E"]:
+    def encode_users(self, index: Int[Array, "n"], features: OneHots) -> Float[Array, "n E"]:
         """Return the encodings of users, `(n, E)` float32."""
         return self.user_encoder(index, features)
 
-    def encode_items(
-        self, index: Int[Array, "n"], features: tuple[Float[Array, "n L"], ...]
-    ) -> Float[Array, "n E"]:
+    def encode_items(self, index: Int[Array, "n"], features: OneHots) -> Float[Array, "n E"]:
         """Return the encodings of items, `(n, E)` float32, layer-normalised; index I is the padding item."""
         return self.item_norm(self.item_encoder(index, features))
 
@@ -151,11 +147,8 @@ class UserResponseModel(nn.Module):
     ) -> Float[Array, "B 3E"]:
         """Return users' states from their history's item encodings and feedback bits and their own encodings.
 
-        Args:
-            tokens: `(B, H, E)`, oldest first, right-aligned, padding items before the first event.
-            feedback: `(B, H, F)` 0/1, zero where there is no event.
-            user: `(B, E)`.
-            deterministic: False drops units at random, with the `dropout` stream.
+        Tokens are oldest first, right-aligned, padding items before the first event, where feedback, 0 or 1, is zero. Units are
+        dropped at random, with the `dropout` stream, unless `deterministic`.
         """
         chex.assert_shape(tokens, (*user.shape[:-1], self.history_length, self.dim))
         chex.assert_shape(feedback, (*tokens.shape[:-1], self.num_feedback))
@@ -251,12 +244,7 @@ def click_logit(
 ) -> Float[Array, "B K"]:
     """Return the click logits `(B, K)` of K items each, given encodings of users and items, and histories.
 
-    Args:
-        response: the fitted model.
-        user: `(B, E)` user encodings.
-        history: `(B, H)` int32 vocabulary indices, I where there is no event.
-        feedback: `(B, H, F)` 0/1, zero where there is no event.
-        items: `(B, K, E)` item encodings.
+    Where there is no event, `history`, of vocabulary indices, is I, and `feedback`, 0 or 1, is zero.
     """
     state = frozen_user_state(response.params, response.table, history, feedback, user)
     attention = response.model.apply({"params": response.params}, state, method="attention")
