@@ -20,9 +20,7 @@ ABOUT = {
 
 
 def _reproduce(argv: list[str]) -> None:
-    def arguments(
-        env: str = "all", budget: str = "quick", out: str = "", data: str = "", workers: int = 0
-    ) -> Json:
+    def arguments(env: str = "all", budget: str = "quick", out: str = "", data: str = "", workers: int = 0) -> Json:
         """Reproduce.
 
         Args:

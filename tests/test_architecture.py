@@ -39,18 +39,9 @@ MOST_LINES = 420
 MOST_POSITIONAL = 7
 
 # what still points back while the rooms are rebuilt; nothing may be added, and what has gone is taken from here
-KNOWN_BACK = {
-    ("simulator", "config"),
-    ("purify", "config"),
-    ("training", "config"),
-    ("training", "runs"),
-}
+KNOWN_BACK = {("simulator", "config"), ("purify", "config"), ("training", "config"), ("training", "runs")}
 KNOWN_CIRCLES: set[frozenset[str]] = set()
-KNOWN_WIDE = {
-    "agents.fcpo:fit_values",
-    "purify.encoder:fit_encoder",
-    "purify.perception:sample_states",
-}
+KNOWN_WIDE = {"agents.fcpo:fit_values", "purify.encoder:fit_encoder", "purify.perception:sample_states"}
 KNOWN_CITING = {
     "src/dsrm_jax/purify/rce.py",
     "src/dsrm_jax/simulator/environment.py",
@@ -74,9 +65,7 @@ def modules() -> dict[str, Path]:
 def imports() -> dict[str, frozenset[str]]:
     """Return which modules of the package each of them imports, wherever in the file the import stands."""
     names = modules()
-    return {
-        name: frozenset(imported(path, names)) - {name} for name, path in names.items() if name not in FRONT
-    }
+    return {name: frozenset(imported(path, names)) - {name} for name, path in names.items() if name not in FRONT}
 
 
 def imported(path: Path, names: dict[str, Path]) -> Iterator[str]:
@@ -87,9 +76,7 @@ def imported(path: Path, names: dict[str, Path]) -> Iterator[str]:
                 inner = f"{base}.{alias.name}".lstrip(".")
                 yield inner if inner in names else base
         elif isinstance(node, ast.Import):
-            yield from (
-                alias.name.partition(".")[2] for alias in node.names if alias.name.split(".")[0] == "dsrm_jax"
-            )
+            yield from (alias.name.partition(".")[2] for alias in node.names if alias.name.split(".")[0] == "dsrm_jax")
 
 
 def room(name: str) -> str:
@@ -165,9 +152,7 @@ def test_a_circle_and_an_arrow_are_found_where_there_are_some():
 def test_the_pages_picture_is_of_today():
     found = DRAWN.search(PAGE.read_text())
     assert found, f"{PAGE.name} lost the two lines that the picture stands between"
-    assert found[2] == picture(), (
-        "the imports changed: draw the picture anew by python tests/test_architecture.py"
-    )
+    assert found[2] == picture(), "the imports changed: draw the picture anew by python tests/test_architecture.py"
 
 
 def test_the_page_names_every_room_and_fits_one_screen():
@@ -185,20 +170,14 @@ def test_nothing_cites_notes_that_a_reader_does_not_have(folder: str):
         if path.suffix in {".py", ".md", ".toml"} and path != Path(__file__)
         if notes.search(path.read_text())
     }
-    assert citing - KNOWN_CITING == set(), (
-        "cite the paper (equation, section) or the public repository and its file"
-    )
+    assert citing - KNOWN_CITING == set(), "cite the paper (equation, section) or the public repository and its file"
 
 
 def test_any_stands_only_where_there_is_a_reason():
     used = {
         name: count
         for name, path in modules().items()
-        if (
-            count := sum(
-                isinstance(n, ast.Name) and n.id == "Any" for n in ast.walk(ast.parse(path.read_text()))
-            )
-        )
+        if (count := sum(isinstance(n, ast.Name) and n.id == "Any" for n in ast.walk(ast.parse(path.read_text()))))
     }
     assert sum(used.values()) <= MOST_ANY, sorted(used.items(), key=lambda item: -item[1])
 
@@ -220,9 +199,7 @@ def needed(arguments: ast.arguments) -> int:
 
 
 def test_no_file_is_long():
-    long = {
-        name: n for name, path in modules().items() if (n := len(path.read_text().splitlines())) > MOST_LINES
-    }
+    long = {name: n for name, path in modules().items() if (n := len(path.read_text().splitlines())) > MOST_LINES}
     assert long == {}
 
 

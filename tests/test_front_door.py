@@ -21,19 +21,12 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
 
 
 @pytest.mark.parametrize(
-    "code",
-    ["import dsrm_jax", "import dsrm_jax as dj; dj.load_log, dj.InputError, dj.InteractionLog, dj.describe"],
+    "code", ["import dsrm_jax", "import dsrm_jax as dj; dj.load_log, dj.InputError, dj.InteractionLog, dj.describe"]
 )
 def test_importing_the_package_and_the_names_of_its_data_loads_neither_jax_nor_polars(code):
     loaded = "print(sorted({'jax', 'polars', 'tyro'} & set(sys.modules)))"
     done = subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            f"import sys; {code}; {loaded}",
-        ],
+        [sys.executable, "-W", "ignore", "-c", f"import sys; {code}; {loaded}"],
         env={"PYTHONPATH": str(Path(dsrm_jax.__file__).parents[1])},
         capture_output=True,
         text=True,

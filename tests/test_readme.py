@@ -15,9 +15,7 @@ def python_block() -> str:
 
 
 def test_the_library_example_is_under_thirty_lines_of_code():
-    lines = [
-        line for line in python_block().splitlines() if line.strip() and not line.strip().startswith("#")
-    ]
+    lines = [line for line in python_block().splitlines() if line.strip() and not line.strip().startswith("#")]
     assert len(lines) < 30
 
 

@@ -19,9 +19,7 @@ def folder_of(env: str, request) -> Path:
     if env != "ml-100k":
         path = SHARED / {"kuairand": "kuairand-pure", "kuairec-signed": "kuairec"}[env]
         if not path.is_dir():
-            pytest.skip(
-                f"the sample of {env} is not there ({path}); set DSRM_SHARED_DATA to the folder that holds it"
-            )
+            pytest.skip(f"the sample of {env} is not there ({path}); set DSRM_SHARED_DATA to the folder that holds it")
         return path
     path = Path(request.config.cache.mkdir("ml-100k"))
     try:
@@ -31,8 +29,7 @@ def folder_of(env: str, request) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("env", "words"),
-    [("kuairand", "KuaiRand-Pure"), ("kuairec-signed", "signed KuaiRec"), ("ml-100k", "MovieLens")],
+    ("env", "words"), [("kuairand", "KuaiRand-Pure"), ("kuairec-signed", "signed KuaiRec"), ("ml-100k", "MovieLens")]
 )
 def test_a_tiny_run_on_real_data_goes_from_files_to_a_table(env, words, request, tmp_path: Path, capsys):
     folder = folder_of(env, request)

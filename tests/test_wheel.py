@@ -55,9 +55,7 @@ def test_the_library_example_runs_from_the_wheel_alone(wheel: Path, which: str, 
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     (tmp_path / "example.py").write_text(block)
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [clean, "example.py"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=900
-    )
+    done = subprocess.run([clean, "example.py"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     where = subprocess.run(
         [clean, "-c", "import dsrm_jax; print(dsrm_jax.__file__)"],
@@ -68,9 +66,7 @@ def test_the_library_example_runs_from_the_wheel_alone(wheel: Path, which: str, 
     )
     assert str(tmp_path) in where.stdout
     with pytest.raises(subprocess.CalledProcessError):
-        subprocess.run(
-            [clean, "-c", "import experiments"], cwd=tmp_path, env=environ, check=True, capture_output=True
-        )
+        subprocess.run([clean, "-c", "import experiments"], cwd=tmp_path, env=environ, check=True, capture_output=True)
 
 
 def find_python(oldest: int, newest: int) -> str | None:

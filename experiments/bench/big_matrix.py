@@ -28,16 +28,7 @@ DUPLICATE_SHARE = 0.077
 SEEN_SHARE = 0.9962
 MISSING_TIME_SHARE = 0.0389
 NUM_TAGS = 31
-COLUMNS = (
-    "user_id",
-    "video_id",
-    "play_duration",
-    "video_duration",
-    "time",
-    "date",
-    "timestamp",
-    "watch_ratio",
-)
+COLUMNS = ("user_id", "video_id", "play_duration", "video_duration", "time", "date", "timestamp", "watch_ratio")
 
 
 def watch_table(
@@ -45,9 +36,7 @@ def watch_table(
 ) -> pl.DataFrame:
     """Return rows in the official schema: `(N,)` users, videos, times in s, `(V,)` durations in ms."""
     play = np.rint(rng.lognormal(-0.4, 0.9, len(user)) * duration[video]).astype(np.int64)
-    frame = pl.DataFrame(
-        {"user_id": user, "video_id": video, "play_duration": play, "video_duration": duration[video]}
-    )
+    frame = pl.DataFrame({"user_id": user, "video_id": video, "play_duration": play, "video_duration": duration[video]})
     local = np.rint((seconds + BEIJING) * 1000).astype(np.int64)
     clock = pl.from_epoch(pl.Series(local), time_unit="ms")
     return frame.with_columns(
@@ -80,9 +69,7 @@ def write_chunks(path: Path, frames: Iterator[pl.DataFrame]) -> None:
             frame.write_csv(stream, include_header=number == 0)
 
 
-def write_big_matrix(
-    rng: np.random.Generator, path: Path, sizes: argparse.Namespace, duration: np.ndarray
-) -> None:
+def write_big_matrix(rng: np.random.Generator, path: Path, sizes: argparse.Namespace, duration: np.ndarray) -> None:
     """Write `big_matrix.csv`; each duplicate follows its original, as in the official file."""
     num_repeats = round(DUPLICATE_SHARE * sizes.rows)
     user, video, seconds = big_rows(rng, sizes.rows - num_repeats, sizes.users, sizes.videos)
@@ -99,9 +86,7 @@ def write_big_matrix(
     write_chunks(path, chunks())
 
 
-def write_small_matrix(
-    rng: np.random.Generator, path: Path, sizes: argparse.Namespace, duration: np.ndarray
-) -> None:
+def write_small_matrix(rng: np.random.Generator, path: Path, sizes: argparse.Namespace, duration: np.ndarray) -> None:
     """Write `small_matrix.csv`: nearly all pairs of some users and videos, dates as floats."""
     users = np.sort(rng.choice(sizes.users, sizes.small_users, replace=False)).astype(np.int32)
     videos = np.sort(rng.choice(sizes.videos, sizes.small_videos, replace=False)).astype(np.int32)
@@ -119,15 +104,10 @@ def write_small_matrix(
     write_chunks(path, chunks())
 
 
-def write_tables(
-    rng: np.random.Generator, folder: Path, sizes: argparse.Namespace, duration: np.ndarray
-) -> None:
+def write_tables(rng: np.random.Generator, folder: Path, sizes: argparse.Namespace, duration: np.ndarray) -> None:
     """Write the item and user tables."""
     video = np.arange(sizes.videos)
-    tags = [
-        sorted(rng.choice(NUM_TAGS, rng.choice([1, 2, 3], p=[0.85, 0.12, 0.03]), replace=False))
-        for _ in video
-    ]
+    tags = [sorted(rng.choice(NUM_TAGS, rng.choice([1, 2, 3], p=[0.85, 0.12, 0.03]), replace=False)) for _ in video]
     lists = ["[" + ", ".join(str(tag) for tag in row) + "]" for row in tags]
     pl.DataFrame({"video_id": video, "feat": lists}).write_csv(folder / "item_categories.csv")
     levels = ["full_active", "high_active", "middle_active", "UNKNOWN"]
@@ -135,16 +115,11 @@ def write_tables(
     codes = {f"onehot_feat{number}": rng.integers(0, number + 2, sizes.users) for number in range(18)}
     pl.DataFrame(
         {"user_id": user, "user_active_degree": rng.choice(levels, sizes.users, p=[0.85, 0.1, 0.04, 0.01])}
-        | {
-            "is_lowactive_period": np.zeros_like(user),
-            "is_live_streamer": (rng.random(len(user)) < 0.007) * 1,
-        }
+        | {"is_lowactive_period": np.zeros_like(user), "is_live_streamer": (rng.random(len(user)) < 0.007) * 1}
         | {"is_video_author": (rng.random(len(user)) < 0.17) * 1}
         | {"follow_user_num_range": rng.choice(["0", "(0,10]", "(10,50]", "500+"], sizes.users)}
         | codes
-    ).with_columns(pl.when(user > 74).then(pl.col("^onehot_feat1[2-7]$"))).write_csv(
-        folder / "user_features.csv"
-    )
+    ).with_columns(pl.when(user > 74).then(pl.col("^onehot_feat1[2-7]$"))).write_csv(folder / "user_features.csv")
     days = 32
     item = np.repeat(video, days)
     pl.DataFrame(
@@ -193,9 +168,7 @@ def measure(folder: Path) -> dict[str, float | int | str]:
 
 def main() -> None:
     """Generate a folder, or measure one."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="folder to write")
     parser.add_argument("--measure", type=Path, help="folder to load and time; run twice: parse, then cache")
     parser.add_argument("--rows", type=int, default=12_530_806)
@@ -204,9 +177,7 @@ def main() -> None:
     parser.add_argument("--small-users", type=int, default=1_411)
     parser.add_argument("--small-videos", type=int, default=3_327)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--shuffle", action="store_true", help="shuffle blocks of a million rows (worst case)"
-    )
+    parser.add_argument("--shuffle", action="store_true", help="shuffle blocks of a million rows (worst case)")
     arguments = parser.parse_args()
     if arguments.folder:
         generate(arguments.folder, arguments)

@@ -60,9 +60,7 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
     key, init_key, env_key, update_key = jax.random.split(jax.random.key(config.training.seeds[0]), 4)
     keys = jax.random.split(key, length)
     state = jax.jit(trainer.init)(init_key, world, perception)
-    _, env = jax.jit(lambda key, world: reset_users(key, environment, world, num_users=num_users))(
-        env_key, world
-    )
+    _, env = jax.jit(lambda key, world: reset_users(key, environment, world, num_users=num_users))(env_key, world)
     # What follows from these lies on the mesh as they do.
     sessions, env_of_state, view = along_users((env, state.env, state.view), mesh)
     state = replace(on_every_device(state, mesh), env=env_of_state, view=view)
@@ -123,11 +121,7 @@ def make_ranking_parts(config: Config, data: RankingData) -> list[Part]:
 
     def train(key: jax.Array, data: RankingData) -> PyTree:
         return train_ranker(
-            key,
-            data,
-            popular_limit=config.agent.fcpo.popular_limit,
-            config=config.agent,
-            iterations=RANKING_ITERATIONS,
+            key, data, popular_limit=config.agent.fcpo.popular_limit, config=config.agent, iterations=RANKING_ITERATIONS
         )
 
     def sessions(key: jax.Array, data: RankingData, agent: RankerState) -> PyTree:
@@ -136,10 +130,7 @@ def make_ranking_parts(config: Config, data: RankingData) -> list[Part]:
     key = jax.random.key(config.training.seeds[0])
     # All zero it acts as at the start, and costs no compilation.
     agent = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(train, key, data)[0])
-    return [
-        Part("sessions", sessions, (key, data, agent)),
-        Part("loop", train, (key, data), RANKING_ITERATIONS),
-    ]
+    return [Part("sessions", sessions, (key, data, agent)), Part("loop", train, (key, data), RANKING_ITERATIONS)]
 
 
 def _over_steps(function: Callable[..., PyTree], keys: jax.Array, inputs: PyTree) -> PyTree:

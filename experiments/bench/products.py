@@ -57,9 +57,7 @@ def matrix_products(function: Callable[..., PyTree], *args: PyTree) -> Counter[P
     return _count(closed.jaxpr, consts, [None] * len(closed.jaxpr.invars))[0]
 
 
-def _count(
-    jaxpr: core.Jaxpr, consts: Sequence[Value], args: Sequence[Value]
-) -> tuple[Counter[Product], list[Value]]:
+def _count(jaxpr: core.Jaxpr, consts: Sequence[Value], args: Sequence[Value]) -> tuple[Counter[Product], list[Value]]:
     """Return the executions and the outputs; None stands for a value that is not known."""
     counts: Counter[Product] = Counter()
     known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))

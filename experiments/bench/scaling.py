@@ -81,11 +81,7 @@ def linear_fit(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
     slope, intercept = np.polyfit(at, value, 1)
     spread = np.sum((value - value.mean()) ** 2)
     error = np.sum((value - intercept - slope * at) ** 2)
-    return {
-        "intercept": float(intercept),
-        "slope": float(slope),
-        "r2": float(1 - error / spread) if spread else 1.0,
-    }
+    return {"intercept": float(intercept), "slope": float(slope), "r2": float(1 - error / spread) if spread else 1.0}
 
 
 def power_fit(x: Sequence[float], y: Sequence[float]) -> float:
@@ -98,9 +94,7 @@ def purify_seconds(config: Config, *, users: int, repeats: int) -> tuple[float, 
     world, perception = _world(config, items=ITEMS[0])
     environment, perceive = environment_of(config), perceive_of(config)
     key = jax.random.key(0)
-    observation, _ = jax.jit(lambda key, world: reset_users(key, environment, world, num_users=users))(
-        key, world
-    )
+    observation, _ = jax.jit(lambda key, world: reset_users(key, environment, world, num_users=users))(key, world)
     mesh = make_mesh(1, users)
     arguments = (*on_every_device((perception, key), mesh), along_users(observation, mesh))
 
@@ -131,9 +125,7 @@ def memory_by_items(config: Config, items: Sequence[int]) -> Json:
 
 def beyond_fit(items: Sequence[int], temporary: Sequence[int], tables: Sequence[int]) -> Json:
     """Return `beyond_bytes`, `fitted` and `exponent` as `run_scaling` documents them; `exponent` is None below two sizes."""
-    beyond = [
-        total - table if total > table else None for total, table in zip(temporary, tables, strict=True)
-    ]
+    beyond = [total - table if total > table else None for total, table in zip(temporary, tables, strict=True)]
     pairs = zip(items, beyond, strict=True)
     fitted = {size: rest for size, rest in pairs if size > LARGEST_WHOLE and rest is not None}
     exponent = power_fit(list(fitted), list(fitted.values())) if len(fitted) > 1 else None

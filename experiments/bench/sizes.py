@@ -30,10 +30,7 @@ class Size:
 
 
 def _size(
-    budget: str,
-    updates: int = 0,
-    prepare: Callable[..., Prepared | RankingData] = prepare,
-    **sections: Json,
+    budget: str, updates: int = 0, prepare: Callable[..., Prepared | RankingData] = prepare, **sections: Json
 ) -> Size:
     config = merge(Config(), BUDGETS[budget], budget)
     config = merge(config, {"training": {"seeds": [config.training.seeds[0]]}}, budget)
@@ -59,9 +56,7 @@ SIZES = {
         environment={**PRESETS["kuaisim"], "history_length": 100, "arrival_length": 100},
         training={"num_users": 32},
     ),
-    "fcpo": _size(
-        "paper", 0, held_ratings_world, agent={"method": "fcpo", "fcpo": dataclasses.asdict(SETTINGS)}
-    ),
+    "fcpo": _size("paper", 0, held_ratings_world, agent={"method": "fcpo", "fcpo": dataclasses.asdict(SETTINGS)}),
     "large": _size("paper", 2, factor_world(1_000_000, 1_000_000), training={"chunk_updates": 1}),
     "tiny": _size("tiny"),
 }

@@ -54,9 +54,7 @@ def print_scaling(numbers: Json, console: Console) -> None:
         for x, seconds, floor in zip(found["x"], found["seconds"], found["floor_seconds"], strict=True):
             table.add_row(f"{x:,}", f"{1e3 * seconds:.3f}", f"{1e3 * floor:.3f}", f"{seconds / floor:.2f}")
         console.print(table)
-        fit = (
-            f"{1e3 * found['intercept']:.3f} ms + {1e6 * found['slope']:.2f} us each, R2 = {found['r2']:.4f}"
-        )
+        fit = f"{1e3 * found['intercept']:.3f} ms + {1e6 * found['slope']:.2f} us each, R2 = {found['r2']:.4f}"
         console.print(f"fit: {fit}", highlight=False, markup=False, soft_wrap=True)
     found = numbers["items"]
     table = Table(title="temporary memory of the loop by items", title_justify="left")

@@ -49,9 +49,7 @@ def make_work(size: Size, prepared: Prepared | RankingData) -> Work:
             "slate_size": config.environment.slate_size,
             "items": world.num_items,
             "population": world.num_users,
-            "diffusion_steps": 0
-            if purifier_settings(config).kind == "identity"
-            else config.purifier.diffusion_steps,
+            "diffusion_steps": 0 if purifier_settings(config).kind == "identity" else config.purifier.diffusion_steps,
             "history_length": config.environment.history_length,
         },
         facts=prepared.facts,
@@ -125,13 +123,7 @@ def _ranking_work(config: Config, data: RankingData) -> Work:
 
 
 def budget_numbers(
-    *,
-    updates: int,
-    updates_run: int,
-    steps_per_update: int,
-    users: int,
-    train_seconds: float,
-    compile_seconds: float,
+    *, updates: int, updates_run: int, steps_per_update: int, users: int, train_seconds: float, compile_seconds: float
 ) -> Json:
     """Extrapolate the updates that were run to all of the budget; compile time counts once.
 

@@ -66,9 +66,7 @@ def factor_world(users: int, items: int) -> Callable[[Config, Say], Prepared]:
             user_bias=_normal(rng, users),
             item_bias=_normal(rng, items),
         )
-        return _prepared(
-            config, response, users, items, f"random factors of {users:,} users and {items:,} items"
-        )
+        return _prepared(config, response, users, items, f"random factors of {users:,} users and {items:,} items")
 
     return make
 

@@ -122,7 +122,6 @@ def _ends(rows: Interactions, num_users: int) -> tuple[np.ndarray, np.ndarray]:
     offset = np.arange(NUM_RECENT) - (NUM_RECENT - taken)[:, None]
     padded = np.append(item, -1).astype(np.int32)
     first, last = (
-        padded[np.where(offset >= 0, base[:, None] + offset, len(item))]
-        for base in (begin, begin + count - taken)
+        padded[np.where(offset >= 0, base[:, None] + offset, len(item))] for base in (begin, begin + count - taken)
     )
     return first, last

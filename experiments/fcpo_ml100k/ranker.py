@@ -27,21 +27,13 @@ from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.purify.view import Catalogue
 from dsrm_jax.simulator.fit import fit_factors
 from dsrm_jax.types import PyTree
-from experiments.fcpo_ml100k.held_ratings import (
-    HeldRatings,
-    RatingsState,
-    held_ratings,
-    show_items,
-    start_sessions,
-)
+from experiments.fcpo_ml100k.held_ratings import HeldRatings, RatingsState, held_ratings, show_items, start_sessions
 
 HORIZON = 10
 ITERATIONS = 100
 NEGATIVES = 4  # sampled per positive where the factors are fitted
 FISHER_STRIDE = 8
-SETTINGS = FCPOConfig(
-    max_kl=0.15, damping=2.0, initial_std=0.1
-)  # 9,430 samples a step bear a wide trust region
+SETTINGS = FCPOConfig(max_kl=0.15, damping=2.0, initial_std=0.1)  # 9,430 samples a step bear a wide trust region
 
 
 @struct.dataclass
@@ -150,9 +142,7 @@ class _Parts(NamedTuple):
 
 
 def _make_parts(config: AgentConfig, data: RankingData) -> _Parts:
-    optimiser = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=1e-5)
-    )
+    optimiser = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=1e-5))
     return _Parts(config, Ranker(config.hidden, data.user.shape[1]), MLP(config.hidden, 1), optimiser)
 
 
@@ -257,9 +247,7 @@ def recommend(
     Returns:
         `(lists, cost)`: `(U, L)` int32 items in the order shown; `(U,)` float32, popular items among them.
     """
-    session = _run_sessions(
-        _make_parts(config, data), agent.policy, key, data, data.test, steps=length, greedy=greedy
-    )
+    session = _run_sessions(_make_parts(config, data), agent.policy, key, data, data.test, steps=length, greedy=greedy)
     return session.item.T, jnp.sum(session.cost, axis=0)
 
 
@@ -268,10 +256,7 @@ def _init(parts: _Parts, key: jax.Array, data: RankingData) -> RankerState:
     x = _features(data, data.train.start)[:1]
     policy = parts.actor.init(actor_key, x, parts.config.fcpo.initial_std)
     clocked = jnp.concatenate([x, jnp.zeros((1, 1))], axis=-1)
-    values = {
-        "reward": parts.critic.init(reward_key, clocked),
-        "cost": parts.critic.init(cost_key, clocked),
-    }
+    values = {"reward": parts.critic.init(reward_key, clocked), "cost": parts.critic.init(cost_key, clocked)}
     return RankerState(policy, values, parts.optimiser.init(values), jnp.zeros(()))
 
 
@@ -288,25 +273,13 @@ def _advantages(
         value = parts.value(values[name], inputs)
         following = jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
         advantage[name], target[name] = generalised_advantage(
-            signal,
-            value,
-            following,
-            over,
-            jnp.zeros_like(over),
-            discount=discount,
-            lam=parts.config.gae_lambda,
+            signal, value, following, over, jnp.zeros_like(over), discount=discount, lam=parts.config.gae_lambda
         )
     return advantage, target
 
 
 def _iterate(
-    parts: _Parts,
-    agent: RankerState,
-    key: jax.Array,
-    data: RankingData,
-    limit: Float[Array, ""],
-    *,
-    horizon: int,
+    parts: _Parts, agent: RankerState, key: jax.Array, data: RankingData, limit: Float[Array, ""], *, horizon: int
 ) -> tuple[RankerState, dict[str, jax.Array]]:
     config = parts.config
     session_key, fit_key = jax.random.split(key)

@@ -15,14 +15,7 @@ from dsrm_jax.evaluation.sessions import of_each
 from dsrm_jax.runs.pieces import log_of
 from dsrm_jax.types import Json, PyTree
 from experiments.fcpo_ml100k.metrics import RANKING_METRICS, ranking_metrics
-from experiments.fcpo_ml100k.ranker import (
-    HORIZON,
-    ITERATIONS,
-    RankingData,
-    prepare_ranking,
-    recommend,
-    train_ranker,
-)
+from experiments.fcpo_ml100k.ranker import HORIZON, ITERATIONS, RankingData, prepare_ranking, recommend, train_ranker
 
 CUTS = (5, 10, 20)
 LIMITS = (1.0, 0.8, 0.4)
@@ -75,17 +68,12 @@ def fcpo_table(
         return jax.lax.map(lambda inputs: run(inputs, data, agent_config), grid)
 
     grid = [(limit, seed) for limit in limits for seed in seeds]
-    inputs = (
-        jnp.array([seed for _, seed in grid], jnp.uint32),
-        jnp.array([limit for limit, _ in grid], jnp.float32),
-    )
+    inputs = (jnp.array([seed for _, seed in grid], jnp.uint32), jnp.array([limit for limit, _ in grid], jnp.float32))
     compiled = jax.jit(run_all).lower(inputs, data, config.agent).compile()
     start = time.perf_counter()
     lists, history = jax.tree.map(np.asarray, jax.block_until_ready(compiled(inputs, data, config.agent)))
     seconds = time.perf_counter() - start
-    by_limit = jax.tree.map(
-        lambda x: x.reshape(len(limits), len(seeds), *x.shape[1:]), {"lists": lists, **history}
-    )
+    by_limit = jax.tree.map(lambda x: x.reshape(len(limits), len(seeds), *x.shape[1:]), {"lists": lists, **history})
     return {
         "source": log.source,
         "users": log.num_users,
@@ -95,9 +83,7 @@ def fcpo_table(
         "iterations": iterations,
         "seeds": list(seeds),
         "user_steps_per_second": len(grid) * iterations * horizon * log.num_users / seconds,
-        "rows": [
-            _row(limit, runs, data, horizon) for limit, runs in zip(limits, of_each(by_limit), strict=True)
-        ],
+        "rows": [_row(limit, runs, data, horizon) for limit, runs in zip(limits, of_each(by_limit), strict=True)],
     }
 
 
@@ -112,9 +98,7 @@ def _row(limit: float, runs: Mapping[str, np.ndarray], data: RankingData, horizo
         "cost": runs["cost"][:, last:].mean(1).tolist(),
         "reward": runs["reward"][:, last:].mean(1).tolist(),
         "test_cost": popular[runs["lists"][:, :, :horizon]].sum(2).mean(1).tolist(),
-        "metrics": {
-            cut: {name: [found[cut][name] for found in per_seed] for name in RANKING_METRICS} for cut in CUTS
-        },
+        "metrics": {cut: {name: [found[cut][name] for found in per_seed] for name in RANKING_METRICS} for cut in CUTS},
     }
 
 

@@ -24,13 +24,7 @@ from dsrm_jax.simulator.environment import Environment
 from dsrm_jax.simulator.world import World
 from dsrm_jax.training.rollout import experience, reset_users
 from dsrm_jax.types import Json, PyTree
-from experiments.headroom.sessions import (
-    Recorded,
-    arriving_with,
-    oracle_perceive,
-    oracle_states,
-    record_sessions,
-)
+from experiments.headroom.sessions import Recorded, arriving_with, oracle_perceive, oracle_states, record_sessions
 from experiments.headroom.shares import comparisons, overall_rate, summarise
 
 LENGTHS = (5, 10, 20, 50)
@@ -104,8 +98,7 @@ def headroom(
         "confidence": config.evaluation.confidence,
         "lengths": list(lengths),
         "states": {
-            name: {str(n): summarise(by_length[n], config) for n in lengths}
-            for name, by_length in recorded.items()
+            name: {str(n): summarise(by_length[n], config) for n in lengths} for name, by_length in recorded.items()
         },
         **comparisons(config, recorded, list(purifiers), lengths),
     }
@@ -136,12 +129,7 @@ def _oracle_views(worlds: Worlds, perception: Perception) -> _Views:
 
 
 def _measure(
-    config: Config,
-    views: _Views,
-    worlds: Worlds,
-    *,
-    lengths: Sequence[int],
-    policy: str,
+    config: Config, views: _Views, worlds: Worlds, *, lengths: Sequence[int], policy: str
 ) -> dict[int, list[Recorded]]:
     """Train each seed's policy on a state, then record its sessions for each history length."""
     environment = environment_of(config)
@@ -157,19 +145,10 @@ def _measure(
         fit = jax.jit(jax.vmap(train, in_axes=(0, None, views.axes), axis_size=seeds))
         states = fit(seed_keys(config, 0), worlds.train, views.train)
 
-    def run(
-        key: jax.Array, length: jax.Array, state: PyTree, world: World, perception: Perception
-    ) -> Recorded:
+    def run(key: jax.Array, length: jax.Array, state: PyTree, world: World, perception: Perception) -> Recorded:
         arriving = arriving_with(environment, length[None])  # type: ignore[arg-type]
         return record_sessions(
-            key,
-            agent,
-            state,
-            views.perceive,
-            arriving,
-            world,
-            perception,
-            num_sessions=config.evaluation.num_sessions,
+            key, agent, state, views.perceive, arriving, world, perception, num_sessions=config.evaluation.num_sessions
         )
 
     record = jax.jit(jax.vmap(run, in_axes=(0, None, 0, None, views.axes), axis_size=seeds))

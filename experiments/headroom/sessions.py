@@ -65,9 +65,7 @@ def arriving_with(environment: Environment, lengths: Sequence[int]) -> Environme
         _, state, *rest = environment.step(key, state, slate, world)
         return (state, state, *rest)
 
-    def step_auto_reset(
-        key: jax.Array, state: EnvState, slate: Int[Array, "K"], world: World
-    ) -> tuple[PyTree, ...]:
+    def step_auto_reset(key: jax.Array, state: EnvState, slate: Int[Array, "K"], world: World) -> tuple[PyTree, ...]:
         step_key, reset_key = jax.random.split(key)
         _, final, reward, terminated, truncated, info = environment.step(step_key, state, slate, world)
         begun, _ = reset(reset_key, world)
@@ -164,13 +162,6 @@ def record_sessions(
         return clicks, popular, present
 
     _, recorded = play(
-        key,
-        act,
-        until_left(environment),
-        world,
-        keep,
-        num_users=num_sessions,
-        num_steps=environment.max_steps,
-        draws=2,
+        key, act, until_left(environment), world, keep, num_users=num_sessions, num_steps=environment.max_steps, draws=2
     )
     return Recorded(*(x.T for x in recorded))

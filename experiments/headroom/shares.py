@@ -45,10 +45,7 @@ def summarise(per_seed: Sequence[Recorded], config: Config) -> Json:
 
 
 def comparisons(
-    config: Config,
-    recorded: Mapping[str, Mapping[int, list[Recorded]]],
-    names: Sequence[str],
-    lengths: Sequence[int],
+    config: Config, recorded: Mapping[str, Mapping[int, list[Recorded]]], names: Sequence[str], lengths: Sequence[int]
 ) -> Json:
     """Return `recovered` and `gain` of each purifier, by history length."""
     slots, confidence = config.environment.slate_size, config.evaluation.confidence
@@ -57,9 +54,7 @@ def comparisons(
     for name in names:
         for n in lengths:
             triple = [recorded[state][n] for state in ("raw", name, "oracle")]
-            steps = range(
-                min(int(np.sum(np.sum(r.present, axis=0) >= LEAST_PRESENT)) for rs in triple for r in rs)
-            )
+            steps = range(min(int(np.sum(np.sum(r.present, axis=0) >= LEAST_PRESENT)) for rs in triple for r in rs))
 
             def parts(
                 metric: str, step: int | None = None, triple: Iterable[list[Recorded]] = triple

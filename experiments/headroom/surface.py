@@ -24,12 +24,7 @@ VARIANTS: Mapping[str, Json] = MappingProxyType(
         "masked_random_exposure": {"kind": "masked", "target": "random_exposure"},
         "masked_refreshed": {"kind": "masked", "refresh_rounds": 2},
         "guided": {"kind": "guided"},
-        "guided_implicit": {
-            "kind": "guided",
-            "sampler": "ddim",
-            "sampling_steps": 5,
-            "guidance_steps": 2,
-        },
+        "guided_implicit": {"kind": "guided", "sampler": "ddim", "sampling_steps": 5, "guidance_steps": 2},
         "regression": {"kind": "regression"},
         "regression_refreshed": {"kind": "regression", "refresh_rounds": 2},
     }

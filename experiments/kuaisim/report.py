@@ -109,9 +109,7 @@ def last_ten(trace: Trace, *, entries: int = 10) -> dict[str, float]:
     return {name: float(np.mean(values[-entries:])) for name, values in report.items()}
 
 
-def lab_report(
-    config: Config, agent_state: PyTree, world: World, perception: Perception
-) -> dict[str, list[float]]:
+def lab_report(config: Config, agent_state: PyTree, world: World, perception: Perception) -> dict[str, list[float]]:
     """Return the lab's report of a trained method, seed by seed: the policy explores, in the world that it was trained in.
 
     Args:

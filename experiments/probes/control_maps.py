@@ -150,9 +150,7 @@ def denoising_autoencoder(*, hidden: int, learning: Learning) -> Purifier:
     def init(key: Key[Array, ""], batch: PurifierBatch) -> AutoencoderParams:
         module = _Autoencoder(batch.target.shape[-1], hidden)
         network = module.init(key, batch.condition.summary[:1])
-        return AutoencoderParams(
-            network, fit_normaliser(batch.condition.summary), fit_normaliser(batch.target)
-        )
+        return AutoencoderParams(network, fit_normaliser(batch.condition.summary), fit_normaliser(batch.target))
 
     def predict(params: AutoencoderParams, evidence: Evidence) -> Array:
         fixed = jax.lax.stop_gradient(params.condition)

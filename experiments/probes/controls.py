@@ -21,14 +21,7 @@ from dsrm_jax.runs.prepare import Prepared, Say, data_key, seed_keys
 from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.types import PyTree
 from experiments.headroom.sessions import oracle_states
-from experiments.probes.control_maps import (
-    Control,
-    blur,
-    denoising_autoencoder,
-    erasure,
-    shrinkage,
-    swap_users,
-)
+from experiments.probes.control_maps import Control, blur, denoising_autoencoder, erasure, shrinkage, swap_users
 from experiments.probes.measures import Subjects, applied
 from experiments.probes.verdicts import PURIFIER, RAW
 
@@ -115,29 +108,18 @@ def _sampler(
 def _linear(subjects: Subjects, batch: PurifierBatch) -> dict[str, Control]:
     """Return shrinkage along principal components, and erasure of popularity."""
     seen = batch.condition
-    popularity = clicked_popularity(
-        subjects.data.popularity, *map(np.asarray, (seen.item, seen.click, seen.shown))
-    )
+    popularity = clicked_popularity(subjects.data.popularity, *map(np.asarray, (seen.item, seen.click, seen.shown)))
     known = np.isfinite(popularity)
     shrunk, erased = shrinkage(batch.state), erasure(np.asarray(batch.state)[known], popularity[known])
-    return {
-        "pca": lambda state, evidence: shrunk.apply(state),
-        "erasure": lambda state, evidence: erased.apply(state),
-    }
+    return {"pca": lambda state, evidence: shrunk.apply(state), "erasure": lambda state, evidence: erased.apply(state)}
 
 
-def _autoencoder(
-    config: Config, key: Array, subjects: Subjects, sample: Callable[..., PurifierBatch]
-) -> Control:
+def _autoencoder(config: Config, key: Array, subjects: Subjects, sample: Callable[..., PurifierBatch]) -> Control:
     """Return a denoising autoencoder, fitted as Stage I fits the purifier."""
     settings = purifier_settings(config)
-    learning = Learning(
-        iterations=settings.iterations, learning_rate=settings.learning_rate, ema=settings.ema
-    )
+    learning = Learning(iterations=settings.iterations, learning_rate=settings.learning_rate, ema=settings.ema)
     autoencoder = denoising_autoencoder(hidden=settings.hidden, learning=learning)
-    fitted, _ = fit_purifier(
-        key, autoencoder, lambda key: sample(key, settings.batch_size, float(settings.mask_rate))
-    )
+    fitted, _ = fit_purifier(key, autoencoder, lambda key: sample(key, settings.batch_size, float(settings.mask_rate)))
     return applied(autoencoder, fitted)
 
 

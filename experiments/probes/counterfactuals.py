@@ -11,9 +11,7 @@ from dsrm_jax.simulator.history import append
 from dsrm_jax.simulator.world import History
 
 
-def insert_clicks(
-    key: Key[Array, ""], history: History, candidates: Int[Array, "C"], *, number: int
-) -> History:
+def insert_clicks(key: Key[Array, ""], history: History, candidates: Int[Array, "C"], *, number: int) -> History:
     """Append clicks on uniformly drawn items to each history; the oldest events fall out.
 
     Args:
@@ -60,8 +58,7 @@ def response_ratio(
         the identity; 0 for constant purified states or a change that moves nothing.
     """
     moved = [
-        _relative_move(jnp.asarray(a), jnp.asarray(b))
-        for a, b in ((raw, raw_changed), (purified, purified_changed))
+        _relative_move(jnp.asarray(a), jnp.asarray(b)) for a, b in ((raw, raw_changed), (purified, purified_changed))
     ]
     return jnp.where(moved[0] > 0, moved[1] / jnp.where(moved[0] > 0, moved[0], 1.0), 0.0)
 

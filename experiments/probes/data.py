@@ -54,9 +54,7 @@ class ProbeData:
     later: Pairs | None
 
 
-def probe_data(
-    log: InteractionLog, worlds: Worlds, *, history_length: int, num_users: int, seed: int = 0
-) -> ProbeData:
+def probe_data(log: InteractionLog, worlds: Worlds, *, history_length: int, num_users: int, seed: int = 0) -> ProbeData:
     """Gather the data of the probes; the true preference is read here and goes no further than the probes.
 
     Args:
@@ -90,9 +88,7 @@ def probe_data(
     before = _clicked(log.train, worlds.test_users[user], log)
     catalogue_popularity = popularity[log.catalogue]
     later_pairs = matched_pairs(later & ~before, before | later, catalogue_popularity, seed=seed)
-    truth, liked, pairs = _interests(
-        worlds.test, user, later & ~before, later_pairs, catalogue_popularity, seed
-    )
+    truth, liked, pairs = _interests(worlds.test, user, later & ~before, later_pairs, catalogue_popularity, seed)
     return ProbeData(
         user=user,
         history=history,
@@ -111,11 +107,7 @@ def probe_data(
 
 
 def last_events(
-    starts: SessionStarts,
-    user: np.ndarray,
-    number: np.ndarray,
-    skipped: int | np.ndarray,
-    history_length: int,
+    starts: SessionStarts, user: np.ndarray, number: np.ndarray, skipped: int | np.ndarray, history_length: int
 ) -> History:
     """Return the last `number` events (at most H) of each user, but for the `skipped` latest ones."""
     stop = np.asarray(starts.first)[user + 1] - skipped

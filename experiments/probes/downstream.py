@@ -63,9 +63,7 @@ def downstream_sessions(config: Config, world: World, perception: Perception) ->
         )
 
     key = jax.random.fold_in(data_key(config), SESSION_STAGE)
-    return {
-        name: [jax.device_get(run(key, jnp.int32(i), world, perception))] for i, name in enumerate(CONDITIONS)
-    }
+    return {name: [jax.device_get(run(key, jnp.int32(i), world, perception))] for i, name in enumerate(CONDITIONS)}
 
 
 def downstream(
@@ -145,12 +143,7 @@ def decompose(
     mixed = length(means, base) - length(base, means)
     change = after - before
     total = means["length"] - base["length"]
-    return {
-        "total": total,
-        "reward": (change + mixed) / 2,
-        "broken": (change - mixed) / 2,
-        "residual": total - change,
-    }
+    return {"total": total, "reward": (change + mixed) / 2, "broken": (change - mixed) / 2, "residual": total - change}
 
 
 def _averages(result: Json) -> dict[str, float]:

@@ -48,8 +48,7 @@ def states_figure(
         ):
             found = separation(state, label)
             axes.set_title(
-                f"{name} states by {heading}\nsilhouette {found.silhouette:+.3f}, NMI {found.nmi:.3f}",
-                fontsize=10,
+                f"{name} states by {heading}\nsilhouette {found.silhouette:+.3f}, NMI {found.nmi:.3f}", fontsize=10
             )
             axes.set(xticks=[], yticks=[])
     figure.suptitle(f"{title}\nt-SNE of states of {len(interest):,} held-out users", fontsize=10)
@@ -77,14 +76,8 @@ def controls_figure(path: Path, report: Json) -> None:
         share, error = row["explained_share"], (auc[name]["high"] - auc[name]["low"]) / 2
         left.errorbar(share, auc[name]["mean"], yerr=error, fmt="o", color=colour, markersize=5, capsize=2)
         # the two that matter stand to the left, so that no control's name lies on theirs
-        aside = (
-            {"xytext": (-7, 6), "ha": "right"}
-            if name in (PURIFIER, RAW)
-            else {"xytext": (7, -9), "ha": "left"}
-        )
-        left.annotate(
-            name, (share, auc[name]["mean"]), textcoords="offset points", color=colour, fontsize=9, **aside
-        )
+        aside = {"xytext": (-7, 6), "ha": "right"} if name in (PURIFIER, RAW) else {"xytext": (7, -9), "ha": "left"}
+        left.annotate(name, (share, auc[name]["mean"]), textcoords="offset points", color=colour, fontsize=9, **aside)
     left.set(
         title="towards the upper left: less popularity, more interest",
         xlabel="share of the states' variance that popularity explains",
@@ -93,11 +86,7 @@ def controls_figure(path: Path, report: Json) -> None:
     left.margins(x=0.15)
     left.legend(fontsize=8, loc="lower right")
     fraction = [row["start_fraction"] for row in sweep]
-    lines = {
-        "explained_share": "popularity's share",
-        "interest_auc": "interest AUC",
-        "recovery": "recovery (P6)",
-    }
+    lines = {"explained_share": "popularity's share", "interest_auc": "interest AUC", "recovery": "recovery (P6)"}
     for key, label in lines.items():
         if sweep and key in sweep[0]:
             right.plot(fraction, [row[key] for row in sweep], "o-", markersize=4, label=label)

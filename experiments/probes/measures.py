@@ -74,18 +74,14 @@ class Subjects(NamedTuple):
     evidence: Evidence
     direction: np.ndarray
 
-    def look(
-        self, history: History, visible: Bool[Array, "N H"] | None = None
-    ) -> tuple[Float[Array, "N D"], Evidence]:
+    def look(self, history: History, visible: Bool[Array, "N H"] | None = None) -> tuple[Float[Array, "N D"], Evidence]:
         """Return the raw states and the evidence of histories."""
         params = self.perception.encoder
         observed = self.encoder.encode(params, summarise(params.embeddings, history, visible))
         return observed, gather_evidence(params.embeddings, history, visible)
 
 
-def make_subjects(
-    config: Config, prepared: Prepared, log: InteractionLog, *, num_users: int = NUM_USERS
-) -> Subjects:
+def make_subjects(config: Config, prepared: Prepared, log: InteractionLog, *, num_users: int = NUM_USERS) -> Subjects:
     """Gather the probed users and their raw states.
 
     Args:
@@ -94,12 +90,8 @@ def make_subjects(
         log: what `prepared` was made from.
         num_users: held-out users, at most.
     """
-    perception = Perception(
-        prepared.perception.encoder, jax.tree.map(lambda x: x[0], prepared.perception.purifier)
-    )
-    data = probe_data(
-        log, prepared.worlds, history_length=config.environment.history_length, num_users=num_users
-    )
+    perception = Perception(prepared.perception.encoder, jax.tree.map(lambda x: x[0], prepared.perception.purifier))
+    data = probe_data(log, prepared.worlds, history_length=config.environment.history_length, num_users=num_users)
     embeddings = perception.encoder.embeddings
     subjects = Subjects(
         encoder_of(config),
@@ -180,9 +172,7 @@ def start_sweep(config: Config, subjects: Subjects) -> list[dict[str, float]]:
             "start_fraction": fraction,
             "change": float(change(subjects.observed, jnp.float32(states)).relative),
             "explained_share": explained_share(states, subjects.data.clicked_popularity),
-            "interest_auc": mean_interval(rank_matched(states, subjects.vectors, subjects.data.pairs).auc)[
-                "mean"
-            ],
+            "interest_auc": mean_interval(rank_matched(states, subjects.vectors, subjects.data.pairs).auc)["mean"],
         }
         recovery = _recovery(subjects, states)
         rows.append(row if recovery is None else row | {"recovery": recovery})
@@ -218,8 +208,7 @@ def _moves(subjects: Subjects, control: Control, states: np.ndarray) -> dict[str
         "state_sensitivity": (subjects.observed[other], subjects.evidence),
     }
     asked = {
-        name: float(sensitivity(jnp.asarray(states), jnp.asarray(control(*given))))
-        for name, given in inputs.items()
+        name: float(sensitivity(jnp.asarray(states), jnp.asarray(control(*given)))) for name, given in inputs.items()
     }
     return {"change": float(moved.relative), "cosine": float(moved.cosine), "cka": float(moved.cka), **asked}
 
@@ -247,9 +236,7 @@ def _interest(subjects: Subjects, control: Control, states: np.ndarray) -> Json:
         "interest_auc": mean_interval(own.auc),
         "interest_difference": mean_interval(own.auc - raw.auc),
         "interest_ndcg": mean_interval(own.ndcg),
-        "long_tail_recall": mean_interval(
-            long_tail_recall(states, subjects.vectors, data.liked, subjects.is_popular)
-        ),
+        "long_tail_recall": mean_interval(long_tail_recall(states, subjects.vectors, data.liked, subjects.is_popular)),
         "reidentification_auc": known.auc,
         "reidentification_top1": known.top1,
         "effective_rank": rank.entropy,
@@ -263,9 +250,7 @@ def _recovery(subjects: Subjects, states: np.ndarray) -> float | None:
     if subjects.data.truth is None:
         return None
     truth = preference_states(subjects.vectors, *subjects.data.truth)
-    raw, purified, clean = (
-        score_coordinates(x, subjects.vectors) for x in (subjects.observed, states, truth)
-    )
+    raw, purified, clean = (score_coordinates(x, subjects.vectors) for x in (subjects.observed, states, truth))
     return float(oracle_recovery(raw, purified, clean))  # type: ignore[arg-type]
 
 
@@ -291,10 +276,7 @@ def _counterfactuals(subjects: Subjects, control: Control, states: np.ndarray) -
 
 def _clusters(subjects: Subjects, states: np.ndarray) -> dict[str, float]:
     """Return P8, in coordinates of item-centred scores as P6 and P7."""
-    labels = {
-        "popularity": popularity_bins(subjects.data.clicked_popularity),
-        "interest": subjects.data.interest,
-    }
+    labels = {"popularity": popularity_bins(subjects.data.clicked_popularity), "interest": subjects.data.interest}
     result: dict[str, float] = {}
     for name, label in labels.items():
         found = separation(score_coordinates(states, subjects.vectors), label)

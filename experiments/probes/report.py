@@ -18,14 +18,7 @@ from dsrm_jax.types import Json
 from experiments.probes.controls import Controls, make_controls
 from experiments.probes.downstream import downstream as compare_downstream
 from experiments.probes.downstream import downstream_sessions
-from experiments.probes.measures import (
-    NUM_USERS,
-    Subjects,
-    make_subjects,
-    measure,
-    next_click_ranking,
-    start_sweep,
-)
+from experiments.probes.measures import NUM_USERS, Subjects, make_subjects, measure, next_click_ranking, start_sweep
 from experiments.probes.table import probe_table
 from experiments.probes.verdicts import PURIFIER, claims, verdicts
 
@@ -84,9 +77,7 @@ def run_probe(
     return report
 
 
-def probe_report(
-    config: Config, prepared: Prepared, subjects: Subjects, controls: Controls, say: Say = print
-) -> Json:
+def probe_report(config: Config, prepared: Prepared, subjects: Subjects, controls: Controls, say: Say = print) -> Json:
     """Measure every probe for the purifier and every control, and decide.
 
     Args:
@@ -119,9 +110,7 @@ def probe_report(
     data = subjects.data
     later = None
     if data.later is not None:
-        mapped = {
-            name: control(subjects.observed, subjects.evidence) for name, control in controls.maps.items()
-        }
+        mapped = {name: control(subjects.observed, subjects.evidence) for name, control in controls.maps.items()}
         later = next_click_ranking(
             mapped, subjects.vectors, subjects.bias, data.later, confidence=config.evaluation.confidence
         )

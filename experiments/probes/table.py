@@ -59,38 +59,26 @@ def probe_table(report: Json) -> RenderableType:
         What `rich.console.Console.print` takes.
     """
     truth = (
-        "true preference known"
-        if report["true_preference"]
-        else "true preference not known: later clicks stand for it"
+        "true preference known" if report["true_preference"] else "true preference not known: later clicks stand for it"
     )
     title = f"{report['source']}; {report['purifier']} purifier; {report['users']:,} held-out users; {truth}"
     parts: list[RenderableType] = [Text(title, style="bold")]
     for heading, columns in zip(HEADINGS, COLUMNS, strict=True):
         table = _table("state", *(name for _, _, name, _ in columns), title=heading)
         for name, row in report["states"].items():
-            table.add_row(
-                name, *(_cell(row[key], digits) for _, key, _, digits in columns), style=_style(name)
-            )
+            table.add_row(name, *(_cell(row[key], digits) for _, key, _, digits in columns), style=_style(name))
         parts += [table, Text()]
     if report["next_click"]:
         parts += [_next_click(report["next_click"]), Text()]
     parts += [_downstream(report["downstream"]), Text()]
     parts += [_verdicts(report["verdicts"]), Text()]
-    parts += [
-        Text(f"{name.replace('_', ' ')}: {'yes' if held else 'NO'}")
-        for name, held in report["claims"].items()
-    ]
+    parts += [Text(f"{name.replace('_', ' ')}: {'yes' if held else 'NO'}") for name, held in report["claims"].items()]
     return Group(*parts)
 
 
 def _next_click(later: Json) -> Table:
     table = _table(
-        "state",
-        "AUC",
-        "AUC vs raw",
-        "NDCG",
-        "NDCG vs raw",
-        title="clicks of later days, popularity-matched negatives",
+        "state", "AUC", "AUC vs raw", "NDCG", "NDCG vs raw", title="clicks of later days, popularity-matched negatives"
     )
     for name, row in later.items():
         cells = (_cell(row[key], 3) for key in ("auc", "auc_difference", "ndcg", "ndcg_difference"))
@@ -133,12 +121,7 @@ def _verdicts(decided: Mapping[str, Json]) -> Table:
 
 def _table(*headings: str, title: str) -> Table:
     table = Table(
-        title=title,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
     )
     for i, heading in enumerate(headings):
         table.add_column(heading, justify="right" if i else "left", overflow="fold")

@@ -152,8 +152,7 @@ def verdicts(states: Mapping[str, Json]) -> dict[str, Json]:
             "passes": passes,
             "must_fail": wanted,
             "must_pass": let_through,
-            "controls_behave": not any(passes[name] for name in wanted)
-            and all(passes[n] for n in let_through),
+            "controls_behave": not any(passes[name] for name in wanted) and all(passes[n] for n in let_through),
         }
     result["P9"] = rivals(states)
     return dict(sorted(result.items(), key=lambda entry: int(entry[0][1:])))

@@ -82,9 +82,7 @@ def load_claims(path: Path) -> list[Claim]:
         InputError: a claim without a field, with one that does not exist, or with an unknown measurement; names it.
     """
     entries = load_toml(path).get("claim", [])
-    claims = [
-        _claim(entry, f"{path}: claim {entry.get('id', number)!r}") for number, entry in enumerate(entries, 1)
-    ]
+    claims = [_claim(entry, f"{path}: claim {entry.get('id', number)!r}") for number, entry in enumerate(entries, 1)]
     names = [claim.id for claim in claims]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -5,14 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.report.findings import (
-    Cell,
-    Findings,
-    Measured,
-    NotMeasuredError,
-    Row,
-    independent_difference,
-)
+from experiments.report.findings import Cell, Findings, Measured, NotMeasuredError, Row, independent_difference
 from experiments.report.paper import ENVIRONMENTS, MAX_LENS, cell_name, env_name
 
 LOWER_IS_BETTER = ("ad", "slate_ad", "broken", "gini")
@@ -63,9 +56,7 @@ def margin(
     return found
 
 
-def share_best(
-    findings: Findings, *, method: str, methods: Sequence[str], metrics: Sequence[str]
-) -> list[Measured]:
+def share_best(findings: Findings, *, method: str, methods: Sequence[str], metrics: Sequence[str]) -> list[Measured]:
     """Return in which share of cells and metrics a method's mean is the best of some methods."""
     wins = []
     for env, max_len in findings.table_cells((), MAX_LENS):
@@ -80,12 +71,7 @@ def share_best(
 
 
 def diffusion_peak(
-    findings: Findings,
-    *,
-    schedule: str,
-    inside: Sequence[int],
-    metric: str = "length",
-    envs: Sequence[str] = (),
+    findings: Findings, *, schedule: str, inside: Sequence[int], metric: str = "length", envs: Sequence[str] = ()
 ) -> list[Measured]:
     """Return, of each data set, the best value at some numbers of diffusion steps minus the best at all others."""
     found = []
@@ -135,9 +121,7 @@ def diffusion_level(
 def diffusion_contrast(findings: Findings, *, schedule: str, first: int, second: int) -> list[Measured]:
     """Return how much larger the relative fall of Len from one number of steps to another is on KuaiRand than on KuaiRec."""
     fall = {
-        env: diffusion_change(
-            findings, schedule=schedule, first=first, second=second, relative=True, envs=[env]
-        )
+        env: diffusion_change(findings, schedule=schedule, first=first, second=second, relative=True, envs=[env])
         for env in ENVIRONMENTS
     }
     if not all(fall.values()):
@@ -165,9 +149,7 @@ def dominated_by(findings: Findings, *, method: str, methods: Sequence[str]) -> 
         if not rivals:
             continue
         better = [r["method"] for r in rivals if dominates(findings, r, own)]
-        found.append(
-            Measured.exact(f"{cell_name(env, max_len)}: {', '.join(better) or 'none'}", float(len(better)))
-        )
+        found.append(Measured.exact(f"{cell_name(env, max_len)}: {', '.join(better) or 'none'}", float(len(better))))
     return found
 
 

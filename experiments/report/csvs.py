@@ -45,17 +45,7 @@ RESULTS = (
     *("plan", "env", "max_len", "method", "setting", "metric", "mean", "low", "high"),
     *("seeds", "sessions", "paper_mean", "paper_deviation"),
 )
-TIMES = (
-    "plan",
-    "env",
-    "max_len",
-    "method",
-    "setting",
-    "compile_s",
-    "train_s",
-    "with_stage_one_s",
-    "evaluation_s",
-)
+TIMES = ("plan", "env", "max_len", "method", "setting", "compile_s", "train_s", "with_stage_one_s", "evaluation_s")
 CLAIMS = (
     "id",
     "section",
@@ -78,11 +68,7 @@ def _results(findings: Findings) -> Iterable[CsvRow]:
         count = (len(result["seeds"]), result["sessions"])
         for metric in METRICS:
             entry = result[metric]
-            cell = (
-                paper.printed(row["env"], row["max_len"], row["method"], metric)
-                if not _setting(row)
-                else None
-            )
+            cell = paper.printed(row["env"], row["max_len"], row["method"], metric) if not _setting(row) else None
             printed = ("", "") if cell is None else tuple(cell)
             yield (*key, metric, entry["mean"], entry["low"], entry["high"], *count, *printed)
         yield (*key, "closed_form", result["closed_form"], "", "", *count, "", "")

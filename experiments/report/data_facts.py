@@ -38,9 +38,7 @@ def data_facts(log: InteractionLog, folder: Path | None = None) -> Json:
     }
 
 
-def popularity_against_reward(
-    shown: Float[np.ndarray, "I"], clicked: Float[np.ndarray, "I"], *, seed: int = 0
-) -> Json:
+def popularity_against_reward(shown: Float[np.ndarray, "I"], clicked: Float[np.ndarray, "I"], *, seed: int = 0) -> Json:
     """Correlate popularity with reward, as counts and as rates, and with rates that are independent of popularity.
 
     A count of clicks is bounded by the count of impressions, so that the two correlate whatever users like. The control shuffles

@@ -20,9 +20,7 @@ HEADLINES = {  # claims of the ledger by id
 }
 
 
-def report(
-    findings: Findings, judgements: Sequence[Judgement], pictures: Mapping[str, str], *, command: str
-) -> str:
+def report(findings: Findings, judgements: Sequence[Judgement], pictures: Mapping[str, str], *, command: str) -> str:
     """Return the whole report.
 
     Args:
@@ -92,9 +90,7 @@ def _tables(findings: Findings) -> str:
     parts = ["## Table 1: data\n", markdown(tables.table1(findings))]
     parts += ["## Table 2: methods\n", TABLE2]
     methods = (*paper.METHODS, *paper.YARDSTICKS)
-    parts += [
-        markdown(tables.methods_table(findings, env, n, methods, "table2")) for env, n in findings.cells()
-    ]
+    parts += [markdown(tables.methods_table(findings, env, n, methods, "table2")) for env, n in findings.cells()]
     parts.append("## Table 3: ablations\n")
     parts += [
         markdown(tables.methods_table(findings, env, n, paper.ABLATIONS, "table3"))
@@ -128,9 +124,7 @@ def _figures(findings: Findings, pictures: Mapping[str, str]) -> str:
         if findings.results.get(plan):
             name = "pareto" if plan == "pareto_penalty" else plan
             parts += [f"## {title}\n", text, _picture(name, pictures)]
-            envs = [
-                env for env in findings.environments if any(r["env"] == env for r in findings.results[plan])
-            ]
+            envs = [env for env in findings.environments if any(r["env"] == env for r in findings.results[plan])]
             parts += [markdown(build(findings, env)) for env in envs]
     return "\n".join(parts)
 
@@ -187,9 +181,7 @@ def _failures(findings: Findings) -> str:
 
 
 def _values(values: Mapping[str, object]) -> str:
-    return ", ".join(
-        f"{name.rsplit('.', 1)[-1]} {value}" for name, value in values.items() if name != "data.env"
-    )
+    return ", ".join(f"{name.rsplit('.', 1)[-1]} {value}" for name, value in values.items() if name != "data.env")
 
 
 def _picture(name: str, pictures: Mapping[str, str]) -> str:

@@ -40,9 +40,7 @@ def draw_all(findings: Findings, folder: Path) -> dict[str, str]:
         figure = draw(findings)
         if figure is not None:
             write_picture(figure, folder / f"{name}.png")
-            drawn[name] = (
-                draw.__doc__.splitlines()[0].removeprefix("Draw ").rstrip(".") if draw.__doc__ else name
-            )
+            drawn[name] = draw.__doc__.splitlines()[0].removeprefix("Draw ").rstrip(".") if draw.__doc__ else name
     return drawn
 
 
@@ -82,10 +80,7 @@ def figure3(findings: Findings) -> "Figure | None":
         return None
     figure, panels = _panels(1, len(cells), height=3.6)
     for axes, (env, n, raw, purified) in zip(panels[0], cells, strict=True):
-        for row, label, colour in (
-            (raw, "DNaIR, raw", "black"),
-            (purified, "DNaIR, purified", "tab:red"),
-        ):
+        for row, label, colour in ((raw, "DNaIR, raw", "black"), (purified, "DNaIR, purified", "tab:red")):
             _point(axes, row, "ad", "length", label=label, color=colour)
         axes.set_title(f"{env_name(env)}, Max Len {n}", fontsize=9)
         axes.set(xlabel="AD (less is better)", ylabel="Len")
@@ -108,9 +103,7 @@ def figure6(findings: Findings) -> "Figure | None":
                 steps = [r["values"]["purifier.diffusion_steps"] for r in chosen]
                 cells = [Cell.of(r["result"][metric]) for r in chosen]
                 error = [c.half for c in cells]
-                axes.errorbar(
-                    steps, [c.value for c in cells], yerr=error, fmt="o-", ms=4, capsize=2, label=title
-                )
+                axes.errorbar(steps, [c.value for c in cells], yerr=error, fmt="o-", ms=4, capsize=2, label=title)
             axes.set_xscale("log")
             axes.set_title(f"{env_name(env)}: {label}", fontsize=9)
             axes.set(xlabel="diffusion steps S")

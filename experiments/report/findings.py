@@ -160,9 +160,7 @@ def read_results(points: Mapping[str, Sequence[Point]], folder: Path) -> dict[st
     found: dict[str, list[Row]] = {}
     for plan, members in points.items():
         paths = [(p, folder / p.name / "result.json") for p in members]
-        found[plan] = [
-            from_json_value(load_json(path)) | {"values": p.values} for p, path in paths if path.exists()
-        ]
+        found[plan] = [from_json_value(load_json(path)) | {"values": p.values} for p, path in paths if path.exists()]
     return found
 
 

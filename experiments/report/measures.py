@@ -52,9 +52,7 @@ def shared_users(findings: Findings) -> list[Measured]:
     return [Measured.exact(env_name(env), facts["shared_users"]) for env, facts in findings.data.items()]
 
 
-def probe(
-    findings: Findings, *, state: str, key: str, minus_state: str = "", minus_key: str = ""
-) -> list[Measured]:
+def probe(findings: Findings, *, state: str, key: str, minus_state: str = "", minus_key: str = "") -> list[Measured]:
     """Return a probe of states, or what it is above another's, of each data set that was probed."""
     found = []
     for env, report in findings.probes.items():
@@ -71,19 +69,14 @@ def probe(
 
 def probe_claim(findings: Findings, *, name: str) -> list[Measured]:
     """Return 1 where a decision of the probes (`probes.verdicts.claims`) is true, else 0, of each data set."""
-    return [
-        Measured.exact(env_name(env), float(report["claims"][name]))
-        for env, report in findings.probes.items()
-    ]
+    return [Measured.exact(env_name(env), float(report["claims"][name])) for env, report in findings.probes.items()]
 
 
 def time_ratio(findings: Findings, *, method: str, against: str) -> list[Measured]:
     """Return a method's training time, Stage I included, over another's, at the same budget."""
     seconds = {r["method"]: training_seconds(r) for r in findings.results.get("table4", [])}
     if method not in seconds or against not in seconds:
-        raise NotMeasuredError(
-            "Table 4 is about KuaiRec, which was not run, or one of the two did not finish"
-        )
+        raise NotMeasuredError("Table 4 is about KuaiRec, which was not run, or one of the two did not finish")
     return [Measured.exact(f"{method} / {against}", seconds[method] / seconds[against])]
 
 
@@ -123,13 +116,7 @@ def paper_rows_off_three_seeds(findings: Findings) -> list[Measured]:
 
 
 def curve(
-    findings: Findings,
-    *,
-    kind: str,
-    metric: str,
-    method: str,
-    against: Sequence[str] = (),
-    envs: Sequence[str] = (),
+    findings: Findings, *, kind: str, metric: str, method: str, against: Sequence[str] = (), envs: Sequence[str] = ()
 ) -> list[Measured]:
     """Return a number of a learning curve (`curves.curve_facts`), or its ratio to the least among other methods."""
     found = []
@@ -143,9 +130,7 @@ def curve(
         if own is None or not math.isfinite(own[kind]) or (against and not rivals):
             continue
         value = own[kind] / min(rivals) if against and min(rivals) > 0 else own[kind]
-        found.append(
-            Measured.exact(env_name(env), math.inf if against and min(rivals) == 0 < own[kind] else value)
-        )
+        found.append(Measured.exact(env_name(env), math.inf if against and min(rivals) == 0 < own[kind] else value))
     return found
 
 

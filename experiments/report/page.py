@@ -102,12 +102,12 @@ def _box_tables(tokens: Sequence["Token"]) -> None:
     for i, token in enumerate(tokens):
         if token.type == "table_open":
             heads = [
-                tokens[j + 1].content
-                for j in range(i, min(i + 12, len(tokens) - 1))
-                if tokens[j].type == "th_open"
+                tokens[j + 1].content for j in range(i, min(i + 12, len(tokens) - 1)) if tokens[j].type == "th_open"
             ]
             kind = " prose" if heads[1:2] == [PROSE_COLUMNS] else ""
             token.type, token.tag = "html_block", ""
-            token.content = f'<div class="scroll" tabindex="0" role="region" aria-label="table"><table class="numbers{kind}">\n'
+            token.content = (
+                f'<div class="scroll" tabindex="0" role="region" aria-label="table"><table class="numbers{kind}">\n'
+            )
         elif token.type == "table_close":
             token.type, token.tag, token.content = "html_block", "", "</table></div>\n"

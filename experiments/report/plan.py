@@ -12,11 +12,7 @@ from experiments.report.paper import ENVIRONMENTS, family
 
 DATA_PLANS = ("table1", "fig2")  # need the log alone
 PROBE_PLAN = "fig4"  # needs Stage I alone
-EXTENSIVE_PLANS = (
-    "fig6",
-    "pareto_penalty",
-    "pareto_quota",
-)  # left out of a report on files that the user names
+EXTENSIVE_PLANS = ("fig6", "pareto_penalty", "pareto_quota")  # left out of a report on files that the user names
 CLAIMS = "claims.toml"
 ENV, MAX_LEN = "data.env", "environment.max_len"
 

@@ -61,23 +61,17 @@ def table1(findings: Findings) -> ReportTable:
         for split in ("train", "test"):
             numbers = described[split]
             printed = paper.TABLE1.get((paper.family(env), split), ("", "", ""))
-            for name, value, theirs_ in zip(
-                ("users", "items", "rows"), _counts(numbers), printed, strict=True
-            ):
+            for name, value, theirs_ in zip(("users", "items", "rows"), _counts(numbers), printed, strict=True):
                 rows.append([f"{env_name(env)}, {split}: {name}", value, theirs_])
             if "click_rate" in numbers:
                 rows.append([f"{env_name(env)}, {split}: click rate", f"{numbers['click_rate']:.3f}", ""])
         rows.append([f"{env_name(env)}: items recommended from", f"{described['catalogue']:,}", ""])
         rows.append([f"{env_name(env)}: exposure Gini", f"{described['popularity']['gini']:.3f}", ""])
-        rows.append(
-            [f"{env_name(env)}: share of the top 20 %", f"{described['popularity']['top_share']:.3f}", ""]
-        )
+        rows.append([f"{env_name(env)}: share of the top 20 %", f"{described['popularity']['top_share']:.3f}", ""])
     return ReportTable("", ("statistic", "ours", "paper"), rows)
 
 
-def methods_table(
-    findings: Findings, env: str, max_len: int, methods: Sequence[str], plan: str
-) -> ReportTable:
+def methods_table(findings: Findings, env: str, max_len: int, methods: Sequence[str], plan: str) -> ReportTable:
     """Return methods against the paper's four metrics, p and the closed form of Len, for one cell of Table 2 or 3."""
     header = ["method"]
     for heading, _ in METRIC_HEADINGS.values():
@@ -95,15 +89,10 @@ def best_methods(findings: Findings, env: str, max_len: int, methods: Sequence[s
     if not rows:
         return {}
     signs = {metric: -1 if metric in LOWER_IS_BETTER else 1 for metric in METRIC_HEADINGS}
-    return {
-        metric: max(rows, key=lambda m: sign * rows[m]["result"][metric]["mean"])
-        for metric, sign in signs.items()
-    }
+    return {metric: max(rows, key=lambda m: sign * rows[m]["result"][metric]["mean"]) for metric, sign in signs.items()}
 
 
-def _method_row(
-    findings: Findings, env: str, max_len: int, method: str, best: Mapping[str, str]
-) -> list[str]:
+def _method_row(findings: Findings, env: str, max_len: int, method: str, best: Mapping[str, str]) -> list[str]:
     row = findings.row(env, max_len, method)
     cells = [method_name(method)]
     for metric, (_, digits) in METRIC_HEADINGS.items():
@@ -115,11 +104,7 @@ def _method_row(
     result = row["result"]
     name = " (diverged)" if row.get("diverged") else ""
     cells[0] += name
-    return [
-        *cells,
-        *(ours(Cell.of(result[k]), 3) for k in ("slate_ad", "broken")),
-        f"{result['closed_form']:.2f}",
-    ]
+    return [*cells, *(ours(Cell.of(result[k]), 3) for k in ("slate_ad", "broken")), f"{result['closed_form']:.2f}"]
 
 
 def table4(findings: Findings) -> ReportTable:
@@ -214,9 +199,7 @@ def curves_table(findings: Findings, env: str) -> ReportTable:
         facts = findings.curve_facts(row) if row["env"] == env else {}
         if "length" in facts:
             length, ad = facts["length"], facts["ad"]
-            digits = [
-                length[k] for k in ("late_level", "seed_spread", "roughness", "largest_fall", "settled")
-            ]
+            digits = [length[k] for k in ("late_level", "seed_spread", "roughness", "largest_fall", "settled")]
             label = method_name(row["method"])
             rows.append([label, *(f"{v:.2f}" for v in digits), f"{ad['late_level']:.3f}"])
     header = ("method", "late Len", "seed spread", "roughness", "largest fall", "settled after", "late AD")

@@ -27,17 +27,13 @@ def parse(*argv: str):
     return options.parse(list(argv), "train", "train a method")[1]
 
 
-SMALL_CATALOGUE = "user_id,item_id,click\n" + "".join(
-    f"{u},{i},{(u + i) % 2}\n" for u in range(8) for i in range(4)
-)
+SMALL_CATALOGUE = "user_id,item_id,click\n" + "".join(f"{u},{i},{(u + i) % 2}\n" for u in range(8) for i in range(4))
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_budget(tmp_path: Path):
     file = tmp_path / "a.toml"
     file.write_text("[training]\nsteps = 123\nnum_users = 7\n[agent]\nclip = 0.3\n")
-    config = parse(
-        "--budget", "quick", "--config", str(file), "--training.num-users", "9", "--seeds", "4", "5"
-    )
+    config = parse("--budget", "quick", "--config", str(file), "--training.num-users", "9", "--seeds", "4", "5")
     assert (config.training.steps, config.training.num_users) == (123, 9)
     assert config.agent.clip == 0.3
     assert config.training.seeds == (4, 5)
@@ -74,25 +70,13 @@ def test_help_lists_every_field_with_its_text(capsys):
         (["trian"], ["command 'trian'", "did you mean 'train'"]),
         (["train", "--env", "kuairek"], ["kuairek", "did you mean 'kuairec'"]),
         (["train", "--method", "dsrm_hlr"], ["dsrm_hlr", "did you mean 'dsrm_hrl'"]),
-        (
-            ["train", "--env", "absent_lab.logs:load"],
-            ["no module absent_lab", "current folder", "PYTHONPATH"],
-        ),
+        (["train", "--env", "absent_lab.logs:load"], ["no module absent_lab", "current folder", "PYTHONPATH"]),
         (["train", "--env", "json:lods"], ["environment (env) 'json:lods'", "did you mean 'loads'"]),
-        (
-            ["train", "--environment.reward", "absent_lab:f"],
-            ["reward 'absent_lab:f'", "no module absent_lab"],
-        ),
-        (
-            ["train", "--environment.leave", "json:decoder"],
-            ["leave rule 'json:decoder'", "expected a function"],
-        ),
+        (["train", "--environment.reward", "absent_lab:f"], ["reward 'absent_lab:f'", "no module absent_lab"]),
+        (["train", "--environment.leave", "json:decoder"], ["leave rule 'json:decoder'", "expected a function"]),
         (["train", "--environment.leave", "temper"], ["unknown leave rule 'temper'", "module:function"]),
         (["train", "--environment.response", "fited"], ["unknown response 'fited'", "did you mean 'fitted'"]),
-        (
-            ["train", "--environment.response", "absent_lab:f"],
-            ["response 'absent_lab:f'", "no module absent_lab"],
-        ),
+        (["train", "--environment.response", "absent_lab:f"], ["response 'absent_lab:f'", "no module absent_lab"]),
         (["train", "--budget", "tinny"], ["tinny", "did you mean 'tiny'"]),
         (["train", "--config", "nowhere.toml"], ["nowhere.toml"]),
         (["train", "--training.steps", "0"], ["training.steps", "0"]),
@@ -159,18 +143,14 @@ def test_an_unknown_flag_exits_with_status_2_and_names_the_nearest(capsys, tmp_p
 def test_a_bad_log_names_the_file_and_what_is_wrong(capsys, tmp_path: Path, monkeypatch, text, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "log.csv").write_text(text)
-    status, _, err = run(
-        capsys, "train", "--env", "log", "--data", "log.csv", "--out", "run", "--budget", "tiny"
-    )
+    status, _, err = run(capsys, "train", "--env", "log", "--data", "log.csv", "--out", "run", "--budget", "tiny")
     assert status == 2
     assert len(err.strip().splitlines()) == 1
     for word in words:
         assert word in err
 
 
-def test_a_folder_with_other_files_or_another_configuration_is_not_overwritten(
-    capsys, tmp_path: Path, monkeypatch
-):
+def test_a_folder_with_other_files_or_another_configuration_is_not_overwritten(capsys, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
@@ -186,9 +166,7 @@ def test_importing_the_package_neither_loads_jax_nor_sets_flags():
         "assert 'XLA_FLAGS' not in os.environ; print(dsrm_jax.__version__)"
     )
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(cli.__file__).parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
@@ -204,15 +182,11 @@ def test_data_describes_a_log_and_writes_its_numbers(capsys, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("command", ["sweep", "train", "resume", "evaluate", "export", "bench", "headroom"])
-def test_numbers_that_could_not_be_written_are_refused_before_the_work(
-    capsys, tmp_path: Path, monkeypatch, command
-):
+def test_numbers_that_could_not_be_written_are_refused_before_the_work(capsys, tmp_path: Path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plan.toml").write_text('budget = "tiny"\n')
     (tmp_path / "folder").mkdir()
-    what = {"sweep": ["plan.toml"], "resume": ["run"], "evaluate": ["run"], "export": ["run"]}.get(
-        command, []
-    )
+    what = {"sweep": ["plan.toml"], "resume": ["run"], "evaluate": ["run"], "export": ["run"]}.get(command, [])
     for json_file, words in (("absent/x.json", "there is no folder"), ("folder", "cannot be written")):
         status, out, err = run(capsys, command, *what, "--json", json_file)
         assert (status, out) == (2, "")
@@ -240,9 +214,7 @@ def test_a_sweep_of_what_does_not_exist_makes_no_folder(capsys, tmp_path: Path, 
     assert [p.name for p in tmp_path.iterdir()] == ["plan.toml"]
 
 
-def test_a_sweep_with_points_that_failed_says_so_and_does_not_exit_with_status_0(
-    capsys, tmp_path: Path, monkeypatch
-):
+def test_a_sweep_with_points_that_failed_says_so_and_does_not_exit_with_status_0(capsys, tmp_path: Path, monkeypatch):
     from dsrm_jax.sweep import pool
 
     monkeypatch.chdir(tmp_path)

@@ -96,15 +96,9 @@ def test_toml_file_overrides_only_what_it_names(tmp_path):
         ({"agent": {"hidden": False}}, r"agent\.hidden is False, a truth value, expected a whole number"),
         ({"data": {"cache": 1}}, r"data\.cache is 1, a whole number, expected true or false"),
         ({"data": {"env": ["a"]}}, r"data\.env is \['a'\], a list, expected a string"),
-        (
-            {"training": {"seeds": 3}},
-            r"training\.seeds is 3, a whole number, expected a list, each a whole number",
-        ),
+        ({"training": {"seeds": 3}}, r"training\.seeds is 3, a whole number, expected a list, each a whole number"),
         ({"training": {"seeds": [1, 2.5]}}, r"training\.seeds\[1\] is 2\.5"),
-        (
-            {"encoder": {"kind": "clikced"}},
-            r"value of encoder\.kind in run\.toml 'clikced': did you mean 'clicked'\?",
-        ),
+        ({"encoder": {"kind": "clikced"}}, r"value of encoder\.kind in run\.toml 'clikced': did you mean 'clicked'\?"),
         ({"encoder": {"kind": 2}}, r"encoder\.kind is 2, a whole number, expected one of 'clicked'"),
     ],
 )
@@ -150,9 +144,7 @@ def replaced_within(config, overrides):
 def test_defaults_are_valid_and_every_number_has_a_range():
     serialise.validate(Config())
     numbers = {
-        name
-        for name, value in serialise.fields(Config())
-        if type(value) in (int, float) or isinstance(value, tuple)
+        name for name, value in serialise.fields(Config()) if type(value) in (int, float) or isinstance(value, tuple)
     }
     assert set(RANGES) == numbers
 
@@ -165,11 +157,7 @@ def test_every_range_is_enforced_at_both_ends(name):
     expected = RANGES[name]
 
     def step(number, towards):
-        return (
-            number + (1 if towards > number else -1)
-            if isinstance(example, int)
-            else math.nextafter(number, towards)
-        )
+        return number + (1 if towards > number else -1) if isinstance(example, int) else math.nextafter(number, towards)
 
     def check(number, good):
         number = type(example)(number)
@@ -206,12 +194,7 @@ def test_validate_sees_types_choices_and_seeds():
 
 
 def test_range_reads_as_mathematics():
-    assert [
-        str(Range(0, 1)),
-        str(Range(0, 1, high_open=True)),
-        str(Range(1)),
-        str(Range(0, low_open=True)),
-    ] == [
+    assert [str(Range(0, 1)), str(Range(0, 1, high_open=True)), str(Range(1)), str(Range(0, low_open=True))] == [
         "in [0, 1]",
         "in [0, 1)",
         "at least 1",

@@ -93,9 +93,7 @@ def test_the_real_samples_tags_and_features(sample_log, sample):
         assert names == set(filter(None, videos[item]["tag"].split(",")))
     degrees = sorted({record["user_active_degree"] for record in users.values()})
     codes = log.user_features["user_active_degree"].tolist()
-    assert [degrees[code] for code in codes] == [
-        users[user]["user_active_degree"] for user in log.user_ids.tolist()
-    ]
+    assert [degrees[code] for code in codes] == [users[user]["user_active_degree"] for user in log.user_ids.tolist()]
     feature = log.user_features["onehot_feat12"].tolist()
     texts = [users[user]["onehot_feat12"] for user in log.user_ids.tolist()]
     assert feature == [-1 if text == "" else int(float(text)) for text in texts]
@@ -146,8 +144,7 @@ def folder(tmp_path):
 
 def test_the_random_log_is_the_held_out_split_where_it_is_there(folder):
     write_log(
-        folder / RANDOM_LOG,
-        [log_row(user_id=2, video_id=6, time_ms=9), log_row(user_id=3, video_id=1, time_ms=9)],
+        folder / RANDOM_LOG, [log_row(user_id=2, video_id=6, time_ms=9), log_row(user_id=3, video_id=1, time_ms=9)]
     )
     log = load_kuairand(folder, **CONFIG)
     assert "absent" not in log.source
@@ -161,9 +158,7 @@ def test_the_random_log_is_the_held_out_split_where_it_is_there(folder):
 
 
 def test_only_rows_equal_in_all_columns_are_duplicates(folder):
-    assert (
-        "; 1 exact duplicate rows dropped" in load_kuairand(folder, **CONFIG | {"test_fraction": 0.5}).source
-    )
+    assert "; 1 exact duplicate rows dropped" in load_kuairand(folder, **CONFIG | {"test_fraction": 0.5}).source
 
 
 def test_watch_ratio_of_videos_without_a_duration_is_zero_or_one(folder):

@@ -44,9 +44,7 @@ def folder(tmp_path):
 def generated(tmp_path_factory):
     """A 200,000-row folder in the official schema, rows shuffled, so that the sort has work to do."""
     folder = tmp_path_factory.mktemp("generated")
-    sizes = Namespace(
-        rows=200_000, users=300, videos=800, small_users=60, small_videos=200, seed=3, shuffle=True
-    )
+    sizes = Namespace(rows=200_000, users=300, videos=800, small_users=60, small_videos=200, seed=3, shuffle=True)
     big_matrix.generate(folder, sizes)
     return folder
 
@@ -65,9 +63,7 @@ def plain_parse(path):
         user, stamp = record["user_id"], record["timestamp"]
         time = round(float(stamp) * 1000) if stamp else last.get(user, -1) + 1
         play, duration = int(record["play_duration"]), int(record["video_duration"])
-        rows.append(
-            (int(user), time, order, int(record["video_id"]), play, duration, float(record["watch_ratio"]))
-        )
+        rows.append((int(user), time, order, int(record["video_id"]), play, duration, float(record["watch_ratio"])))
     return sorted(rows)
 
 
@@ -85,8 +81,7 @@ def by_watch_ratio(play, duration, ratio):
 
 
 @pytest.mark.parametrize(
-    ("config", "is_click"),
-    [({}, by_valid_play), ({"click": "watch_ratio", "click_threshold": 0.8}, by_watch_ratio)],
+    ("config", "is_click"), [({}, by_valid_play), ({"click": "watch_ratio", "click_threshold": 0.8}, by_watch_ratio)]
 )
 def test_200_000_rows_equal_a_plain_parse_value_for_value(generated, reference, config, is_click):
     log = load_kuairec(generated, **config)
@@ -129,9 +124,7 @@ def test_generated_side_tables_are_read(generated):
         names = [name for name, has in zip(log.category_names, log.categories[item], strict=True) if has]
         assert f"[{', '.join(names)}]" == tags[int(log.item_ids[item])]
     with (generated / "user_features.csv").open(newline="") as stream:
-        ranges = {
-            int(record["user_id"]): record["follow_user_num_range"] for record in csv.DictReader(stream)
-        }
+        ranges = {int(record["user_id"]): record["follow_user_num_range"] for record in csv.DictReader(stream)}
     levels = sorted(set(ranges.values()))
     codes = log.user_features["follow_user_num_range"]
     assert [levels[code] for code in codes] == [ranges[int(user)] for user in log.user_ids]
@@ -197,12 +190,7 @@ def test_missing_and_repeated_feature_rows(folder):
         *("7,1,,NORMAL", "7,2,88,AD", "40,1,9,AD", "6,1,1,AD"),
         header="video_id,date,author_id,video_type",
     )
-    write(
-        folder / "user_features.csv",
-        "9,full_active,",
-        "3,,1.0",
-        header="user_id,user_active_degree,onehot_feat4",
-    )
+    write(folder / "user_features.csv", "9,full_active,", "3,,1.0", header="user_id,user_active_degree,onehot_feat4")
     log = load_kuairec(folder)
     assert log.category_names == ("9", "27", "30")
     np.testing.assert_array_equal(log.categories, [[1, 0, 0], [1, 1, 0], [0, 0, 0]])

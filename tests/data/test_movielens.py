@@ -33,10 +33,7 @@ def write_official_100k(folder):
     folder.mkdir(parents=True, exist_ok=True)
     flags = ("unknown", *GENRES)
     items = [
-        "|".join(
-            [str(item), f"Caf\xe9 {item}", "01-Jan-1995", "", ""]
-            + [str(int(name in genres)) for name in flags]
-        )
+        "|".join([str(item), f"Caf\xe9 {item}", "01-Jan-1995", "", ""] + [str(int(name in genres)) for name in flags])
         for item, genres in ITEMS.items()
     ]
     users = ["|".join([str(user), str(age), sex, job, "T8H1N"]) for user, (age, sex, job) in USERS.items()]
@@ -54,11 +51,7 @@ def write_recbole_100k(folder):
         "item": "item_id:token movie_title:token_seq release_year:token class:token_seq",
         "user": "user_id:token age:token gender:token occupation:token zip_code:token",
     }
-    for kind, rows in (
-        ("inter", ["\t".join(map(str, row)) for row in RATINGS]),
-        ("item", items),
-        ("user", users),
-    ):
+    for kind, rows in (("inter", ["\t".join(map(str, row)) for row in RATINGS]), ("item", items), ("user", users)):
         text = "\n".join([headers[kind].replace(" ", "\t"), *rows])
         (folder / f"ml-100k.{kind}").write_text(text, encoding="utf-8")
 
@@ -68,10 +61,7 @@ def write_official_1m(folder):
     # U+0085 is a line end to `str.splitlines` and a plain character to MovieLens.
     items = [f"{item}::Caf\x85 {item} (1995)::{'|'.join(genres)}" for item, genres in ITEMS.items()]
     ages = {17: 1, 18: 18, 56: 56, 30: 25}
-    users = [
-        f"{user}::{sex}::{ages[age]}::{OCCUPATION_CODES[job]}::55117"
-        for user, (age, sex, job) in USERS.items()
-    ]
+    users = [f"{user}::{sex}::{ages[age]}::{OCCUPATION_CODES[job]}::55117" for user, (age, sex, job) in USERS.items()]
     (folder / "ratings.dat").write_text("".join("::".join(map(str, row)) + "\n" for row in RATINGS))
     (folder / "movies.dat").write_text("\n".join(items).replace("unknown", "Drama"), encoding="latin-1")
     (folder / "users.dat").write_text("\n".join(users) + "\n")

@@ -31,9 +31,7 @@ def write(folder, columns, name="log.csv"):
 
 
 def as_rows(log, part):
-    ids = zip(
-        log.user_ids[part.user].tolist(), log.item_ids[part.item].tolist(), part.click.tolist(), strict=True
-    )
+    ids = zip(log.user_ids[part.user].tolist(), log.item_ids[part.item].tolist(), part.click.tolist(), strict=True)
     return list(ids)
 
 
@@ -53,10 +51,7 @@ def test_each_users_latest_rows_are_held_out(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
 def test_string_ids_stay_strings(name, tmp_path):
-    columns = ROWS | {
-        "user_id": [f"u{u}" for u in ROWS["user_id"]],
-        "item_id": [f"ä{i}" for i in ROWS["item_id"]],
-    }
+    columns = ROWS | {"user_id": [f"u{u}" for u in ROWS["user_id"]], "item_id": [f"ä{i}" for i in ROWS["item_id"]]}
     log = load_own(write(tmp_path, columns, name), **CONFIG)
     assert log.user_ids.tolist() == ["u1", "u2"]
     assert log.item_ids.tolist() == ["ä10", "ä20", "ä30", "ä40"]
@@ -70,12 +65,7 @@ def test_ids_that_differ_in_leading_zeros_stay_apart(tmp_path):
 
 
 def test_columns_may_have_any_names(tmp_path):
-    renamed = {
-        "who": ROWS["user_id"],
-        "what": ROWS["item_id"],
-        "liked it": ROWS["click"],
-        "when": ROWS["when"],
-    }
+    renamed = {"who": ROWS["user_id"], "what": ROWS["item_id"], "liked it": ROWS["click"], "when": ROWS["when"]}
     config = {
         "user_column": "who",
         "item_column": "what",
@@ -161,25 +151,14 @@ def test_missing_ids_and_bad_times_are_named_by_their_line(column, value, expect
 def test_times_that_are_no_times_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"line 2, column 'when': 'soon'.*date and time"):
         load_own(write(tmp_path, ROWS | {"when": ["soon", "later", "x", "y", "z", "w"]}), **CONFIG)
-    dates = [
-        "2020-07-05 10:00:00",
-        "2020-07-06 10:00:00",
-        "tomorrow",
-        "2020-07-05",
-        "2020-07-05",
-        "2020-07-05",
-    ]
+    dates = ["2020-07-05 10:00:00", "2020-07-06 10:00:00", "tomorrow", "2020-07-05", "2020-07-05", "2020-07-05"]
     with pytest.raises(InputError, match="line 4, column 'when': 'tomorrow'"):
         load_own(write(tmp_path, ROWS | {"when": dates}), **CONFIG)
 
 
 @pytest.mark.parametrize(
     ("setting", "wrong", "near"),
-    [
-        ("user_column", "userid", "user_id"),
-        ("item_column", "item", "item_id"),
-        ("click_column", "clicks", "click"),
-    ],
+    [("user_column", "userid", "user_id"), ("item_column", "item", "item_id"), ("click_column", "clicks", "click")],
 )
 def test_a_wrong_column_gets_the_nearest_name(setting, wrong, near, tmp_path):
     path = write(tmp_path, ROWS)
@@ -231,9 +210,7 @@ row = st.tuples(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(row, min_size=2, max_size=40), st.floats(0.05, 0.95))
 def test_any_log_comes_back_row_by_row(tmp_path, rows, fraction):
-    columns = dict(
-        zip(("user_id", "item_id", "click", "when"), map(list, zip(*rows, strict=True)), strict=True)
-    )
+    columns = dict(zip(("user_id", "item_id", "click", "when"), map(list, zip(*rows, strict=True)), strict=True))
     path = write(tmp_path, columns)
     config = {"time_column": "when", "test_fraction": fraction}
     train, test = [], []

@@ -31,10 +31,7 @@ KINDS = {
     "truth values": {"click": ARRAYS["click"] > 0.5},
     "fractions of seconds": {"time": ARRAYS["time"] / 1e9},
     "moments": {"time": np.datetime64("2020-07-05", "ms") + ARRAYS["time"] // 1_000_000},
-    "small integers": {
-        "user_id": ARRAYS["user_id"].astype(np.int8),
-        "click": (ARRAYS["click"] > 0.5).astype(np.uint8),
-    },
+    "small integers": {"user_id": ARRAYS["user_id"].astype(np.int8), "click": (ARRAYS["click"] > 0.5).astype(np.uint8)},
 }
 
 

@@ -77,19 +77,14 @@ def test_rows_are_the_signed_pairs_in_an_order_that_is_not_the_files(made, pairs
     assert found == {(user, item, label == 1) for user, item, label in np.transpose(pairs).tolist()}
     times = np.concatenate([made.train.time, made.test.time])
     assert sorted(times) == list(range(2000))
-    position = {
-        cell: row for row, cell in enumerate(zip(*(column.tolist() for column in pairs[:2]), strict=True))
-    }
+    position = {cell: row for row, cell in enumerate(zip(*(column.tolist() for column in pairs[:2]), strict=True))}
     order = [position[cell] for cell in zip(made.train.user.tolist(), made.train.item.tolist(), strict=True)]
     assert abs(spearmanr(made.train.time, order).statistic) < 0.1
 
 
 def test_the_seed_decides_the_users_and_the_order(made_folder, made):
     config = {"between_value": 0.25, "test_fraction": 0.3, "seed": 3}
-    again, other = (
-        load_signed(made_folder, **config),
-        load_signed(made_folder, test_fraction=0.3, seed=4),
-    )
+    again, other = (load_signed(made_folder, **config), load_signed(made_folder, test_fraction=0.3, seed=4))
     np.testing.assert_array_equal(again.test_matrix.user, made.test_matrix.user)
     np.testing.assert_array_equal(again.train.time, made.train.time)
     assert set(other.test_matrix.user.tolist()) != set(made.test_matrix.user.tolist())
@@ -114,9 +109,7 @@ def test_a_bad_row_is_named_by_its_line(row, message, tmp_path):
     assert "line 3" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "settings", [{"between_value": 1.5}, {"between_value": float("nan")}, {"test_fraction": 1.0}]
-)
+@pytest.mark.parametrize("settings", [{"between_value": 1.5}, {"between_value": float("nan")}, {"test_fraction": 1.0}])
 def test_settings_out_of_range_are_input_errors(settings, made_folder):
     with pytest.raises(InputError, match=next(iter(settings))):
         load_signed(made_folder, **settings)
@@ -159,9 +152,7 @@ def test_the_real_sample_is_as_unequal_over_users_as_measured(real):
     value = full(real)
     positive, negative = (value == 1.0).sum(axis=1), (value == 0.0).sum(axis=1)
     assert (positive.mean(), positive.std()) == pytest.approx((20.7, 36.1), abs=0.06)
-    assert np.quantile(positive, [0.25, 0.5, 0.75, 0.95, 1]).tolist() == pytest.approx(
-        [3, 7, 20, 92, 381], abs=0.5
-    )
+    assert np.quantile(positive, [0.25, 0.5, 0.75, 0.95, 1]).tolist() == pytest.approx([3, 7, 20, 92, 381], abs=0.5)
     assert (positive == 0).sum() == 100
     assert (negative.mean(), negative.std()) == pytest.approx((123, 119), abs=0.6)
     assert np.quantile(negative, [0.25, 0.5, 0.75, 1]).tolist() == [70, 89, 127, 1392]
@@ -175,9 +166,7 @@ def test_the_real_sample_is_as_unequal_over_items_as_measured(real):
     assert np.quantile(positive, [0.25, 0.5, 0.75, 1]).tolist() == [4, 7, 11, 122]
     assert (positive == 0).sum() == 184
     assert (negative.mean(), negative.std()) == pytest.approx((52, 143), abs=0.6)
-    assert np.quantile(negative, [0.25, 0.5, 0.75, 0.95, 1]).tolist() == pytest.approx(
-        [15, 20, 28, 175, 1122], abs=0.5
-    )
+    assert np.quantile(negative, [0.25, 0.5, 0.75, 0.95, 1]).tolist() == pytest.approx([15, 20, 28, 175, 1122], abs=0.5)
     assert (gini(positive), gini(negative)) == pytest.approx((0.430, 0.649), abs=6e-4)
     assert spearmanr(positive, negative).statistic == pytest.approx(-0.69, abs=6e-3)
 

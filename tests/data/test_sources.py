@@ -34,9 +34,7 @@ def made(monkeypatch):
     """Replace the synthetic generator by one that reports how it was called."""
     calls = []
     module = types.ModuleType("dsrm_jax.data.synthetic")
-    module.generate = lambda env, *, seed, history_scale: (
-        calls.append((env, seed, history_scale)) or "a world"
-    )
+    module.generate = lambda env, *, seed, history_scale: calls.append((env, seed, history_scale)) or "a world"
     monkeypatch.setitem(sys.modules, "dsrm_jax.data.synthetic", module)
     return calls
 

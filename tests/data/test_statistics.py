@@ -39,9 +39,7 @@ def test_describe_counts_by_hand():
         time=np.arange(4),
         feedback=np.array([1, 0, 0, 3], dtype=np.float32),
     )
-    empty = Interactions(
-        *(column[:0] for column in (train.user, train.item, train.click, train.time, train.feedback))
-    )
+    empty = Interactions(*(column[:0] for column in (train.user, train.item, train.click, train.time, train.feedback)))
     log = InteractionLog(
         name="hand",
         source="by hand",

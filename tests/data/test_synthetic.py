@@ -115,9 +115,7 @@ def statistics(log: InteractionLog) -> dict[str, float]:
 def click_probability(truth: synthetic.Truth, user: np.ndarray, item: np.ndarray) -> np.ndarray:
     """The documented response, in float64, pair by pair."""
     taste = np.sum(truth.user_factors[user].astype(np.float64) * truth.item_factors[item], axis=1)
-    popularity = (truth.popularity_lift + truth.conformity[user].astype(np.float64)) * truth.log_popularity[
-        item
-    ]
+    popularity = (truth.popularity_lift + truth.conformity[user].astype(np.float64)) * truth.log_popularity[item]
     return 1 / (1 + np.exp(-(taste + truth.user_bias[user] + truth.appeal[item] + popularity)))
 
 
@@ -281,8 +279,7 @@ def test_contamination_leaves_preference_and_split_as_they_are(kuairec):
 
 def test_lift_moves_the_link_between_exposure_and_click_rate(kuairand_statistics):
     none, strong = (
-        link(synthetic.generate("kuairand", popularity_lift=lift, history_scale=0.3, seed=0))
-        for lift in (0.0, 0.6)
+        link(synthetic.generate("kuairand", popularity_lift=lift, history_scale=0.3, seed=0)) for lift in (0.0, 0.6)
     )
     assert none < kuairand_statistics["link"] - 0.05
     assert strong > kuairand_statistics["link"] + 0.1
@@ -337,9 +334,7 @@ def test_categories_and_features_have_the_data_sets_marginals(env, request):
     assert per_item.mean() == pytest.approx(expected, rel=0.02)
     largest = np.argsort(target.tag_counts)[-5:]
     share = log.categories.sum(axis=0) / log.categories.sum()
-    np.testing.assert_allclose(
-        share[largest], np.array(target.tag_counts)[largest] / sum(target.tag_counts), rtol=0.12
-    )
+    np.testing.assert_allclose(share[largest], np.array(target.tag_counts)[largest] / sum(target.tag_counts), rtol=0.12)
     degree = np.bincount(log.user_features["user_active_degree"]) / log.num_users
     np.testing.assert_allclose(degree, target.active_degree, atol=1e-3)
     first = log.item_features["first_tag"]
@@ -377,10 +372,7 @@ def test_bad_settings_are_named(env, settings, message):
 
 
 @hypothesis.given(
-    users=st.integers(1, 300),
-    extra=st.integers(0, 100_000),
-    top=st.floats(1.0, 1e4),
-    middle=st.floats(0.0, 1.0),
+    users=st.integers(1, 300), extra=st.integers(0, 100_000), top=st.floats(1.0, 1e4), middle=st.floats(0.0, 1.0)
 )
 @hypothesis.settings(max_examples=60, deadline=None)
 def test_rows_per_user_has_the_exact_total_and_no_empty_user(users, extra, top, middle):
@@ -410,9 +402,7 @@ def test_selection_is_a_softmax_over_candidates_drawn_by_popularity():
     )
     utility = np.exp(strength * (item @ user[0]).astype(np.float64))
     pair = weights[:, None] * weights * utility[:, None] / (utility[:, None] + utility)
-    expected = 2 * pair.sum(
-        axis=1
-    )  # over which of the two candidates the item is; a tie with itself counts half twice
+    expected = 2 * pair.sum(axis=1)  # over which of the two candidates the item is; a tie with itself counts half twice
     assert expected.sum() == pytest.approx(1.0)
     assert stats.chisquare(np.bincount(shown, minlength=4), rows * expected).pvalue > 1e-3
 

@@ -46,16 +46,7 @@ def test_extraction_gives_back_every_byte(pack, tmp_path):
     assert {name: (root / name).read_bytes() for name in names(root)} == FILES
 
 
-ESCAPES = [
-    "../evil",
-    "a/../../evil",
-    "{outside}/evil",
-    "C:/evil",
-    "C:evil",
-    "..\\evil",
-    "a\\..\\..\\evil",
-    "\\evil",
-]
+ESCAPES = ["../evil", "a/../../evil", "{outside}/evil", "C:/evil", "C:evil", "..\\evil", "a\\..\\..\\evil", "\\evil"]
 
 
 @pytest.mark.parametrize("name", ESCAPES)
@@ -109,9 +100,7 @@ def refused(content, message, tmp_path):
     assert not any(path.is_symlink() for path in tmp_path.rglob("*"))
 
 
-@pytest.mark.parametrize(
-    "content", [zip_bytes(FILES)[:-100], tar_bytes(FILES)[:-5000], b"not an archive", b""]
-)
+@pytest.mark.parametrize("content", [zip_bytes(FILES)[:-100], tar_bytes(FILES)[:-5000], b"not an archive", b""])
 def test_damaged_archives_are_input_errors(content, tmp_path):
     root = tmp_path / "root"
     root.mkdir()

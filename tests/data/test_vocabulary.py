@@ -3,13 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsrm_jax.data.vocabulary import (
-    align_features,
-    category_codes,
-    multi_hot,
-    to_index,
-    vocabulary,
-)
+from dsrm_jax.data.vocabulary import align_features, category_codes, multi_hot, to_index, vocabulary
 from dsrm_jax.errors import InputError
 
 # Small and large ids take different ways to the distinct ones; negative ones the second.

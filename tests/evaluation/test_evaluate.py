@@ -52,15 +52,7 @@ def test_every_seed_is_evaluated_by_its_own_policy_and_key_and_purifier():
     world, keys = make_world(), jax.random.split(jax.random.key(0), 2)
     perception = Perception(ENCODER, jnp.array([[0.0], [1.0]]))
     found = evaluate(
-        keys,
-        ENVIRONMENT,
-        AGENT,
-        LEARNT,
-        world,
-        perception,
-        perceive,
-        perception_axes=SEED_AXES,
-        **NUMBERS,
+        keys, ENVIRONMENT, AGENT, LEARNT, world, perception, perceive, perception_axes=SEED_AXES, **NUMBERS
     )
     assert [seed["broken"] for seed in found["seeds"]] == [1.0, 0.0]
     assert found["sessions"] == 60
@@ -73,9 +65,7 @@ def test_every_seed_is_evaluated_by_its_own_policy_and_key_and_purifier():
 
 
 def test_one_key_is_one_seed_and_an_own_leave_rule_has_no_closed_form_nor_an_own_reward_a_clicks_return():
-    three_steps = Leave(
-        start=lambda: jnp.zeros((), jnp.int32), step=lambda n, clicks, popular: (n + 1, n >= 2)
-    )
+    three_steps = Leave(start=lambda: jnp.zeros((), jnp.int32), step=lambda n, clicks, popular: (n + 1, n >= 2))
     environment = make_environment(
         slate_size=4,
         max_len=6,
@@ -84,9 +74,7 @@ def test_one_key_is_one_seed_and_an_own_leave_rule_has_no_closed_form_nor_an_own
         reward=lambda clicks, slate, world: 2.0 + 0 * slate[0],
     )
     perception = Perception(ENCODER, jnp.zeros(1))
-    found = evaluate(
-        jax.random.key(0), environment, AGENT, LEARNT[0], make_world(), perception, perceive, **NUMBERS
-    )
+    found = evaluate(jax.random.key(0), environment, AGENT, LEARNT[0], make_world(), perception, perceive, **NUMBERS)
     assert "closed_form" not in found
     assert found["length"]["mean"] == 3.0
     assert found["own_return"] == pytest.approx({"mean": 6.0, "low": 6.0, "high": 6.0})

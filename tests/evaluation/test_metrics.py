@@ -252,10 +252,7 @@ def test_pairing_users_narrows_the_interval_and_keeps_its_coverage():
     """500 experiments on the same users, the second method better by .05 in taste."""
     rng = np.random.default_rng(0)
     truth = difference(
-        [random_sessions(rng, 200_000, reward=0.65)],
-        [random_sessions(rng, 200_000)],
-        slate_size=K,
-        confidence=0.95,
+        [random_sessions(rng, 200_000, reward=0.65)], [random_sessions(rng, 200_000)], slate_size=K, confidence=0.95
     )["length"]["mean"]
     hits, ratio = 0, []
     for _ in range(500):
@@ -280,10 +277,7 @@ def test_unequal_numbers_of_sessions_or_seeds_cannot_be_paired():
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(st.floats(-100, 100), min_size=1, max_size=5),
-    st.floats(0, 10),
-    st.floats(0.5, 0.99),
-    st.floats(-50, 50),
+    st.lists(st.floats(-100, 100), min_size=1, max_size=5), st.floats(0, 10), st.floats(0.5, 0.99), st.floats(-50, 50)
 )
 def test_intervals_move_and_scale_with_the_metric(values, error, confidence, shift):
     found = interval(values, error, confidence=confidence)

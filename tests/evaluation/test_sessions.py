@@ -36,9 +36,7 @@ def make_world(probability):
         first=jnp.asarray(3 * np.arange(NUM_USERS + 1), jnp.int32),
     )
     return World(
-        response=TableResponse(
-            jnp.asarray(np.broadcast_to(probability, (NUM_USERS, NUM_ITEMS)), jnp.float32)
-        ),
+        response=TableResponse(jnp.asarray(np.broadcast_to(probability, (NUM_USERS, NUM_ITEMS)), jnp.float32)),
         starts=starts,
         item=jnp.arange(NUM_ITEMS, dtype=jnp.int32),
         is_popular=jnp.asarray(IS_POPULAR),
@@ -230,12 +228,7 @@ def test_seeds_under_vmap_equal_seeds_one_by_one(run):
 
     def one(key):
         return run_sessions(
-            key,
-            uniform,
-            environment_of(Config(environment=CONFIG)),
-            world,
-            num_sessions=500,
-            num_users=128,
+            key, uniform, environment_of(Config(environment=CONFIG)), world, num_sessions=500, num_users=128
         )
 
     together = jax.device_get(jax.jit(jax.vmap(one))(keys))

@@ -38,9 +38,7 @@ def printed(renderable, width):
 
 
 def print_results(results, width, env="kuairec", max_len=30, num_seeds=3):
-    return printed(
-        results_table(results, source=SOURCE, env=env, max_len=max_len, num_seeds=num_seeds), width
-    )
+    return printed(results_table(results, source=SOURCE, env=env, max_len=max_len, num_seeds=num_seeds), width)
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])
@@ -125,12 +123,7 @@ def facts():
         "catalogue": 3327,
         "train": split(12_530_806, 7176),
         "test": split(4_676_570, 1411),
-        "popularity": {
-            "gini": 0.623,
-            "top_share": 0.659,
-            "catalogue_gini": 0.596,
-            "catalogue_top_share": 0.627,
-        },
+        "popularity": {"gini": 0.623, "top_share": 0.659, "catalogue_gini": 0.596, "catalogue_top_share": 0.627},
     }
 
 

@@ -15,11 +15,7 @@ from dsrm_jax.cli.commands import COMMANDS, commands
 from dsrm_jax.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = {
-    "markdown-it-py": "markdown_it",
-    "scikit-learn": "sklearn",
-    "orbax-checkpoint": "orbax",
-}  # else alike
+MODULES = {"markdown-it-py": "markdown_it", "scikit-learn": "sklearn", "orbax-checkpoint": "orbax"}  # else alike
 OPTIONAL = ("polars", "matplotlib", "scikit-learn", "tensorboardX")
 STUDIES = tomllib.loads((ROOT / "experiments" / "pyproject.toml").read_text())["project"]
 WHEEL = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -424,11 +424,7 @@ print(json.dumps(count))
 def test_devices_draw_slates_without_a_word_and_meet_once_in_a_gradient_step():
     """What devices say to each other costs more than the sums: indexed by row, every slot of every slate was gathered first."""
     talk = subprocess.run(
-        [sys.executable, "-c", TALK_OF_DEVICES],
-        env=environment(devices=8),
-        capture_output=True,
-        text=True,
-        timeout=100,
+        [sys.executable, "-c", TALK_OF_DEVICES], env=environment(devices=8), capture_output=True, text=True, timeout=100
     )
     assert talk.returncode == 0, talk.stderr[-3000:]
     assert json.loads(talk.stdout) == {"draw": 0, "blocks": 0, "step": 1}

@@ -28,9 +28,7 @@ print(os.environ["XLA_FLAGS"])
 @pytest.fixture
 def jaxlib(monkeypatch):
     """Let another version of jaxlib seem installed."""
-    return lambda number: monkeypatch.setattr(
-        xla, "_version", lambda package: number if package == "jaxlib" else ""
-    )
+    return lambda number: monkeypatch.setattr(xla, "_version", lambda package: number if package == "jaxlib" else "")
 
 
 def test_flags_are_appended_and_a_users_own_choice_stays(jaxlib):
@@ -87,16 +85,12 @@ def test_the_front_door_warns_once_where_a_cpu_lacks_its_flags(monkeypatch, jaxl
     assert [str(w.message).split(": set")[0] for w in found] == [
         f"on CPUs jaxlib {number} can hang in vmapped training and compute wrong numbers in a vmap over an axis of size one"
     ] * warned
-    assert all(
-        flag in str(w.message) for w in found for flag in FLAGS if flag not in environ.get("XLA_FLAGS", "")
-    )
+    assert all(flag in str(w.message) for w in found for flag in FLAGS if flag not in environ.get("XLA_FLAGS", ""))
     assert [Path(w.filename) for w in found] == [Path(__file__)] * warned
 
 
 def test_the_command_line_sets_them_before_jax_starts():
-    done = subprocess.run(
-        [sys.executable, "-c", CODE], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=60, check=True)
     for flag in FLAGS if version("jaxlib").startswith(xla.AFFECTED) else ():
         assert flag in done.stdout
 
@@ -128,6 +122,4 @@ def test_a_vmap_of_size_one_computes_what_it_should(seeds: int):
 
     mapped = jax.jit(jax.vmap(logits, in_axes=(0, None, None, None)))
     found = mapped(jnp.stack([who] * seeds), user, item, bias)
-    np.testing.assert_allclose(
-        found[0], user[who].astype(np.float64) @ item.T.astype(np.float64) + bias, atol=1e-4
-    )
+    np.testing.assert_allclose(found[0], user[who].astype(np.float64) @ item.T.astype(np.float64) + bias, atol=1e-4)

@@ -38,9 +38,7 @@ def make_example(dtype=jnp.float32):
     label, present = rng.random((N, M)) < 0.5, rng.random((N, M)) < 0.8
     state = jnp.zeros((N, D), dtype)
     batch = LabelledBatch(state, evidence, *arrays, jnp.asarray(label), jnp.asarray(present), 1.0)
-    encoder = LinearEncoder(
-        jnp.asarray(rng.normal(size=(D, D)), dtype), jnp.asarray(rng.normal(size=D), dtype)
-    )
+    encoder = LinearEncoder(jnp.asarray(rng.normal(size=(D, D)), dtype), jnp.asarray(rng.normal(size=D), dtype))
     generator = jax.tree.map(
         lambda x: jnp.asarray(0.4 * rng.normal(size=x.shape), dtype),
         jax.eval_shape(Generator(8).init, jax.random.key(0), jnp.zeros((1, D)), jnp.zeros((1, 1, D))),
@@ -81,12 +79,7 @@ def test_alignment_and_uniformity_are_those_of_unit_vectors():
     distance = ((unit(state)[:, None] - unit(np.asarray(batch.vectors, np.float64))) ** 2).sum(-1)
     expected = (np.asarray(weights) * distance)[clicked].mean()
     np.testing.assert_allclose(alignment_loss(params.encoder, weights, batch), expected, rtol=1e-4)
-    kernel = [
-        np.exp(-2 * np.sum((unit(state)[i] - unit(state)[j]) ** 2))
-        for i in range(N)
-        for j in range(N)
-        if i != j
-    ]
+    kernel = [np.exp(-2 * np.sum((unit(state)[i] - unit(state)[j]) ** 2)) for i in range(N) for j in range(N) if i != j]
     np.testing.assert_allclose(uniformity_loss(params.encoder, batch), np.log(np.mean(kernel)), rtol=1e-4)
 
 

@@ -3,13 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrm_jax.purify.diffusion import (
-    add_noise,
-    eps_from_velocity,
-    reverse,
-    reverse_step,
-    velocity,
-)
+from dsrm_jax.purify.diffusion import add_noise, eps_from_velocity, reverse, reverse_step, velocity
 from dsrm_jax.purify.schedule import at_level, make_schedule, sampling_levels
 
 SCHEDULES = [("linear", 30), ("rescaled", 20), ("cosine", 20), ("linear", 1)]
@@ -178,9 +172,7 @@ def test_scan_equals_a_python_loop(start, pair):
             state = reverse_step(at_level(schedule, k), state, eps, None if z is None else z[k - 1])
         got = reverse(toy_predict, schedule, jnp.float32(pair[0]), features, start=start, noise=z)
         np.testing.assert_allclose(got, state, rtol=2e-5, atol=2e-5)
-        traced = reverse(
-            toy_predict, schedule, jnp.float32(pair[0]), features, start=jnp.int32(start), noise=z
-        )
+        traced = reverse(toy_predict, schedule, jnp.float32(pair[0]), features, start=jnp.int32(start), noise=z)
         np.testing.assert_allclose(traced, state, rtol=2e-5, atol=2e-5)
 
 

@@ -119,9 +119,7 @@ def test_summaries_equal_a_float64_loop_over_events(embeddings):
 def test_the_summary_holds_the_gradient_of_the_users_log_likelihood_at_the_average_user(embeddings):
     history, _ = random_histories(H + 1)
     full = jax.tree.map(lambda x: np.asarray(x[H], np.float64), history)
-    vectors, bias = (
-        np.asarray(x, np.float64)[full.item.astype(int)] for x in (embeddings.vectors, embeddings.bias)
-    )
+    vectors, bias = (np.asarray(x, np.float64)[full.item.astype(int)] for x in (embeddings.vectors, embeddings.bias))
 
     def log_likelihood(state):
         probability = expit(vectors @ state + bias)
@@ -137,16 +135,13 @@ def test_the_summary_holds_the_gradient_of_the_users_log_likelihood_at_the_avera
 
 def test_states_and_vectors_of_a_factorisation_predict_its_click_logits():
     rng = np.random.default_rng(3)
-    factors = FactorResponse(
-        *(rng.normal(size=s).astype(np.float32) for s in [(4, DIM), (V, DIM), (4,), (V,)])
-    )
+    factors = FactorResponse(*(rng.normal(size=s).astype(np.float32) for s in [(4, DIM), (V, DIM), (4,), (V,)]))
     embeddings, states = embeddings_from(factors), user_states(factors)
     np.testing.assert_array_equal(embeddings.vectors[:, -1], 1.0)
     np.testing.assert_array_equal(states[:, -1], factors.user_bias)
     user, item, user_bias, item_bias = (np.asarray(x, np.float64) for x in jax.tree.leaves(factors))
     np.testing.assert_allclose(
-        np.asarray(states, np.float64) @ np.asarray(embeddings.vectors, np.float64).T
-        + np.asarray(embeddings.bias),
+        np.asarray(states, np.float64) @ np.asarray(embeddings.vectors, np.float64).T + np.asarray(embeddings.bias),
         user @ item.T + user_bias[:, None] + item_bias,
         rtol=1e-6,
     )
@@ -171,9 +166,7 @@ def test_a_catalogue_holds_the_vectors_of_the_worlds_items_in_its_order(embeddin
 def test_labels_are_the_rows_from_the_drawn_one_on_never_of_another_user_never_of_the_history():
     user = np.repeat(np.arange(len(ROWS)), ROWS)
     n = len(user)
-    starts = make_starts(
-        user, np.arange(n), np.random.default_rng(0).random(n) < 0.5
-    )  # items name their rows
+    starts = make_starts(user, np.arange(n), np.random.default_rng(0).random(n) < 0.5)  # items name their rows
     click = np.asarray(starts.click)
     labels, history = jax.tree.map(np.asarray, rows_around(starts))
     for row in range(n):
@@ -244,9 +237,7 @@ def test_what_was_skipped_leaves_a_trace_in_the_exposure_encoder_alone(embedding
     length = jnp.array(3, jnp.int32)
     click = jnp.array([False, False, True, False, True])
     params = EncoderParams(embeddings, network)
-    first, second = (
-        encode(params, History(jnp.array([0, 0, 5, skipped, 8]), click, length)) for skipped in (6, 7)
-    )
+    first, second = (encode(params, History(jnp.array([0, 0, 5, skipped, 8]), click, length)) for skipped in (6, 7))
     assert bool(np.any(first != second)) is sees
 
 

@@ -72,9 +72,7 @@ def posterior_mode(evidence, exposure=None, scale=1.0):
         found = scale * likelihood.sum() + (s - mean) @ precision @ (s - mean) / 2
         if exposure is not None:
             away = e.vectors[n][:, :-1] - (s - CENTRE) @ exposure[0]
-            found += (
-                e.logged[n] * np.einsum("hf,fg,hg->h", away, np.linalg.inv(exposure[1]), away)
-            ).sum() / 2
+            found += (e.logged[n] * np.einsum("hf,fg,hg->h", away, np.linalg.inv(exposure[1]), away)).sum() / 2
         return found
 
     return np.stack([minimize(objective, mean, args=(n,), tol=1e-9).x for n in range(N)])

@@ -56,9 +56,7 @@ def encoder_params():
     """Item vectors are their user's code, and the network hands on the clicked mean."""
     embeddings = Embeddings(jnp.asarray(CODE), jnp.zeros(NUM_USERS))
     shapes = jax.eval_shape(encoder_of(CONFIG).init, jax.random.key(0), embeddings)
-    network = jax.tree.map(
-        lambda x: jnp.eye(*x.shape) if len(x.shape) == 2 else jnp.zeros(x.shape), shapes.network
-    )
+    network = jax.tree.map(lambda x: jnp.eye(*x.shape) if len(x.shape) == 2 else jnp.zeros(x.shape), shapes.network)
     return EncoderParams(embeddings, network)
 
 
@@ -160,9 +158,7 @@ def test_a_view_is_the_purified_encoding_of_the_history(encoder_params, observat
     summary = jax.jit(summarise)(encoder_params.embeddings, observation.history)
     rows = summary.reshape(-1, summary.shape[-1])
     states = jnp.asarray(np.random.default_rng(2).normal(size=(6, D)), jnp.float32)
-    params = jax.jit(purifier.init)(
-        jax.random.key(3), PurifierBatch(states, Evidence(summary=rows), 2 * states)
-    )
+    params = jax.jit(purifier.init)(jax.random.key(3), PurifierBatch(states, Evidence(summary=rows), 2 * states))
     # an untrained denoiser looks at nothing
     shaken = jax.tree.map(lambda x: x + 0.3 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), params.network)
     params = dataclasses.replace(params, network=shaken)
@@ -189,9 +185,7 @@ def test_only_events_that_the_training_log_chose_are_read_as_its_choice(encoder_
     assert not np.any(np.asarray(seen[0]) & (np.arange(H) >= H - unlogged[..., None]))
 
 
-def test_a_long_batch_is_perceived_as_its_rows_are_and_one_draw_of_noise_serves_it_all(
-    encoder_params, observation
-):
+def test_a_long_batch_is_perceived_as_its_rows_are_and_one_draw_of_noise_serves_it_all(encoder_params, observation):
     """More rows than a block holds: a deterministic purifier gives what it gives row by row, a drawing one repeats no noise."""
     purifier = purifier_of(GUIDED)
     one = jax.tree.map(lambda x: x[0, 0], observation)

@@ -113,9 +113,7 @@ def test_the_windows_being_shown_is_taken_out_apart_from_its_clicks(log):
     leverage = leverage_of(READ.precision)
     rows = jnp.full(USERS, float(ROWS))
     posterior = UserPosterior(jnp.float32(full), rows, leverage, READ, ONE)
-    embeddings = Embeddings(
-        jnp.float32(vectors), jnp.full(ITEMS, -30.0)
-    )  # nobody ever clicks, and nobody does
+    embeddings = Embeddings(jnp.float32(vectors), jnp.full(ITEMS, -30.0))  # nobody ever clicks, and nobody does
     window = History(jnp.asarray(item[:, -H:]), jnp.zeros((USERS, H), bool), jnp.full(USERS, H, jnp.int32))
     got = without_window(posterior, embeddings, window, jnp.arange(USERS))
     centre, mean, slope, covariance = EXPOSURE
@@ -147,14 +145,10 @@ def test_posterior_draws_have_the_covariance_of_prior_and_rows(rows):
     vectors = generator.normal(size=(6, D)) * np.linspace(0.2, 1.5, D)
     item = np.arange(600).reshape(1, -1) % 6
     embeddings = Embeddings(jnp.float32(vectors), jnp.zeros(6))
-    curvature = click_curvature(
-        jax.random.key(0), embeddings, rows_by_user(item, item < 0), jnp.zeros((1, D))
-    )
+    curvature = click_curvature(jax.random.key(0), embeddings, rows_by_user(item, item < 0), jnp.zeros((1, D)))
     leverage = leverage_of(curvature)
     draws = np.asarray(leverage.draw(jax.random.key(1), jnp.full(40_000, rows)))
-    expected = np.linalg.inv(
-        rows * vectors.T @ vectors / 6 / 4 + np.diag(PRIOR)
-    )  # at the logit 0 the slope is 1 / 4
+    expected = np.linalg.inv(rows * vectors.T @ vectors / 6 / 4 + np.diag(PRIOR))  # at the logit 0 the slope is 1 / 4
     root = np.linalg.cholesky(np.linalg.inv(expected))
     np.testing.assert_allclose(np.cov((draws @ root).T), np.eye(D), atol=0.05)
     np.testing.assert_allclose((draws @ root).mean(0), 0, atol=0.03)
@@ -210,9 +204,7 @@ def test_events_that_repeat_each_other_count_once():
     repeated = FIT(jax.random.key(0), *shown_log(3000, 60, 0.3, visits=5)[:3], CERTAIN)
     np.testing.assert_allclose(np.trace(repeated.precision), np.trace(single.precision), rtol=0.1)
     assert single.correlation < 0.003
-    windows = jnp.float32(
-        np.arange(60).clip(max=module_of_exposure.WINDOW_LENGTH)
-    )  # before each row of a user
+    windows = jnp.float32(np.arange(60).clip(max=module_of_exposure.WINDOW_LENGTH))  # before each row of a user
     weight = windows / windows.sum()
     np.testing.assert_allclose(weight @ independent_share(repeated, windows), 1 / 5, rtol=0.15)
 
@@ -251,9 +243,7 @@ def test_errors_of_the_embeddings_are_no_reason_to_distrust_the_log():
     keep = (total - variance) @ np.linalg.inv(total)
     noise = keep @ variance
     generator = np.random.default_rng(9)
-    means = np.asarray(taste) @ keep.T + generator.multivariate_normal(
-        np.zeros(D), (noise + noise.T) / 2, 3000
-    )
+    means = np.asarray(taste) @ keep.T + generator.multivariate_normal(np.zeros(D), (noise + noise.T) / 2, 3000)
     told = FIT(jax.random.key(0), embeddings, starts, jnp.float32(means), error)
     blamed = FIT(jax.random.key(0), embeddings, starts, jnp.float32(means), CERTAIN)
     exact = FIT(jax.random.key(0), embeddings, starts, taste, CERTAIN)

@@ -138,9 +138,7 @@ def test_unconditional_projection_keeps_the_contamination(held_out):
 
     assert share(purified) > 0.95 * share(batch.state)
     inside = np.sum(np.var(np.asarray(purified) @ direction.T, axis=0)) / np.sum(np.var(purified, axis=0))
-    assert inside > np.sum(np.var(np.asarray(batch.state) @ direction.T, axis=0)) / np.sum(
-        np.var(batch.state, axis=0)
-    )
+    assert inside > np.sum(np.var(np.asarray(batch.state) @ direction.T, axis=0)) / np.sum(np.var(batch.state, axis=0))
     # what the evidence says is not read
     shuffled = PurifierBatch(batch.state, jax.tree.map(lambda x: x[::-1], batch.condition), batch.target)
     np.testing.assert_array_equal(purify(SDEDIT, params, shuffled), purified)
@@ -178,9 +176,9 @@ def test_traced_start_and_noise_equal_static_ones(masked, held_out):
     key = jax.random.key(9)
     config = dataclasses.replace(MASKED, noise_scale=0.5)
     fractions = jnp.array([0.3, 1.0])
-    swept = jax.vmap(
-        lambda fraction: purify(dataclasses.replace(config, start_fraction=fraction), masked, batch, key)
-    )(fractions)
+    swept = jax.vmap(lambda fraction: purify(dataclasses.replace(config, start_fraction=fraction), masked, batch, key))(
+        fractions
+    )
     for fraction, got in zip((0.3, 1.0), swept, strict=True):
         expected = purify(dataclasses.replace(config, start_fraction=fraction), masked, batch, key)
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)

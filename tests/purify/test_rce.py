@@ -167,15 +167,11 @@ def test_weights_of_one_change_nothing_and_weights_of_zero_leave_no_history():
 def test_the_online_reading_needs_events():
     purifier = make_rce_purifier(reading="online")
     with pytest.raises(ValueError, match="summary alone"):
-        purifier.purify(
-            make_example()[1], None, jnp.zeros((N, D)), Evidence(summary=jnp.zeros((N, 4 * D + 2)))
-        )
+        purifier.purify(make_example()[1], None, jnp.zeros((N, D)), Evidence(summary=jnp.zeros((N, 4 * D + 2))))
 
 
 def test_an_unknown_reading_is_named():
-    with pytest.raises(
-        InputError, match=r"unknown value of denoiser\.reading 'onlin'.*did you mean 'online'"
-    ):
+    with pytest.raises(InputError, match=r"unknown value of denoiser\.reading 'onlin'.*did you mean 'online'"):
         make_rce_purifier(reading="onlin")
 
 
@@ -186,12 +182,7 @@ def test_the_fit_reaches_the_minimum_that_scipy_finds():
     # a click and a skip of each item, so that the minimum is finite
     both = jax.tree.map(lambda x: jnp.concatenate([x, x], axis=1), (batch.vectors, batch.bias, batch.present))
     ridged = LabelledBatch(
-        batch.state,
-        batch.condition,
-        both[0],
-        both[1],
-        jnp.concatenate([batch.click, ~batch.click], 1),
-        both[2],
+        batch.state, batch.condition, both[0], both[1], jnp.concatenate([batch.click, ~batch.click], 1), both[2]
     )
     params, losses = fit(jax.random.key(0))
 

@@ -7,16 +7,7 @@ from dsrm_jax.purify.schedule import at_level, at_time, make_schedule, sampling_
 
 @pytest.mark.parametrize(
     ("steps", "kept"),
-    [
-        (5, 0.951),
-        (10, 0.904),
-        (20, 0.817),
-        (30, 0.738),
-        (50, 0.603),
-        (100, 0.364),
-        (200, 0.132),
-        (500, 0.006),
-    ],
+    [(5, 0.951), (10, 0.904), (20, 0.817), (30, 0.738), (50, 0.603), (100, 0.364), (200, 0.132), (500, 0.006)],
 )
 def test_linear_schedule_keeps_the_published_share_of_the_signal(steps, kept):
     schedule = make_schedule("linear", steps)
@@ -52,9 +43,7 @@ def test_coefficients_agree_with_a_float64_loop(name, steps):
         np.testing.assert_allclose(level.alpha, 1 - beta, rtol=1e-4, atol=1e-7)
         np.testing.assert_allclose(level.noise, np.sqrt(1 - kept), rtol=1e-5)
         np.testing.assert_allclose(level.signal**2, level.alpha_bar, rtol=1e-5)
-        np.testing.assert_allclose(
-            level.posterior_std, np.sqrt(beta * (1 - before) / (1 - kept)), rtol=1e-4, atol=1e-7
-        )
+        np.testing.assert_allclose(level.posterior_std, np.sqrt(beta * (1 - before) / (1 - kept)), rtol=1e-4, atol=1e-7)
     assert float(schedule.posterior_std[0]) == 0
 
 
@@ -88,9 +77,7 @@ def test_shorter_process_visits_levels_of_the_full_one(visited):
 def test_no_shorter_process_is_the_full_one(visited):
     for name in ("beta", "posterior_std", "noise_before"):
         expected = getattr(make_schedule("linear", 12), name)
-        np.testing.assert_array_equal(
-            getattr(make_schedule("linear", 12, sampling_steps=visited), name), expected
-        )
+        np.testing.assert_array_equal(getattr(make_schedule("linear", 12, sampling_steps=visited), name), expected)
 
 
 @pytest.mark.parametrize("name", ["linear", "rescaled", "cosine"])

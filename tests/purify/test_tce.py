@@ -72,9 +72,7 @@ def make_example():
 def test_the_loss_is_the_mean_over_what_is_kept_and_its_rate_rises_with_progress(progress, rate):
     params, batch, _, logit = make_example()
     loss = make_tce_purifier(drop_rate=0.3).loss
-    value, gradient = jax.jit(jax.value_and_grad(loss))(
-        params, None, batch.replace(progress=jnp.float32(progress))
-    )
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params, None, batch.replace(progress=jnp.float32(progress)))
     click, present = np.asarray(batch.click), np.asarray(batch.present)
     entropy = np.logaddexp(0, logit) - click * logit
     positives = sorted(entropy[click & present], reverse=True)

@@ -80,19 +80,12 @@ def bits(leaf) -> tuple:
         data = np.asarray(jax.random.key_data(leaf))
         return str(leaf.dtype), leaf.shape, data.tobytes()
     array = np.asarray(leaf)
-    return (
-        (jax.Array if isinstance(leaf, jax.Array) else type(leaf)),
-        array.dtype,
-        array.shape,
-        array.tobytes(),
-    )
+    return ((jax.Array if isinstance(leaf, jax.Array) else type(leaf)), array.dtype, array.shape, array.tobytes())
 
 
 def assert_same(actual, expected) -> None:
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
-    ):
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
         assert bits(a) == bits(b), jax.tree_util.keystr(path)
 
 
@@ -222,9 +215,7 @@ def test_changed_values_are_refused_even_where_the_files_are_vouched_for(copy, c
     body["files"][name] = hashlib.sha256(changed).hexdigest()
     text = json.dumps({"sha256": checkpoint.digest(body), "body": body})
     (path / "manifest.json").write_text(text)
-    with pytest.raises(
-        InputError, match=r"this run needs uint32"
-    ):  # step 2 is good, but of small()'s structure
+    with pytest.raises(InputError, match=r"this run needs uint32"):  # step 2 is good, but of small()'s structure
         checkpoint.restore(copy, small(0).replace(pair=(np.zeros(1000, np.uint32), None)), PRINT)
     assert "values of .pair[0] differ" in caplog.text
 
@@ -270,9 +261,7 @@ def test_all_steps_damaged_is_an_error_that_names_each(copy):
 
 def test_another_configuration_is_refused_and_never_falls_back(copy):
     checkpoint.save(copy, 3, small(3), "a" * 64)
-    with pytest.raises(
-        InputError, match=r"step_00000003 belongs to another configuration .*aaaaaaaa.*ffffffff"
-    ):
+    with pytest.raises(InputError, match=r"step_00000003 belongs to another configuration .*aaaaaaaa.*ffffffff"):
         checkpoint.restore(copy, small(0), PRINT)
 
 
@@ -281,14 +270,8 @@ def test_another_configuration_is_refused_and_never_falls_back(copy):
     [
         (lambda s: s.replace(pair=(jnp.zeros((4,), bool), None)), r"bool \(3,\) at \.pair\[0\].*bool \(4,\)"),
         (lambda s: s.replace(key=jax.random.split(jax.random.key(0, impl="rbg"), 2)), r"key<fry>.*key<rbg>"),
-        (
-            lambda s: s.replace(inner=s.inner.replace(count=jnp.float32(0))),
-            r"int32 \(\) at \.inner\.count.*float32",
-        ),
-        (
-            lambda s: s.replace(pair=(s.pair[0], jnp.zeros(2))),
-            r"holds nothing at \.pair\[1\].*float32 \(2,\)",
-        ),
+        (lambda s: s.replace(inner=s.inner.replace(count=jnp.float32(0))), r"int32 \(\) at \.inner\.count.*float32"),
+        (lambda s: s.replace(pair=(s.pair[0], jnp.zeros(2))), r"holds nothing at \.pair\[1\].*float32 \(2,\)"),
     ],
 )
 def test_another_structure_is_one_clear_sentence(copy, like, message):
@@ -334,9 +317,7 @@ def test_a_failing_disk_leaves_the_earlier_steps_and_a_clear_message(copy, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, stage, full)
-        with pytest.raises(
-            InputError, match=r"cannot save step 3 .*No space left on device.*earlier checkpoints"
-        ):
+        with pytest.raises(InputError, match=r"cannot save step 3 .*No space left on device.*earlier checkpoints"):
             checkpoint.save(copy, 3, small(3), PRINT)
     assert sorted(p.name for p in copy.iterdir()) == ["step_00000001", "step_00000002"]
     assert_same(checkpoint.restore(copy, small(0), PRINT)[1], small(2))

@@ -80,9 +80,7 @@ def found():
         patch.setattr(evaluate, "perceive_of", perceive_nothing)
         patch.setattr(evaluate, "evaluate_methods", lambda *a: kept.update(evaluate_methods(*a)) or kept)
         world = make_world()
-        results = evaluate_all(
-            CONFIG, LEARNT, Worlds(world, world, None, None, {}), make_perception(), said.append
-        )
+        results = evaluate_all(CONFIG, LEARNT, Worlds(world, world, None, None, {}), make_perception(), said.append)
     return results, kept, said
 
 
@@ -126,10 +124,7 @@ def test_differences_are_the_trained_methods_minus_the_others(found):
     results, sessions, _ = found
     assert list(results["dsrm_hrl"]["difference"]) == list(results)[1:]
     gap = results["dsrm_hrl"]["difference"]["quota_greedy"]["length"]
-    lost = [
-        np.mean(b.length - a.length)
-        for a, b in zip(sessions["dsrm_hrl"], sessions["quota_greedy"], strict=True)
-    ]
+    lost = [np.mean(b.length - a.length) for a, b in zip(sessions["dsrm_hrl"], sessions["quota_greedy"], strict=True)]
     assert lost[0] > 0
     assert lost[1] == 0
     assert gap["mean"] == pytest.approx(-np.mean(lost))
@@ -140,9 +135,7 @@ def test_summaries_use_the_environments_numbers(found):
     greedy = results["quota_greedy"]
     assert greedy["sessions"] == 40
     assert greedy["confidence"] == CONFIG.evaluation.confidence
-    clicks, length = (
-        sum(getattr(s, name).sum() for s in sessions["quota_greedy"]) for name in ("clicks", "length")
-    )
+    clicks, length = (sum(getattr(s, name).sum() for s in sessions["quota_greedy"]) for name in ("clicks", "length"))
     assert greedy["return"]["mean"] == pytest.approx(clicks / 40 / K)
     assert greedy["length"]["mean"] == pytest.approx(length / 40)
     rates = [seed["reward"] for seed in greedy["seeds"]]

@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 
 from dsrm_jax.agents.methods import METHODS
-from dsrm_jax.config import (
-    AgentConfig,
-    Config,
-    EncoderConfig,
-    EnvironmentConfig,
-    PurifierConfig,
-    TrainingConfig,
-)
+from dsrm_jax.config import AgentConfig, Config, EncoderConfig, EnvironmentConfig, PurifierConfig, TrainingConfig
 from dsrm_jax.purify.encoder import Embeddings
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.runs.pieces import encoder_of, trainer_of
@@ -55,8 +48,7 @@ def perception():
 
 
 @pytest.mark.parametrize(
-    ("method", "mode"),
-    [*((m, "discrete") for m, record in METHODS.items() if record.learns), ("bcq", "continuous")],
+    ("method", "mode"), [*((m, "discrete") for m, record in METHODS.items() if record.learns), ("bcq", "continuous")]
 )
 def test_a_method_keeps_its_state_and_can_be_swept_over_seeds_and_numbers(method, mode):
     """What `init` makes is what `iterate` takes and gives back, at float32, for all points of a sweep and seeds at once."""

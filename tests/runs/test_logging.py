@@ -19,11 +19,7 @@ from dsrm_jax.runs import logging
 
 
 def row(step: int) -> dict:
-    return {
-        "step": step,
-        "reward": np.float32(step) / np.float32(3),
-        "loss": jnp.array([0.1, step], jnp.float32),
-    }
+    return {"step": step, "reward": np.float32(step) / np.float32(3), "loss": jnp.array([0.1, step], jnp.float32)}
 
 
 def test_rows_come_back_as_written(tmp_path):
@@ -111,12 +107,7 @@ def test_a_full_disk_keeps_the_rows_that_were_there(tmp_path, monkeypatch):
 def test_nonfinite_names_the_metric_and_the_seed():
     good = {"step": 1, "loss": jnp.zeros(3), "note": "NaN-free", "flag": True}
     assert logging.nonfinite(good) == []
-    bad = {
-        **good,
-        "loss": jnp.array([0, jnp.nan, -jnp.inf]),
-        "value": math.inf,
-        "per": {"worker": np.float32("nan")},
-    }
+    bad = {**good, "loss": jnp.array([0, jnp.nan, -jnp.inf]), "value": math.inf, "per": {"worker": np.float32("nan")}}
     assert logging.nonfinite(bad) == ["loss[1]", "loss[2]", "value", "per[worker]"]
 
 
@@ -125,9 +116,7 @@ def test_tensorboard_files_hold_the_scalars(tmp_path):
     from tensorboardX.proto.event_pb2 import Event
 
     writer = logging.open_tensorboard(tmp_path)
-    logging.write_tensorboard(
-        writer, {"step": 7, "loss": jnp.array([0.5, 0.25]), "reward": 0.75, "note": "text"}
-    )
+    logging.write_tensorboard(writer, {"step": 7, "loss": jnp.array([0.5, 0.25]), "reward": 0.75, "note": "text"})
     writer.close()
     (path,) = tmp_path.iterdir()
     content, values = path.read_bytes(), {}
@@ -152,9 +141,7 @@ def test_without_tensorboardx_there_is_one_notice_and_no_file(tmp_path, monkeypa
 def run_progress(console: Console, seconds: list[float], start: int = 0) -> None:
     """Report steps 10, 20, ... at the given times on a made-up clock that starts at zero."""
     now = 0.0
-    with logging.progress(
-        100, users=64, start=start, label="training", console=console, clock=lambda: now
-    ) as report:
+    with logging.progress(100, users=64, start=start, label="training", console=console, clock=lambda: now) as report:
         for number, now in enumerate(seconds, start=1):  # noqa: B007
             report(start + 10 * number, note=f"reward 0.{number}")
 

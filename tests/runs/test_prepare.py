@@ -19,14 +19,7 @@ from dsrm_jax.purify.stage_one import fit_purifiers
 from dsrm_jax.runs import log_models
 from dsrm_jax.runs import prepare as stage_one
 from dsrm_jax.runs.pieces import encoder_of, purifier_of
-from dsrm_jax.runs.prepare import (
-    check_usable,
-    perception_like,
-    prepare,
-    seed_keys,
-    stage_one_like,
-    stage_one_name,
-)
+from dsrm_jax.runs.prepare import check_usable, perception_like, prepare, seed_keys, stage_one_like, stage_one_name
 from dsrm_jax.simulator.world import SessionStarts
 
 USERS, ITEMS, DIM = 4, 9, 2
@@ -40,9 +33,7 @@ CONFIG = Config(
 
 def trained(config):
     """Shapes of the perception that training gives, without training."""
-    starts = SessionStarts(
-        *(jnp.zeros(n, t) for n, t in [(20, int), (20, int), (20, bool), (USERS + 1, int)])
-    )
+    starts = SessionStarts(*(jnp.zeros(n, t) for n, t in [(20, int), (20, int), (20, bool), (USERS + 1, int)]))
 
     def train():
         embeddings = Embeddings(jnp.zeros((ITEMS, DIM + 1)), jnp.zeros(ITEMS))
@@ -73,10 +64,7 @@ def test_workers_expect_the_shapes_of_posteriors_that_a_log_gives():
     log = log_of([0, 1, 2, 2])
     rows, users = len(log.train.user), log.num_users
     starts = SessionStarts(
-        jnp.asarray(log.train.user),
-        jnp.asarray(log.train.item),
-        jnp.asarray(log.train.click),
-        jnp.array([0, rows]),
+        jnp.asarray(log.train.user), jnp.asarray(log.train.item), jnp.asarray(log.train.click), jnp.array([0, rows])
     )
     embeddings = Embeddings(jnp.ones((log.num_items, DIM + 1)), jnp.zeros(log.num_items))
     made = fit_posterior(jax.random.key(1), embeddings, starts, jnp.zeros((users, DIM + 1)))
@@ -98,23 +86,11 @@ def test_every_seed_and_stage_has_its_own_key_whatever_seeds_stand_beside_it():
 def log_of(items, *, matrix=None):
     count = len(items)
     rows = Interactions(
-        np.zeros(count, np.int32),
-        np.array(items, np.int32),
-        np.ones(count, bool),
-        np.arange(count),
-        np.ones(count),
+        np.zeros(count, np.int32), np.array(items, np.int32), np.ones(count, bool), np.arange(count), np.ones(count)
     )
     catalogue = np.arange(3, dtype=np.int32)
     return InteractionLog(
-        "toy",
-        "three items",
-        np.arange(1),
-        np.arange(3),
-        rows,
-        rows,
-        catalogue,
-        np.zeros((3, 0)),
-        train_matrix=matrix,
+        "toy", "three items", np.arange(1), np.arange(3), rows, rows, catalogue, np.zeros((3, 0)), train_matrix=matrix
     )
 
 
@@ -130,11 +106,7 @@ MATRIX = ObservedMatrix(np.arange(1), np.ones((1, 3), np.float32))
             "bcq learns from a log of what was shown.*three items.*choose one of",
         ),
         ("dorl", log_of([0, 0, 1, 2], matrix=MATRIX), "dorl learns from a log"),
-        (
-            "dnair",
-            log_of([0, 1, 2]),
-            "dnair rewards novelty, and in these data all items are equally popular",
-        ),
+        ("dnair", log_of([0, 1, 2]), "dnair rewards novelty, and in these data all items are equally popular"),
     ],
 )
 def test_a_method_whose_need_the_data_cannot_meet_is_refused(method, log, message):
@@ -145,9 +117,7 @@ def test_a_method_whose_need_the_data_cannot_meet_is_refused(method, log, messag
 
 def test_worlds_remembered_from_another_method_do_not_let_one_in(monkeypatch):
     """A sweep hands the worlds of its first method to the next."""
-    monkeypatch.setattr(
-        stage_one, "load_worlds", lambda config, say: (log_of([0, 0, 1, 2], matrix=MATRIX), None, {})
-    )
+    monkeypatch.setattr(stage_one, "load_worlds", lambda config, say: (log_of([0, 0, 1, 2], matrix=MATRIX), None, {}))
     memory = {}
     config = merge(CONFIG, {"agent": {"method": "a2c"}}, "test")
     stage_one.remembered_worlds(config, print, memory)
@@ -172,11 +142,7 @@ def test_what_the_data_do_meet_is_not_refused():
         ({"kind": "masked", "refresh_rounds": 1}, {"agent": {"method": "dorl"}}, 2),
         ({"kind": "masked"}, {"environment": {"max_len": 9}}, 1),
         ({"kind": "guided", "target": "random_exposure"}, {"environment": {"max_len": 9}}, 1),
-        (
-            {"kind": "guided"},
-            {"purifier": {"diffusion_steps": 7, "schedule": "linear", "sampler": "ddim"}},
-            1,
-        ),
+        ({"kind": "guided"}, {"purifier": {"diffusion_steps": 7, "schedule": "linear", "sampler": "ddim"}}, 1),
         ({"kind": "guided"}, {"purifier": {"hidden": 9}}, 2),
         ({"kind": "guided"}, {"purifier": {"exposure_scale": 0.5}}, 1),
         ({"kind": "guided"}, {"encoder": {"embedding_epochs": 7}}, 2),

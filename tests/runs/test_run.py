@@ -31,16 +31,7 @@ from dsrm_jax.runs import checkpoint, run_directory
 from dsrm_jax.runs import run as run_module
 from dsrm_jax.runs.logging import append_metrics, read_metrics
 from dsrm_jax.runs.pieces import encoder_of
-from dsrm_jax.runs.run import (
-    NonFiniteError,
-    Saved,
-    chunk_size,
-    metric_rows,
-    num_updates,
-    restore,
-    start,
-    train,
-)
+from dsrm_jax.runs.run import NonFiniteError, Saved, chunk_size, metric_rows, num_updates, restore, start, train
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 
@@ -68,9 +59,7 @@ CONFIG = Config(
 def perception():
     rng = np.random.default_rng(0)
     vectors = np.concatenate([rng.normal(size=(ITEMS, 2)), np.ones((ITEMS, 1))], axis=1)
-    embeddings = Embeddings(
-        jnp.asarray(vectors, jnp.float32), jnp.asarray(rng.normal(size=ITEMS), jnp.float32)
-    )
+    embeddings = Embeddings(jnp.asarray(vectors, jnp.float32), jnp.asarray(rng.normal(size=ITEMS), jnp.float32))
     shapes = jax.eval_shape(encoder_of(CONFIG).init, jax.random.key(0), embeddings).network
     network = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), shapes)
     return Perception(EncoderParams(embeddings, network), {})
@@ -150,12 +139,8 @@ def without_time(rows):
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 12), st.integers(1, 20), st.data())
-def test_chunks_end_at_the_last_update_and_a_resumed_run_has_those_of_a_whole_one(
-    updates, limit, length, data
-):
-    training = TrainingConfig(
-        steps=updates * length - (length - 1), rollout_length=length, chunk_updates=limit
-    )
+def test_chunks_end_at_the_last_update_and_a_resumed_run_has_those_of_a_whole_one(updates, limit, length, data):
+    training = TrainingConfig(steps=updates * length - (length - 1), rollout_length=length, chunk_updates=limit)
     config = dataclasses.replace(CONFIG, training=training)
     assert num_updates(config) == updates
     size = chunk_size(config)
@@ -169,10 +154,7 @@ def test_chunks_end_at_the_last_update_and_a_resumed_run_has_those_of_a_whole_on
 
 
 def test_every_update_has_a_row_with_a_number_per_seed():
-    metrics = {
-        "reward": jnp.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]),
-        "sessions": jnp.array([[1, 2, 3], [4, 5, 6]]),
-    }
+    metrics = {"reward": jnp.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]), "sessions": jnp.array([[1, 2, 3], [4, 5, 6]])}
     rows = metric_rows(metrics, 40, 8, 1.23456)
     assert [row["step"] for row in rows] == [48, 56, 64]
     assert [row["seconds"] for row in rows] == [1.235] * 3
@@ -257,9 +239,7 @@ def test_nan_stops_the_run_and_names_the_step_and_the_last_good_checkpoint_which
 
     compiled(second_chunk_breaks)
     run, saved = new_run(tmp_path / "run", begun, perception)
-    with pytest.raises(
-        NonFiniteError, match=rf"at step {step}: .*{what}.*\[11, 15\].*checkpoint of step 8 is good"
-    ):
+    with pytest.raises(NonFiniteError, match=rf"at step {step}: .*{what}.*\[11, 15\].*checkpoint of step 8 is good"):
         train(run, CONFIG, saved, world, DATA)
     assert checkpoint.steps(run.checkpoints) == [0, 8]
     good, saved = restore(run, CONFIG, world, ITEMS, DATA)
@@ -279,9 +259,7 @@ cli.main(sys.argv[2:])
 
 
 def command(*words):
-    return subprocess.run(
-        [sys.executable, "-c", COMMAND, *words], capture_output=True, text=True, timeout=400
-    )
+    return subprocess.run([sys.executable, "-c", COMMAND, *words], capture_output=True, text=True, timeout=400)
 
 
 @pytest.mark.slow
@@ -293,13 +271,9 @@ def test_the_command_line_resumes_bit_for_bit_in_another_process(tmp_path):
     assert "results" not in json.loads((tmp_path / "parts" / "summary.json").read_text())
     resumed = command("run", "resume", str(tmp_path / "parts"))
     assert resumed.returncode == 0, resumed.stderr[-2000:]
-    whole, parts = (
-        without_time(read_metrics(tmp_path / name / "metrics.jsonl")) for name in ("whole", "parts")
-    )
+    whole, parts = (without_time(read_metrics(tmp_path / name / "metrics.jsonl")) for name in ("whole", "parts"))
     assert whole == parts
-    results = [
-        json.loads((tmp_path / name / "summary.json").read_text())["results"] for name in ("whole", "parts")
-    ]
+    results = [json.loads((tmp_path / name / "summary.json").read_text())["results"] for name in ("whole", "parts")]
     assert results[0] == results[1]
 
 

@@ -17,9 +17,7 @@ from dsrm_jax.runs import run_directory
 
 
 def with_(section: str, **changes) -> Config:
-    return dataclasses.replace(
-        Config(), **{section: dataclasses.replace(getattr(Config(), section), **changes)}
-    )
+    return dataclasses.replace(Config(), **{section: dataclasses.replace(getattr(Config(), section), **changes)})
 
 
 def test_created_run_opens_with_the_same_configuration_and_says_what_it_ran_on(tmp_path, monkeypatch):
@@ -65,9 +63,7 @@ def test_default_path_is_one_per_meaning():
 def test_another_configuration_is_refused_with_what_differs_and_nothing_changes(tmp_path):
     run = run_directory.create(tmp_path, Config())
     before = run.config.read_bytes()
-    with pytest.raises(
-        InputError, match=r"another configuration \(agent\.clip 0\.2 there, 0\.3 here\): choose"
-    ):
+    with pytest.raises(InputError, match=r"another configuration \(agent\.clip 0\.2 there, 0\.3 here\): choose"):
         run_directory.create(tmp_path, with_("agent", clip=0.3))
     many = with_("agent", clip=0.3, epochs=9, minibatches=9, hidden=9, value_weight=9.0)
     with pytest.raises(InputError, match=r"and 2 more\)"):
@@ -86,9 +82,7 @@ def test_the_same_run_is_taken_up_and_may_be_longer(tmp_path):
 
 def test_folders_that_are_no_run_are_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(
-        InputError, match=r"not a run directory \(it holds 'thesis\.tex' but no config\.json\)"
-    ):
+    with pytest.raises(InputError, match=r"not a run directory \(it holds 'thesis\.tex' but no config\.json\)"):
         run_directory.create(tmp_path, Config())
     with pytest.raises(InputError, match=r"cannot make run directory .*thesis\.tex"):
         run_directory.create(tmp_path / "thesis.tex", Config())
@@ -140,11 +134,7 @@ def test_summary_round_trips_and_a_failed_write_keeps_the_old_one(tmp_path, monk
     run = run_directory.create(tmp_path, Config())
     with pytest.raises(InputError, match=r"has no summary\.json: the run has not finished"):
         run_directory.read_summary(run)
-    summary = {
-        "reward": jnp.array([0.1, np.inf], jnp.float32),
-        "n": np.int32(3),
-        "inner": {"a": float("nan")},
-    }
+    summary = {"reward": jnp.array([0.1, np.inf], jnp.float32), "n": np.int32(3), "inner": {"a": float("nan")}}
     run_directory.write_summary(run, summary)
     read = run_directory.read_summary(run)
     assert read["reward"] == [0.1, np.inf]
@@ -166,9 +156,7 @@ def test_a_second_process_cannot_train_in_the_same_folder(tmp_path):
         "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_SH); "
         "print('held', flush=True); sys.stdin.read()"
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, str(run.lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(run.lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdout.readline() == b"held\n"
     with pytest.raises(InputError, match="another process is training in"), run_directory.locked(run):
         pass

@@ -43,9 +43,7 @@ def trained():
     """A policy that looks at the history: random encoder, random networks."""
     rng = np.random.default_rng(0)
     vectors = np.concatenate([rng.normal(size=(VOCABULARY, 2)), np.ones((VOCABULARY, 1))], axis=1)
-    embeddings = Embeddings(
-        jnp.asarray(vectors, jnp.float32), jnp.asarray(rng.normal(size=VOCABULARY), jnp.float32)
-    )
+    embeddings = Embeddings(jnp.asarray(vectors, jnp.float32), jnp.asarray(rng.normal(size=VOCABULARY), jnp.float32))
     encoder = encoder_of(CONFIG).init(jax.random.key(0), embeddings)
     network = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), encoder.network)
     world = World(
@@ -58,9 +56,7 @@ def trained():
     perception = Perception(EncoderParams(embeddings, network), {})
     agent = make_agent(CONFIG.agent, slate_size=K).init(jax.random.key(1), make_catalogue(embeddings, world))
     params = jax.tree.map(lambda x: x + 0.5 * jnp.asarray(rng.normal(size=x.shape), x.dtype), agent.params)
-    return SimpleNamespace(
-        world=world, perception=perception, agent=dataclasses.replace(agent, params=params)
-    )
+    return SimpleNamespace(world=world, perception=perception, agent=dataclasses.replace(agent, params=params))
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +74,7 @@ def export(path, config, trained, **more):
 def random_histories(seed, users):
     rng = np.random.default_rng(seed)
     return [
-        [
-            (int(RAW[rng.integers(VOCABULARY)]), bool(rng.random() < 0.5))
-            for _ in range(rng.integers(0, 2 * H))
-        ]
+        [(int(RAW[rng.integers(VOCABULARY)]), bool(rng.random() < 0.5)) for _ in range(rng.integers(0, 2 * H))]
         for _ in range(users)
     ]
 
@@ -91,9 +84,7 @@ def test_a_loaded_policy_recommends_what_the_agent_does(trained, path, users):
     policy = load_policy(path)
     histories, times = random_histories(users, users), list(range(users))
     item, click, length = pack(histories, RAW, history_length=H)
-    act = jax.jit(
-        recommender(agent_of(CONFIG), trained.agent, trained.world, trained.perception, perceive_of(CONFIG))
-    )
+    act = jax.jit(recommender(agent_of(CONFIG), trained.agent, trained.world, trained.perception, perceive_of(CONFIG)))
     time = np.asarray(times, np.int32)
     expected = RAW[np.asarray(act(item, click, length, time, K * time))]
     found = policy.recommend(histories, times)
@@ -117,9 +108,7 @@ def test_a_purifying_policy_takes_any_number_of_users_as_well(trained, tmp_path)
     export(path, config, SimpleNamespace(**vars(trained) | {"perception": perception}), platforms=("cpu",))
     histories = random_histories(5, 70)
     arrays = pack(histories, RAW, history_length=H)
-    act = jax.jit(
-        recommender(agent_of(config), trained.agent, trained.world, perception, perceive_of(config))
-    )
+    act = jax.jit(recommender(agent_of(config), trained.agent, trained.world, perception, perceive_of(config)))
     policy, none = load_policy(path), np.zeros(70, np.int32)
     for time, unlogged in ((0, 0), (1, None), (0, 3)):
         other = K * time if unlogged is None else unlogged
@@ -156,9 +145,7 @@ def test_the_loader_needs_no_training_code(path):
         "print(sorted(m for m in sys.modules if m.split('.')[0] in ('flax', 'optax', 'orbax', 'polars') "
         "or m.startswith(tuple('dsrm_jax.' + r for r in ('data', 'simulator', 'state', 'agents', 'training')))))"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=True
-    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=True)
     assert result.stdout.split("\n")[:2] == [f"(1, {K})", "[]"]
 
 

@@ -60,12 +60,7 @@ def make_log(num_rows=20_000, test_users=TEST_USERS, **changes):
             user_ids=np.arange(NUM_USERS) * 7 + 5,
             item_ids=np.arange(NUM_ITEMS) * 3 + 2,
             train=make_rows(
-                generator,
-                truth,
-                np.arange(NUM_USERS),
-                np.arange(NUM_ITEMS),
-                num_rows,
-                weights / weights.sum(),
+                generator, truth, np.arange(NUM_USERS), np.arange(NUM_ITEMS), num_rows, weights / weights.sum()
             ),
             test=make_rows(generator, truth, test_users, CATALOGUE, num_rows // 2),
             catalogue=CATALOGUE.astype(np.int32),
@@ -141,9 +136,7 @@ def test_held_out_users_are_new_people_where_half_remain(log, fitted):
     assert fitted.test.num_users == len(TEST_USERS)
     assert "none of the 60 training users" in fitted.report["users"]
     shared = make_log(test_users=np.arange(80))
-    worlds = make_worlds(
-        jax.random.key(0), dataclasses.replace(shared, synthetic=make_truth()), **configure()
-    )
+    worlds = make_worlds(jax.random.key(0), dataclasses.replace(shared, synthetic=make_truth()), **configure())
     assert worlds.train.num_users == NUM_USERS
     assert worlds.report["users"] == "80 test users, 80 of them also among the 90 training users"
 
@@ -186,9 +179,7 @@ def test_synthetic_world_has_the_probabilities_of_the_truth(log):
         np.testing.assert_allclose(probabilities(world), expit(logit), atol=2e-6)
         user, item, appeal = (np.asarray(x, np.float64) for x in world.preference)
         lift = (0.3 + truth.conformity[users][:, None]) * truth.log_popularity[CATALOGUE]
-        np.testing.assert_allclose(
-            user @ item.T + appeal, logit - lift - truth.user_bias[users][:, None], atol=1e-5
-        )
+        np.testing.assert_allclose(user @ item.T + appeal, logit - lift - truth.user_bias[users][:, None], atol=1e-5)
     assert worlds.report["test"]["response"] == "synthetic"
 
 
@@ -222,9 +213,7 @@ def test_popularity_follows_training_exposure_and_raw_ids(log):
     def move(rows):
         return dataclasses.replace(rows, item=order[rows.item].astype(np.int32))
 
-    items = {
-        name: getattr(truth, name)[np.argsort(order)] for name in ("item_factors", "appeal", "log_popularity")
-    }
+    items = {name: getattr(truth, name)[np.argsort(order)] for name in ("item_factors", "appeal", "log_popularity")}
     moved = dataclasses.replace(
         log,
         train=move(log.train),
@@ -254,9 +243,7 @@ def test_unusable_logs_are_refused(log):
 
 @pytest.mark.slow
 def test_fitted_factors_of_real_clicks_rank_held_out_rows():
-    folder = (
-        os.environ.get("DSRM_SHARED_DATA") or Path(__file__).resolve().parents[2].parent / "shared" / "data"
-    )
+    folder = os.environ.get("DSRM_SHARED_DATA") or Path(__file__).resolve().parents[2].parent / "shared" / "data"
     if not (Path(folder) / "kuairand-pure").is_dir():
         pytest.skip("the KuaiRand-Pure sample is absent: set DSRM_SHARED_DATA to the folder that holds it")
     pytest.importorskip("polars")

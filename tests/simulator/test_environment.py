@@ -225,12 +225,8 @@ def test_events_that_the_training_log_did_not_choose_are_counted(world):
     arrived = np.where(stranger, observation.history.length, 0)
     np.testing.assert_array_equal(observation.unlogged, arrived)
     for t in range(1, 3):
-        observation, state, *_ = step(
-            jax.random.split(jax.random.key(t), B), state, jnp.zeros((B, 4), int), mixed
-        )
-        np.testing.assert_array_equal(
-            observation.unlogged, np.minimum(arrived + 4 * t, CONFIG.history_length)
-        )
+        observation, state, *_ = step(jax.random.split(jax.random.key(t), B), state, jnp.zeros((B, 4), int), mixed)
+        np.testing.assert_array_equal(observation.unlogged, np.minimum(arrived + 4 * t, CONFIG.history_length))
 
 
 @cache
@@ -274,8 +270,7 @@ def test_auto_reset_begins_a_session_and_keeps_the_leavers_last_observation(cert
     state = arrivals(certain_world, seed=1)
     starts = jax.device_get(certain_world.starts)
     openings = {
-        (int(starts.user[row]), tuple(prior_events(starts, row, CONFIG.history_length)))
-        for row in range(sum(ROWS))
+        (int(starts.user[row]), tuple(prior_events(starts, row, CONFIG.history_length))) for row in range(sum(ROWS))
     }
     num_ended = 0
     for t in range(2 * CONFIG.max_len):

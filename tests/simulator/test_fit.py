@@ -46,9 +46,7 @@ def _posterior_mode(user, item, click, l2: float, bias_prior: float):
         np.add.at(gradient_v, item, slope[:, None] * u[user])
         gradient_a = np.bincount(user, slope, NUM_USERS) + l2 * bias_prior * a
         gradient_b = np.bincount(item, slope, NUM_ITEMS) + l2 * bias_prior * b
-        gradient = np.concatenate(
-            [gradient_u.ravel(), gradient_v.ravel(), gradient_a, gradient_b, [slope.sum()]]
-        )
+        gradient = np.concatenate([gradient_u.ravel(), gradient_v.ravel(), gradient_a, gradient_b, [slope.sum()]])
         return value / len(user), gradient / len(user)
 
     start = 0.1 * np.random.default_rng(1).normal(size=sum(sizes))
@@ -59,9 +57,7 @@ def _posterior_mode(user, item, click, l2: float, bias_prior: float):
 
 def _fit(user, item, click, seed: int = 0, **options):
     options = {"dim": DIM, "epochs": 8, "batch_size": 512, "learning_rate": 0.05, **options}
-    return fit_factors(
-        jax.random.key(seed), user, item, click, num_users=NUM_USERS, num_items=NUM_ITEMS, **options
-    )
+    return fit_factors(jax.random.key(seed), user, item, click, num_users=NUM_USERS, num_items=NUM_ITEMS, **options)
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +97,7 @@ def test_fit_generalises_as_well_as_the_truth_nearly_does(fitted):
 def test_same_key_same_bits_and_other_key_other_bits(problem, fitted):
     user, item, click, _ = problem
     again, other = _fit(user, item, click), _fit(user, item, click, seed=1)
-    assert all(
-        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(fitted), jax.tree.leaves(again), strict=True)
-    )
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(fitted), jax.tree.leaves(again), strict=True))
     assert not np.array_equal(fitted.user, other.user)
 
 

@@ -43,9 +43,7 @@ def world():
 
 def table_of_events(observation, world):
     """(H, 2): each event's item, and whether it was clicked."""
-    return jnp.stack([observation.history.item / ITEMS, observation.history.click], axis=1).astype(
-        jnp.float32
-    )
+    return jnp.stack([observation.history.item / ITEMS, observation.history.click], axis=1).astype(jnp.float32)
 
 
 def test_it_is_the_simulator_with_gymnaxs_six_values_and_auto_reset(world):

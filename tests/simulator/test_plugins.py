@@ -16,14 +16,7 @@ from dsrm_jax.data.log import InteractionLog, Interactions
 from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.sessions import run_sessions
 from dsrm_jax.purify.encoder import Embeddings
-from dsrm_jax.runs.pieces import (
-    agent_of,
-    encoder_of,
-    environment_of,
-    purifier_of,
-    response_of,
-    worlds_of,
-)
+from dsrm_jax.runs.pieces import agent_of, encoder_of, environment_of, purifier_of, response_of, worlds_of
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 from dsrm_jax.training.loop import make_trainer
@@ -127,8 +120,7 @@ def test_an_own_reward_is_paid_and_summed_while_temper_and_clicks_follow_the_cli
 
 def test_an_own_reward_trains():
     metrics = train(
-        dj.make_environment(slate_size=SLATE, max_len=6, history_length=5, reward=tail_reward),
-        make_world(table(0.5)),
+        dj.make_environment(slate_size=SLATE, max_len=6, history_length=5, reward=tail_reward), make_world(table(0.5))
     )
     assert np.all(metrics["reward"] > 2)
     assert np.all(metrics["return"][metrics["sessions"] > 0] > 2)
@@ -157,9 +149,9 @@ def test_an_own_leave_rule_trains_and_is_evaluated():
         return jnp.broadcast_to(jnp.arange(SLATE), (*env.user.shape, SLATE)), ()
 
     for probability, length in ((0.0, 2), (1.0, 6)):
-        sessions = jax.jit(
-            lambda key, world: run_sessions(key, act, environment, world, num_sessions=5, num_users=5)
-        )(jax.random.key(0), make_world(table(probability)))
+        sessions = jax.jit(lambda key, world: run_sessions(key, act, environment, world, num_sessions=5, num_users=5))(
+            jax.random.key(0), make_world(table(probability))
+        )
         np.testing.assert_array_equal(sessions.length, length)
 
 
@@ -244,14 +236,8 @@ class OneAnswer(Habit):
     [
         (lambda *a: {"rate": 0.5}, "returned dict without the method click_probability"),
         (lambda *a: NoPytree(), "returned NoPytree, which is no pytree"),
-        (
-            lambda *a: Habit(jnp.zeros(ITEMS + 1), a[3]),
-            rf"\({ITEMS + 1}, 1\): expected one row for each of {ITEMS}",
-        ),
-        (
-            lambda *a: OneAnswer(jnp.zeros(ITEMS), a[3]),
-            r"click_probability of 6 items is float32 of shape \(\)",
-        ),
+        (lambda *a: Habit(jnp.zeros(ITEMS + 1), a[3]), rf"\({ITEMS + 1}, 1\): expected one row for each of {ITEMS}"),
+        (lambda *a: OneAnswer(jnp.zeros(ITEMS), a[3]), r"click_probability of 6 items is float32 of shape \(\)"),
     ],
 )
 def test_a_response_that_does_not_fit_is_refused_in_one_sentence(log, make, message):
@@ -305,10 +291,7 @@ def test_a_response_is_named_in_a_configuration(my_lab, log):
     worlds = worlds_of(jax.random.key(0), log, config)
     assert isinstance(worlds.test.response, Habit)
     assert worlds.report["test"]["response"].endswith(":make_habit")
-    for text, message in (
-        ("fited", "did you mean 'fitted'"),
-        ("my_lab:make_habits", "did you mean 'make_habit'"),
-    ):
+    for text, message in (("fited", "did you mean 'fitted'"), ("my_lab:make_habits", "did you mean 'make_habit'")):
         with pytest.raises(InputError, match=message):
             response_of(text)
     with pytest.raises(InputError, match="did you mean 'fitted'"):

@@ -13,10 +13,7 @@ from dsrm_jax.simulator.environment import make_environment
 def test_presets_are_the_published_settings():
     default = {name: p.default for name, p in inspect.signature(make_environment).parameters.items()}
     fields = ("slate_size", "max_len", "ad_bound", "ad_penalty", "double_sigmoid", "slate_correlation")
-    settings = {
-        name: tuple((default | dict(preset))[field] for field in fields)
-        for name, preset in dj.PRESETS.items()
-    }
+    settings = {name: tuple((default | dict(preset))[field] for field in fields) for name, preset in dj.PRESETS.items()}
     assert settings == {
         "paper": (6, 30, 0.3, 1, False, 0.0),
         "kuaisim": (6, 20, 0.3, 0, True, 0.2),

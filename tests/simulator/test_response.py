@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 from flax import struct
 
-from dsrm_jax.simulator.response import (
-    FactorResponse,
-    TableResponse,
-    slate_correlation,
-    slate_probability,
-)
+from dsrm_jax.simulator.response import FactorResponse, TableResponse, slate_correlation, slate_probability
 from dsrm_jax.simulator.world import History
 
 NO_HISTORY = History(item=jnp.zeros(4, jnp.int32), click=jnp.zeros(4, bool), length=jnp.zeros((), jnp.int32))
@@ -98,9 +93,9 @@ def test_weight_zero_changes_no_bit_and_a_traced_weight_equals_a_static_one(resp
     plain = response.click_probability(3, slate, NO_HISTORY)
     np.testing.assert_array_equal(slate_probability(response, 3, slate, NO_HISTORY), plain)
     weights = jnp.array([0.0, 0.2, 5.0])
-    swept = jax.vmap(
-        lambda weight: slate_probability(response, 3, slate, NO_HISTORY, correlation_weight=weight)
-    )(weights)
+    swept = jax.vmap(lambda weight: slate_probability(response, 3, slate, NO_HISTORY, correlation_weight=weight))(
+        weights
+    )
     for weight, row in zip([0.0, 0.2, 5.0], swept, strict=True):
         fixed = slate_probability(response, 3, slate, NO_HISTORY, correlation_weight=weight)
         np.testing.assert_allclose(row, fixed, rtol=1e-6)

@@ -168,9 +168,7 @@ def test_c_uniform_slates_over_a_fifth_popular_have_ad_point_six(slate_size, fre
     assert abs(counted - broken) < 4 * math.sqrt(broken * (1 - broken) / steps)
 
 
-@pytest.mark.parametrize(
-    ("slate_size", "bound", "published"), [(6, 0.3, 0.688), (10, 0.3, 0.344), (10, 0.2, 0.754)]
-)
+@pytest.mark.parametrize(("slate_size", "bound", "published"), [(6, 0.3, 0.688), (10, 0.3, 0.344), (10, 0.2, 0.754)])
 def test_d_coin_flip_slates_are_balanced_as_a_batch_and_penalised_one_by_one(slate_size, bound, published):
     config = replace(PAPER, slate_size=slate_size, ad_bound=bound)
     rng = np.random.default_rng(5)

@@ -34,17 +34,13 @@ def encode(p, index, features):
     for n in index:
         latents = [p["id"]["embedding"][n]]
         latents += [dense(p[f"feature_{k}"], x[n]) for k, x in enumerate(features)]
-        result.append(
-            sum(dense(p["shared"], layer_norm(p[f"norm_{k}"], latent)) for k, latent in enumerate(latents))
-        )
+        result.append(sum(dense(p["shared"], layer_norm(p[f"norm_{k}"], latent)) for k, latent in enumerate(latents)))
     return np.array(result)
 
 
 def attend(p, x):
     """Causal multi-head attention over all positions of one sequence, looped over heads and positions."""
-    q, k, v = (
-        np.einsum("hd,dnf->nhf", x, p[n]["kernel"]) + p[n]["bias"][:, None] for n in ("query", "key", "value")
-    )
+    q, k, v = (np.einsum("hd,dnf->nhf", x, p[n]["kernel"]) + p[n]["bias"][:, None] for n in ("query", "key", "value"))
     out = np.zeros_like(q)
     for head in range(q.shape[0]):
         for t in range(len(x)):
@@ -57,9 +53,7 @@ def attend(p, x):
 def reference_logits(params, user, history, feedback, item, features, num_layers=2):
     """Logits (B, F) of the whole model, every layer run on every position."""
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
-    user_features, item_features = (
-        [np.asarray(x, np.float64) for x in f] for f in (features.user, features.item)
-    )
+    user_features, item_features = ([np.asarray(x, np.float64) for x in f] for f in (features.user, features.item))
     items = layer_norm(p["item_norm"], encode(p["item_encoder"], range(NUM_ITEMS + 1), item_features))
     users = encode(p["user_encoder"], user, user_features)
     logits = []
@@ -69,9 +63,7 @@ def reference_logits(params, user, history, feedback, item, features, num_layers
         for n in range(num_layers):
             layer = p[f"layers_{n}"]
             x = layer_norm(layer["attention_norm"], x + attend(layer["attention"], x))
-            x = layer_norm(
-                layer["feed_norm"], x + dense(layer["feed_out"], np.maximum(dense(layer["feed_in"], x), 0))
-            )
+            x = layer_norm(layer["feed_norm"], x + dense(layer["feed_out"], np.maximum(dense(layer["feed_in"], x), 0)))
         state = np.concatenate([x[-1], layer_norm(p["user_norm"], users[b])])
         hidden = layer_norm(p["scorer_norm"], np.maximum(dense(p["scorer_in"], state), 0))
         weights = dense(p["scorer_out"], hidden).reshape(-1, items.shape[-1])
@@ -103,9 +95,9 @@ def make_case(num_feedback, num_layers=2, length=HISTORY):
         NUM_ITEMS,
         generator.integers(NUM_ITEMS, size=(BATCH, length)),
     )
-    feedback = (
-        (generator.random((BATCH, length, num_feedback)) < 0.5) & (history < NUM_ITEMS)[..., None]
-    ).astype(float)
+    feedback = ((generator.random((BATCH, length, num_feedback)) < 0.5) & (history < NUM_ITEMS)[..., None]).astype(
+        float
+    )
     inputs = (np.array([0, 4, 2]), history, feedback.astype(np.float32), np.array([3, 8, 0]), features)
     shapes = jax.eval_shape(model.init, jax.random.key(1), *inputs)["params"]
     # Norm scales of one and biases of zero would hide a missing or swapped norm: draw every parameter.
@@ -122,9 +114,7 @@ def test_model_with_three_kinds_of_feedback_equals_the_float64_reference():
     np.testing.assert_allclose(actual, reference_logits(params, *inputs), rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize(
-    ("num_layers", "num_feedback", "length"), [(1, 1, 7), (2, 1, 8), (3, 2, 7), (2, 1, 1)]
-)
+@pytest.mark.parametrize(("num_layers", "num_feedback", "length"), [(1, 1, 7), (2, 1, 8), (3, 2, 7), (2, 1, 1)])
 def test_the_state_with_products_saved_is_the_models(num_layers, num_feedback, length):
     model, params, (user, history, feedback, _, features) = make_case(num_feedback, num_layers, length)
     apply = partial(model.apply, {"params": params})
@@ -164,9 +154,7 @@ def test_frozen_response_gives_the_models_probability_for_each_shown_item(case):
         length=jnp.asarray((history < NUM_ITEMS).sum(-1), jnp.int32),
     )
     slate = np.array([[0, 3], [2, 1], [3, 2]])
-    actual = jax.jit(jax.vmap(response.click_probability))(
-        jnp.asarray(user, jnp.int32), jnp.asarray(slate), events
-    )
+    actual = jax.jit(jax.vmap(response.click_probability))(jnp.asarray(user, jnp.int32), jnp.asarray(slate), events)
     for k in range(2):
         logit = reference_logits(params, user, history, feedback, CATALOGUE[slate[:, k]], features)[:, 0]
         np.testing.assert_allclose(actual[:, k], 1 / (1 + np.exp(-logit)), rtol=2e-4)
@@ -216,9 +204,7 @@ def test_response_runs_in_the_vmapped_jitted_environment(case):
 
 def test_one_hot_features_count_missing_as_a_level_and_leave_out_wide_features():
     features = one_hot_features(
-        {"a": np.array([-1, 0, 2])},
-        {"wide": np.array([0, 64]), "b": np.array([1, -1])},
-        np.eye(2, dtype=bool),
+        {"a": np.array([-1, 0, 2])}, {"wide": np.array([0, 64]), "b": np.array([1, -1])}, np.eye(2, dtype=bool)
     )
     np.testing.assert_array_equal(features.user[0], [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
     assert len(features.item) == 2

@@ -55,9 +55,7 @@ def test_who_comes_while_another_makes_it_does_something_else_once_and_then_read
         did.append("compiled")
         go_on.set()
 
-    first = threading.Thread(
-        target=lambda: found.append(hand_over(tmp_path, nothing, print, "a", LIKE, slowly))
-    )
+    first = threading.Thread(target=lambda: found.append(hand_over(tmp_path, nothing, print, "a", LIKE, slowly)))
     first.start()
     assert begun.wait(60)
     found.append(hand_over(tmp_path, meanwhile, print, "a", LIKE, nothing))

@@ -13,11 +13,7 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.sweep.plan import LARGEST_GROUP, Plan, expand, group, load_plan, varied
 
 RATES = (1e-3, 3e-4, 1e-4)
-GRID = {
-    "purifier.diffusion_steps": (5, 10),
-    "agent.learning_rate": RATES,
-    "agent.td3.exploration": (0.1, 0.2),
-}
+GRID = {"purifier.diffusion_steps": (5, 10), "agent.learning_rate": RATES, "agent.td3.exploration": (0.1, 0.2)}
 
 
 def test_a_grid_is_the_product_of_its_values_and_changes_nothing_else():

@@ -115,11 +115,7 @@ def test_the_groups_that_workers_read_are_the_points(tmp_path):
 
 
 def test_points_that_one_program_serves_are_neighbours_in_the_queue(tmp_path, calls):
-    grid = {
-        "purifier.diffusion_steps": (5, 10, 100),
-        "environment.max_len": (4, 5),
-        "purifier.hidden": (32, 64),
-    }
+    grid = {"purifier.diffusion_steps": (5, 10, 100), "environment.max_len": (4, 5), "purifier.hidden": (32, 64)}
     pool.run_plans([Plan(Config(), grid)], tmp_path / "sweep", workers=2, say=lambda _: None)
     groups, _ = pool.read_groups(tmp_path / "sweep")
     served = [(p.config.purifier.hidden, p.config.environment.max_len) for (p,) in groups]
@@ -155,9 +151,7 @@ threading.Event().wait(60)
 """
 
 
-@pytest.mark.parametrize(
-    ("sent", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
-)
+@pytest.mark.parametrize(("sent", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_an_interrupt_or_a_termination_kills_the_workers(tmp_path, monkeypatch, sent, raised):
     started = []
 
@@ -189,9 +183,7 @@ def test_a_worker_stops_where_its_input_ends_though_a_group_still_runs(tmp_path)
         "import threading\nfrom dsrm_jax.sweep.worker import questions\n"
         "assert next(questions()) == 7\nprint('begun', flush=True)\nthreading.Event().wait(60)\nraise SystemExit(3)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     process.stdin.write("7\n")
     process.stdin.flush()
     assert process.stdout.readline() == "begun\n"

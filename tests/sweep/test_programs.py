@@ -9,11 +9,7 @@ import pytest
 
 from dsrm_jax.config import AgentConfig, Config, EncoderConfig, EnvironmentConfig, PurifierConfig
 from dsrm_jax.purify.encoder import Embeddings, gather_evidence
-from dsrm_jax.purify.perception import (
-    Perception,
-    seed_axes,
-    share_process,
-)
+from dsrm_jax.purify.perception import Perception, seed_axes, share_process
 from dsrm_jax.purify.purifier import PurifierBatch
 from dsrm_jax.runs.pieces import encoder_of, perceive_of, purifier_of, without_process
 from dsrm_jax.simulator.environment import Observation
@@ -69,11 +65,7 @@ def shared(config, perception):
 def test_points_that_differ_in_their_reverse_process_share_one_program_and_nothing_else(perception):
     memory = {}
     kept = []
-    for changes in (
-        {"diffusion_steps": 9, "schedule": "linear"},
-        {"sampling_steps": 3},
-        {"start_fraction": 0.5},
-    ):
+    for changes in ({"diffusion_steps": 9, "schedule": "linear"}, {"sampling_steps": 3}, {"start_fraction": 0.5}):
         config = varied(**changes)
         alone = states(config, perception, {})
         found = states(*shared(config, perception), memory)
@@ -117,10 +109,7 @@ def test_a_program_is_compiled_anew_where_anything_but_the_agents_floats_differs
         (agent(method="a2c"), x),
         (agent(method="a2c"), jnp.ones(4)),
         (agent(method="a2c"), jnp.ones(4, jnp.int32)),
-        (
-            dataclasses.replace(agent(method="a2c"), environment=EnvironmentConfig(max_len=50)),
-            jnp.ones(4, jnp.int32),
-        ),
+        (dataclasses.replace(agent(method="a2c"), environment=EnvironmentConfig(max_len=50)), jnp.ones(4, jnp.int32)),
     ):
         before = len(traced)
         program(config, argument)

@@ -79,9 +79,7 @@ def test_the_next_slate_is_the_users_next_catalogue_items_in_order(world, catalo
 
 @pytest.fixture(scope="module")
 def logged(world, catalogue):
-    encoder = encoder_of(CONFIG).init(
-        jax.random.key(0), Embeddings(jnp.zeros((VOCABULARY, 3)), jnp.zeros(VOCABULARY))
-    )
+    encoder = encoder_of(CONFIG).init(jax.random.key(0), Embeddings(jnp.zeros((VOCABULARY, 3)), jnp.zeros(VOCABULARY)))
     run = jax.jit(
         lambda key: logged_data(
             key, environment_of(CONFIG), world, Perception(encoder, {}), perceive_of(CONFIG), catalogue
@@ -129,7 +127,5 @@ def test_a_world_without_a_whole_slate_in_its_log_still_gives_finite_numbers(wor
             short, user=short.user[jnp.array([0, 40, 43])], item=short.item[:3], click=short.click[:3]
         ),
     )
-    _, _, _, found = jax.vmap(lambda r: next_slate(one_each, catalogue.position, r, slate_size=K))(
-        jnp.arange(3)
-    )
+    _, _, _, found = jax.vmap(lambda r: next_slate(one_each, catalogue.position, r, slate_size=K))(jnp.arange(3))
     assert not np.any(found)

@@ -12,14 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrm_jax.config import (
-    AgentConfig,
-    Config,
-    EncoderConfig,
-    EnvironmentConfig,
-    PurifierConfig,
-    TrainingConfig,
-)
+from dsrm_jax.config import AgentConfig, Config, EncoderConfig, EnvironmentConfig, PurifierConfig, TrainingConfig
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.runs.pieces import encoder_of, trainer_of
@@ -45,9 +38,7 @@ quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level":
 def perception():
     rng = np.random.default_rng(0)
     vectors = np.concatenate([rng.normal(size=(ITEMS, 2)), np.ones((ITEMS, 1))], axis=1)
-    embeddings = Embeddings(
-        jnp.asarray(vectors, jnp.float32), jnp.asarray(rng.normal(size=ITEMS), jnp.float32)
-    )
+    embeddings = Embeddings(jnp.asarray(vectors, jnp.float32), jnp.asarray(rng.normal(size=ITEMS), jnp.float32))
     shapes = jax.eval_shape(encoder_of(CONFIG).init, jax.random.key(0), embeddings).network
     network = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), shapes)
     return Perception(EncoderParams(embeddings, network), {})
@@ -159,9 +150,7 @@ def test_metrics_of_a_rollout_equal_a_recount(world):
     reward, share = rng.integers(0, 3, (2, steps, users)) / 2
     broken, ended = rng.random((2, steps, users)) < 0.4
     length, total = rng.integers(1, 9, (steps, users)), rng.random((steps, users))
-    rollout = SimpleNamespace(
-        reward=jnp.asarray(reward, jnp.float32), popular_share=jnp.asarray(share, jnp.float32)
-    )
+    rollout = SimpleNamespace(reward=jnp.asarray(reward, jnp.float32), popular_share=jnp.asarray(share, jnp.float32))
     info = {"ended": ended, "broken": broken, "session_length": length, "session_return": total}
     metrics = rollout_metrics(rollout, jax.tree.map(jnp.asarray, info))
     over = [(length[i], total[i]) for i in np.ndindex(steps, users) if ended[i]]
@@ -181,9 +170,7 @@ def test_metrics_of_a_rollout_equal_a_recount(world):
     assert [float(none[name]) for name in ("sessions", "length", "return")] == [0, 0, 0]
 
 
-def test_a_program_is_traced_once_whatever_state_world_and_weights_it_is_given(
-    programs, started, world, perception
-):
+def test_a_program_is_traced_once_whatever_state_world_and_weights_it_is_given(programs, started, world, perception):
     flipped = dataclasses.replace(world, is_popular=~world.is_popular)
     state = programs.init(CONFIG.agent, jax.random.key(1), flipped, perception)
     for agent in (CONFIG.agent, dataclasses.replace(CONFIG.agent, learning_rate=0.1, clip=0.3)):
@@ -193,9 +180,7 @@ def test_a_program_is_traced_once_whatever_state_world_and_weights_it_is_given(
 
 def test_no_key_is_used_twice(world, perception):
     """JAX's own checker follows every key through the whole program; nothing is compiled."""
-    checker = pytest.importorskip(
-        "jax.experimental.key_reuse._core", reason="this JAX has no key-reuse checker"
-    )
+    checker = pytest.importorskip("jax.experimental.key_reuse._core", reason="this JAX has no key-reuse checker")
     trainer = trainer_of(CONFIG)
     checker.check_key_reuse(trainer.init, jax.random.key(0), world, perception)
     state = jax.eval_shape(trainer.init, jax.random.key(0), world, perception)

@@ -10,12 +10,7 @@ import pytest
 
 from dsrm_jax.config import Config, EnvironmentConfig
 from dsrm_jax.config.serialise import merge
-from dsrm_jax.purify.encoder import (
-    Embeddings,
-    Encoder,
-    EncoderParams,
-    gather_evidence,
-)
+from dsrm_jax.purify.encoder import Embeddings, Encoder, EncoderParams, gather_evidence
 from dsrm_jax.purify.exposure import silent_exposure
 from dsrm_jax.purify.leverage import leverage_of
 from dsrm_jax.purify.posterior import UserPosterior
@@ -35,9 +30,7 @@ CLICKED_MEAN = Encoder(init=None, encode=lambda params, summary: summary[..., :D
 
 def known(mode):
     """A posterior of which nothing but the mode is read."""
-    return UserPosterior(
-        mode, jnp.ones(len(mode)), leverage_of(jnp.eye(DIM)), silent_exposure(DIM), jnp.ones(())
-    )
+    return UserPosterior(mode, jnp.ones(len(mode)), leverage_of(jnp.eye(DIM)), silent_exposure(DIM), jnp.ones(()))
 
 
 @pytest.fixture(scope="module")
@@ -102,28 +95,16 @@ def test_stage_one_learns_it_instead_of_what_the_window_shows(world, params):
     module, regression = encoder_of(config), purifier_of(config)
     keys, posterior = seed_keys(config, 1), known(target)
     purifier, _ = fit_purifiers(
-        keys,
-        module,
-        regression,
-        encoder,
-        world.starts,
-        posterior,
-        history_length=4,
-        arrival_length=1,
+        keys, module, regression, encoder, world.starts, posterior, history_length=4, arrival_length=1
     )
 
     rng = np.random.default_rng(4)
     window = History(
-        jnp.asarray(rng.integers(0, ITEMS + 1, (50, 4))),
-        jnp.asarray(rng.random((50, 4)) < 0.5),
-        jnp.full(50, 4),
+        jnp.asarray(rng.integers(0, ITEMS + 1, (50, 4))), jnp.asarray(rng.random((50, 4)) < 0.5), jnp.full(50, 4)
     )
     evidence = gather_evidence(params.embeddings, window)
     found = regression.purify(
-        jax.tree.map(lambda x: x[0], purifier),
-        jax.random.key(5),
-        module.encode(encoder, evidence.summary),
-        evidence,
+        jax.tree.map(lambda x: x[0], purifier), jax.random.key(5), module.encode(encoder, evidence.summary), evidence
     )
     np.testing.assert_allclose(found, np.tile([3.0, -2.0, 5.0], (50, 1)), atol=0.05)
 

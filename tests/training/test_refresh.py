@@ -26,17 +26,11 @@ D = DIM + 1
 CONFIG = Config(
     environment=EnvironmentConfig(history_length=H, max_len=6),
     encoder=EncoderConfig(dim=DIM),
-    purifier=PurifierConfig(
-        kind="masked", diffusion_steps=2, hidden=8, iterations=20, batch_size=16, refresh_rounds=1
-    ),
+    purifier=PurifierConfig(kind="masked", diffusion_steps=2, hidden=8, iterations=20, batch_size=16, refresh_rounds=1),
 )
 GENERATOR = np.random.default_rng(0)
 KNOWN = UserPosterior(
-    jnp.ones((USERS, D)),
-    jnp.full(USERS, float(ROWS)),
-    leverage_of(0.3 * jnp.eye(D)),
-    silent_exposure(D),
-    jnp.ones(()),
+    jnp.ones((USERS, D)), jnp.full(USERS, float(ROWS)), leverage_of(0.3 * jnp.eye(D)), silent_exposure(D), jnp.ones(())
 )
 VECTORS = jnp.float32(np.c_[GENERATOR.normal(size=(ITEMS, DIM)), np.ones(ITEMS)])
 
@@ -76,9 +70,7 @@ def perception(world):
     encoder = encoder_of(CONFIG).init(jax.random.key(0), Embeddings(VECTORS, jnp.zeros(ITEMS)))
     keys = jax.random.split(jax.random.key(1), 2)
     modules = encoder_of(CONFIG), purifier_of(CONFIG)
-    purifier, _ = fit_purifiers(
-        keys, *modules, encoder, world.starts, KNOWN, history_length=H, arrival_length=50
-    )
+    purifier, _ = fit_purifiers(keys, *modules, encoder, world.starts, KNOWN, history_length=H, arrival_length=50)
     return Perception(EncoderParams(encoder.embeddings, encoder.network), purifier)
 
 

@@ -56,9 +56,7 @@ def test_a_steps_keys_are_used_in_order_whatever_their_number(draws):
     (env, following), kept = step((jnp.full(1, 10), "before"), jax.random.key(3))
     names = [*(f"act {i}" for i in range(draws)), "respond", "look", "keep"]
     keys = jax.random.split(jax.random.key(3), len(names))
-    assert np.array_equal(
-        jax.random.key_data(keys)[:3], jax.random.key_data(jax.random.split(jax.random.key(3), 3))
-    )
+    assert np.array_equal(jax.random.key_data(keys)[:3], jax.random.key_data(jax.random.split(jax.random.key(3), 3)))
     for name, key in zip(names, keys, strict=True):
         if name != "respond":  # mapped over users
             assert data(seen[name]) == data(key)
@@ -81,9 +79,7 @@ def test_slots_take_the_next_user_and_complete_sessions_stay_as_they_ended():
     assert np.all((np.diff(times, axis=0) == 1) | (times[1:] == 0))
     assert np.any(times[1:] == 0)
     once = until_left(ENVIRONMENT)
-    (env, there), (present, user) = play(
-        key, show, once, world, lambda _, s: (s.env[1], s.env[0].user), **size
-    )
+    (env, there), (present, user) = play(key, show, once, world, lambda _, s: (s.env[1], s.env[0].user), **size)
     length = np.where(np.asarray(env.user) % 2 == 0, 5, 3)  # 2 - reward each step, below 1 it is over
     np.testing.assert_array_equal(env.time, length)
     np.testing.assert_array_equal(present.sum(0), env.time)

@@ -228,9 +228,7 @@ COMMANDS = {
     "evaluate": Command("evaluate the newest checkpoint of a run directory again", _evaluate),
     "resume": Command("continue an interrupted run, bit for bit", _resume, spread=True),
     "data": Command("download (if need be), check, parse and describe a data set", _data),
-    "sweep": Command(
-        "run a grid of configurations over worker processes, resumably, and print its tables", _sweep
-    ),
+    "sweep": Command("run a grid of configurations over worker processes, resumably, and print its tables", _sweep),
     "export": Command(
         "write the trained policy of a run to one file that recommends without the training code", _export
     ),

@@ -95,9 +95,7 @@ def _draw_seeds(axes: "Axes", steps: np.ndarray, curves: Float[np.ndarray, "N S"
     num_seeds = curves.shape[1]
     mean, low, high = (reduce(curves, axis=1) for reduce in (np.mean, np.min, np.max))
     if num_seeds > 1:
-        axes.fill_between(
-            steps, low, high, color="tab:blue", alpha=0.15, linewidth=0, label="range of the seeds"
-        )
+        axes.fill_between(steps, low, high, color="tab:blue", alpha=0.15, linewidth=0, label="range of the seeds")
         for i, curve in enumerate(curves.T):
             label = "one seed" if i == 0 else None
             axes.plot(steps, curve, color="tab:blue", alpha=0.5, linewidth=0.8, label=label)

@@ -73,9 +73,7 @@ def parse_training(argv: Sequence[str], about: str) -> tuple[Output, "Config", "
     return parse_with(argv, "train", about, {}, Processes())
 
 
-def parse_with(
-    argv: Sequence[str], command: str, about: str, base: Json, extra: E
-) -> tuple[Output, "Config", E]:
+def parse_with(argv: Sequence[str], command: str, about: str, base: Json, extra: E) -> tuple[Output, "Config", E]:
     """Return what `parse` does and a third thing: the fields of `extra`, a dataclass of one command's own options.
 
     Raises:
@@ -87,9 +85,7 @@ def parse_with(
     from dsrm_jax.files import load_toml
     from dsrm_jax.runs.pieces import check_names
 
-    argv = [
-        SHORT.get(word.split("=")[0], word.split("=")[0]) + "".join(word.partition("=")[1:]) for word in argv
-    ]
+    argv = [SHORT.get(word.split("=")[0], word.split("=")[0]) + "".join(word.partition("=")[1:]) for word in argv]
     output = _early(argv)
     default = merge(budget(output.budget), base, command)
     if output.config:
@@ -104,10 +100,7 @@ def parse_with(
 
     shortcuts = ", ".join(f"{short} for {full}" for short, full in SHORT.items())
     output, config, extra = tyro.cli(
-        arguments,
-        args=argv,
-        prog=f"dsrm-jax {command}",
-        description=f"{about.capitalize()}. Short forms: {shortcuts}.",
+        arguments, args=argv, prog=f"dsrm-jax {command}", description=f"{about.capitalize()}. Short forms: {shortcuts}."
     )
     validate(config, "command line")
     check_names(config)

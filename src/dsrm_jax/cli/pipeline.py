@@ -31,15 +31,7 @@ from dsrm_jax.runs.pieces import agent_of, log_of, perceive_of
 from dsrm_jax.runs.prepare import load_worlds, prepare
 from dsrm_jax.runs.run import Saved, num_updates, restore, run_mesh, start
 from dsrm_jax.runs.run import train as train_loop
-from dsrm_jax.runs.run_directory import (
-    RunDirectory,
-    create,
-    layout,
-    locked,
-    open_run,
-    read_summary,
-    write_summary,
-)
+from dsrm_jax.runs.run_directory import RunDirectory, create, layout, locked, open_run, read_summary, write_summary
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.types import Json, PyTree
 
@@ -106,13 +98,7 @@ def train(run: RunDirectory, config: Config, *, console: Console | None = None) 
 
 
 def _finish(
-    run: RunDirectory,
-    config: Config,
-    saved: Saved,
-    worlds: Worlds,
-    facts: Json,
-    started: float,
-    console: Console,
+    run: RunDirectory, config: Config, saved: Saved, worlds: Worlds, facts: Json, started: float, console: Console
 ) -> Json:
     """Evaluate what was trained and write summary and curves."""
     # Stage I's facts are in the summary already, where this process skipped it
@@ -124,9 +110,7 @@ def _finish(
     rows = read_metrics(run.metrics)
     if rows and method_of(config.agent.method).learns:
         try:
-            learning_curves(
-                run.curves, rows, title=f"{method_of(config.agent.method).label} on {facts['source']}"
-            )
+            learning_curves(run.curves, rows, title=f"{method_of(config.agent.method).label} on {facts['source']}")
         except ImportError:
             _speaker(console)("no curves.png: matplotlib is not installed (pip install 'dsrm-jax[plot]')")
     return summary
@@ -169,12 +153,7 @@ def evaluate(run: RunDirectory, config: Config, *, console: Console | None = Non
 
 
 def export(
-    run: RunDirectory,
-    config: Config,
-    path: str | os.PathLike[str],
-    seed: int,
-    *,
-    console: Console | None = None,
+    run: RunDirectory, config: Config, path: str | os.PathLike[str], seed: int, *, console: Console | None = None
 ) -> Json:
     """Write the newest checkpoint's policy of one seed to a file, and time what is loaded from it.
 
@@ -212,13 +191,7 @@ def export(
     perception = replace(saved.perception, purifier=purifier)
     last = num_updates(config) * config.training.rollout_length
     unfinished = "" if found[0] >= last else f"; UNFINISHED, step {found[0]:,} of {last:,}"
-    facts = {
-        "method": config.agent.method,
-        "source": log.source,
-        "seed": seed,
-        "step": found[0],
-        "steps": last,
-    }
+    facts = {"method": config.agent.method, "source": log.source, "seed": seed, "step": found[0], "steps": last}
     export_policy(
         path,
         agent_of(config),
@@ -321,12 +294,7 @@ def _stage_one(run: RunDirectory, config: Config, say: Say) -> tuple[Saved, Worl
 
 
 def _measure(
-    config: Config,
-    agent_state: PyTree,
-    worlds: Worlds,
-    perception: Perception,
-    facts: Json,
-    console: Console,
+    config: Config, agent_state: PyTree, worlds: Worlds, perception: Perception, facts: Json, console: Console
 ) -> Json:
     results = evaluate_all(config, agent_state, worlds, perception, _speaker(console))
     table = results_table(

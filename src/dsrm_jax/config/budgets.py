@@ -29,7 +29,5 @@ def budget(name: str) -> Config:
     if name not in BUDGETS:
         raise unknown_name("budget", name, BUDGETS)
     config = Config()
-    sections = {
-        section: replace(getattr(config, section), **values) for section, values in BUDGETS[name].items()
-    }
+    sections = {section: replace(getattr(config, section), **values) for section, values in BUDGETS[name].items()}
     return replace(config, **sections)

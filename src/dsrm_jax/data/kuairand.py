@@ -83,9 +83,7 @@ def load_kuairand(
     if dropped:
         source += f"; {dropped:,} exact duplicate rows dropped"
     videos = root / "video_features_basic_pure.csv"
-    categories, names = read_tags(
-        videos, "tag", "({})?", "tag numbers such as 12,65, or nothing", log.item_ids
-    )
+    categories, names = read_tags(videos, "tag", "({})?", "tag numbers such as 12,65, or nothing", log.item_ids)
     users = root / "user_features_pure.csv"
     return replace(
         log,

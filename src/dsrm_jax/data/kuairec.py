@@ -11,13 +11,7 @@ from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
 from dsrm_jax.data.settings import DataConfig
 from dsrm_jax.data.sources import locate
 from dsrm_jax.data.split import given_split
-from dsrm_jax.data.tables import (
-    available_columns,
-    read_table,
-    read_text_columns,
-    require,
-    require_not_negative,
-)
+from dsrm_jax.data.tables import available_columns, read_table, read_text_columns, require, require_not_negative
 from dsrm_jax.data.vocabulary import align_features, multi_hot
 from dsrm_jax.errors import InputError
 
@@ -76,9 +70,7 @@ def load_kuairec(
     if matrix is not None:
         source += f"; {100 * unseen:.2g} % of its pairs unseen, filled with their item's mean click"
     path = root / "item_categories.csv"
-    categories, names = read_tags(
-        path, "feat", r"\[\s*({})?\]", "a list of tag numbers such as [27, 9]", log.item_ids
-    )
+    categories, names = read_tags(path, "feat", r"\[\s*({})?\]", "a list of tag numbers such as [27, 9]", log.item_ids)
     if path.is_file() and not names:
         raise InputError(f"{path}: no video has a tag; expected lists such as [27, 9] in column 'feat'")
     daily = root / "item_daily_features.csv"
@@ -102,9 +94,7 @@ def valid_play(play_ms: np.ndarray, duration_ms: np.ndarray) -> np.ndarray:
     return np.where(duration_ms <= SHORT_VIDEO_MS, play_ms >= duration_ms, play_ms > SHORT_VIDEO_MS)
 
 
-def read_features(
-    path: Path, id_column: str, names: tuple[str, ...], known: np.ndarray
-) -> dict[str, np.ndarray]:
+def read_features(path: Path, id_column: str, names: tuple[str, ...], known: np.ndarray) -> dict[str, np.ndarray]:
     """Read the categorical columns of a feature table that may be absent, as codes in a vocabulary's order.
 
     Where an id has several rows (one a day), each column takes its first value that is not missing. `names` that the file
@@ -122,9 +112,7 @@ def read_features(
     # The id is read twice, as a number and with the texts, only to keep the two frames' rows in step.
     table = read_text_columns(path, wanted).with_columns(ids[id_column]) if wanted else ids
     table = table.group_by(id_column, maintain_order=True).agg(pl.col(wanted).drop_nulls().first())
-    return align_features(
-        table[id_column].to_numpy(), {name: table[name].to_list() for name in wanted}, known
-    )
+    return align_features(table[id_column].to_numpy(), {name: table[name].to_list() for name in wanted}, known)
 
 
 def _read_matrix(path: Path, threshold: float | None, *, drop_duplicates: bool) -> Interactions:
@@ -177,9 +165,7 @@ def _observed(log: InteractionLog) -> tuple[ObservedMatrix | None, float]:
         return None, 1.0
     pair = row.astype(np.int64) * num_items + column
     rows = np.bincount(pair, minlength=num_users * num_items).reshape(num_users, num_items)
-    clicks = np.bincount(pair, weights=test.click, minlength=num_users * num_items).reshape(
-        num_users, num_items
-    )
+    clicks = np.bincount(pair, weights=test.click, minlength=num_users * num_items).reshape(num_users, num_items)
     seen = rows > 0
     value = np.divide(clicks, rows, where=seen, out=np.zeros_like(clicks))
     item_mean = value.sum(axis=0) / seen.sum(axis=0)

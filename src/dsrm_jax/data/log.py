@@ -40,9 +40,7 @@ class Interactions:
 
     def where(self, mask: np.ndarray) -> "Interactions":
         """Return the rows of a `(N,)` bool mask (or integer index), in order."""
-        return Interactions(
-            self.user[mask], self.item[mask], self.click[mask], self.time[mask], self.feedback[mask]
-        )
+        return Interactions(self.user[mask], self.item[mask], self.click[mask], self.time[mask], self.feedback[mask])
 
     def user_start(self, num_users: int) -> np.ndarray:
         """Return `(num_users + 1,)` int64 offsets: rows of user u are `start[u]:start[u + 1]`."""

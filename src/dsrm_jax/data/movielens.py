@@ -28,9 +28,7 @@ class Layout(NamedTuple):
     files: tuple[str, str, str]
     separators: tuple[str, str, str]  # of columns
     columns: tuple[int, int, int]  # how many
-    headers: tuple[
-        str, ...
-    ]  # first lines that name the columns, separated here by spaces; empty: no header lines
+    headers: tuple[str, ...]  # first lines that name the columns, separated here by spaces; empty: no header lines
     encoding: str
     genre_column: int  # of the items file; -1: the last 19 columns are 0/1 flags, "unknown" first
     genre_separator: str
@@ -177,15 +175,11 @@ def _read_users(path: Path, layout: Layout) -> tuple[np.ndarray, dict[str, list[
 def _read_table(path: Path, layout: Layout, file: int) -> _Table:
     """Read a file's lines as lists of texts, each of the number of columns that the layout has."""
     if not path.is_file():
-        raise InputError(
-            f"{path}: file not found; expected it beside {layout.files[0]}: fetch the data set again"
-        )
+        raise InputError(f"{path}: file not found; expected it beside {layout.files[0]}: fetch the data set again")
     try:
         text = path.read_bytes().decode(layout.encoding)
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not {layout.encoding} text ({error.reason}): fetch the data set again"
-        ) from error
+        raise InputError(f"{path} is not {layout.encoding} text ({error.reason}): fetch the data set again") from error
     # Latin-1 titles may hold characters that `splitlines` takes for line ends.
     rows = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
     if layout.headers:

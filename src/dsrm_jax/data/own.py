@@ -80,9 +80,7 @@ def _check_columns(where: Path | str, columns: Mapping[str, str], found: tuple[s
         if name not in found:
             raise InputError(f"{where}, data.{field}: {unknown_name('column', name, found)}")
     if len(set(columns.values())) < len(columns):
-        raise InputError(
-            f"{where}: two of data.{', data.'.join(columns)} name one column; expected different ones"
-        )
+        raise InputError(f"{where}: two of data.{', data.'.join(columns)} name one column; expected different ones")
 
 
 def _names(table: object) -> tuple[str, ...]:
@@ -100,9 +98,7 @@ def _as_texts(table: Table, names: tuple[str, ...]) -> pl.DataFrame:
     columns = {name: np.asarray(table[name]) for name in names}
     for name, values in columns.items():
         if values.ndim != 1:
-            raise InputError(
-                f"the table, column {name!r}: its shape is {values.shape}, expected one value a row"
-            )
+            raise InputError(f"the table, column {name!r}: its shape is {values.shape}, expected one value a row")
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise InputError(
@@ -115,11 +111,7 @@ def _as_texts(table: Table, names: tuple[str, ...]) -> pl.DataFrame:
 
 def _texts(name: str, values: np.ndarray) -> pl.Series:
     if values.dtype.kind == "f":
-        return (
-            pl.Series(name, values.astype(np.promote_types(values.dtype, np.float32)))
-            .fill_nan(None)
-            .cast(pl.String)
-        )
+        return pl.Series(name, values.astype(np.promote_types(values.dtype, np.float32))).fill_nan(None).cast(pl.String)
     if values.dtype.kind in "biuM":
         return pl.Series(name, values).cast(pl.String)
     nothing = ("NoneType", "NAType", "NaTType")

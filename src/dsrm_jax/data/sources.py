@@ -56,12 +56,8 @@ SOURCES = {
             "log_random_4_22_to_5_08_pure.csv",
         ),
     ),
-    "kuairec-signed": Source(
-        loader="dsrm_jax.data.signed:load_signed", folders=("kuairec-signed", "kuairec")
-    ),
-    "ml-100k": Source(
-        loader="dsrm_jax.data.movielens:load_movielens", folders=("ml-100k",), options=("100k",)
-    ),
+    "kuairec-signed": Source(loader="dsrm_jax.data.signed:load_signed", folders=("kuairec-signed", "kuairec")),
+    "ml-100k": Source(loader="dsrm_jax.data.movielens:load_movielens", folders=("ml-100k",), options=("100k",)),
     "ml-1m": Source(loader="dsrm_jax.data.movielens:load_movielens", folders=("ml-1m",), options=("1m",)),
     "log": Source(loader="dsrm_jax.data.own:load_own", folders=()),
 }
@@ -253,6 +249,4 @@ def _loader(name: str) -> Callable[..., InteractionLog]:
     except ModuleNotFoundError as error:
         if error.name != "polars":
             raise
-        raise InputError(
-            "reading data files needs Polars; install it with `pip install dsrm-jax[data]`"
-        ) from error
+        raise InputError("reading data files needs Polars; install it with `pip install dsrm-jax[data]`") from error

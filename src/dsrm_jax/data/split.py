@@ -74,9 +74,7 @@ def latest_fraction(user: np.ndarray, fraction: float) -> np.ndarray:
     return np.arange(len(user)) >= (end - held)[user]
 
 
-def given_split(
-    train: Interactions, test: Interactions, *, k: int = 0, catalogue: str = "test"
-) -> InteractionLog:
+def given_split(train: Interactions, test: Interactions, *, k: int = 0, catalogue: str = "test") -> InteractionLog:
     """Return the log of a source's own training and test rows over one vocabulary, still without a name.
 
     Args:
@@ -90,25 +88,17 @@ def given_split(
     """
     if k > 1:
         train = _core(train, k)
-        test = test.where(
-            np.isin(test.user, vocabulary(train.user)) & np.isin(test.item, vocabulary(train.item))
-        )
+        test = test.where(np.isin(test.user, vocabulary(train.user)) & np.isin(test.item, vocabulary(train.item)))
         if len(test) == 0:
             raise InputError(f"k_core={k} leaves no held-out row; lower it")
     user_ids = vocabulary(train.user, test.user)
     item_ids = vocabulary(train.item, test.item)
     return _catalogued(
-        user_ids,
-        item_ids,
-        index_rows(train, user_ids, item_ids),
-        index_rows(test, user_ids, item_ids),
-        catalogue,
+        user_ids, item_ids, index_rows(train, user_ids, item_ids), index_rows(test, user_ids, item_ids), catalogue
     )
 
 
-def temporal_split(
-    rows: Interactions, *, fraction: float, k: int = 0, catalogue: str = "test"
-) -> InteractionLog:
+def temporal_split(rows: Interactions, *, fraction: float, k: int = 0, catalogue: str = "test") -> InteractionLog:
     """Return the log that holds out each user's latest rows (see `latest_fraction`), still without a name.
 
     Args:
@@ -134,9 +124,7 @@ def _core(rows: Interactions, k: int) -> Interactions:
     item = to_index(rows.item, vocabulary(rows.item))
     rows = rows.where(k_core(user, item, k))
     if len(rows) == 0:
-        raise InputError(
-            f"k_core={k} leaves no row: no group of users and items has that many rows each; lower it"
-        )
+        raise InputError(f"k_core={k} leaves no row: no group of users and items has that many rows each; lower it")
     return rows
 
 

@@ -76,9 +76,7 @@ def response_factors(
     return user, item, truth.user_bias[users], item_bias
 
 
-def preference_factors(
-    truth: Truth, users: np.ndarray, items: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def preference_factors(truth: Truth, users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return true preference, the click logit without popularity and up to a constant per user; never for training.
 
     `users (u,)` and `items (i,)` are indices into the log's vocabularies; the result is `user (u, F)`, `item (i, F)` and
@@ -251,11 +249,7 @@ def _root(rising: Callable[[float], float], low: float, high: float, steps: int)
 
 
 def _calibrate(
-    rng: np.random.Generator,
-    target: Calibration,
-    preference: Truth,
-    conformity: np.ndarray,
-    activity: np.ndarray,
+    rng: np.random.Generator, target: Calibration, preference: Truth, conformity: np.ndarray, activity: np.ndarray
 ) -> tuple[Truth, float]:
     """Find the intercept and the strength of personal selection that give the calibrated click rates.
 
@@ -292,9 +286,7 @@ def _calibrate(
     return calibrated, _root(excess, 0.0, MAX_SELECTION, steps=16)
 
 
-def _test_items(
-    rng: np.random.Generator, target: Calibration, truth: Truth, test_users: np.ndarray
-) -> np.ndarray:
+def _test_items(rng: np.random.Generator, target: Calibration, truth: Truth, test_users: np.ndarray) -> np.ndarray:
     """Return the sorted test items, tilted by click rate until their mean rate is the calibrated one."""
     if target.test_items == target.num_items:
         return np.arange(target.num_items, dtype=np.int32)
@@ -366,9 +358,7 @@ def _user_features(target: Calibration, activity: np.ndarray) -> dict[str, np.nd
     return {"user_active_degree": np.searchsorted(edges, rank, side="right").astype(np.int32)}
 
 
-def _item_features(
-    rng: np.random.Generator, target: Calibration, categories: np.ndarray
-) -> dict[str, np.ndarray]:
+def _item_features(rng: np.random.Generator, target: Calibration, categories: np.ndarray) -> dict[str, np.ndarray]:
     """Return the first tag's position, -1 without tags, and the duration bin of each item `(I,)`."""
     first = np.where(categories.any(axis=1), categories.argmax(axis=1), -1)
     mean, sd = target.duration_log

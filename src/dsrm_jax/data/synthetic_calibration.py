@@ -41,9 +41,7 @@ class Calibration:
     tags: tuple[int, ...]  # tag names
     tag_counts: tuple[float, ...]  # uses of each tag over the items
     tags_per_item: tuple[float, ...]  # share of items with 0, 1, 2, ... tags
-    active_degree: tuple[
-        float, ...
-    ]  # share of users in each level of `user_active_degree`, most active first
+    active_degree: tuple[float, ...]  # share of users in each level of `user_active_degree`, most active first
     duration_edges: tuple[float, ...]  # video durations in seconds that split the items into bins, ascending
     duration_log: tuple[float, float]  # mean and standard deviation of log duration in seconds
     start_time: int  # first possible time of the training log, milliseconds since the epoch

@@ -19,9 +19,7 @@ def popularity_weights(num_items: int, sigma: float, clip: float) -> np.ndarray:
     return weights / weights.sum()
 
 
-def rows_per_user(
-    num_users: int, rows: int, levels: tuple[float, ...], quantiles: tuple[float, ...]
-) -> np.ndarray:
+def rows_per_user(num_users: int, rows: int, levels: tuple[float, ...], quantiles: tuple[float, ...]) -> np.ndarray:
     """Return row counts with a given quantile function, scaled to an exact total.
 
     Args:
@@ -160,9 +158,7 @@ def selected_rows(
         rows = slice(start[first], start[last])
         size = int(start[last] - start[first])
         drawn = draw(rng, table, size * candidates)
-        row = np.repeat(
-            np.arange(last - first, dtype=np.int32), np.diff(start[first : last + 1]) * candidates
-        )
+        row = np.repeat(np.arange(last - first, dtype=np.int32), np.diff(start[first : last + 1]) * candidates)
         taste = np.take(block_product(user_factors[first:last], item), row * np.int32(num_items) + drawn)
         # Of independent exponentials over their rates the smallest is a draw in proportion to the rates.
         race = np.exp(np.multiply(taste, np.float32(-strength), out=taste), out=taste)

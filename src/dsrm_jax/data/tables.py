@@ -37,9 +37,7 @@ def read_table(
     found = _column_names(path)
     for name in columns:
         if name not in found:
-            raise InputError(
-                f"{path}: column {name!r} is missing; its columns are {', '.join(found[:40]) or '(none)'}"
-            )
+            raise InputError(f"{path}: column {name!r} is missing; its columns are {', '.join(found[:40]) or '(none)'}")
     try:
         frame = _scan(path, columns).collect()
     except pl.exceptions.PolarsError as error:
@@ -49,9 +47,7 @@ def read_table(
     for name in columns:
         if name not in nullable and frame[name].null_count():
             line = _line(path, frame[name].is_null())
-            raise InputError(
-                f"{path}, {line}, column {name!r}: the value is missing; expected {_kind(columns[name])}"
-            )
+            raise InputError(f"{path}, {line}, column {name!r}: the value is missing; expected {_kind(columns[name])}")
     return frame
 
 
@@ -84,9 +80,7 @@ def require(path: str | Path, values: pl.Series, good: pl.Series, expected: str)
     if bad.any():
         value = values.filter(bad)[0]
         line = _line(path, bad)
-        raise InputError(
-            f"{path}, {line}, column {values.name!r}: {value!r} is not allowed; expected {expected}"
-        )
+        raise InputError(f"{path}, {line}, column {values.name!r}: {value!r} is not allowed; expected {expected}")
 
 
 def require_not_negative(path: str | Path, frame: pl.DataFrame, names: Sequence[str]) -> None:
@@ -116,16 +110,12 @@ def _column_names(path: Path) -> tuple[str, ...]:
         try:
             return tuple(pl.scan_parquet(path).collect_schema().names())
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise InputError(
-                f"{path}: not a readable Parquet file ({_first_line(error)}); fetch it again"
-            ) from error
+            raise InputError(f"{path}: not a readable Parquet file ({_first_line(error)}); fetch it again") from error
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             header = next(csv.reader(stream), None)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{path}: its first line is no CSV header in UTF-8; expected column names"
-        ) from error
+        raise InputError(f"{path}: its first line is no CSV header in UTF-8; expected column names") from error
     if not header:
         raise InputError(f"{path}: the file is empty; expected a header line and rows")
     return tuple(header)
@@ -135,9 +125,7 @@ def _scan(path: Path, columns: Mapping[str, type[pl.DataType]], *, as_text: bool
     kinds = dict.fromkeys(columns, pl.String) if as_text else dict(columns)
     if path.suffix != ".parquet":
         # Without inference every other column is text that is never parsed.
-        return pl.scan_csv(path, schema_overrides=kinds, infer_schema=False, low_memory=True).select(
-            list(columns)
-        )
+        return pl.scan_csv(path, schema_overrides=kinds, infer_schema=False, low_memory=True).select(list(columns))
     table = pl.scan_parquet(path)
     schema = table.collect_schema()
     casts = []

@@ -33,15 +33,11 @@ def extract(path: Path, root: Path) -> None:
             # Windows rules see drives and backslashes as well as everything that POSIX rules see.
             strict = PureWindowsPath(name)
             if strict.anchor or ".." in strict.parts or "\0" in name:
-                raise InputError(
-                    f"{path} has a member {name!r} that points outside the folder: refused as unsafe"
-                )
+                raise InputError(f"{path} has a member {name!r} that points outside the folder: refused as unsafe")
             if is_folder:
                 continue
             if not is_plain:
-                raise InputError(
-                    f"{path} has a member {name!r} that is a link or a device: refused as unsafe"
-                )
+                raise InputError(f"{path} has a member {name!r} that is a link or a device: refused as unsafe")
             target = root / name
             target.parent.mkdir(parents=True, exist_ok=True)
             source = open_member()

@@ -34,9 +34,7 @@ def to_index(ids: np.ndarray, known: np.ndarray, *, what: str = "id", missing: b
         return np.where(found, index, np.int32(-1))
     if not found.all():
         stranger = ids[~found][0].item()
-        raise InputError(
-            f"{what} {stranger!r} is not one of the {len(known)} known ids; expected one of the log's"
-        )
+        raise InputError(f"{what} {stranger!r} is not one of the {len(known)} known ids; expected one of the log's")
     return index
 
 
@@ -77,9 +75,7 @@ def align_features(
     return features
 
 
-def multi_hot(
-    ids: np.ndarray, tags: Iterable[Sequence[int]], known: np.ndarray
-) -> tuple[np.ndarray, tuple[str, ...]]:
+def multi_hot(ids: np.ndarray, tags: Iterable[Sequence[int]], known: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Bring a table of tag lists into a vocabulary's order.
 
     Args:

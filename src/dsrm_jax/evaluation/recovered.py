@@ -17,9 +17,7 @@ Interval = dict[str, float | None]
 """`mean`, `low` and `high`; None for what is not known."""
 
 
-def recovered(
-    raw: Sequence[Sums], purified: Sequence[Sums], oracle: Sequence[Sums], *, confidence: float
-) -> Interval:
+def recovered(raw: Sequence[Sums], purified: Sequence[Sums], oracle: Sequence[Sums], *, confidence: float) -> Interval:
     """Return (purified - raw) / (oracle - raw) with its interval, by the delta method over paired sessions.
 
     Args:

@@ -53,13 +53,7 @@ class Sessions:
 
 
 def agent_rule(
-    agent: Agent,
-    policy: PyTree,
-    perceive: Perceive,
-    world: World,
-    perception: Perception,
-    *,
-    greedy: bool = True,
+    agent: Agent, policy: PyTree, perceive: Perceive, world: World, perception: Perception, *, greedy: bool = True
 ) -> Act:
     """Return the rule by which a trained agent fills slates.
 
@@ -169,9 +163,7 @@ def run_sessions(
         sums = env.time, env.clicks, env.popular, jnp.sum(imbalance, axis=0), env.broken, env.total
         return sums, item_count, shown
 
-    per_session, item_count, (step_popular, step_slates) = jax.lax.map(
-        batch, (jax.random.split(key, batches), wanted)
-    )
+    per_session, item_count, (step_popular, step_slates) = jax.lax.map(batch, (jax.random.split(key, batches), wanted))
     length, clicks, popular, imbalance, broken, total = jax.tree.map(
         lambda x: x.reshape(-1)[:num_sessions], per_session
     )

@@ -25,12 +25,7 @@ PAPER_METHOD = AgentConfig.method  # its row
 RIVALS = tuple(method.name for method in METHODS.values() if method.rival)
 
 # metric, heading, digits
-PAPER_COLUMNS = (
-    ("length", "Len", 2),
-    ("reward", "R_each", 3),
-    ("return", "R_cum", 2),
-    ("ad", "AD", 3),
-)
+PAPER_COLUMNS = (("length", "Len", 2), ("reward", "R_each", 3), ("return", "R_cum", 2), ("ad", "AD", 3))
 OTHER_COLUMNS = (
     ("slate_ad", "AD of slates", 3),
     ("broken", "p", 3),
@@ -38,15 +33,7 @@ OTHER_COLUMNS = (
     ("coverage", "coverage", 3),
 )
 OWN_COLUMN = ("own_return", "own return", 3)
-SPREAD = {
-    "mean": "mean",
-    "q05": "5 %",
-    "q25": "25 %",
-    "q50": "50 %",
-    "q75": "75 %",
-    "q95": "95 %",
-    "max": "max",
-}
+SPREAD = {"mean": "mean", "q05": "5 %", "q25": "25 %", "q50": "50 %", "q75": "75 %", "q95": "95 %", "max": "max"}
 LABELS = {"rows_per_user": "rows", "user_click_rate": "click rate", "catalogue": "recommended items"}
 
 
@@ -69,9 +56,7 @@ def results_table(
         console is too narrow.
     """
     first, *_ = results.values()
-    title = (
-        f"{source}; max_len {max_len}; {_count(num_seeds, 'seed')}, {first['sessions']:,} held-out sessions"
-    )
+    title = f"{source}; max_len {max_len}; {_count(num_seeds, 'seed')}, {first['sessions']:,} held-out sessions"
     paper = PAPER.get((env, max_len))
     main = _table("method", *(heading for _, heading, _ in PAPER_COLUMNS), "E[Len]")
     columns = (*OTHER_COLUMNS, *((OWN_COLUMN,) if OWN_COLUMN[0] in first else ()))

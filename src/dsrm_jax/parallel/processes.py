@@ -35,9 +35,7 @@ HEARTBEAT_SECONDS = 60
 LEAVE_SECONDS = 20
 CLIENT_CALLS = ("key_value_set", "blocking_key_value_get", "wait_at_barrier")
 
-_spoken: Counter[str] = (
-    Counter()
-)  # how often each topic was spoken of: the coordination service takes a key once
+_spoken: Counter[str] = Counter()  # how often each topic was spoken of: the coordination service takes a key once
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,7 @@ def joined(processes: Processes) -> Iterator[None]:
     _join(processes)
     silent = False
     try:
-        silent = (
-            not is_first()
-        )  # asked now: nobody is the second any more once the processes have left each other
+        silent = not is_first()  # asked now: nobody is the second any more once the processes have left each other
         if silent:
             logging.getLogger("dsrm_jax").setLevel(logging.ERROR)
         yield
@@ -270,11 +266,7 @@ def load_arrays(path: Path, like: Mapping[str, np.ndarray]) -> Mapping[str, np.n
 
 def _this_process() -> dict[str, object]:
     this = jax.process_index()
-    return {
-        "primary_host": this,
-        "active_processes": {this},
-        "barrier_sync_key_prefix": f"process_{this}",
-    }
+    return {"primary_host": this, "active_processes": {this}, "barrier_sync_key_prefix": f"process_{this}"}
 
 
 def _attempt(make: Callable[[], Any]) -> tuple[Any, str]:

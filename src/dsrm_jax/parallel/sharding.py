@@ -92,9 +92,7 @@ def place(tree: PyTree, shardings: PyTree) -> PyTree:
         tree: pytree of arrays, typed keys too, with the same values in every process; or placed as asked already.
         shardings: `NamedSharding`s, a prefix of the tree.
     """
-    return jax.tree.map(
-        lambda sharding, part: jax.tree.map(lambda x: _place(x, sharding), part), shardings, tree
-    )
+    return jax.tree.map(lambda sharding, part: jax.tree.map(lambda x: _place(x, sharding), part), shardings, tree)
 
 
 def _place(x: PyTree, sharding: NamedSharding) -> jax.Array:

@@ -19,10 +19,7 @@ from collections.abc import MutableMapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-FLAGS = (
-    "--xla_cpu_enable_concurrency_optimized_scheduler=false",
-    "--xla_cpu_experimental_ynn_fusion_type=",
-)
+FLAGS = ("--xla_cpu_enable_concurrency_optimized_scheduler=false", "--xla_cpu_experimental_ynn_fusion_type=")
 SHORT_PROGRAMS = (
     "--xla_backend_optimization_level=1",
 )  # LLVM's: a third less compiling, training as fast (27 s and 19 s for DSRM-HRL; 2.0 s for 5 updates of 3 seeds with both)
@@ -45,9 +42,7 @@ def use_cores(environ: MutableMapping[str, str]) -> None:
         environ: `os.environ`, before JAX starts its first backend.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    told = "JAX_NUM_CPU_DEVICES" in environ or "xla_force_host_platform_device_count" in environ.get(
-        "XLA_FLAGS", ""
-    )
+    told = "JAX_NUM_CPU_DEVICES" in environ or "xla_force_host_platform_device_count" in environ.get("XLA_FLAGS", "")
     if cores > 1 and not told:
         environ["JAX_NUM_CPU_DEVICES"] = str(min(cores, MOST_CORES))
 

@@ -20,14 +20,7 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from dsrm_jax.purify.purifier import Learning, Purifier
-from dsrm_jax.purify.rce import (
-    LabelledBatch,
-    LinearEncoder,
-    click_logits,
-    encode,
-    make_denoiser,
-    start_encoder,
-)
+from dsrm_jax.purify.rce import LabelledBatch, LinearEncoder, click_logits, encode, make_denoiser, start_encoder
 from dsrm_jax.purify.settings import DenoiserConfig
 from dsrm_jax.settings import check
 from dsrm_jax.types import PyTree
@@ -49,9 +42,7 @@ class Generator(nn.Module):
     hidden: int
 
     @nn.compact
-    def __call__(
-        self, state: Float[Array, "... D"], vectors: Float[Array, "... M D"]
-    ) -> Float[Array, "... M"]:
+    def __call__(self, state: Float[Array, "... D"], vectors: Float[Array, "... M D"]) -> Float[Array, "... M"]:
         """Return the weights."""
         user = jnp.broadcast_to(state[..., None, :], vectors.shape)
         x = jnp.concatenate([user, vectors], axis=-1)
@@ -119,9 +110,7 @@ def bpr_loss(encoder: LinearEncoder, weight: Float[Array, "N M"], batch: Labelle
     return jnp.sum(jnp.where(pair, loss, 0.0)) / jnp.maximum(jnp.sum(pair), 1)
 
 
-def alignment_loss(
-    encoder: LinearEncoder, weight: Float[Array, "N M"], batch: LabelledBatch
-) -> Float[Array, ""]:
+def alignment_loss(encoder: LinearEncoder, weight: Float[Array, "N M"], batch: LabelledBatch) -> Float[Array, ""]:
     """Return the mean over clicked events of w |u - v|^2, with the state u and the item v scaled to norm 1."""
     state = _unit(encode(encoder, batch.condition.summary))
     distance = 2.0 - 2.0 * jnp.einsum("nd,nmd->nm", state, _unit(batch.vectors))

@@ -36,9 +36,7 @@ def velocity(
     return step.signal[..., None] * noise - step.noise[..., None] * clean
 
 
-def eps_from_velocity(
-    step: Schedule, noised: Float[Array, "... D"], v: Float[Array, "... D"]
-) -> Float[Array, "... D"]:
+def eps_from_velocity(step: Schedule, noised: Float[Array, "... D"], v: Float[Array, "... D"]) -> Float[Array, "... D"]:
     """Return eps = sqrt(1 - alpha_bar_k) s^(k) + sqrt(alpha_bar_k) v, which puts v into Eq. (3)."""
     return step.noise[..., None] * noised + step.signal[..., None] * v
 
@@ -58,9 +56,7 @@ def reverse_step(
     return mean if noise is None else mean + step.posterior_std[..., None] * noise
 
 
-def ddim_step(
-    step: Schedule, noised: Float[Array, "... D"], eps: Float[Array, "... D"]
-) -> Float[Array, "... D"]:
+def ddim_step(step: Schedule, noised: Float[Array, "... D"], eps: Float[Array, "... D"]) -> Float[Array, "... D"]:
     """Go to the level before by the deterministic implicit step: noise the predicted s^(0) with the predicted eps.
 
     s^(k-1) = sqrt(alpha_bar_{k-1}) x0 + sqrt(1 - alpha_bar_{k-1}) eps, written with the per-step alpha so that nothing is

@@ -134,9 +134,7 @@ def make_diffusion_model(
         keep = jax.random.bernoulli(drop_key, 1.0 - dropout, (rows,))
         return jnp.mean(weight * errors(params, noise_key, batch, step, keep))
 
-    def leak(
-        params: PurifierParams, key: Key[Array, ""], batch: PurifierBatch, levels: Schedule
-    ) -> Float[Array, "S"]:
+    def leak(params: PurifierParams, key: Key[Array, ""], batch: PurifierBatch, levels: Schedule) -> Float[Array, "S"]:
         rows = batch.state.shape[0]
 
         def at(level: Schedule) -> Array:

@@ -145,9 +145,7 @@ def recent_items(history: History) -> Int[Array, "... R"]:
     return jnp.where(present, history.item, -1)[..., -NUM_RECENT:]
 
 
-def summarise(
-    embeddings: Embeddings, history: History, visible: jax.Array | None = None
-) -> Float[Array, "... C"]:
+def summarise(embeddings: Embeddings, history: History, visible: jax.Array | None = None) -> Float[Array, "... C"]:
     """Pool a history into features of fixed size.
 
     Returns:
@@ -283,9 +281,7 @@ def fit_encoder(
     return EncoderParams(embeddings, network), losses
 
 
-def next_click_loss(
-    encoder: Encoder, params: EncoderParams, history: History, label: "Labels"
-) -> Float[Array, ""]:
+def next_click_loss(encoder: Encoder, params: EncoderParams, history: History, label: "Labels") -> Float[Array, ""]:
     """Return the mean binary cross-entropy, in nats, of the N M clicks that follow N histories."""
     state = encoder.encode(params, summarise(params.embeddings, history))
     vectors, bias = params.embeddings.vectors[label.item], params.embeddings.bias[label.item]

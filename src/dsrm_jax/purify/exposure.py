@@ -55,11 +55,7 @@ def silent_exposure(dim: int) -> Exposure:
 
 
 def fit_exposure(
-    key: Key[Array, ""],
-    embeddings: Embeddings,
-    starts: SessionStarts,
-    full: Float[Array, "U D"],
-    posterior: Leverage,
+    key: Key[Array, ""], embeddings: Embeddings, starts: SessionStarts, full: Float[Array, "U D"], posterior: Leverage
 ) -> Exposure:
     """Estimate how the training log's choice of items depends on its users' states.
 
@@ -99,10 +95,7 @@ def independent_share(exposure: Exposure, count: Float[Array, "..."]) -> Float[A
 
 
 def read_exposure(
-    exposure: Exposure,
-    shown_sum: Float[Array, "... D"],
-    count: Float[Array, "..."],
-    at: Float[Array, "... D"],
+    exposure: Exposure, shown_sum: Float[Array, "... D"], count: Float[Array, "..."], at: Float[Array, "... D"]
 ) -> Float[Array, "... D"]:
     """Return the gradient, at a state, of the log-likelihood of what the log showed, its events taken for independent.
 

@@ -63,9 +63,7 @@ def make_purifier(
         InputError: kind, target, schedule or a number is not valid.
     """
     check(PurifierConfig, "purifier", **locals())
-    diffusion = Diffusion(
-        diffusion_steps, schedule, sampler, sampling_steps, start_fraction, noise_scale, hidden
-    )
+    diffusion = Diffusion(diffusion_steps, schedule, sampler, sampling_steps, start_fraction, noise_scale, hidden)
     learning = Learning("draw", False, iterations, batch_size, learning_rate, ema, mask_rate)
     pairs = learning._replace(target=target, refresh_rounds=refresh_rounds)
     match kind:

@@ -12,9 +12,7 @@ from dsrm_jax.purify.purifier import Learning, Purifier, PurifierBatch
 from dsrm_jax.types import PyTree
 
 
-def make_masked(
-    diffusion: Diffusion, learning: Learning, *, condition_dropout: float | Float[Array, ""]
-) -> Purifier:
+def make_masked(diffusion: Diffusion, learning: Learning, *, condition_dropout: float | Float[Array, ""]) -> Purifier:
     """Build the purifier that learns from Eq. (2) applied to the cleaner target, but starts from the noised OBSERVED state.
 
     With the default start at level S of a rescaled or cosine schedule (alpha_bar below 1e-4) nothing of that state survives but

@@ -18,9 +18,7 @@ def make_paper(diffusion: Diffusion, learning: Learning) -> Purifier:
         step = at_level(make_schedule(diffusion.schedule, diffusion.diffusion_steps), level)
         return step, step.alpha_bar  # turns errors of v into errors of eps
 
-    return make_diffusion_model(
-        diffusion, learning, view=of_state, condition=lambda state, evidence: state, draw=draw
-    )
+    return make_diffusion_model(diffusion, learning, view=of_state, condition=lambda state, evidence: state, draw=draw)
 
 
 def of_state(batch: PurifierBatch) -> PurifierBatch:

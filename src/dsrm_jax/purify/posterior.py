@@ -74,10 +74,7 @@ def fit_posterior(
 
 
 def without_window(
-    posterior: UserPosterior,
-    embeddings: Embeddings,
-    history: History,
-    user: Int[Array, "B"],
+    posterior: UserPosterior, embeddings: Embeddings, history: History, user: Int[Array, "B"]
 ) -> Float[Array, "B D"]:
     """Return users' modes as they would be without the window's own events: one Newton step back.
 

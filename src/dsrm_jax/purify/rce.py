@@ -115,9 +115,7 @@ def make_denoiser(
         InputError: on an unknown reading.
     """
 
-    def purify(
-        params: PyTree, key: PyTree, state: Float[Array, "... D"], evidence: Evidence
-    ) -> Float[Array, "... D"]:
+    def purify(params: PyTree, key: PyTree, state: Float[Array, "... D"], evidence: Evidence) -> Float[Array, "... D"]:
         if reading == "pretrain":
             return encode(encoder(params), evidence.summary)
         return encode_weighted(encoder(params), evidence, weigh(params, require_events(evidence)))
@@ -145,9 +143,7 @@ def require_events(evidence: Evidence) -> PyTree:
     return evidence
 
 
-def encode_weighted(
-    params: LinearEncoder, evidence: Evidence, weight: Float[Array, "... H"]
-) -> Float[Array, "... D"]:
+def encode_weighted(params: LinearEncoder, evidence: Evidence, weight: Float[Array, "... H"]) -> Float[Array, "... D"]:
     """Return the state of a history whose clicks count `weight` each; weights of 1 give `encode`."""
     clicked = jnp.where(require_events(evidence).click & evidence.shown, weight, 0.0)
     total = jnp.sum(clicked, axis=-1, keepdims=True)

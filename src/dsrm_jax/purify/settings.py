@@ -49,9 +49,7 @@ class PurifierConfig:
     that of what the log showed;
     regression: masked's network and pairs without diffusion, a control; rce, tce, bod: denoising losses (section denoiser);
     module:function: what makes one of your own, called with the fields here that its signature names."""
-    target: Literal[
-        "full", "split_half", "inverse_propensity", "popularity_corruption", "random_exposure"
-    ] = "full"
+    target: Literal["full", "split_half", "inverse_propensity", "popularity_corruption", "random_exposure"] = "full"
     """What masked and regression learn to reconstruct: full: the user's full-log embedding without the window's own events;
     split_half: the encoding of the half of the window that the condition does not see; inverse_propensity: the same with
     popular items thinned; popularity_corruption: the window before some of its events were replaced by popular ones;

@@ -11,14 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.errors import InputError
-from dsrm_jax.purify.encoder import (
-    Embeddings,
-    Encoder,
-    EncoderParams,
-    embeddings_from,
-    fit_encoder,
-    user_states,
-)
+from dsrm_jax.purify.encoder import Embeddings, Encoder, EncoderParams, embeddings_from, fit_encoder, user_states
 from dsrm_jax.purify.exposure import silent_exposure
 from dsrm_jax.purify.leverage import leverage_of
 from dsrm_jax.purify.perception import Perception
@@ -105,14 +98,7 @@ def factorise(key: Key[Array, ""], log: InteractionLog, *, dim: int, epochs: int
     """Return item and user factors of the training log, of `dim` dimensions; the key is consumed."""
     rows = log.train
     return fit_factors(
-        key,
-        rows.user,
-        rows.item,
-        rows.click,
-        num_users=log.num_users,
-        num_items=log.num_items,
-        dim=dim,
-        epochs=epochs,
+        key, rows.user, rows.item, rows.click, num_users=log.num_users, num_items=log.num_items, dim=dim, epochs=epochs
     )
 
 

@@ -129,9 +129,7 @@ def exposures(starts: SessionStarts, item: Int[Array, "..."]) -> Float[Array, ".
     return count * float(stride)
 
 
-def corrupted(
-    key: Key[Array, ""], history: History, starts: SessionStarts, rate: Float[Array, "B 1"]
-) -> History:
+def corrupted(key: Key[Array, ""], history: History, starts: SessionStarts, rate: Float[Array, "B 1"]) -> History:
     """Replace events, each with probability `rate`, by rows of the whole log: what everybody is shown, and clicks on it.
 
     The key is consumed.

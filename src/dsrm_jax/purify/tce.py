@@ -10,14 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from dsrm_jax.purify.purifier import Learning, Purifier
-from dsrm_jax.purify.rce import (
-    LabelledBatch,
-    LinearEncoder,
-    click_logits,
-    encode,
-    event_logits,
-    make_denoiser,
-)
+from dsrm_jax.purify.rce import LabelledBatch, LinearEncoder, click_logits, encode, event_logits, make_denoiser
 from dsrm_jax.purify.settings import DenoiserConfig
 from dsrm_jax.settings import check
 from dsrm_jax.types import PyTree
@@ -79,8 +72,6 @@ def kept(
     # a hair above, so that floats such as .2 * 5 do not round to one less
     num_dropped = jnp.floor(rate * jnp.sum(present, axis=-1, keepdims=True) + 1e-4).astype(jnp.int32)
     # one sort of bare values: to sort indices costs several times as much on a CPU
-    rising = jnp.pad(
-        jnp.sort(value, axis=-1), [(0, 0)] * (value.ndim - 1) + [(1, 0)], constant_values=-jnp.inf
-    )
+    rising = jnp.pad(jnp.sort(value, axis=-1), [(0, 0)] * (value.ndim - 1) + [(1, 0)], constant_values=-jnp.inf)
     largest_kept = jnp.take_along_axis(rising, value.shape[-1] - num_dropped, axis=-1)
     return present & ~(positive & (value > largest_kept))

@@ -70,9 +70,7 @@ class Leaf(NamedTuple):
     sha256: str
 
 
-def save(
-    folder: str | os.PathLike[str], step: int, state: PyTree, fingerprint: str, *, keep: int = 3
-) -> None:
+def save(folder: str | os.PathLike[str], step: int, state: PyTree, fingerprint: str, *, keep: int = 3) -> None:
     """Write one step; when this returns, the step is on the disk and has been read back.
 
     Args:
@@ -145,9 +143,7 @@ def restore(folder: str | os.PathLike[str], like: State, fingerprint: str) -> tu
             _log.warning("continuing from step %d, the newest good checkpoint in %s", step, folder)
         return step, _decode(like, leaves, stored)
     if problems:
-        raise InputError(
-            f"no checkpoint in {folder} is usable ({'; '.join(problems)}): start again in another folder"
-        )
+        raise InputError(f"no checkpoint in {folder} is usable ({'; '.join(problems)}): start again in another folder")
     return None
 
 
@@ -182,9 +178,7 @@ def _is_saved(path: Path, step: int, leaves: list[Leaf], fingerprint: str) -> bo
         _read_arrays(path, manifest)
     except DamagedError:
         return False
-    return manifest["fingerprint"] == fingerprint and manifest["leaves"] == [
-        leaf._asdict() for leaf in leaves
-    ]
+    return manifest["fingerprint"] == fingerprint and manifest["leaves"] == [leaf._asdict() for leaf in leaves]
 
 
 def _encode(state: PyTree) -> tuple[list[np.ndarray], list[Leaf]]:
@@ -202,13 +196,7 @@ def _encode(state: PyTree) -> tuple[list[np.ndarray], list[Leaf]]:
         stored.append(array)
         leaves.append(
             Leaf(
-                jax.tree_util.keystr(path),
-                dtype,
-                list(shape),
-                key,
-                str(array.dtype),
-                list(array.shape),
-                _sha256(array),
+                jax.tree_util.keystr(path), dtype, list(shape), key, str(array.dtype), list(array.shape), _sha256(array)
             )
         )
     return stored, leaves
@@ -224,8 +212,7 @@ def _decode(like: State, leaves: list[Leaf], stored: list[np.ndarray]) -> State:
     """Put verified arrays into the containers, types and placement of `like`."""
     targets, structure = jax.tree_util.tree_flatten(like)
     return jax.tree_util.tree_unflatten(
-        structure,
-        [_place(target, leaf, array) for target, leaf, array in zip(targets, leaves, stored, strict=True)],
+        structure, [_place(target, leaf, array) for target, leaf, array in zip(targets, leaves, stored, strict=True)]
     )
 
 
@@ -251,9 +238,7 @@ def _check_meaning(path: Path, manifest: Json, like: PyTree, fingerprint: str) -
         )
     leaves = [Leaf(**leaf) for leaf in manifest["leaves"]]
     saved = {leaf.path: (leaf.dtype, tuple(leaf.shape)) for leaf in leaves}
-    wanted = {
-        jax.tree_util.keystr(p): _type(leaf) for p, leaf in jax.tree_util.tree_flatten_with_path(like)[0]
-    }
+    wanted = {jax.tree_util.keystr(p): _type(leaf) for p, leaf in jax.tree_util.tree_flatten_with_path(like)[0]}
     wrong = [name for name in [*wanted, *saved] if saved.get(name) != wanted.get(name)]
     if wrong or list(saved) != list(wanted):
         name = wrong[0] if wrong else next(iter(wanted))
@@ -314,9 +299,7 @@ def _write_manifest(path: Path, step: int, leaves: list[Leaf], fingerprint: str)
         "format": FORMAT,
         "step": step,
         "fingerprint": fingerprint,
-        "versions": {
-            name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
-        },
+        "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")},
         "leaves": [leaf._asdict() for leaf in leaves],
         "files": files,
     }

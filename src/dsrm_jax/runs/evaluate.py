@@ -56,12 +56,7 @@ def rule_of(config: Config, method: str, policy: PyTree, world: World, perceptio
 
 
 def evaluate_methods(
-    config: Config,
-    methods: Sequence[str],
-    agent_state: PyTree,
-    world: World,
-    perception: Perception,
-    say: Say,
+    config: Config, methods: Sequence[str], agent_state: PyTree, world: World, perception: Perception, say: Say
 ) -> dict[str, list[Sessions]]:
     """Run complete held-out sessions of several methods for every seed, as one compiled program.
 
@@ -84,9 +79,7 @@ def evaluate_methods(
     trained = () if agent_state is None else agent_state
     states = tuple(trained if method == config.agent.method else () for method in methods)
 
-    def run(
-        key: jax.Array, choice: tuple[jax.Array, PyTree], world: World, perception: Perception
-    ) -> Sessions:
+    def run(key: jax.Array, choice: tuple[jax.Array, PyTree], world: World, perception: Perception) -> Sessions:
         index, states = choice
         rules = [rule_of(config, m, own, world, perception) for m, own in zip(methods, states, strict=True)]
         return run_sessions(

@@ -41,12 +41,7 @@ class LogModels:
 
 
 def fit_log_models(
-    key: Key[Array, ""],
-    config: Config,
-    log: InteractionLog,
-    starts: SessionStarts,
-    say: Say,
-    memory: Memory,
+    key: Key[Array, ""], config: Config, log: InteractionLog, starts: SessionStarts, say: Say, memory: Memory
 ) -> LogModels:
     """Run the steps of `stage_one.fit_perception` before the purifier's.
 
@@ -60,9 +55,7 @@ def fit_log_models(
     """
     data = config.data, config.synthetic, config.encoder
     factors, embedding_seconds = once(
-        memory,
-        ("factors", *data),
-        lambda: _fit_factors(jax.random.fold_in(key, FACTORS_STAGE), config, log, say),
+        memory, ("factors", *data), lambda: _fit_factors(jax.random.fold_in(key, FACTORS_STAGE), config, log, say)
     )
     params, encoder_facts = _fit_encoder(jax.random.fold_in(key, ENCODER_STAGE), config, factors, starts, say)
     posterior, posterior_seconds = once(
@@ -81,9 +74,7 @@ def timed(make: Callable[[], T]) -> tuple[T, float]:
     return made, time.perf_counter() - started
 
 
-def _fit_factors(
-    key: Key[Array, ""], config: Config, log: InteractionLog, say: Say
-) -> tuple[FactorResponse, float]:
+def _fit_factors(key: Key[Array, ""], config: Config, log: InteractionLog, say: Say) -> tuple[FactorResponse, float]:
     settings = config.encoder
     factors, seconds = timed(lambda: factorise(key, log, dim=settings.dim, epochs=settings.embedding_epochs))
     say(f"item embeddings: {seconds:.0f} s")

@@ -63,9 +63,7 @@ def append_metrics(path: str | os.PathLike[str], rows: Iterable[Json]) -> None:
                 os.ftruncate(file.fileno(), size)
                 raise
     except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}; its earlier rows are untouched"
-        ) from error
+        raise InputError(f"cannot write {path}: {error.strerror or error}; its earlier rows are untouched") from error
 
 
 def _checked(row: Json) -> Json:
@@ -168,9 +166,7 @@ def open_tensorboard(folder: str | os.PathLike[str], step: int = 0) -> Writer | 
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
-        _log.warning(
-            "no TensorBoard files: tensorboardX is not installed (pip install 'dsrm-jax[tensorboard]')"
-        )
+        _log.warning("no TensorBoard files: tensorboardX is not installed (pip install 'dsrm-jax[tensorboard]')")
         return None
     return cast(Writer, SummaryWriter(str(folder), purge_step=step + 1 if step else None))
 
@@ -222,17 +218,13 @@ def progress(
         seconds = clock() - begun
         rate = (step - start) / seconds if seconds > 0 else 0.0
         left = f", {_duration((total - step) / rate)} left" if rate > 0 else ""
-        return (
-            f"{step:,}/{total:,} steps, {rate * users:,.0f} user-steps/s{left}{', ' + note if note else ''}"
-        )
+        return f"{step:,}/{total:,} steps, {rate * users:,.0f} user-steps/s{left}{', ' + note if note else ''}"
 
     if console.is_terminal:
         columns = TextColumn(label), BarColumn(), TextColumn("{task.description}")
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("", total=total, completed=start)
-            yield lambda step, note="": bar.update(
-                task, completed=step, description=text(step, note), refresh=True
-            )
+            yield lambda step, note="": bar.update(task, completed=step, description=text(step, note), refresh=True)
         return
 
     def report(step: int, note: str = "") -> None:

@@ -76,10 +76,7 @@ def _reward_of(section: EnvironmentConfig) -> Reward:
 def _leave_of(section: EnvironmentConfig) -> Leave | None:
     if not section.leave:
         return None
-    offered = {
-        name: getattr(section, name)
-        for name in ("slate_size", "max_len", "ad_bound", "ad_penalty", "step_cap")
-    }
+    offered = {name: getattr(section, name) for name in ("slate_size", "max_len", "ad_bound", "ad_penalty", "step_cap")}
     rule = plugins.call(plugins.load(section.leave, what="leave rule"), offered)
     if not isinstance(rule, Leave):
         raise InputError(

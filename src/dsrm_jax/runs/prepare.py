@@ -146,9 +146,7 @@ def check_usable(method: str, log: InteractionLog) -> None:
         raise InputError(f"method {method} {lack} ({log.source}): choose one of {', '.join(able)}")
 
 
-def prepare(
-    config: Config, say: Say = print, memory: Memory | None = None, share: Share | None = None
-) -> Prepared:
+def prepare(config: Config, say: Say = print, memory: Memory | None = None, share: Share | None = None) -> Prepared:
     """Load the data, build the worlds and train everything that is frozen in Stage II.
 
     Item embeddings and encoder depend on the data's seed alone and are shared; each seed of the run trains its own purifier.
@@ -171,9 +169,7 @@ def prepare(
         return _stage_one(config, log, worlds, say, memory)
 
     def obtain() -> StageOne:
-        return (
-            make() if share is None else share(stage_one_name(config, log), stage_one_like(config, log), make)
-        )
+        return make() if share is None else share(stage_one_name(config, log), stage_one_like(config, log), make)
 
     frozen = once(memory, ("stage one", *key), obtain)
     models = LogModels(frozen.perception.encoder, frozen.posterior, frozen.facts)
@@ -215,13 +211,7 @@ def _probe(
         axes = (None, seed_axes(perception), None, None)
         return jax.jit(jax.vmap(of_seed, in_axes=axes, axis_size=seeds))
 
-    read = (
-        shared.encoder,
-        purifier_settings(shared),
-        shared.denoiser,
-        env.history_length,
-        env.arrival_length,
-    )
+    read = (shared.encoder, purifier_settings(shared), shared.denoiser, env.history_length, env.arrival_length)
     run = once(memory, ("probe", *read, seeds), make)
     key = jax.random.fold_in(data_key(config), PROBES_STAGE)
     found = run(key, perception, starts, held_out)
@@ -322,9 +312,7 @@ def _fit_purifiers(
         keys = seed_keys(config, REFRESH_STAGE)
         agent = make_quota_greedy_purified(slate_size=environment.slate_size)
         collectors = Collectors(environment, agent, encoder, purifier)
-        fitted, again = refresh_perception(
-            keys, collectors, Perception(params, fitted), worlds.train, posterior
-        )
+        fitted, again = refresh_perception(keys, collectors, Perception(params, fitted), worlds.train, posterior)
         losses = losses if again is None else again
     loss = np.asarray(tail_mean(losses)).tolist()
     seconds = time.perf_counter() - started
@@ -332,9 +320,7 @@ def _fit_purifiers(
     return fitted, {"purifier_loss": loss, "purifier_seconds": seconds}
 
 
-def _targets(
-    config: Config, params: EncoderParams, posterior: UserPosterior, worlds: Worlds
-) -> Float[Array, "U D"]:
+def _targets(config: Config, params: EncoderParams, posterior: UserPosterior, worlds: Worlds) -> Float[Array, "U D"]:
     """Return the cleaner state of each training user: the full log's, or what random exposure shows."""
     if purifier_of(config).learning.target != "random_exposure":
         return posterior.mode

@@ -103,9 +103,7 @@ def run_mesh(config: Config) -> Mesh | None:
     return make_mesh(len(config.training.seeds), 1 if whole else config.training.num_users)
 
 
-def restore(
-    run: RunDirectory, config: Config, world: World, num_items: int, data: str
-) -> tuple[int, Saved] | None:
+def restore(run: RunDirectory, config: Config, world: World, num_items: int, data: str) -> tuple[int, Saved] | None:
     """Return the newest good checkpoint of a run and its step, or None where none was saved; process 0 reads it for all.
 
     Args:
@@ -138,9 +136,7 @@ def restore(
     return step, whole
 
 
-def compile_chunk(
-    config: Config, state: TrainState, world: World, perception: Perception, *, length: int
-) -> Compiled:
+def compile_chunk(config: Config, state: TrainState, world: World, perception: Perception, *, length: int) -> Compiled:
     """Compile `length` updates of all seeds as one program that reuses the state's memory.
 
     Returns:
@@ -157,9 +153,7 @@ def compile_chunk(
         return jax.jit(mapped, donate_argnums=0, **placement).lower(state, world, perception).compile()
 
 
-def train(
-    run: RunDirectory, config: Config, saved: Saved, world: World, data: str
-) -> tuple[TrainState, Json]:
+def train(run: RunDirectory, config: Config, saved: Saved, world: World, data: str) -> tuple[TrainState, Json]:
     """Train all seeds to the end from a saved state, with logs, checkpoints and a progress line.
 
     Metrics are appended before the checkpoint that covers them; rows beyond the state's step are cut first, so the file of a
@@ -213,12 +207,7 @@ def train(
 
 
 def _run_chunks(
-    run: RunDirectory,
-    config: Config,
-    saved: Saved,
-    world: World,
-    program: Compiled,
-    fingerprint: str,
+    run: RunDirectory, config: Config, saved: Saved, world: World, program: Compiled, fingerprint: str
 ) -> TrainState:
     """Call a compiled chunk until the last step; log every chunk, save now and then, at the end and on a signal."""
     per_update = config.training.rollout_length
@@ -247,9 +236,7 @@ def _run_chunks(
             if stopped or step == last or due:
                 _save(run, config, Saved(state, saved.perception), step, fingerprint)
                 last_save, good = time.perf_counter(), step
-                stopped = max(
-                    exchange("saved", stop())
-                )  # saving takes time, and a signal may have come meanwhile
+                stopped = max(exchange("saved", stop()))  # saving takes time, and a signal may have come meanwhile
             if stopped:
                 _log.warning("stopped at step %d, saved; continue with: dsrm-jax resume %s", step, run.path)
                 raise SystemExit(stopped)

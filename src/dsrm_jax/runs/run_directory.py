@@ -203,15 +203,11 @@ def _warn_of_versions(run: RunDirectory, recorded: object) -> None:
     now = surroundings()["versions"]
     recorded = recorded if isinstance(recorded, Mapping) else {}
     changed = [
-        f"{name} {recorded[name]} then, {now[name]} now"
-        for name in now
-        if recorded.get(name, now[name]) != now[name]
+        f"{name} {recorded[name]} then, {now[name]} now" for name in now if recorded.get(name, now[name]) != now[name]
     ]
     if changed:
         _log.warning(
-            "%s was made with other versions (%s): numbers may differ in the last bits",
-            run.path,
-            "; ".join(changed),
+            "%s was made with other versions (%s): numbers may differ in the last bits", run.path, "; ".join(changed)
         )
 
 

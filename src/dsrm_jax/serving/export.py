@@ -30,9 +30,7 @@ Recommend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], ja
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def recommender(
-    agent: Agent, policy: PyTree, world: World, perception: Perception, perceive: Perceive
-) -> Recommend:
+def recommender(agent: Agent, policy: PyTree, world: World, perception: Perception, perceive: Perceive) -> Recommend:
     """Return the pure function `(item, click, length, time, unlogged) -> slate` of one trained policy, acting by its mode;
     what draws, such as a purifier with noise, draws the same every time.
 
@@ -117,9 +115,7 @@ def export_policy(
     _write(path, exported.serialize(), meta, np.asarray(item_ids))
 
 
-def _write(
-    path: str | os.PathLike[str], program: bytes | bytearray, meta: Json, item_ids: np.ndarray
-) -> None:
+def _write(path: str | os.PathLike[str], program: bytes | bytearray, meta: Json, item_ids: np.ndarray) -> None:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(META, json.dumps(meta, indent=1))

@@ -66,9 +66,7 @@ class ExportedPolicy:
             return np.empty((0, self.meta["slate_size"]), self.item_ids.dtype)
         for name, numbers in (("times", times), ("unlogged", unlogged)):
             if numbers is not None and len(numbers) != len(histories):
-                raise InputError(
-                    f"{len(numbers)} {name} for {len(histories)} histories: give one of each user"
-                )
+                raise InputError(f"{len(numbers)} {name} for {len(histories)} histories: give one of each user")
         item, click, length = pack(histories, self.item_ids, history_length=self.meta["history_length"])
         time = np.zeros(len(length), np.int32) if times is None else np.asarray(times, np.int32)
         other = self.meta["slate_size"] * time if unlogged is None else np.asarray(unlogged, np.int32)
@@ -116,11 +114,7 @@ def load_policy(path: str | os.PathLike[str]) -> ExportedPolicy:
     if not isinstance(meta, dict):
         raise InputError(f"{path} is no exported policy, or damaged: export it again")
     if meta.get("format") != FORMAT:
-        raise InputError(
-            f"{path} has format {meta.get('format')!r}, this version reads {FORMAT}: export it again"
-        )
+        raise InputError(f"{path} has format {meta.get('format')!r}, this version reads {FORMAT}: export it again")
     if platform() not in meta["platforms"]:
-        raise InputError(
-            f"{path} was exported for {', '.join(meta['platforms'])}, and JAX runs on {platform()} here"
-        )
+        raise InputError(f"{path} was exported for {', '.join(meta['platforms'])}, and JAX runs on {platform()} here")
     return ExportedPolicy(meta, item_ids, jax.jit(jax_export.deserialize(bytearray(program)).call))

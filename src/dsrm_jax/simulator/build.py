@@ -119,9 +119,7 @@ def _splits(log: InteractionLog, of_matrix: bool) -> tuple[dict[str, Split], str
     train_users = new_users if disjoint else all_users
     for name, users in (("training", train_users), ("test", test_users)):
         if len(users) == 0:
-            raise InputError(
-                f"the {name} split of {log.source} has no user with a logged row: both splits need rows"
-            )
+            raise InputError(f"the {name} split of {log.source} has no user with a logged row: both splits need rows")
     splits = {
         "train": Split(log.train, log.train_matrix, train_users),
         "test": Split(log.test, log.test_matrix, test_users),
@@ -129,9 +127,7 @@ def _splits(log: InteractionLog, of_matrix: bool) -> tuple[dict[str, Split], str
     return splits, _users_phrase(disjoint, train_users, test_users)
 
 
-def _split_users(
-    log: InteractionLog, rows: Interactions, matrix: ObservedMatrix | None
-) -> Int[np.ndarray, "U"]:
+def _split_users(log: InteractionLog, rows: Interactions, matrix: ObservedMatrix | None) -> Int[np.ndarray, "U"]:
     """Return the sorted users of a split who have a row to start a session from, of its matrix where there is one."""
     counts = np.bincount(rows.user, minlength=log.num_users)
     if matrix is None:

@@ -42,9 +42,7 @@ def auc(scores: Float[np.ndarray, "N"], labels: Bool[np.ndarray, "N"]) -> float:
 
 def log_loss(probability: Float[np.ndarray, "N"], labels: Bool[np.ndarray, "N"]) -> float:
     """Return the mean negative log-likelihood of clicks in nats, probabilities clipped to [1e-7, 1 - 1e-7]."""
-    clipped = np.clip(
-        np.asarray(probability, dtype=np.float64), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY
-    )
+    clipped = np.clip(np.asarray(probability, dtype=np.float64), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
     return float(-np.mean(np.where(np.asarray(labels, dtype=bool), np.log(clipped), np.log1p(-clipped))))
 
 

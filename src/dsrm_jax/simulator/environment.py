@@ -244,9 +244,7 @@ def make_environment(
         step_key, reset_key = jax.random.split(key)
         final, state, reward, terminated, truncated, info = step(step_key, state, slate, world)
         begun = reset(reset_key, world)
-        observation, state = jax.tree.map(
-            lambda new, old: jnp.where(info["ended"], new, old), begun, (final, state)
-        )
+        observation, state = jax.tree.map(lambda new, old: jnp.where(info["ended"], new, old), begun, (final, state))
         return observation, state, reward, terminated, truncated, info | {"final_observation": final}
 
     return Environment(
@@ -267,13 +265,9 @@ def make_environment(
 
 def check_answers(before: PyTree, after: PyTree, left: Bool[Array, ""]) -> None:
     """Raise `InputError` where a leave rule's memory changed its shapes or types, or `left` is not one bool."""
-    old, new = (
-        jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), memory) for memory in (before, after)
-    )
+    old, new = (jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), memory) for memory in (before, after))
     if old != new:
-        raise InputError(
-            f"the leave rule's memory was {old} and became {new} (shapes, types): expected the same"
-        )
+        raise InputError(f"the leave rule's memory was {old} and became {new} (shapes, types): expected the same")
     if jnp.shape(left) != () or not jnp.issubdtype(jnp.result_type(left), jnp.bool_):
         raise InputError(
             f"the leave rule's step says {jnp.result_type(left)} of shape {jnp.shape(left)}: expected one bool"

@@ -105,9 +105,7 @@ def row_logit(
     return logit
 
 
-def _check_rows(
-    user: np.ndarray, item: np.ndarray, click: np.ndarray, *, num_users: int, num_items: int
-) -> None:
+def _check_rows(user: np.ndarray, item: np.ndarray, click: np.ndarray, *, num_users: int, num_items: int) -> None:
     if not len(user) == len(item) == len(click):
         raise InputError(
             f"rows to fit have {len(user)} users, {len(item)} items, {len(click)} clicks: expected as many"
@@ -121,9 +119,7 @@ def _check_rows(
             )
 
 
-def _initial_tables(
-    key: Key[Array, ""], click: np.ndarray, *, num_users: int, num_items: int, dim: int
-) -> Tables:
+def _initial_tables(key: Key[Array, ""], click: np.ndarray, *, num_users: int, num_items: int, dim: int) -> Tables:
     user_key, item_key = jax.random.split(key)
     rate = (click.sum() + 1) / (len(click) + 2)
     user = INITIAL_SCALE * jax.random.normal(user_key, (num_users, dim + 1)).at[:, dim].set(0.0)
@@ -138,9 +134,7 @@ def _objective(
     user_table, item_table, intercept = tables
     u, i = user_table[user], item_table[item]
     logit = jnp.sum(u[:, :-1] * i[:, :-1], axis=-1) + u[:, -1] + i[:, -1] + intercept
-    prior = sum(
-        jnp.sum(t[:, :-1] ** 2) + BIAS_PRIOR * jnp.sum(t[:, -1] ** 2) for t in (user_table, item_table)
-    )
+    prior = sum(jnp.sum(t[:, :-1] ** 2) + BIAS_PRIOR * jnp.sum(t[:, -1] ** 2) for t in (user_table, item_table))
     return jnp.mean(jax.nn.softplus(logit) - jnp.where(click, logit, 0.0)) + 0.5 * l2 * prior
 
 

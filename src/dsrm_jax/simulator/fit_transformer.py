@@ -81,9 +81,7 @@ def fit_transformer(
     if len(fit_rows) < 2:
         raise InputError(f"the transformer response model got {len(fit_rows)} rows to fit: give at least two")
     rows = jax.tree.map(jnp.asarray, rows)
-    model = UserResponseModel(
-        num_users=len(rows.first) - 1, num_items=num_items, history_length=history_length
-    )
+    model = UserResponseModel(num_users=len(rows.first) - 1, num_items=num_items, history_length=history_length)
     shuffle_key, init_key, dropout_key = jax.random.split(key, 3)
     shuffle = np.random.default_rng(np.asarray(jax.random.bits(shuffle_key, (4,))))
     shuffled = shuffle.permutation(np.asarray(fit_rows, dtype=np.int32))

@@ -51,16 +51,11 @@ class SlateSpace(gymnasium.Space[np.ndarray]):
         slate = np.asarray(x)
         whole = slate.shape == self.shape and np.issubdtype(slate.dtype, np.integer)
         return bool(
-            whole
-            and len(set(slate.tolist())) == slate.size
-            and np.all((slate >= 0) & (slate < self.num_items))
+            whole and len(set(slate.tolist())) == slate.size and np.all((slate >= 0) & (slate < self.num_items))
         )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, SlateSpace) and (self.num_items, self.shape) == (
-            other.num_items,
-            other.shape,
-        )
+        return isinstance(other, SlateSpace) and (self.num_items, self.shape) == (other.num_items, other.shape)
 
     def __repr__(self) -> str:
         return f"SlateSpace({self.num_items}, {self.slate_size})"

@@ -40,9 +40,7 @@ class SlateSpace(spaces.Box):
 class GymnaxEnvironment(environment.Environment):
     """A simulator of sessions under Gymnax's contract, one user each; `jax.vmap` it over users."""
 
-    def __init__(
-        self, simulator: Environment, world: World | None = None, *, observe: Observe | None = None
-    ) -> None:
+    def __init__(self, simulator: Environment, world: World | None = None, *, observe: Observe | None = None) -> None:
         """Wrap a simulator.
 
         Args:

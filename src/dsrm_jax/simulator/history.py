@@ -46,9 +46,7 @@ def keep_last(history: History, length: Int[Array, "..."] | int) -> History:
     return History(jnp.where(kept, history.item, 0), history.click & kept, length)
 
 
-def random_windows(
-    key: jax.Array, starts: SessionStarts, rows: Int[Array, "N"], *, length: int, least: int
-) -> History:
+def random_windows(key: jax.Array, starts: SessionStarts, rows: Int[Array, "N"], *, length: int, least: int) -> History:
     """Return the events before log rows, of each row a random number of them: what a user may have at any step of a session.
 
     Args:

@@ -26,9 +26,7 @@ TRANSFORMER_REPORT_ROWS = 50_000
 
 KINDS = ("auto", "synthetic", "fitted", "transformer", "matrix")
 
-MakeResponse: TypeAlias = Callable[
-    [Key[Array, ""], InteractionLog, Interactions, Int[np.ndarray, "U"]], Response
-]
+MakeResponse: TypeAlias = Callable[[Key[Array, ""], InteractionLog, Interactions, Int[np.ndarray, "U"]], Response]
 """`(key, log, rows, users) -> response` over the log's catalogue, from the rows of one split alone; `users` are the vocabulary
 indices of the users whom it must answer for, in their order. The key is consumed."""
 
@@ -59,9 +57,7 @@ def check_kind(log: InteractionLog, kind: str | MakeResponse) -> None:
             f"environment.response is synthetic but {log.source} has no synthetic truth: use auto or fitted"
         )
     if kind == "matrix" and log.train_matrix is None and log.test_matrix is None:
-        raise InputError(
-            f"environment.response is matrix but {log.source} has no observed matrix: use auto or fitted"
-        )
+        raise InputError(f"environment.response is matrix but {log.source} has no observed matrix: use auto or fitted")
 
 
 def uses_matrix(log: InteractionLog, kind: str | MakeResponse) -> bool:
@@ -146,15 +142,11 @@ def _holdout(key: Key[Array, ""], num_rows: int) -> Bool[np.ndarray, "N"]:
     """Mark a random 10 % of the rows, at least one, that a fit may not see."""
     generator = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
     mask = np.zeros(num_rows, dtype=bool)
-    mask[generator.choice(num_rows, max(1, int(HOLDOUT_SHARE * num_rows)), replace=False, shuffle=False)] = (
-        True
-    )
+    mask[generator.choice(num_rows, max(1, int(HOLDOUT_SHARE * num_rows)), replace=False, shuffle=False)] = True
     return mask
 
 
-def _factor_response(
-    key: Key[Array, ""], log: InteractionLog, split: Split, fit: Fit
-) -> tuple[FactorResponse, Json]:
+def _factor_response(key: Key[Array, ""], log: InteractionLog, split: Split, fit: Fit) -> tuple[FactorResponse, Json]:
     rows = split.rows
     holdout_key, fit_key = jax.random.split(key)
     held = _holdout(holdout_key, len(rows))
@@ -181,9 +173,7 @@ def _factor_response(
     )
 
 
-def _transformer_response(
-    key: Key[Array, ""], log: InteractionLog, split: Split, fit: Fit
-) -> tuple[Response, Json]:
+def _transformer_response(key: Key[Array, ""], log: InteractionLog, split: Split, fit: Fit) -> tuple[Response, Json]:
     holdout_key, fit_key = jax.random.split(key)
     held = _holdout(holdout_key, len(split.rows))
     first = split.rows.user_start(log.num_users)

@@ -30,9 +30,7 @@ class FactorResponse:
     user_bias: Float[Array, "U"]
     item_bias: Float[Array, "J"]
 
-    def click_probability(
-        self, user: Int[Array, ""], slate: Int[Array, "K"], history: History
-    ) -> Float[Array, "K"]:
+    def click_probability(self, user: Int[Array, ""], slate: Int[Array, "K"], history: History) -> Float[Array, "K"]:
         """See `Response`."""
         logit = self.item[slate] @ self.user[user]
         return jax.nn.sigmoid(logit + self.user_bias[user] + self.item_bias[slate])
@@ -52,9 +50,7 @@ class TableResponse:
 
     probability: Float[Array, "U J"]
 
-    def click_probability(
-        self, user: Int[Array, ""], slate: Int[Array, "K"], history: History
-    ) -> Float[Array, "K"]:
+    def click_probability(self, user: Int[Array, ""], slate: Int[Array, "K"], history: History) -> Float[Array, "K"]:
         """See `Response`."""
         return self.probability[user, slate]
 

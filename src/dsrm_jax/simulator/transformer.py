@@ -74,9 +74,7 @@ class EntityEncoder(nn.Module):
         """Return the `(n, E)` encodings of ids `(n,)` with one `(n, L)` array per feature."""
         latents = [nn.Embed(self.size, self.latent, name="id")(index)]
         latents += [nn.Dense(self.latent, name=f"feature_{n}")(x) for n, x in enumerate(features)]
-        normed = [
-            nn.LayerNorm(epsilon=NORM_EPSILON, name=f"norm_{n}")(latent) for n, latent in enumerate(latents)
-        ]
+        normed = [nn.LayerNorm(epsilon=NORM_EPSILON, name=f"norm_{n}")(latent) for n, latent in enumerate(latents)]
         return jnp.sum(nn.Dense(self.dim, name="shared")(jnp.stack(normed)), axis=0)
 
 
@@ -205,18 +203,14 @@ class TransformerResponse:
     model: UserResponseModel = struct.field(pytree_node=False)
     table: TokenTable
 
-    def click_probability(
-        self, user: Int[Array, ""], slate: Int[Array, "K"], history: History
-    ) -> Float[Array, "K"]:
+    def click_probability(self, user: Int[Array, ""], slate: Int[Array, "K"], history: History) -> Float[Array, "K"]:
         """See `Response`."""
         length = history.item.shape[-1]
         is_event = jnp.arange(length) >= length - history.length
         index = jnp.where(is_event, history.item, self.model.num_items)
         bits = jnp.zeros((1, length, self.model.num_feedback))
         bits = bits.at[0, :, 0].set((history.click & is_event).astype(jnp.float32))
-        return jax.nn.sigmoid(
-            click_logit(self, self.user[user][None], index[None], bits, self.item[slate][None])[0]
-        )
+        return jax.nn.sigmoid(click_logit(self, self.user[user][None], index[None], bits, self.item[slate][None])[0])
 
     def item_vectors(self) -> Float[Array, "J E"]:
         """See `Response`."""
@@ -253,9 +247,7 @@ def click_logit(
 
 
 def one_hot_features(
-    user_codes: Mapping[str, np.ndarray],
-    item_codes: Mapping[str, np.ndarray],
-    categories: Bool[np.ndarray, "I C"],
+    user_codes: Mapping[str, np.ndarray], item_codes: Mapping[str, np.ndarray], categories: Bool[np.ndarray, "I C"]
 ) -> Features:
     """Turn integer codes into the model's features; missing (-1) is a level of its own, as in KuaiSim.
 

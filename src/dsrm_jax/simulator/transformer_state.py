@@ -105,9 +105,7 @@ def _project(attention: PyTree, x: Float[Array, "B H D"]) -> list[Float[Array, "
     return [x @ _kernel(attention[name]) + attention[name]["bias"].ravel() for name in PARTS]
 
 
-def _project_first(
-    params: PyTree, normed: TokenTable, feedback: Float[Array, "B H F"]
-) -> list[Float[Array, "B H NM"]]:
+def _project_first(params: PyTree, normed: TokenTable, feedback: Float[Array, "B H F"]) -> list[Float[Array, "B H NM"]]:
     """Return `_project` of the first layer's tokens: the tables' share, that of the feedback's bits and a constant."""
     constant = jnp.concatenate([params["token_norm"]["bias"], params["feedback"]["bias"]])
     projected = []
@@ -120,17 +118,11 @@ def _project_first(
 
 
 def _attend(
-    query: Float[Array, "B H NM"],
-    key: Float[Array, "B H NM"],
-    value: Float[Array, "B H NM"],
-    *,
-    num_heads: int,
+    query: Float[Array, "B H NM"], key: Float[Array, "B H NM"], value: Float[Array, "B H NM"], *, num_heads: int
 ) -> Float[Array, "B H NM"]:
     """Causal attention over all positions, in halves: the first sees no key of the second."""
     # Split into heads this late, rows are as wide as they can be in everything elementwise before.
-    query, key, value = (
-        jnp.swapaxes(x.reshape(*x.shape[:2], num_heads, -1), 1, 2) for x in (query, key, value)
-    )
+    query, key, value = (jnp.swapaxes(x.reshape(*x.shape[:2], num_heads, -1), 1, 2) for x in (query, key, value))
     half = query.shape[2] // 2
     first = _attend_as_last(query[:, :, :half], key[:, :, :half], value[:, :, :half])
     second = _attend_as_last(query[:, :, half:], key, value)
@@ -160,9 +152,7 @@ def _attend_from_last(attention: PyTree, x: Float[Array, "B H D"]) -> Float[Arra
     return attended.reshape(x.shape[0], -1)
 
 
-def _finish(
-    layer: PyTree, x: Float[Array, "... D"], attended: Float[Array, "... NM"]
-) -> Float[Array, "... D"]:
+def _finish(layer: PyTree, x: Float[Array, "... D"], attended: Float[Array, "... NM"]) -> Float[Array, "... D"]:
     """What follows attention in a layer: its output map, feed-forward, residuals and norms."""
     out = layer["attention"]["out"]
     mapped = attended @ out["kernel"].reshape(-1, x.shape[-1]) + out["bias"]

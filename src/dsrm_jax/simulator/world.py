@@ -48,9 +48,7 @@ class SessionStarts:
 class Response(Protocol):
     """How simulated users answer: any pytree with these two methods, such as a `flax.struct.dataclass` of arrays."""
 
-    def click_probability(
-        self, user: Int[Array, ""], slate: Int[Array, "K"], history: History
-    ) -> Float[Array, "K"]:
+    def click_probability(self, user: Int[Array, ""], slate: Int[Array, "K"], history: History) -> Float[Array, "K"]:
         """Return how likely one user is to click each shown item, before any effect of the slate as a whole.
 
         Args:

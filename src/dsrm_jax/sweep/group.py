@@ -21,22 +21,12 @@ from dsrm_jax.agents.methods import method_of
 from dsrm_jax.config import AgentConfig, Config
 from dsrm_jax.evaluation.sessions import Sessions, of_each, run_sessions
 from dsrm_jax.files import json_value, write_text
-from dsrm_jax.purify.perception import (
-    Perception,
-    seed_axes,
-    share_process,
-)
+from dsrm_jax.purify.perception import Perception, seed_axes, share_process
 from dsrm_jax.runs.evaluate import rule_of, summary_of
 from dsrm_jax.runs.logging import nonfinite
 from dsrm_jax.runs.memory import Memory
 from dsrm_jax.runs.pieces import environment_of, purifier_of, trainer_of, without_process
-from dsrm_jax.runs.prepare import (
-    Prepared,
-    perception_like,
-    prepare,
-    remembered_worlds,
-    seed_keys,
-)
+from dsrm_jax.runs.prepare import Prepared, perception_like, prepare, remembered_worlds, seed_keys
 from dsrm_jax.runs.run import chunk_size, metric_rows, num_updates
 from dsrm_jax.simulator.world import World
 from dsrm_jax.sweep.handover import hand_over
@@ -64,9 +54,7 @@ class Programs(NamedTuple):
     updates: int
 
 
-def run_group(
-    points: Sequence[Point], folder: Path, memory: Memory, say: Say, *, validate: bool
-) -> list[Json]:
+def run_group(points: Sequence[Point], folder: Path, memory: Memory, say: Say, *, validate: bool) -> list[Json]:
     """Train, evaluate and write the points of one group.
 
     Each point gets `<folder>/<name>/`: `metrics.jsonl`, `sessions.npz` (of each seed, what `metrics.difference` needs) and,
@@ -116,9 +104,7 @@ def run_group(
         f"{config.agent.method}: compiled {timing['compile_seconds']:.0f} s, trained {timing['train_seconds']:.0f} s, "
         f"evaluated {timing['evaluation_seconds']:.0f} s"
     )
-    timing = {
-        name: value / len(points) if name.endswith("_seconds") else value for name, value in timing.items()
-    }
+    timing = {name: value / len(points) if name.endswith("_seconds") else value for name, value in timing.items()}
     return [
         _write(point, folder, of_each(mine), [_of_point(row, i) for row in rows], prepared, timing)
         for i, (point, mine) in enumerate(zip(points, of_each(sessions), strict=True))
@@ -137,12 +123,7 @@ def _stack(agents: Sequence[AgentConfig]) -> AgentConfig:
 
 
 def _compile(
-    config: Config,
-    agents: AgentConfig,
-    training: World,
-    evaluated: World,
-    perception: Perception,
-    memory: Memory,
+    config: Config, agents: AgentConfig, training: World, evaluated: World, perception: Perception, memory: Memory
 ) -> Programs:
     """Compile what the memory does not hold; the perception's shapes will do."""
 
@@ -177,9 +158,7 @@ def _player(config: Config) -> Callable[..., Sessions]:
     """Return `(agent settings, key, policy, world, perception) -> Sessions`."""
     environment, settings = environment_of(config), config.evaluation
 
-    def play(
-        agent: AgentConfig, key: jax.Array, policy: PyTree, world: World, perception: Perception
-    ) -> Sessions:
+    def play(agent: AgentConfig, key: jax.Array, policy: PyTree, world: World, perception: Perception) -> Sessions:
         own = replace(config, agent=agent)
         return run_sessions(
             key,
@@ -222,12 +201,7 @@ def _of_point(row: Json, index: int) -> Json:
 
 
 def _write(
-    point: Point,
-    folder: Path,
-    sessions: list[Sessions],
-    rows: list[Json],
-    prepared: Prepared,
-    timing: dict[str, float],
+    point: Point, folder: Path, sessions: list[Sessions], rows: list[Json], prepared: Prepared, timing: dict[str, float]
 ) -> Json:
     config, path = point.config, folder / point.name
     path.mkdir(parents=True, exist_ok=True)
@@ -241,9 +215,7 @@ def _write(
         "diverged": any(nonfinite(row) for row in rows),
         "timing": timing,
         "result": summary_of(config, sessions),
-        "stage_one": {
-            k: v for k, v in prepared.facts.items() if k.endswith(("seconds", "loss")) or k == "probes"
-        },
+        "stage_one": {k: v for k, v in prepared.facts.items() if k.endswith(("seconds", "loss")) or k == "probes"},
     }
     if rows:
         write_text(path / "metrics.jsonl", "".join(json.dumps(json_value(row)) + "\n" for row in rows))

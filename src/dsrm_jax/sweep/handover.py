@@ -19,12 +19,7 @@ FACTS = "facts.json"
 
 
 def hand_over(
-    folder: Path,
-    meanwhile: Callable[[], object],
-    say: Say,
-    name: str,
-    like: StageOne,
-    make: Callable[[], StageOne],
+    folder: Path, meanwhile: Callable[[], object], say: Say, name: str, like: StageOne, make: Callable[[], StageOne]
 ) -> StageOne:
     """Return what a worker made and wrote under a name, or make and write it; one worker at a time.
 

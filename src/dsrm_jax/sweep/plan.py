@@ -67,9 +67,7 @@ def load_plan(path: str, budget_name: str | None = None) -> Plan:
     if not isinstance(for_choosing, bool):
         raise InputError(f"{path}: validate is {for_choosing!r}, expected true or false")
     if not isinstance(grid, Mapping) or not all(isinstance(v, list) and v for v in grid.values()):
-        raise InputError(
-            f'{path}: [grid] must hold lists of values, such as "agent.learning_rate" = [1e-3, 3e-4]'
-        )
+        raise InputError(f'{path}: [grid] must hold lists of values, such as "agent.learning_rate" = [1e-3, 3e-4]')
     base = merge(budget(str(chosen)), document, path)
     return Plan(base, {name: tuple(values) for name, values in grid.items()}, for_choosing)
 
@@ -99,9 +97,7 @@ def group(points: Sequence[Point]) -> list[list[Point]]:
         rest = tuple(getattr(point.config, f.name) for f in fields(Config) if f.name != "agent")
         groups.setdefault((structure, rest), []).append(point)
     return [
-        members[i : i + LARGEST_GROUP]
-        for members in groups.values()
-        for i in range(0, len(members), LARGEST_GROUP)
+        members[i : i + LARGEST_GROUP] for members in groups.values() for i in range(0, len(members), LARGEST_GROUP)
     ]
 
 
@@ -120,9 +116,7 @@ def varied(plan: Plan, fields_and_values: Sequence[str]) -> Plan:
     for phrase in fields_and_values:
         name, _, values = phrase.partition("=")
         if not name or not values:
-            raise InputError(
-                f"--grid {phrase}: expected field=value,value such as agent.learning_rate=1e-3,3e-4"
-            )
+            raise InputError(f"--grid {phrase}: expected field=value,value such as agent.learning_rate=1e-3,3e-4")
         grid[name.strip().replace("-", "_")] = _values(values)
     return replace(plan, grid=grid)
 

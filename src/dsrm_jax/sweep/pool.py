@@ -44,9 +44,7 @@ def run_plans(plans: Sequence[Plan], folder: Path, *, workers: int, say: Say) ->
     return [[by_name[p.name] | {"values": p.values} for p in points if p.name in by_name] for points in every]
 
 
-def run_points(
-    points: Sequence[Point], folder: Path, *, validate: bool, workers: int, say: Say
-) -> list[Json]:
+def run_points(points: Sequence[Point], folder: Path, *, validate: bool, workers: int, say: Say) -> list[Json]:
     """Run every point that has no result yet, and return all results in the points' order.
 
     Args:
@@ -126,9 +124,7 @@ def _make_folder(folder: Path) -> None:
     except OSError as error:
         raise InputError(f"cannot make {folder}: {error.strerror or error}; choose another --out") from error
     if others and not (folder / "plan.json").exists():
-        raise InputError(
-            f"{folder} is not empty and holds no sweep (no plan.json): choose a new or empty --out"
-        )
+        raise InputError(f"{folder} is not empty and holds no sweep (no plan.json): choose a new or empty --out")
 
 
 @contextlib.contextmanager
@@ -136,9 +132,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Keep other sweeps out of a folder, whose workers would read this one's groups; the lock goes with the process."""
     busy = f"another sweep is running in {folder}: wait for it, or choose another --out"
     with held(
-        folder / ".lock",
-        busy=busy,
-        unwritable=lambda why: f"cannot write in {folder}: {why}; choose another --out",
+        folder / ".lock", busy=busy, unwritable=lambda why: f"cannot write in {folder}: {why}; choose another --out"
     ):
         yield
 
@@ -166,10 +160,7 @@ def _write_plan(folder: Path, points: Sequence[Point], *, validate: bool) -> Non
 
 
 def _write_groups(folder: Path, groups: Sequence[Sequence[Point]], validate: bool) -> None:
-    document = {
-        "validate": validate,
-        "groups": [points_json(members) for members in groups],
-    }
+    document = {"validate": validate, "groups": [points_json(members) for members in groups]}
     write_text(folder / "groups.json", json.dumps(document) + "\n")
 
 
@@ -257,9 +248,7 @@ class _Pool:
                 again = self.attempts[index] < ATTEMPTS
                 if again:
                     self.queue.append(index)
-                self._say(
-                    index, "its worker died" + ("; once more" if again else "; left out"), counts=not again
-                )
+                self._say(index, "its worker died" + ("; once more" if again else "; left out"), counts=not again)
             elif "failed" in answer:
                 self._say(index, f"FAILED: {answer['failed']}")
             else:

@@ -19,13 +19,7 @@ from dsrm_jax.types import Json
 
 METHOD = "agent.method"
 HEADED = (METHOD, "data.env", "environment.max_len")  # fields that a table of methods names anyway
-COLUMNS = (
-    ("length", "Len", 2),
-    ("reward", "R_each", 3),
-    ("return", "R_cum", 2),
-    ("ad", "AD", 3),
-    ("broken", "p", 3),
-)
+COLUMNS = (("length", "Len", 2), ("reward", "R_each", 3), ("return", "R_cum", 2), ("ad", "AD", 3), ("broken", "p", 3))
 
 
 def sweep_tables(results: Sequence[Json], folder: Path, *, validate: bool) -> list[RenderableType]:
@@ -93,9 +87,7 @@ def points_table(results: Sequence[Json], where: str) -> RenderableType:
     return Group(Text(where, style="bold"), table)
 
 
-def paired_difference(
-    folder: Path, method: Json, other: Json, *, slate_size: int = 6
-) -> dict[str, dict[str, float]]:
+def paired_difference(folder: Path, method: Json, other: Json, *, slate_size: int = 6) -> dict[str, dict[str, float]]:
     """Return `metrics.difference` of two points of a sweep, from the sessions that each saved."""
     first, second = (load_sessions(folder / r["name"] / "sessions.npz") for r in (method, other))
     return difference(first, second, slate_size=slate_size, confidence=method["result"]["confidence"])

@@ -116,11 +116,7 @@ def _positions(catalogue: Catalogue) -> Int[Array, "V"]:
 
 
 def _make_step(
-    environment: Environment,
-    world: World,
-    perception: Perception,
-    perceive: Perceive,
-    catalogue: Catalogue,
+    environment: Environment, world: World, perception: Perception, perceive: Perceive, catalogue: Catalogue
 ) -> Callable[[_Replayed, jax.Array], tuple[_Replayed, tuple[Transition, jax.Array]]]:
     """Build the body of the scan over steps: read a slate, follow the leave rule, start again where a session is over."""
     slate_size = environment.slate_size
@@ -129,9 +125,7 @@ def _make_step(
 
     def step(lanes: _Replayed, key: jax.Array) -> tuple[_Replayed, tuple[Transition, jax.Array]]:
         arrive_key, view_key, next_key = jax.random.split(key, 3)
-        slate, click, row, found = jax.vmap(lambda r: next_slate(world, position, r, slate_size=slate_size))(
-            lanes.row
-        )
+        slate, click, row, found = jax.vmap(lambda r: next_slate(world, position, r, slate_size=slate_size))(lanes.row)
         num_popular = jnp.sum(world.is_popular[slate], axis=1, dtype=jnp.int32)
         temper, terminated = jax.vmap(environment.leave.step)(lanes.temper, click, num_popular)
         history = jax.vmap(append)(lanes.history, world.item[slate], click)
@@ -141,9 +135,7 @@ def _make_step(
             slate=slate,
             record=(),
             clicks=click,
-            reward=jax.vmap(environment.reward, in_axes=(0, 0, None))(click, slate, world).astype(
-                jnp.float32
-            ),
+            reward=jax.vmap(environment.reward, in_axes=(0, 0, None))(click, slate, world).astype(jnp.float32),
             popular_share=num_popular / slate_size,
             terminated=terminated,
             next_view=perceive(perception, next_key, Observation(moved.history, moved.time, none)),

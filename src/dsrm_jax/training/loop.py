@@ -93,9 +93,7 @@ def make_trainer(
         logged_key, agent_key = jax.random.split(agent_key)
         logged = None
         if agent.offline is not None:
-            logged = offline_data(
-                logged_key, agent.offline, environment, world, perception, perceive, catalogue
-            )
+            logged = offline_data(logged_key, agent.offline, environment, world, perception, perceive, catalogue)
         return TrainState(
             agent=agent.init(agent_key, catalogue, logged),
             env=env,
@@ -120,9 +118,7 @@ def make_trainer(
         metrics |= rollout_metrics(rollout, infos)
         return TrainState(learnt, env, view, key, state.step + rollout_length), metrics
 
-    def train(
-        state: TrainState, world: World, perception: Perception, num_updates: int
-    ) -> tuple[TrainState, Metrics]:
+    def train(state: TrainState, world: World, perception: Perception, num_updates: int) -> tuple[TrainState, Metrics]:
         return jax.lax.scan(lambda s, _: iterate(s, world, perception), state, length=num_updates)
 
     return Trainer(init, iterate, train)
@@ -153,9 +149,7 @@ def make_train(
         `train(key, world, perception) -> (policy, metrics)`: the agent's trained state, as `Agent.act` takes it, and metrics with
         a leading axis of updates. The key is consumed.
     """
-    trainer = make_trainer(
-        environment, agent, encoder, purifier, num_users=num_users, rollout_length=rollout_length
-    )
+    trainer = make_trainer(environment, agent, encoder, purifier, num_users=num_users, rollout_length=rollout_length)
 
     def train(key: Key[Array, ""], world: World, perception: Perception) -> tuple[PyTree, Metrics]:
         state, metrics = trainer.train(trainer.init(key, world, perception), world, perception, num_updates)

@@ -35,9 +35,7 @@ class Collectors(NamedTuple):
     purifier: Purifier
 
 
-def collect_histories(
-    key: Key[Array, ""], collectors: Collectors, world: World, perception: Perception
-) -> Visited:
+def collect_histories(key: Key[Array, ""], collectors: Collectors, world: World, perception: Perception) -> Visited:
     """Let a policy on the purified state make histories, and keep them with their users.
 
     Args:
@@ -70,11 +68,7 @@ def collect_histories(
 
 
 def refresh_perception(
-    keys: Key[Array, "N"],
-    collectors: Collectors,
-    perception: Perception,
-    world: World,
-    posterior: UserPosterior,
+    keys: Key[Array, "N"], collectors: Collectors, perception: Perception, world: World, posterior: UserPosterior
 ) -> tuple[PyTree, Float[Array, "N iterations"] | None]:
     """Run the purifier's `refresh_rounds` rounds of collecting histories and training on them mixed with log windows.
 
@@ -97,8 +91,7 @@ def refresh_perception(
     collect_all = jax.jit(jax.vmap(collect, in_axes=(0, None, SEED_AXES)))
     for r in range(purifier.learning.refresh_rounds):
         collect_keys, fit_keys = (
-            jax.vmap(lambda key, stage=stage: jax.random.fold_in(key, stage))(keys)
-            for stage in (2 * r, 2 * r + 1)
+            jax.vmap(lambda key, stage=stage: jax.random.fold_in(key, stage))(keys) for stage in (2 * r, 2 * r + 1)
         )
         visited = collect_all(collect_keys, world, Perception(perception.encoder, params))
         params, losses = fit_purifiers(

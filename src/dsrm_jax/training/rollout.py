@@ -79,9 +79,9 @@ def make_step(
         env, seen = carry
         *act_keys, env_key, look_key, keep_key = jax.random.split(key, draws + 3)
         slate, record = act(*act_keys, env, seen)
-        observation, following, reward, terminated, truncated, info = jax.vmap(
-            respond, in_axes=(0, 0, 0, None)
-        )(jax.random.split(env_key, slate.shape[0]), env, slate, world)
+        observation, following, reward, terminated, truncated, info = jax.vmap(respond, in_axes=(0, 0, 0, None))(
+            jax.random.split(env_key, slate.shape[0]), env, slate, world
+        )
         kept = keep(keep_key, Step(env, seen, slate, record, reward, terminated, truncated, info))
         return (following, look(look_key, observation)), kept
 
@@ -175,9 +175,7 @@ def play(
     """
     reset_key, run_key = jax.random.split(key)
     observation, env = reset_users(reset_key, environment, world, num_users=num_users)
-    step = make_step(
-        environment.step_auto_reset, act, world, look=lambda _, seen: seen, keep=keep, draws=draws
-    )
+    step = make_step(environment.step_auto_reset, act, world, look=lambda _, seen: seen, keep=keep, draws=draws)
     (env, _), kept = jax.lax.scan(step, (env, observation), jax.random.split(run_key, num_steps))
     return env, kept
 

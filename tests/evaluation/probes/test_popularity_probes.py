@@ -60,13 +60,7 @@ def test_popularity_cannot_hide_by_rotation(world):
     """A rotated state has nothing on the raw axis, yet popularity explains as much of it as before."""
     popularity, state, axis, _ = world
     other = np.linalg.svd(axis[None])[2][1]
-    swap = (
-        np.eye(D)
-        - np.outer(axis, axis)
-        - np.outer(other, other)
-        + np.outer(axis, other)
-        + np.outer(other, axis)
-    )
+    swap = np.eye(D) - np.outer(axis, axis) - np.outer(other, other) + np.outer(axis, other) + np.outer(other, axis)
     turned = state @ swap
     assert variance_share(turned, axis) < 0.5 * variance_share(state, axis) + 0.02
     assert explained_share(turned, popularity) == pytest.approx(explained_share(state, popularity))
@@ -118,12 +112,7 @@ def test_distance_correlation_agrees_with_a_loop_and_is_one_for_itself():
         for i in range(n):
             for j in range(n):
                 if i != j:
-                    u[i, j] = (
-                        d[i, j]
-                        - d[i].sum() / (n - 2)
-                        - d[:, j].sum() / (n - 2)
-                        + d.sum() / ((n - 1) * (n - 2))
-                    )
+                    u[i, j] = d[i, j] - d[i].sum() / (n - 2) - d[:, j].sum() / (n - 2) + d.sum() / ((n - 1) * (n - 2))
         return u
 
     a, b = centred(x), centred(y)
@@ -138,10 +127,7 @@ def test_popularity_of_histories_and_items():
     np.testing.assert_allclose(value[:3], (logs - logs.mean()) / logs.std())
     assert value[3] == pytest.approx(-logs.mean() / logs.std())  # never shown: log(1 + 0)
     found = clicked_popularity(
-        value,
-        np.array([[0, 2, 1], [1, 1, 1]]),
-        np.array([[1, 1, 1], [0, 0, 1]]),
-        np.array([[0, 1, 1], [1, 1, 0]]),
+        value, np.array([[0, 2, 1], [1, 1, 1]]), np.array([[1, 1, 1], [0, 0, 1]]), np.array([[0, 1, 1], [1, 1, 0]])
     )
     assert found[0] == pytest.approx((value[1] + value[2]) / 2)  # an event that is not there does not count
     assert np.isnan(found[1])

@@ -40,9 +40,7 @@ def test_change_of_known_moves(states):
 def test_floor_is_the_error_of_the_optimal_linear_denoiser():
     """Least squares of eps on s^(k), fitted to draws, has the error that the eigenvalue formula says."""
     generator = np.random.default_rng(0)
-    clean = (
-        generator.normal(size=(40000, 3)) * [2.0, 1.0, 0.1] @ np.linalg.qr(generator.normal(size=(3, 3)))[0]
-    )
+    clean = generator.normal(size=(40000, 3)) * [2.0, 1.0, 0.1] @ np.linalg.qr(generator.normal(size=(3, 3)))[0]
     schedule = make_schedule("rescaled", 5)
     floor = gaussian_floor(jnp.float32(clean), schedule)
     for k in range(4):
@@ -71,9 +69,7 @@ def test_sensitivity_to_an_input_that_is_all_half_or_none_of_the_output(states):
     own, other = states[0], states[0][::-1]
     shared = states[1]
     np.testing.assert_allclose(sensitivity(own, other), np.sqrt(2), rtol=0.1)
-    np.testing.assert_allclose(
-        sensitivity(shared + own, shared + other), 1, rtol=0.1
-    )  # half of the variance moves
+    np.testing.assert_allclose(sensitivity(shared + own, shared + other), 1, rtol=0.1)  # half of the variance moves
     # the identity and an untrained purifier do not hear the condition, and must fail P3
     assert sensitivity(own, own) == 0
     assert sensitivity(jnp.ones_like(own), jnp.ones_like(own)) == 0

@@ -49,11 +49,7 @@ def test_the_test_starts_from_the_last_five_positives_and_bars_all_that_was_rate
 
 def test_the_popular_group_is_the_training_splits_over_all_items(log):
     world = held_ratings(log, "test")
-    assert np.flatnonzero(world.is_popular).tolist() == [
-        0,
-        1,
-        2,
-    ]  # 20 % of 15; item 0 twice, ties to the smaller id
+    assert np.flatnonzero(world.is_popular).tolist() == [0, 1, 2]  # 20 % of 15; item 0 twice, ties to the smaller id
 
 
 def test_hits_are_paid_and_move_into_the_recent_items_misses_are_not(log):

@@ -15,12 +15,7 @@ from dsrm_jax.config import AgentConfig, Config, DataConfig, FCPOConfig
 from dsrm_jax.data.download import download
 from dsrm_jax.data.log import InteractionLog, Interactions
 from dsrm_jax.errors import InputError
-from experiments.fcpo_ml100k.ranker import (
-    SETTINGS,
-    prepare_ranking,
-    recommend,
-    train_ranker,
-)
+from experiments.fcpo_ml100k.ranker import SETTINGS, prepare_ranking, recommend, train_ranker
 from experiments.fcpo_ml100k.table import fcpo_table, render_fcpo_table
 
 USERS, ITEMS, HORIZON = 64, 40, 4

@@ -29,13 +29,7 @@ from dsrm_jax.runs.pieces import environment_of
 from dsrm_jax.simulator.response import FactorResponse, TableResponse
 from dsrm_jax.simulator.world import History, SessionStarts, World
 from experiments.headroom.ruler import contaminated, headroom
-from experiments.headroom.sessions import (
-    arriving_with,
-    keep_last,
-    oracle_perceive,
-    oracle_states,
-    record_sessions,
-)
+from experiments.headroom.sessions import arriving_with, keep_last, oracle_perceive, oracle_states, record_sessions
 from experiments.headroom.table import headroom_table, share_cell
 
 USERS, ITEMS, FACTORS, D, ROWS, H = 9, 24, 5, 4, 20, 12
@@ -171,9 +165,7 @@ def test_record_counts_what_greedy_slates_of_the_oracle_earn(world, embeddings):
     perception = Perception(EncoderParams(embeddings, None), table)
     agent = make_quota_greedy_purified(slate_size=6)
     run = jax.jit(
-        lambda key: record_sessions(
-            key, agent, (), oracle_perceive, environment, world, perception, num_sessions=3000
-        )
+        lambda key: record_sessions(key, agent, (), oracle_perceive, environment, world, perception, num_sessions=3000)
     )
     recorded = jax.device_get(run(jax.random.key(0)))
     score = np.asarray(table @ embeddings.vectors[world.item].T + embeddings.bias[world.item])

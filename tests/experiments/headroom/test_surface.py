@@ -25,11 +25,7 @@ def asked(monkeypatch):
 
 
 def test_worlds_differ_in_contamination_alone(asked):
-    assert list(headroom_surface(CONFIG, Surface(worlds=("own", "strong", "mild", "own")))) == [
-        "own",
-        "strong",
-        "mild",
-    ]
+    assert list(headroom_surface(CONFIG, Surface(worlds=("own", "strong", "mild", "own")))) == ["own", "strong", "mild"]
     found = [(c.synthetic.popularity_lift, c.synthetic.popularity_bend, c.data.seed) for c, _ in asked]
     assert found == [(0.7, -1.0, 202), (1.0, 0.5, 202), (0.5, 0.0, 202)]
     assert all(options["purifiers"] is None for _, options in asked)

@@ -68,10 +68,7 @@ def record():
     program = jax.jit(
         partial(
             record_trace,
-            act=lambda key, env, _: (
-                jnp.broadcast_to(jnp.arange(2, dtype=jnp.int32), (*env.user.shape, 2)),
-                (),
-            ),
+            act=lambda key, env, _: (jnp.broadcast_to(jnp.arange(2, dtype=jnp.int32), (*env.user.shape, 2)), ()),
             environment=environment_of(config),
             num_steps=60,
             num_users=3,

@@ -61,10 +61,6 @@ def test_without_scikit_learn_one_sentence_says_what_to_install(grouped, monkeyp
         return real(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", blocked)
-    for call in (
-        lambda: separation(*grouped),
-        lambda: tsne_map(grouped[0]),
-        lambda: interest_clusters(grouped[0]),
-    ):
+    for call in (lambda: separation(*grouped), lambda: tsne_map(grouped[0]), lambda: interest_clusters(grouped[0])):
         with pytest.raises(InputError, match="pip install scikit-learn"):
             call()

@@ -59,8 +59,6 @@ def test_a_ratio_of_known_maps():
     for same in (raw, 0.1 * raw + 4):
         factor = 1.0 if same is raw else 0.1
         for moved in (popular, niche):
-            assert float(response_ratio(raw, moved, same, same + factor * (moved - raw))) == pytest.approx(
-                1, rel=1e-5
-            )
+            assert float(response_ratio(raw, moved, same, same + factor * (moved - raw))) == pytest.approx(1, rel=1e-5)
     assert float(response_ratio(raw, raw, raw, popular)) == 0
     assert float(response_ratio(raw, popular, 0 * raw, 0 * raw)) == 0

@@ -76,12 +76,8 @@ def test_real_logs_are_judged_by_new_later_clicks_alone(log, starts):
     data = probe_data(log, worlds(starts), history_length=10, num_users=25)
     assert len(data.user) == 25
     assert data.truth is None
-    before = {
-        (int(u), int(i)) for u, i, c in zip(log.train.user, log.train.item, log.train.click, strict=True) if c
-    }
-    after = {
-        (int(u), int(i)) for u, i, c in zip(log.test.user, log.test.item, log.test.click, strict=True) if c
-    }
+    before = {(int(u), int(i)) for u, i, c in zip(log.train.user, log.train.item, log.train.click, strict=True) if c}
+    after = {(int(u), int(i)) for u, i, c in zip(log.test.user, log.test.item, log.test.click, strict=True) if c}
     for user, positive, negative in zip(*data.later, strict=True):
         owner = int(data.user[user])
         assert (owner, int(positive) + 5) in after - before

@@ -35,9 +35,7 @@ def test_conditions_are_compared_with_the_identity():
         zero = np.zeros(50, int)
         steps = np.full((1, 20), 50)
         return [
-            Sessions(
-                length, rng.binomial(120, rate, 50), zero + 60, zero, zero, 3 * steps, steps, np.ones(9, int)
-            )
+            Sessions(length, rng.binomial(120, rate, 50), zero + 60, zero, zero, 3 * steps, steps, np.ones(9, int))
             for _ in range(2)
         ]
 

@@ -35,19 +35,8 @@ GOOD = RAW | {
     "popularity_silhouette": 0.0, "popularity_nmi": 0.02, "interest_nmi": 0.2, "interest_silhouette": 0.05,
     "length_gain": interval(1.0, 0.2),
 }  # fmt: skip
-ERASED = RAW | {
-    "change": 0.2,
-    "cka": 0.9,
-    "variance_share": 0.2,
-    "explained_share": 0.0,
-    "distance_correlation": 0.0,
-}
-NOISE = RAW | {
-    "change": 1.0,
-    "interest_difference": interval(-0.03),
-    "interest_auc": interval(0.57),
-    "recovery": -0.2,
-}
+ERASED = RAW | {"change": 0.2, "cka": 0.9, "variance_share": 0.2, "explained_share": 0.0, "distance_correlation": 0.0}
+NOISE = RAW | {"change": 1.0, "interest_difference": interval(-0.03), "interest_auc": interval(0.57), "recovery": -0.2}
 
 
 DOWNSTREAM = {
@@ -68,20 +57,12 @@ def report(states):
 
 @pytest.fixture
 def honest():
-    return {
-        "purifier": GOOD,
-        "identity": RAW,
-        "erasure": ERASED,
-        "noise": NOISE,
-        "paper": RAW | {"leak": 0.01},
-    }
+    return {"purifier": GOOD, "identity": RAW, "erasure": ERASED, "noise": NOISE, "paper": RAW | {"leak": 0.01}}
 
 
 def test_a_purifier_that_purifies_passes_everything_and_every_control_behaves(honest):
     decided = verdicts(honest)
-    assert {name: entry["passes"]["purifier"] for name, entry in decided.items()} == dict.fromkeys(
-        decided, True
-    )
+    assert {name: entry["passes"]["purifier"] for name, entry in decided.items()} == dict.fromkeys(decided, True)
     assert all(claims(honest, decided).values())
     assert set(decided) == {*(probe.name for probe in PROBES), "P9"}
 
@@ -160,8 +141,7 @@ def rendered(numbers):
 def test_the_table_says_every_number_and_every_verdict(honest):
     numbers = report(honest)
     numbers["next_click"] = {
-        name: {key: interval(0.6) for key in ("auc", "ndcg", "auc_difference", "ndcg_difference")}
-        for name in honest
+        name: {key: interval(0.6) for key in ("auc", "ndcg", "auc_difference", "ndcg_difference")} for name in honest
     }
     text = rendered(numbers)
     assert "0.650±0.002" in text

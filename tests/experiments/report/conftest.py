@@ -112,12 +112,7 @@ def data(env):
         "test": split(4321),
         "popularity": {"gini": 0.81, "top_share": 0.77, "catalogue_gini": 0.8, "catalogue_top_share": 0.7},
     }
-    return {
-        "describe": described,
-        "popularity": popularity(0.93, 0.05),
-        "printed_columns": None,
-        "shared_users": 1.0,
-    }
+    return {"describe": described, "popularity": popularity(0.93, 0.05), "printed_columns": None, "shared_users": 1.0}
 
 
 def probe_numbers(popularity_silhouette, interest_silhouette):

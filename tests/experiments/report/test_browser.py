@@ -119,13 +119,7 @@ def test_the_page_reads_well_offline_at_both_widths(findings, tmp_path):
     with opened(path, tmp_path / "profile") as tab:
         for domain in ("Page", "Runtime", "Log", "Network"):
             tab.ask(f"{domain}.enable")
-        tab.ask(
-            "Network.emulateNetworkConditions",
-            offline=True,
-            latency=0,
-            downloadThroughput=0,
-            uploadThroughput=0,
-        )
+        tab.ask("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
         for width, height in ((1280, 900), (390, 844)):
             check_layout(tab, report, width, height)
         faults = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
@@ -133,13 +127,7 @@ def test_the_page_reads_well_offline_at_both_widths(findings, tmp_path):
 
 
 def check_layout(tab, report, width, height):
-    tab.ask(
-        "Emulation.setDeviceMetricsOverride",
-        width=width,
-        height=height,
-        deviceScaleFactor=1,
-        mobile=width < 600,
-    )
+    tab.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
     tab.events = [e for e in tab.events if e.get("method") != "Page.loadEventFired"]
     tab.ask("Page.navigate", url=report.as_uri())
     tab.wait_for("Page.loadEventFired")

@@ -75,9 +75,7 @@ def test_every_claim_gets_a_verdict_on_full_evidence(claims, findings):
     assert judged["average-reward-follows-popularity"].verdict == FAILS
     assert judged["time-dnair-printed"].verdict == FAILS
     assert judged["three-seeds"].measured[0].cell.value == 1
-    assert judged["time-dnair"].measured[0].cell.value == pytest.approx(
-        50 / 20
-    )  # Stage I of the one that has it
+    assert judged["time-dnair"].measured[0].cell.value == pytest.approx(50 / 20)  # Stage I of the one that has it
     assert judged["held-out-unseen"].verdict == FAILS
     assert judged["pareto"].verdict == HOLDS
 

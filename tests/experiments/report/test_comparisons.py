@@ -10,23 +10,12 @@ def test_margin_is_to_the_best_rival_and_turned_round_for_imbalance(findings):
     rows = {m: findings.row("kuairec", 30, m)["result"] for m in ("dsrm_hrl", "a2c", "td3")}
     for metric, sign in (("length", 1), ("ad", -1)):
         found = comparisons.margin(
-            findings,
-            metric=metric,
-            method="dsrm_hrl",
-            against=["a2c", "td3"],
-            envs=["kuairec"],
-            max_lens=[30],
+            findings, metric=metric, method="dsrm_hrl", against=["a2c", "td3"], envs=["kuairec"], max_lens=[30]
         )
         best = max(sign * rows[m][metric]["mean"] for m in ("a2c", "td3"))
         assert found[0].cell.value == pytest.approx(sign * rows["dsrm_hrl"][metric]["mean"] - best)
     relative = comparisons.margin(
-        findings,
-        metric="length",
-        method="dsrm_hrl",
-        against=["a2c"],
-        envs=["kuairec"],
-        max_lens=[30],
-        relative=True,
+        findings, metric="length", method="dsrm_hrl", against=["a2c"], envs=["kuairec"], max_lens=[30], relative=True
     )
     expected = rows["dsrm_hrl"]["length"]["mean"] / rows["a2c"]["length"]["mean"] - 1
     assert relative[0].cell.value == pytest.approx(expected)
@@ -58,10 +47,7 @@ def test_dominated_needs_both_measures(changed):
 def test_diffusion_peak_and_change_read_their_schedule(changed):
     def by_steps(row):
         if "purifier.diffusion_steps" in row["values"]:
-            steps, linear = (
-                row["values"]["purifier.diffusion_steps"],
-                row["values"]["purifier.schedule"] == "linear",
-            )
+            steps, linear = (row["values"]["purifier.diffusion_steps"], row["values"]["purifier.schedule"] == "linear")
             value = {20: 30.0, 500: 15.0}.get(steps, 25.0) if linear else 10.0
             row["result"]["length"] = {"mean": value, "low": value, "high": value}
 

@@ -5,13 +5,7 @@ import pytest
 from scipy import stats
 
 from dsrm_jax.data.log import InteractionLog, Interactions
-from experiments.report.data_facts import (
-    STATISTICS,
-    data_facts,
-    item_statistics,
-    popularity_against_reward,
-    r_squared,
-)
+from experiments.report.data_facts import STATISTICS, data_facts, item_statistics, popularity_against_reward, r_squared
 
 
 @pytest.fixture
@@ -48,11 +42,7 @@ def test_shared_users_and_clicks_of_a_log():
     def rows(user, item, click):
         n = len(user)
         return Interactions(
-            np.array(user, np.int32),
-            np.array(item, np.int32),
-            np.array(click),
-            np.arange(n),
-            np.ones(n, np.float32),
+            np.array(user, np.int32), np.array(item, np.int32), np.array(click), np.arange(n), np.ones(n, np.float32)
         )
 
     log = InteractionLog(

@@ -29,9 +29,7 @@ class Structure(html.parser.HTMLParser):
         attrs = dict(attrs)
         self.tags.append(tag)
         self.ids += [attrs["id"]] if "id" in attrs else []
-        self.references += [
-            attrs[name] for name in ("src", "href", "srcset", "action", "data") if name in attrs
-        ]
+        self.references += [attrs[name] for name in ("src", "href", "srcset", "action", "data") if name in attrs]
         if tag == "img":
             self.images.append(attrs)
         if tag not in VOID:
@@ -96,9 +94,7 @@ def test_the_numbers_are_the_results(written, findings):
         block = text[text.index(f"**{paper.env_name(env)}, Max Len {max_len};") :]
         for method in ("td3", "dsrm_hrl", "quota_greedy"):
             result = findings.row(env, max_len, method)["result"]
-            row = next(
-                line for line in block.splitlines() if line.startswith(f"| {tables.method_name(method)} |")
-            )
+            row = next(line for line in block.splitlines() if line.startswith(f"| {tables.method_name(method)} |"))
             cells = [cell.strip() for cell in row.strip("|").split("|")]
             assert (cells[1].startswith("**")) == (method == "dsrm_hrl")  # the best of those that learn
             cells = [cell.strip("*") for cell in cells]
@@ -138,9 +134,7 @@ def test_a_wrong_row_is_marked_in_the_report(findings):
 
 
 def test_text_that_looks_like_markup_stays_text(tmp_path):
-    text = page(
-        "# a <b> & c\n\n## <script>alert(1)</script>\n\n| x | y |\n| -- | -- |\n| a\\|b | <i> |\n", tmp_path
-    )
+    text = page("# a <b> & c\n\n## <script>alert(1)</script>\n\n| x | y |\n| -- | -- |\n| a\\|b | <i> |\n", tmp_path)
     structure = parse(text)
     assert "script" not in structure.tags
     assert "i" not in structure.tags

@@ -48,11 +48,7 @@ def test_every_row_is_the_papers_text():
             seen[env, method] = match[2].split()
     assert len(seen) == 2 * (len(paper.METHODS) + len(paper.ABLATIONS) - 1)
     for (env, method), cells in seen.items():
-        ours = [
-            paper.printed(env, max_len, method, metric)
-            for max_len in paper.MAX_LENS
-            for metric in paper.METRICS
-        ]
+        ours = [paper.printed(env, max_len, method, metric) for max_len in paper.MAX_LENS for metric in paper.METRICS]
         assert [f"{c.mean:.3f}±{c.deviation:.3f}" for c in ours] == cells, (env, method)
     for method, seconds in paper.TABLE4.items():
         assert f"{seconds:.3f}" in text, method

@@ -21,10 +21,7 @@ def test_the_grid_holds_each_configuration_once_and_fits_the_time(agenda):
 
 def test_every_method_stands_in_its_table_at_both_lengths(agenda):
     for plan, methods in (("table2", METHODS), ("table3", ABLATIONS)):
-        found = {
-            (p.config.data.env, p.config.environment.max_len, p.config.agent.method)
-            for p in agenda.points[plan]
-        }
+        found = {(p.config.data.env, p.config.environment.max_len, p.config.agent.method) for p in agenda.points[plan]}
         expected = {(e, n, m) for e in ("kuairec", "kuairand") for n in (30, 50) for m in methods}
         assert expected <= found
 

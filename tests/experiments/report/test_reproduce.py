@@ -130,9 +130,7 @@ def test_a_failed_point_is_reported_and_stops_nothing(plans, tmp_path, runner, t
 
 def test_bad_input_stops_before_any_training(plans, tmp_path, runner, trained):
     with pytest.raises(InputError, match="no such file"):
-        reproduce(
-            ["kuairec"], "tiny", tmp_path / "out", plans=plans, run=runner(), data_path=str(tmp_path / "none")
-        )
+        reproduce(["kuairec"], "tiny", tmp_path / "out", plans=plans, run=runner(), data_path=str(tmp_path / "none"))
     (plans / "claims.toml").write_text(CLAIM.replace("margin", "margarine"))
     with pytest.raises(InputError, match="margarine"):
         reproduce(["kuairec"], "tiny", tmp_path / "out", plans=plans, run=runner())

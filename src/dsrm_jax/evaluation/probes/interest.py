@@ -246,9 +246,7 @@ def preference_states(
     return np.asarray(user, np.float64) @ (np.linalg.pinv(v) @ w).T
 
 
-def score_coordinates(
-    state: Float[ArrayLike, "N D"], vectors: Float[ArrayLike, "J D"]
-) -> Float[np.ndarray, "N D"]:
+def score_coordinates(state: Float[ArrayLike, "N D"], vectors: Float[ArrayLike, "J D"]) -> Float[np.ndarray, "N D"]:
     """Return states in coordinates whose Euclidean distance is that of item-centred scores, root mean square over items.
 
     What moves all of a user's scores alike, such as the click-rate coordinate, does not count. P6 measures distances

@@ -59,9 +59,7 @@ def clicked_popularity(
     return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
 
 
-def popularity_direction(
-    state: Float[ArrayLike, "N D"], popularity: Float[ArrayLike, "N"]
-) -> Float[np.ndarray, "D"]:
+def popularity_direction(state: Float[ArrayLike, "N D"], popularity: Float[ArrayLike, "N"]) -> Float[np.ndarray, "D"]:
     """Return the unit vector along which states move with their users' popularity: Cov(state, popularity), normalised.
 
     Returns:
@@ -125,9 +123,7 @@ def ridge_r2(
     return _cross_validated_r2(state, label, fit_predict, seed)
 
 
-def mlp_r2(
-    state: Float[ArrayLike, "N D"], label: Float[ArrayLike, "N"], *, hidden: int = 32, seed: int = 0
-) -> float:
+def mlp_r2(state: Float[ArrayLike, "N D"], label: Float[ArrayLike, "N"], *, hidden: int = 32, seed: int = 0) -> float:
     """Return the cross-validated R2 with which a small network reads a label off the states (P4).
 
     It finds what is coded nonlinearly, where a ridge regression is blind. Needs scikit-learn.
