@@ -43,7 +43,6 @@ KNOWN_BACK = {("simulator", "config"), ("purify", "config"), ("training", "confi
 KNOWN_CIRCLES: set[frozenset[str]] = set()
 KNOWN_WIDE = {"agents.fcpo:fit_values", "purify.encoder:fit_encoder", "purify.perception:sample_states"}
 KNOWN_CITING = {
-    "src/dsrm_jax/purify/rce.py",
     "src/dsrm_jax/simulator/environment.py",
     "src/dsrm_jax/simulator/leave.py",
     "src/dsrm_jax/simulator/presets.py",
