@@ -39,9 +39,9 @@ MOST_LINES = 420
 MOST_POSITIONAL = 7
 
 # what still points back while the rooms are rebuilt; nothing may be added, and what has gone is taken from here
-KNOWN_BACK = {("simulator", "config"), ("purify", "config"), ("training", "config"), ("training", "runs")}
+KNOWN_BACK = {("simulator", "config"), ("training", "config"), ("training", "runs")}
 KNOWN_CIRCLES: set[frozenset[str]] = set()
-KNOWN_WIDE = {"agents.fcpo:fit_values", "purify.encoder:fit_encoder", "purify.perception:sample_states"}
+KNOWN_WIDE = {"agents.fcpo:fit_values"}
 KNOWN_CITING = {
     "src/dsrm_jax/simulator/environment.py",
     "src/dsrm_jax/simulator/leave.py",

@@ -76,9 +76,7 @@ def rollout(agent, started, catalogue):
 def test_an_untrained_policy_ranks_by_the_encoders_click_logit(agent, started, catalogue):
     view = view_of(USERS)
     slate, _ = agent.act(started, jax.random.key(0), view, catalogue, greedy=True)
-    logit = np.asarray(view.state, float) @ np.asarray(catalogue.vectors, float).T + np.asarray(
-        catalogue.bias
-    )
+    logit = np.asarray(view.state, float) @ np.asarray(catalogue.vectors, float).T + np.asarray(catalogue.bias)
     np.testing.assert_array_equal(slate, np.argsort(-logit, axis=1)[:, :SLATE])
 
 
@@ -128,9 +126,7 @@ def test_nothing_follows_termination_and_a_cut_session_bootstraps_from_its_own_l
     """Against a float64 loop over discounted sums of td errors."""
     terminated = np.asarray(rollout.terminated)
     truncated = ~terminated & (np.random.default_rng(3).random(terminated.shape) < 0.3)
-    cut = rollout.replace(
-        truncated=jnp.asarray(truncated), final_view=jax.tree.map(lambda x: x * 2 + 1, rollout.view)
-    )
+    cut = rollout.replace(truncated=jnp.asarray(truncated), final_view=jax.tree.map(lambda x: x * 2 + 1, rollout.view))
 
     def value_of(view):
         return view.state[..., 0] + 0.1 * view.time
@@ -155,9 +151,7 @@ def test_the_value_network_learns(agent, started, catalogue, rollout):
     parts = make_actor_critic(A2CConfig(), SharedConfig(**SHARED), slate_size=SLATE)
 
     def value(state):
-        return np.asarray(
-            parts.value.apply(state.params["value"], ends.view.state, ends.view.time, A2CConfig.discount)
-        )
+        return np.asarray(parts.value.apply(state.params["value"], ends.view.state, ends.view.time, A2CConfig.discount))
 
     update = jax.jit(agent.update)
     state = started

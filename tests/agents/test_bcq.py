@@ -115,9 +115,7 @@ def test_the_discrete_form_finds_the_best_slates_within_the_support_of_the_data(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_continuous_form_finds_the_best_of_the_slates_that_logged_directions_rank_first(
-    catalogue, users, logged
-):
+def test_the_continuous_form_finds_the_best_of_the_slates_that_logged_directions_rank_first(catalogue, users, logged):
     state, clicks = users
     pairs = jnp.asarray(list(combinations(np.flatnonzero(SHOWN), SLATE)))
     logged_slates = hyper_slate(bcq_continuous.logged_action(pairs, catalogue), catalogue, slate_size=SLATE)
@@ -171,9 +169,7 @@ def _seen(state):
 def shaken(tree, key):
     leaves, shape = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
-    return shape.unflatten(
-        [x + 0.5 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    )
+    return shape.unflatten([x + 0.5 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
 
 
 def mlp(params, x):
@@ -271,14 +267,10 @@ def test_latents_are_clipped_to_act_and_never_to_train_the_decoder():
     latent = mean + jnp.exp(log_std) * noise
     assert float(jnp.max(jnp.abs(latent))) > 0.5
     np.testing.assert_allclose(out, model.apply(params, seen, latent, method=model.decode), rtol=1e-5)
-    parts = bcq_continuous._Parts(
-        ReplayConfig(), SLATE, 0.8, 0.3, 16, None, bcq_continuous.Perturbation(16), {}
-    )
+    parts = bcq_continuous._Parts(ReplayConfig(), SLATE, 0.8, 0.3, 16, None, bcq_continuous.Perturbation(16), {})
     actor = bcq_continuous.Perturbation(16).init(jax.random.key(2), seen, action, 1.0)
     networks = {"imitation": params, "actor": actor}
-    far, near = (
-        bcq_continuous.draw_actions(parts, networks, seen, jnp.full((4, 1, 6), z))[0] for z in (3.0, 0.5)
-    )
+    far, near = (bcq_continuous.draw_actions(parts, networks, seen, jnp.full((4, 1, 6), z))[0] for z in (3.0, 0.5))
     np.testing.assert_array_equal(far, near)
 
 

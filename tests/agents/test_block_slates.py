@@ -48,9 +48,7 @@ def factors_of(scores, batch):
     """The given scores for each of `batch` users, as a product of rank 2 and a bias."""
     query = np.tile(np.array([[2.0, -1.0]], np.float32), (batch, 1))
     vectors = np.stack([0.75 * scores, scores], axis=1)  # 1.5 s - s = s / 2
-    return FactoredScores(
-        jnp.asarray(query), jnp.asarray(vectors, jnp.float32), jnp.asarray(scores / 2, jnp.float32)
-    )
+    return FactoredScores(jnp.asarray(query), jnp.asarray(vectors, jnp.float32), jnp.asarray(scores / 2, jnp.float32))
 
 
 def quotas(num_popular, batch):
@@ -84,17 +82,13 @@ def test_samples_follow_the_exact_distribution(num_popular, block_size):
     np.testing.assert_allclose(log_prob, reference[index], atol=2e-6)
     expected, counts = np.exp(reference.sum(1)), np.bincount(index, minlength=len(ORDERS))
     assert counts[expected == 0].sum() == 0
-    assert (
-        stats.chisquare(counts[expected > 0], draws * expected[expected > 0] / expected.sum()).pvalue > 1e-3
-    )
+    assert stats.chisquare(counts[expected > 0], draws * expected[expected > 0] / expected.sum()).pvalue > 1e-3
 
 
 def test_many_blocks_are_sampled_in_proportion():
     """The last of three slots, of 300 items of which every second one is barred: counts against the exact marginal."""
     rng = np.random.default_rng(3)
-    scores = np.where(np.arange(300) % 2, -np.inf, rng.normal(size=300)) + np.where(
-        np.arange(300) < 40, 2.0, 0.0
-    )
+    scores = np.where(np.arange(300) % 2, -np.inf, rng.normal(size=300)) + np.where(np.arange(300) < 40, 2.0, 0.0)
     draws = 60_000
     factors = FactoredScores(jnp.zeros((draws, 1)), jnp.ones((300, 1)), jnp.asarray(scores, jnp.float32))
     slate, _ = sample_slate(jax.random.key(3), factors, np.zeros(300, bool), None, slate_size=2, block_size=7)
@@ -176,9 +170,7 @@ def test_what_is_left_keeps_its_odds_after_a_dominant_item_of_its_block():
     """exp(-300) underflows, yet the second slot must still draw 3 to 1 between the two items that remain."""
     scores = np.array([0.0, -300.0, -300.0 + np.log(3.0)])
     factors = FactoredScores(jnp.ones((20_000, 1)), jnp.asarray(scores, jnp.float32)[:, None])
-    slate, log_prob = sample_slate(
-        jax.random.key(4), factors, np.zeros(3, bool), None, slate_size=2, block_size=2
-    )
+    slate, log_prob = sample_slate(jax.random.key(4), factors, np.zeros(3, bool), None, slate_size=2, block_size=2)
     np.testing.assert_array_equal(slate[:, 0], 0)
     assert stats.binomtest(int((slate[:, 1] == 2).sum()), 20_000, 0.75).pvalue > 1e-3
     second = np.where(np.asarray(slate)[:, 1] == 2, np.log(0.75), np.log(0.25))
@@ -240,9 +232,7 @@ def test_vmap_over_seeds_changes_nothing():
         factors, options = FactoredScores(query, vectors), {"slate_size": 2, "block_size": 16}
         slate, _ = slates.sample_slate(key, factors, is_popular, asked, **options)
         gradient = jax.grad(
-            lambda q: slates.slate_log_prob(
-                FactoredScores(q, vectors), slate, is_popular, asked, block_size=16
-            ).sum()
+            lambda q: slates.slate_log_prob(FactoredScores(q, vectors), slate, is_popular, asked, block_size=16).sum()
         )(query)
         return slate, gradient, slates.greedy_slate(factors, is_popular, asked, **options)
 
@@ -258,9 +248,7 @@ def test_vmap_over_seeds_changes_nothing():
 def largest_array(jaxpr):
     """Elements of the largest array that a traced program makes, in whatever it calls, loops over or differentiates."""
     sizes = [variable.aval.size for equation in jaxpr.eqns for variable in equation.outvars]
-    inner = [
-        largest_array(body) for equation in jaxpr.eqns for body in core.jaxprs_in_params(equation.params)
-    ]
+    inner = [largest_array(body) for equation in jaxpr.eqns for body in core.jaxprs_in_params(equation.params)]
     return max([0, *sizes, *inner])
 
 
@@ -277,9 +265,7 @@ def test_no_program_holds_a_score_for_every_user_and_item(what, groups):
         return slates.slate_log_prob(factors, slate, is_popular, asked).sum()
 
     program = {
-        "sample": lambda f: slates.sample_slate(
-            jax.random.key(0), f, is_popular, asked, slate_size=slate_size
-        ),
+        "sample": lambda f: slates.sample_slate(jax.random.key(0), f, is_popular, asked, slate_size=slate_size),
         "log_prob": log_prob,
         "gradient": jax.grad(log_prob),
         "greedy": lambda f: slates.greedy_slate(f, is_popular, asked, slate_size=slate_size),
@@ -311,9 +297,7 @@ def test_dsrm_hrl_acts_and_learns_alike_in_blocks(monkeypatch):
     last = jax.tree.map(lambda x: x[0], view)
 
     def both(act_key, view):
-        slate, record = jax.vmap(lambda k, v: agent.act(state, k, v, catalogue))(
-            jax.random.split(act_key, steps), view
-        )
+        slate, record = jax.vmap(lambda k, v: agent.act(state, k, v, catalogue))(jax.random.split(act_key, steps), view)
         clicks = slate % 2 == 0
         reward = clicks.mean(-1)
         never = jnp.zeros((steps, users), bool)
@@ -336,7 +320,5 @@ def test_dsrm_hrl_acts_and_learns_alike_in_blocks(monkeypatch):
     found = learn_in_blocks(rollout)
     for mine, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(mine, other, atol=2e-5)
-    kl = learn_in_blocks(in_blocks)[1][
-        "worker_kl"
-    ]  # before the step: what was recorded is what is computed again
+    kl = learn_in_blocks(in_blocks)[1]["worker_kl"]  # before the step: what was recorded is what is computed again
     assert abs(float(kl)) < 1e-6

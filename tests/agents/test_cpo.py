@@ -72,9 +72,7 @@ def test_the_kkt_conditions_hold_on_ten_thousand_problems(solved):
     assert np.all(np.linalg.norm(gradient, axis=1)[feasible] <= 1e-4 * size[feasible])
     assert np.all(step.lam > 0)
     assert np.all(step.nu >= 0)
-    assert np.quantile((np.abs(kl - delta) / delta)[feasible], 0.999) < 1e-2, (
-        "the region is always used in full"
-    )
+    assert np.quantile((np.abs(kl - delta) / delta)[feasible], 0.999) < 1e-2, "the region is always used in full"
     active = step.case == Case.ACTIVE
     assert np.all(np.abs(slope + c)[active] <= 1e-4 * scale[active])
     assert np.all(step.nu[(step.case == Case.INSIDE) | (step.case == Case.SLACK)] == 0)
@@ -119,9 +117,7 @@ def agrees_with_scipy(solved, rows):
         success, best, value = slsqp(g[:k], b[:k], c, fisher[:k, :k], delta)
         if success:
             compared += 1
-            assert value(step.x[n, :k]) == pytest.approx(
-                best, abs=2e-3
-            )  # in units of the unconstrained optimum
+            assert value(step.x[n, :k]) == pytest.approx(best, abs=2e-3)  # in units of the unconstrained optimum
     return compared
 
 
@@ -181,9 +177,7 @@ def test_steps_at_the_edges():
 
 def outcome_of(theta, target):
     """A curved problem: the loss falls towards `target`, the cost is theta's first entry squared."""
-    return Outcome(
-        jnp.sum(jnp.square(theta - target)), jnp.square(theta[0]), 0.5 * jnp.sum(jnp.square(theta))
-    )
+    return Outcome(jnp.sum(jnp.square(theta - target)), jnp.square(theta[0]), 0.5 * jnp.sum(jnp.square(theta)))
 
 
 @pytest.mark.parametrize(
@@ -225,9 +219,7 @@ def test_a_recovering_step_may_lose_reward_but_no_cost_and_no_step_is_the_last_r
 
         return backtrack(evaluate, theta, jnp.asarray(x), c=jnp.float32(c), delta=0.5)
 
-    assert search(
-        [-0.5, 0.0], 0.1
-    ).accepted  # away from the target, but the limit is broken and the cost falls
+    assert search([-0.5, 0.0], 0.1).accepted  # away from the target, but the limit is broken and the cost falls
     assert not search([-0.5, 0.0], -0.1).accepted
     refused = search([0.5, 0.0], 0.1)
     assert not refused.accepted

@@ -123,10 +123,7 @@ def test_targets_are_those_of_double_q_learning_with_the_target_networks_values(
 
     def values(params):
         weights = np.asarray(parts.network.apply(params, batch.next_features), np.float64)
-        logit = (
-            np.asarray(batch.next_features[:, :-1], np.float64) @ np.asarray(catalogue.vectors).T
-            + catalogue.bias
-        )
+        logit = np.asarray(batch.next_features[:, :-1], np.float64) @ np.asarray(catalogue.vectors).T + catalogue.bias
         learnt = weights[:, :-1] @ np.asarray(item_features(catalogue)).T + weights[:, -1:]
         return 1 / (1 + np.exp(-np.asarray(logit))) + learnt + np.asarray(bonus)
 

@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 
 from dsrm_jax.agents import dorl
-from dsrm_jax.agents.dorl import (
-    DORLConfig,
-    DORLState,
-    make_dorl,
-    past_positions,
-    penalised_rewards,
-    reward_floor,
-)
+from dsrm_jax.agents.dorl import DORLConfig, DORLState, make_dorl, past_positions, penalised_rewards, reward_floor
 from dsrm_jax.agents.log_entropy import fit_log_entropy, lowest_entropy
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
@@ -65,9 +58,7 @@ def test_penalised_reward_by_hand(agent, catalogue):
 
 def test_rewards_below_the_floor_are_zero(agent, catalogue):
     harsh = agent.replace(floor=jnp.array(0.6))
-    found = np.asarray(
-        penalised_rewards(harsh, view_of([[7]]), jnp.array([[0, 2]]), catalogue, settings=CONFIG)
-    )
+    found = np.asarray(penalised_rewards(harsh, view_of([[7]]), jnp.array([[0, 2]]), catalogue, settings=CONFIG))
     assert found[0, 0] == 0
     assert found[0, 1] > 0
 

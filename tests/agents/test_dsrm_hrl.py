@@ -107,9 +107,7 @@ def test_scores_are_equation_six(catalogue):
     rng = np.random.default_rng(2)
     query, goal = rng.normal(size=(4, D + 2)).astype(np.float32), rng.normal(size=(4, 2)).astype(np.float32)
     vectors = lifted_vectors(catalogue)
-    result = factored_scores(
-        jnp.asarray(query), jnp.asarray(goal), jnp.float32(3.0), vectors, catalogue
-    ).whole()
+    result = factored_scores(jnp.asarray(query), jnp.asarray(goal), jnp.float32(3.0), vectors, catalogue).whole()
     for user, item in np.ndindex(4, J):
         q, e = query[user].astype(np.float64), np.asarray(vectors[item], np.float64)
         similarity = q @ e / (np.linalg.norm(q) * np.linalg.norm(e))
@@ -270,9 +268,7 @@ def values_of(params, view):
 
 
 @pytest.mark.parametrize("level", ["manager", "worker"])
-def test_each_level_learns_from_its_own_reward_and_bootstraps_where_sessions_were_cut(
-    catalogue, acted, level
-):
+def test_each_level_learns_from_its_own_reward_and_bootstraps_where_sessions_were_cut(catalogue, acted, level):
     """The manager's reward is Eq. (4), the worker's the clicks alone; both seen in losses and explained variance."""
     agent, rollout = acted
     _, metrics = update(CONFIG, agent, rollout, catalogue)
@@ -280,9 +276,7 @@ def test_each_level_learns_from_its_own_reward_and_bootstraps_where_sessions_wer
     if level == "manager":
         reward = reward - CONFIG.fairness_weight * np.abs(2 * np.asarray(rollout.popular_share) - 1)
     value = np.asarray(getattr(rollout.record, f"{level}_value"), np.float64)
-    following = np.concatenate(
-        [value[1:], np.asarray(values_of(agent.params, rollout.last_view)[level])[None]]
-    )
+    following = np.concatenate([value[1:], np.asarray(values_of(agent.params, rollout.last_view)[level])[None]])
     final = values_of(agent.params, rollout.final_view)[level]
     following = np.where(rollout.truncated, final, following)
     discount = {"manager": CONFIG.manager_discount, "worker": CONFIG.worker_discount}[level]
@@ -296,14 +290,10 @@ def test_each_level_learns_from_its_own_reward_and_bootstraps_where_sessions_wer
     log_prob = np.asarray(rollout.record.worker_log_prob, np.float64)
     entropy = -log_prob.sum(-1).mean()
     if level == "manager":
-        entropy = np.sum(
-            np.asarray(agent.params["manager"]["params"]["log_std"]) + 0.5 * np.log(2 * np.pi * np.e)
-        )
+        entropy = np.sum(np.asarray(agent.params["manager"]["params"]["log_std"]) + 0.5 * np.log(2 * np.pi * np.e))
     expected = CONFIG.value_weight * np.mean((value - target) ** 2) / 2 - CONFIG.entropy_weight * entropy
     assert float(metrics[f"{level}_loss"]) == pytest.approx(expected, rel=1e-3, abs=1e-5)
-    assert float(metrics["fairness"]) == pytest.approx(
-        -np.mean(np.abs(2 * rollout.popular_share - 1)), abs=1e-6
-    )
+    assert float(metrics["fairness"]) == pytest.approx(-np.mean(np.abs(2 * rollout.popular_share - 1)), abs=1e-6)
 
 
 def test_fairness_moves_the_manager_and_never_the_worker(catalogue, acted):
@@ -314,17 +304,14 @@ def test_fairness_moves_the_manager_and_never_the_worker(catalogue, acted):
     for config, seen in ((CONFIG, fairer), (heavier, rollout)):
         second, _ = update(config, agent, seen, catalogue)
         jax.tree.map(np.testing.assert_array_equal, first.params["worker"], second.params["worker"])
-        manager = jax.tree.leaves(
-            jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), first.params, second.params)
-        )
+        manager = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), first.params, second.params))
         assert max(map(float, manager)) > 1e-5
 
 
 def test_last_views_of_users_who_stayed_or_left_for_good_are_never_looked_at(catalogue, acted):
     agent, rollout = acted
     poisoned = jax.tree.map(
-        lambda x: jnp.where(rollout.truncated[..., None], x, jnp.nan) if x.ndim == 3 else x,
-        rollout.final_view,
+        lambda x: jnp.where(rollout.truncated[..., None], x, jnp.nan) if x.ndim == 3 else x, rollout.final_view
     )
     first, second = (
         update(CONFIG, agent, dataclasses.replace(rollout, final_view=view), catalogue)

@@ -9,14 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrm_jax.config import (
-    AgentConfig,
-    Config,
-    EncoderConfig,
-    EnvironmentConfig,
-    PurifierConfig,
-    TrainingConfig,
-)
+from dsrm_jax.config import AgentConfig, Config, EncoderConfig, EnvironmentConfig, PurifierConfig, TrainingConfig
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams, make_catalogue
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.runs.pieces import agent_of, encoder_of, perceive_of, trainer_of

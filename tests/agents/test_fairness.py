@@ -47,9 +47,7 @@ def test_the_margin_is_the_slope_of_the_gini_times_the_total_exposure(count):
     count = np.array(count, np.float64) + 1.0
     step = 1e-4 * np.eye(J)
     slope = [(pairwise_gini(count + s) - pairwise_gini(count - s)) / 2e-4 for s in step]
-    np.testing.assert_allclose(
-        marginal_gini(jnp.array(count, jnp.float32)), np.array(slope) * count.sum(), atol=1e-4
-    )
+    np.testing.assert_allclose(marginal_gini(jnp.array(count, jnp.float32)), np.array(slope) * count.sum(), atol=1e-4)
 
 
 def test_before_anything_was_shown_no_item_is_better_than_another():

@@ -109,9 +109,7 @@ def program():
             state, metrics = agent.update(state, update_key, seen, catalogue)
             return state, metrics | {"share": jnp.mean(seen.popular_share)}
 
-        state, metrics = jax.lax.scan(
-            iterate, agent.init(init_key, catalogue), jax.random.split(train_key, 150)
-        )
+        state, metrics = jax.lax.scan(iterate, agent.init(init_key, catalogue), jax.random.split(train_key, 150))
         return rollout(state, test_key), metrics
 
     return quick_jit(jax.vmap(run, in_axes=(0, None, None, None)))

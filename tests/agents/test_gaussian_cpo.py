@@ -10,13 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from dsrm_jax.agents.cpo import Case
 from dsrm_jax.agents.fcpo import GaussianHyperActor
-from dsrm_jax.agents.gaussian_cpo import (
-    PolicyBatch,
-    constrained_step,
-    fisher_product,
-    gaussian_kl,
-    next_margin,
-)
+from dsrm_jax.agents.gaussian_cpo import PolicyBatch, constrained_step, fisher_product, gaussian_kl, next_margin
 from dsrm_jax.agents.ppo import gaussian_log_prob, gaussian_sample
 
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

@@ -8,14 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsrm_jax.agents.agent import Rollout, transitions
-from dsrm_jax.agents.hyper_action import (
-    Critics,
-    HyperActor,
-    explore,
-    hyper_slate,
-    item_features,
-    unit,
-)
+from dsrm_jax.agents.hyper_action import Critics, HyperActor, explore, hyper_slate, item_features, unit
 from dsrm_jax.agents.replay import experience, hyper_row
 from dsrm_jax.purify.view import Catalogue, View
 
@@ -51,10 +44,7 @@ def test_the_last_coordinate_favours_or_shuns_the_popular(catalogue, sign):
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    vector=st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3),
-    factor=st.floats(0.5, 8, width=32),
-)
+@given(vector=st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3), factor=st.floats(0.5, 8, width=32))
 def test_directions_have_length_one_and_no_scale(vector, factor):
     vector = np.asarray(vector, np.float32)
     if np.linalg.norm(vector) < 0.2:

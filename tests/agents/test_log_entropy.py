@@ -60,9 +60,7 @@ def counted(sequences, window):
 @pytest.mark.parametrize("window", [1, 3])
 def test_agrees_with_plain_counting(window):
     rng = np.random.default_rng(window)
-    sequences = [
-        list(rng.choice([-1, 0, 1, 2, 3], rng.integers(1, 40), p=[0.1, 0.4, 0.3, 0.1, 0.1])) for _ in range(9)
-    ]
+    sequences = [list(rng.choice([-1, 0, 1, 2, 3], rng.integers(1, 40), p=[0.1, 0.4, 0.3, 0.1, 0.1])) for _ in range(9)]
     table = fit_log_entropy(*as_arrays(*sequences), window=window)
     reference = counted(sequences, window)
     pairs = [(past, item) for *past, item in itertools.product(range(-1, 4), range(-1, 4), range(4))]

@@ -24,9 +24,7 @@ from dsrm_jax.agents.replay import Experience, ReplayConfig, clipped_adam
 from dsrm_jax.purify.view import Catalogue, View
 
 USERS, ITEMS, DIM, SLATE = 8, 12, 4, 2
-OWN = MOFIRConfig(
-    discount=0.0, actor_learning_rate=3e-3, exploration=0.3, num_preferences=2, homotopy_steps=400
-)
+OWN = MOFIRConfig(discount=0.0, actor_learning_rate=3e-3, exploration=0.3, num_preferences=2, homotopy_steps=400)
 REPLAY = ReplayConfig(capacity=2048, batch_size=64, gradient_steps=16, warm_up=128, tau=0.02)
 SETTINGS = {"slate_size": SLATE, "hidden": 16, "learning_rate": 5e-3, "max_grad_norm": 100.0}
 SETTINGS |= vars(OWN) | vars(REPLAY)
@@ -66,26 +64,20 @@ def make_player(agent, catalogue, state, clicks, *, stay=0.8, length=16, updates
         following = jnp.where(left, jax.random.randint(arrive_key, user.shape, 0, USERS), user)
         share = jnp.mean(catalogue.is_popular[slate], axis=1, dtype=jnp.float32)
         reward = jnp.mean(clicked, axis=1, dtype=jnp.float32)
-        return following, Rollout(
-            view, slate, record, clicked, reward, share, left, jnp.zeros_like(left), None, None
-        )
+        return following, Rollout(view, slate, record, clicked, reward, share, left, jnp.zeros_like(left), None, None)
 
     def iterate(carry, key):
         agent_state, user = carry
         keys = jax.random.split(key, length + 1)
         user, rollout = jax.lax.scan(partial(step, agent_state), user, keys[:-1])
         last = View(state[user], state[user], jnp.zeros(user.shape, jnp.int32))
-        agent_state, metrics = agent.update(
-            agent_state, keys[-1], replace(rollout, last_view=last), catalogue
-        )
+        agent_state, metrics = agent.update(agent_state, keys[-1], replace(rollout, last_view=last), catalogue)
         return (agent_state, user), metrics
 
     @jax.jit
     def play(agent_state, key):
         users = jnp.arange(16) % USERS
-        (agent_state, _), metrics = jax.lax.scan(
-            iterate, (agent_state, users), jax.random.split(key, updates)
-        )
+        (agent_state, _), metrics = jax.lax.scan(iterate, (agent_state, users), jax.random.split(key, updates))
         return agent_state, metrics
 
     return play
@@ -194,9 +186,7 @@ def test_the_target_agrees_with_a_hand_computation_in_float64_and_omega_conditio
 
     np.testing.assert_allclose(found, by_hand(omega, omega), rtol=1e-4, atol=1e-4)
     flipped = omega[:, ::-1]
-    assert (
-        np.abs(by_hand(flipped, omega) - found).max() > 0.01
-    )  # so the agreement tells which omega each one saw
+    assert np.abs(by_hand(flipped, omega) - found).max() > 0.01  # so the agreement tells which omega each one saw
     assert np.abs(by_hand(omega, flipped) - found).max() > 0.01
 
 
@@ -228,9 +218,7 @@ def test_a_preference_for_utility_alone_reproduces_plain_ddpg(monkeypatch):
     def q(critic, seen, action):
         return parts.critic.apply(critic, seen, action, omega)[:, 0]
 
-    following = q(
-        learner.target["critic"], batch.next_features, policy(learner.target["actor"], batch.next_features)
-    )
+    following = q(learner.target["critic"], batch.next_features, policy(learner.target["actor"], batch.next_features))
     y = batch.reward[:, 0] + 0.8 * (1 - batch.terminated) * following
 
     def bellman(critic):
@@ -243,17 +231,14 @@ def test_a_preference_for_utility_alone_reproduces_plain_ddpg(monkeypatch):
 
     critic = descend(learner.params["critic"], bellman)
     actor = descend(
-        learner.params["actor"],
-        lambda actor: -jnp.mean(q(critic, batch.features, policy(actor, batch.features))),
+        learner.params["actor"], lambda actor: -jnp.mean(q(critic, batch.features, policy(actor, batch.features)))
     )
     # a fair share of coordinates has tiny gradients, whose sign rounding may turn: compare where it is clear
     for ours, theirs, start in (
         (moved.params["critic"], critic, learner.params["critic"]),
         (moved.params["actor"], actor, learner.params["actor"]),
     ):
-        ours, theirs, start = (
-            np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (ours, theirs, start)
-        )
+        ours, theirs, start = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (ours, theirs, start))
         clear = np.abs(theirs - start) > 0.9e-3
         assert clear.mean() > 0.4
         np.testing.assert_allclose(ours[clear], theirs[clear], atol=2e-4)
@@ -268,9 +253,7 @@ def test_greedy_users_are_served_by_the_preference_asked_for_and_exploring_ones_
     act = make_mofir(**SETTINGS | {"exploration": 0.0, "preference": 0.25}).act
     _, greedy = act(agent_state, jax.random.key(1), view, catalogue, True)
     np.testing.assert_allclose(greedy, np.tile(greedy[:1], (USERS, 1)), rtol=1e-5)
-    expected = HyperActor(16).apply(
-        learner.params["actor"], view.state, jnp.tile(jnp.array([0.25, 0.75]), (USERS, 1))
-    )
+    expected = HyperActor(16).apply(learner.params["actor"], view.state, jnp.tile(jnp.array([0.25, 0.75]), (USERS, 1)))
     np.testing.assert_allclose(greedy, normed(np.asarray(expected, np.float64)), rtol=1e-3, atol=1e-4)
     _, explored = act(agent_state, jax.random.key(1), view, catalogue)
     assert len(np.unique(np.asarray(explored).round(4), axis=0)) == USERS

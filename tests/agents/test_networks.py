@@ -20,9 +20,7 @@ quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level":
 def make_catalogue(seed):
     """Items of very different norms, whose last coordinate is 1."""
     rng = np.random.default_rng(seed)
-    vectors = np.concatenate(
-        [rng.normal(size=(J, D - 1)) * rng.exponential(size=(J, 1)), np.ones((J, 1))], axis=1
-    )
+    vectors = np.concatenate([rng.normal(size=(J, D - 1)) * rng.exponential(size=(J, 1)), np.ones((J, 1))], axis=1)
     return Catalogue(
         vectors=jnp.asarray(vectors, jnp.float32),
         bias=jnp.asarray(2 * rng.normal(size=J), jnp.float32),
@@ -51,9 +49,7 @@ def test_cosines_with_lifted_vectors_are_click_logits_up_to_a_factor_of_the_user
     flat = np.concatenate([catalogue.vectors, catalogue.bias[:, None]], axis=1).astype(np.float64)
     largest = np.linalg.norm(flat, axis=1).max()
     logit = click_logit(state, catalogue)
-    np.testing.assert_allclose(
-        cosine * np.linalg.norm(query, axis=1, keepdims=True) * largest, logit, atol=1e-5
-    )
+    np.testing.assert_allclose(cosine * np.linalg.norm(query, axis=1, keepdims=True) * largest, logit, atol=1e-5)
     # so every pair of items that is not tied is ranked alike
     by_cosine, by_logit = (x[:, :, None] - x[:, None, :] for x in (cosine, logit))
     clear = np.abs(by_logit) > 1e-4

@@ -16,14 +16,7 @@ from dsrm_jax.agents.methods import make_agent, method_of
 from dsrm_jax.config import AgentConfig, Config, EncoderConfig, EnvironmentConfig, PurifierConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.encoder import Embeddings
-from dsrm_jax.runs.pieces import (
-    agent_of,
-    encoder_of,
-    environment_of,
-    perceive_of,
-    purifier_of,
-    purifier_settings,
-)
+from dsrm_jax.runs.pieces import agent_of, encoder_of, environment_of, perceive_of, purifier_of, purifier_settings
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 from dsrm_jax.training.loop import make_trainer
@@ -46,15 +39,11 @@ def make_counter(*, slate_size, learning_rate):
 
     def act(score, key, view, catalogue, greedy=False):
         noise = 0.0 if greedy else jax.random.uniform(key, (view.state.shape[0], score.shape[0]))
-        ranked = jax.lax.top_k(
-            jnp.broadcast_to(score, (view.state.shape[0], score.shape[0])) + noise, slate_size
-        )
+        ranked = jax.lax.top_k(jnp.broadcast_to(score, (view.state.shape[0], score.shape[0])) + noise, slate_size)
         return ranked[1], ()
 
     def update(score, key, rollout, catalogue):
-        return score.at[rollout.slate].add(learning_rate * rollout.clicks), {
-            "counted": jnp.sum(rollout.clicks)
-        }
+        return score.at[rollout.slate].add(learning_rate * rollout.clicks), {"counted": jnp.sum(rollout.clicks)}
 
     return dj.Agent(init, act, update)
 
@@ -119,9 +108,7 @@ def train(agent, updates=3):
         jnp.asarray(np.random.default_rng(0).normal(size=(ITEMS, 3)), jnp.float32), jnp.zeros(ITEMS)
     )
     perception = dj.Perception(encoder.init(jax.random.key(0), embeddings), {})
-    trainer = make_trainer(
-        environment_of(CONFIG), agent, encoder, purifier_of(CONFIG), num_users=4, rollout_length=6
-    )
+    trainer = make_trainer(environment_of(CONFIG), agent, encoder, purifier_of(CONFIG), num_users=4, rollout_length=6)
 
     @quick_jit
     def run(key):
@@ -159,15 +146,11 @@ def levels(params):
 
 
 def test_own_networks_of_both_levels_learn_by_argument_and_by_name():
-    own = dj.make_dsrm_hrl(
-        slate_size=SLATE, learning_rate=1e-2, hidden=4, manager=Steady(4), worker=Linear(4)
-    )
+    own = dj.make_dsrm_hrl(slate_size=SLATE, learning_rate=1e-2, hidden=4, manager=Steady(4), worker=Linear(4))
     before, after, metrics = train(own)
     assert "wish" in before.params["manager"]["params"]
     assert float(jnp.max(jnp.abs(after.params["manager"]["params"]["wish"]))) > 0
-    moved = jax.tree.map(
-        lambda a, b: jnp.max(jnp.abs(a - b)), before.params["worker"], after.params["worker"]
-    )
+    moved = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), before.params["worker"], after.params["worker"])
     assert max(map(float, jax.tree.leaves(moved))) > 0
     config = with_agent(manager="my_lab:make_manager", worker="my_lab:make_worker")
     _, named, again = train(agent_of(config))
@@ -185,15 +168,9 @@ def test_one_own_network_leaves_the_other_level_as_it_is():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (
-            {"method": "my_lab:make_nothing"},
-            "method my_lab:make_nothing returned a str, expected a dsrm_jax.Agent",
-        ),
+        ({"method": "my_lab:make_nothing"}, "method my_lab:make_nothing returned a str, expected a dsrm_jax.Agent"),
         ({"method": "my_lab:make_demanding"}, "needs 'colour', which is not offered"),
-        (
-            {"method": "my_lab:make_contour"},
-            "module my_lab has no 'make_contour'; did you mean 'make_counter'",
-        ),
+        ({"method": "my_lab:make_contour"}, "module my_lab has no 'make_contour'; did you mean 'make_counter'"),
         ({"method": "my_lab:number"}, "number is a int, expected a function"),
         ({"method": "their_lab:make"}, "there is no module their_lab"),
         ({"manager": "my_lab:make_nothing"}, "needs 'slate_size', which is not offered"),

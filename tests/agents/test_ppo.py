@@ -22,9 +22,7 @@ def test_surrogate_and_its_gradient_equal_the_float64_form():
     rng = np.random.default_rng(0)
     log_prob, old, advantage = rng.normal(scale=[[0.3], [0.3], [1.0]], size=(3, 400)).astype(np.float32)
     np.testing.assert_allclose(
-        ppo.clipped_surrogate(log_prob, old, advantage, CLIP),
-        surrogate_reference(log_prob, old, advantage),
-        rtol=2e-5,
+        ppo.clipped_surrogate(log_prob, old, advantage, CLIP), surrogate_reference(log_prob, old, advantage), rtol=2e-5
     )
     gradient = jax.grad(lambda x: ppo.clipped_surrogate(x, old, advantage, CLIP).sum())(log_prob)
     step = 1e-6
@@ -60,9 +58,7 @@ def test_gaussian_density_and_entropy_equal_scipy():
     x, mean = rng.normal(size=(2, 7, 3)).astype(np.float32)
     log_std = np.array([-1.0, 0.2, 0.9], np.float32)
     reference = stats.norm(mean, np.exp(log_std.astype(np.float64)))
-    np.testing.assert_allclose(
-        ppo.gaussian_log_prob(x, mean, log_std), reference.logpdf(x).sum(-1), rtol=1e-5
-    )
+    np.testing.assert_allclose(ppo.gaussian_log_prob(x, mean, log_std), reference.logpdf(x).sum(-1), rtol=1e-5)
     np.testing.assert_allclose(ppo.gaussian_entropy(log_std), reference.entropy()[0].sum(), rtol=1e-6)
 
 
@@ -100,9 +96,7 @@ def test_approx_kl_is_never_negative_and_unbiased():
     p, q = np.asarray(jax.nn.softmax(old), np.float64), np.asarray(jax.nn.softmax(logits), np.float64)
     per_sample = jax.vmap(ppo.approx_kl)
     assert (per_sample(jax.nn.log_softmax(logits), jax.nn.log_softmax(old)) >= 0).all()
-    np.testing.assert_allclose(
-        categorical_expectation(per_sample, logits, old), stats.entropy(p, q), rtol=1e-5
-    )
+    np.testing.assert_allclose(categorical_expectation(per_sample, logits, old), stats.entropy(p, q), rtol=1e-5)
     same = jax.nn.log_softmax(old)
     assert ppo.approx_kl(same, same) == 0
 
@@ -135,7 +129,5 @@ def test_explained_variance_equals_scikit_learn():
     rng = np.random.default_rng(4)
     target = rng.normal(size=50).astype(np.float32)
     values = (0.7 * target + 0.2 * rng.normal(size=50) + 5.0).astype(np.float32)
-    assert ppo.explained_variance(values, target) == pytest.approx(
-        explained_variance_score(target, values), abs=1e-5
-    )
+    assert ppo.explained_variance(values, target) == pytest.approx(explained_variance_score(target, values), abs=1e-5)
     assert ppo.explained_variance(values, jnp.full(50, 2.0)) == 0

@@ -95,9 +95,7 @@ def test_each_step_sees_another_batch_and_another_key():
     seen = []
 
     def step(learner, key, batch, index):
-        return learner.at[index].set(
-            jnp.stack([batch["number"][0], jax.random.bits(key).astype(jnp.int32)])
-        ), {}
+        return learner.at[index].set(jnp.stack([batch["number"][0], jax.random.bits(key).astype(jnp.int32)])), {}
 
     learner, _ = learn(step, jnp.zeros((5, 2), jnp.int32), jax.random.key(1), replay, settings=CONFIG)
     seen = np.asarray(learner)

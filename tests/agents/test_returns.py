@@ -42,9 +42,7 @@ def random_rollout(seed, steps=12, users=5):
 def test_advantages_equal_the_double_sum(seed, discount, lam):
     rollout = random_rollout(seed)
     advantage, target = generalised_advantage(*rollout, discount=discount, lam=lam)
-    reference = advantage_by_definition(
-        *(x.astype(np.float64) for x in rollout[:3]), *rollout[3:], discount, lam
-    )
+    reference = advantage_by_definition(*(x.astype(np.float64) for x in rollout[:3]), *rollout[3:], discount, lam)
     np.testing.assert_allclose(advantage, reference, atol=2e-5)
     np.testing.assert_allclose(target, reference + rollout[1], atol=2e-5)
 

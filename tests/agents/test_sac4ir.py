@@ -155,9 +155,7 @@ def test_each_part_moves_its_own_parameters_alone(example):
     goal = jnp.take_along_axis(values[0], batch.action, axis=1)
     gradient = quick_jit(jax.grad(own("critic"), has_aux=True))(same)[0]
     assert max(float(np.abs(x).max()) for x in jax.tree.leaves(gradient)) > 0.0
-    met = quick_jit(
-        jax.grad(lambda c: sac4ir._losses(parts, params, goal, batch, catalogue)["critic"](c)[0])
-    )(same)
+    met = quick_jit(jax.grad(lambda c: sac4ir._losses(parts, params, goal, batch, catalogue)["critic"](c)[0]))(same)
     assert max(float(np.abs(x).max()) for x in jax.tree.leaves(met)) < 1e-3
 
 

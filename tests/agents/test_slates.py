@@ -41,9 +41,7 @@ def plackett_luce(scores, slate, is_popular, num_popular):
 
 def batch_reference(scores, slate, is_popular, num_popular):
     quotas = [None] * len(scores) if num_popular is None else num_popular
-    return np.stack(
-        [plackett_luce(s, i, is_popular, n) for s, i, n in zip(scores, slate, quotas, strict=True)]
-    )
+    return np.stack([plackett_luce(s, i, is_popular, n) for s, i, n in zip(scores, slate, quotas, strict=True)])
 
 
 def masked_log_prob(scores, slate, is_popular, num_popular):
@@ -76,9 +74,7 @@ def test_the_probabilities_of_all_ordered_slates_sum_to_one(num_popular):
     scores = jnp.tile(SCORES, (len(slates), 1))
     log_prob = slate_log_prob(scores, slates, POPULAR, quotas(num_popular, len(slates)))
     assert float(jnp.exp(log_prob.sum(1)).sum()) == pytest.approx(1.0, abs=2e-6)
-    np.testing.assert_allclose(
-        log_prob, [plackett_luce(SCORES, s, POPULAR, num_popular) for s in slates], atol=1e-6
-    )
+    np.testing.assert_allclose(log_prob, [plackett_luce(SCORES, s, POPULAR, num_popular) for s in slates], atol=1e-6)
 
 
 @pytest.mark.parametrize(("asked", "possible"), [(0, 1), (3, 3), (9, 3), (-4, 1)])
@@ -87,9 +83,7 @@ def test_a_quota_that_the_groups_cannot_fill_is_clipped(asked, possible):
     slates = np.array(list(permutations(range(5), 3)), np.int32)
     scores = jnp.tile(SCORES, (len(slates), 1))
     given_quota = slate_log_prob(scores, slates, POPULAR, quotas(asked, len(slates)))
-    np.testing.assert_array_equal(
-        given_quota, slate_log_prob(scores, slates, POPULAR, quotas(possible, len(slates)))
-    )
+    np.testing.assert_array_equal(given_quota, slate_log_prob(scores, slates, POPULAR, quotas(possible, len(slates))))
     slate, _ = sample_slate(jax.random.key(0), scores, POPULAR, quotas(asked, len(slates)), slate_size=3)
     np.testing.assert_array_equal(POPULAR[slate].sum(1), possible)
 
@@ -150,9 +144,7 @@ def test_a_large_catalogue_is_sampled_in_proportion():
     rng = np.random.default_rng(3)
     scores = np.where(np.arange(300) % 2, -np.inf, rng.normal(size=300)).astype(np.float32)
     draws = 60_000
-    slate, _ = sample_slate(
-        jax.random.key(3), jnp.tile(scores, (draws, 1)), np.zeros(300, bool), None, slate_size=1
-    )
+    slate, _ = sample_slate(jax.random.key(3), jnp.tile(scores, (draws, 1)), np.zeros(300, bool), None, slate_size=1)
     counts = np.bincount(np.asarray(slate)[:, 0], minlength=300)
     weight = np.exp(scores.astype(np.float64))
     assert counts[weight == 0].sum() == 0
@@ -195,9 +187,7 @@ def test_the_whole_catalogue_can_be_one_slate(num_popular):
     slate, log_prob = sample_slate(jax.random.key(7), scores, POPULAR, quotas(num_popular, 64), slate_size=5)
     np.testing.assert_array_equal(np.sort(slate, axis=1), np.tile(np.arange(5), (64, 1)))
     assert np.abs(log_prob[:, -1]).max() < 1e-6, "the last item left is certain"
-    np.testing.assert_allclose(
-        log_prob, slate_log_prob(scores, slate, POPULAR, quotas(num_popular, 64)), atol=1e-6
-    )
+    np.testing.assert_allclose(log_prob, slate_log_prob(scores, slate, POPULAR, quotas(num_popular, 64)), atol=1e-6)
     with pytest.raises(ValueError, match="slate_size"):
         sample_slate(jax.random.key(7), scores, POPULAR, quotas(num_popular, 64), slate_size=6)
 
@@ -210,9 +200,7 @@ def test_what_is_left_keeps_its_odds_after_a_dominant_item():
     assert stats.binomtest(int((slate[:, 1] == 2).sum()), 20_000, 0.75).pvalue > 1e-3
     second = np.where(np.asarray(slate)[:, 1] == 2, np.log(0.75), np.log(0.25))
     np.testing.assert_allclose(log_prob[:, 1], second, atol=3e-5)
-    np.testing.assert_allclose(
-        slate_log_prob(scores, slate, np.zeros(3, bool), None)[:, 1], second, atol=3e-5
-    )
+    np.testing.assert_allclose(slate_log_prob(scores, slate, np.zeros(3, bool), None)[:, 1], second, atol=3e-5)
 
 
 def test_barred_items_are_taken_only_when_nothing_else_is_left():
@@ -275,12 +263,7 @@ def test_gradients_equal_those_of_the_masked_logsumexp(quota, scale):
 def test_gradients_equal_finite_differences():
     scores, slate = jnp.asarray(SCORES)[None], jnp.array([[2, 0, 1]])
     check_grads(
-        lambda s: slate_log_prob(s, slate, POPULAR, jnp.array([2])),
-        (scores,),
-        1,
-        ["rev"],
-        atol=2e-2,
-        rtol=2e-2,
+        lambda s: slate_log_prob(s, slate, POPULAR, jnp.array([2])), (scores,), 1, ["rev"], atol=2e-2, rtol=2e-2
     )
 
 
@@ -289,9 +272,7 @@ def test_gradients_stay_finite_and_right_when_the_pick_towers_over_the_rest():
     scores = jnp.array([[400.0, 0.0, 1.0, -2.0], [0.0, 400.0, -400.0, 1.0]])
     slate = jnp.array([[0, 2], [1, 2]])
     log_prob, pull = jax.vjp(lambda s: slate_log_prob(s, slate, np.zeros(4, bool), None), scores)
-    np.testing.assert_allclose(
-        log_prob, batch_reference(scores, slate, np.zeros(4, bool), None), rtol=1e-6, atol=1e-6
-    )
+    np.testing.assert_allclose(log_prob, batch_reference(scores, slate, np.zeros(4, bool), None), rtol=1e-6, atol=1e-6)
     (gradient,) = pull(jnp.array([[0.0, 1.0], [0.0, 1.0]]))
     softmax = np.exp([0.0, 1.0, -2.0]) / np.exp([0.0, 1.0, -2.0]).sum()
     np.testing.assert_allclose(gradient[0], [0.0, -softmax[0], 1 - softmax[1], -softmax[2]], atol=1e-6)

@@ -57,26 +57,20 @@ def make_player(agent, catalogue, state, clicks, *, stay=0.8, length=16, updates
         following = jnp.where(left, jax.random.randint(arrive_key, user.shape, 0, USERS), user)
         share = jnp.mean(catalogue.is_popular[slate], axis=1, dtype=jnp.float32)
         reward = jnp.mean(clicked, axis=1, dtype=jnp.float32)
-        return following, Rollout(
-            view, slate, record, clicked, reward, share, left, jnp.zeros_like(left), None, None
-        )
+        return following, Rollout(view, slate, record, clicked, reward, share, left, jnp.zeros_like(left), None, None)
 
     def iterate(carry, key):
         agent_state, user = carry
         keys = jax.random.split(key, length + 1)
         user, rollout = jax.lax.scan(partial(step, agent_state), user, keys[:-1])
         last = View(state[user], state[user], jnp.zeros(user.shape, jnp.int32))
-        agent_state, metrics = agent.update(
-            agent_state, keys[-1], replace(rollout, last_view=last), catalogue
-        )
+        agent_state, metrics = agent.update(agent_state, keys[-1], replace(rollout, last_view=last), catalogue)
         return (agent_state, user), metrics
 
     @jax.jit
     def play(agent_state, key):
         users = jnp.arange(16) % USERS
-        (agent_state, _), metrics = jax.lax.scan(
-            iterate, (agent_state, users), jax.random.split(key, updates)
-        )
+        (agent_state, _), metrics = jax.lax.scan(iterate, (agent_state, users), jax.random.split(key, updates))
         return agent_state, metrics
 
     return play
@@ -165,9 +159,7 @@ def test_the_target_agrees_with_a_hand_computation_in_float64(scale):
 
 
 def distance(one, other):
-    return float(
-        sum(jnp.sum(jnp.abs(a - b)) for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True))
-    )
+    return float(sum(jnp.sum(jnp.abs(a - b)) for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True)))
 
 
 @pytest.mark.parametrize("delay", [2, 3])

@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dsrm_jax.agents.yardsticks import (
-    make_quota_greedy,
-    make_quota_greedy_purified,
-    make_quota_random,
-    make_random,
-)
+from dsrm_jax.agents.yardsticks import make_quota_greedy, make_quota_greedy_purified, make_quota_random, make_random
 from dsrm_jax.purify.view import Catalogue, View
 
 J, D, N = 5, 3, 4000
@@ -60,9 +55,7 @@ def test_random_slates_are_uniform_over_all_that_are_allowed(make, allowed):
     assert stats.chisquare(observed).pvalue > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("make", "field"), [(make_quota_greedy, "observed"), (make_quota_greedy_purified, "state")]
-)
+@pytest.mark.parametrize(("make", "field"), [(make_quota_greedy, "observed"), (make_quota_greedy_purified, "state")])
 @pytest.mark.parametrize("slate_size", [2, 5])
 def test_greedy_slates_hold_the_best_of_each_group_by_the_predicted_click(make, field, slate_size):
     is_popular = np.arange(20) % 3 == 0

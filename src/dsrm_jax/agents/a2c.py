@@ -4,14 +4,7 @@ from functools import partial
 
 import jax
 
-from dsrm_jax.agents.actor_critic import (
-    A2CConfig,
-    ActorCriticState,
-    act,
-    improve,
-    init_actor_critic,
-    make_actor_critic,
-)
+from dsrm_jax.agents.actor_critic import A2CConfig, ActorCriticState, act, improve, init_actor_critic, make_actor_critic
 from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.purify.view import Catalogue

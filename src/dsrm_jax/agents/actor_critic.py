@@ -140,12 +140,7 @@ def init_actor_critic(parts: ActorCritic, key: jax.Array, catalogue: Catalogue) 
 
 
 def act(
-    parts: ActorCritic,
-    agent: ActorCriticState,
-    key: jax.Array,
-    view: View,
-    catalogue: Catalogue,
-    greedy: bool = False,
+    parts: ActorCritic, agent: ActorCriticState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
 ) -> tuple[Int[Array, "B K"], SlateRecord]:
     """`Agent.act`: a Plackett-Luce slate, or its mode."""
     scores = item_logits(parts, agent.params, view, catalogue)
@@ -208,12 +203,7 @@ def improve(
 
 
 def _loss(
-    parts: ActorCritic,
-    params: PyTree,
-    batch: PyTree,
-    *,
-    expected_entropy: Float[Array, "K"],
-    catalogue: Catalogue,
+    parts: ActorCritic, params: PyTree, batch: PyTree, *, expected_entropy: Float[Array, "K"], catalogue: Catalogue
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Return the loss of N samples, and diagnostics."""
     view, record, slate, advantage, target = batch

@@ -69,9 +69,7 @@ class Transition:
 
 def transitions(rollout: Rollout) -> Transition:
     """Flatten a rollout into N = T B transitions; where a session terminated, `next_view` is a view that nobody may use."""
-    following = jax.tree.map(
-        lambda now, last: jnp.concatenate([now[1:], last[None]]), rollout.view, rollout.last_view
-    )
+    following = jax.tree.map(lambda now, last: jnp.concatenate([now[1:], last[None]]), rollout.view, rollout.last_view)
     if rollout.final_view is not None:
         cut = rollout.truncated
         following = jax.tree.map(

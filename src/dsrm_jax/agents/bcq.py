@@ -43,15 +43,7 @@ from dsrm_jax.agents.slates import greedy_slate
 from dsrm_jax.agents.yardsticks import make_quota_softmax
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
-from dsrm_jax.settings import (
-    COUNT,
-    NON_NEGATIVE,
-    POSITIVE,
-    SHARE,
-    SHARE_OF_MOST,
-    configuration,
-    number,
-)
+from dsrm_jax.settings import COUNT, NON_NEGATIVE, POSITIVE, SHARE, SHARE_OF_MOST, configuration, number
 from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.types import PyTree
 
@@ -89,9 +81,7 @@ class ItemQuery(nn.Module):
     anchor: float
 
     @nn.compact
-    def __call__(
-        self, features: Float[Array, "... D+1"]
-    ) -> tuple[Float[Array, "... F"], Float[Array, "..."]]:
+    def __call__(self, features: Float[Array, "... D+1"]) -> tuple[Float[Array, "... F"], Float[Array, "..."]]:
         """Return query and level."""
         state = features[..., :-1]
         one = jnp.ones((*state.shape[:-1], 1), state.dtype)
@@ -206,9 +196,7 @@ def constrained_scores(
     return jnp.where(survives, 1.0 + value - lowest, ratio)
 
 
-def td_target(
-    parts: _Parts, learner: Learner, batch: Experience, catalogue: Catalogue
-) -> Float[Array, "N K"]:
+def td_target(parts: _Parts, learner: Learner, batch: Experience, catalogue: Catalogue) -> Float[Array, "N K"]:
     r"""Return every shown item's regression target: $y_k = \mathrm{click}_k + \gamma (1 - \mathrm{terminated}) V'(s')$.
 
     V' is the mean target Q of the K items that the online networks would show next (double Q-learning, under the mask).
@@ -260,19 +248,12 @@ def _constrained(
     parts: _Parts, params: Params, seen: Float[Array, "N D+1"], rows: Float[Array, "J F"]
 ) -> Float[Array, "N J"]:
     """Return `constrained_scores` of all items; levels change no order."""
-    value, logits = (
-        parts.networks[name].apply(params[name], seen)[0] @ rows.T for name in ("value", "imitation")
-    )
+    value, logits = (parts.networks[name].apply(params[name], seen)[0] @ rows.T for name in ("value", "imitation"))
     return constrained_scores(value, logits, parts.settings.threshold)
 
 
 def _gradient_step(
-    parts: _Parts,
-    catalogue: Catalogue,
-    learner: Learner,
-    key: jax.Array,
-    batch: Experience,
-    index: jax.Array,
+    parts: _Parts, catalogue: Catalogue, learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
 ) -> tuple[Learner, Metrics]:
     """Move Q on the shown items, the imitation on the whole catalogue, and the slow copies."""
     rows = item_rows(catalogue)

@@ -61,9 +61,7 @@ class Imitation(nn.Module):
         mean, log_std = jnp.split(out, 2, axis=-1)
         return mean, jnp.clip(log_std, -4.0, 15.0)
 
-    def decode(
-        self, features: Float[Array, "... D+1"], latent: Float[Array, "... Z"]
-    ) -> Float[Array, "... E"]:
+    def decode(self, features: Float[Array, "... D+1"], latent: Float[Array, "... Z"]) -> Float[Array, "... E"]:
         """Return the hyper-action."""
         return self.decoder(jnp.concatenate([features, latent], axis=-1))
 
@@ -82,10 +80,7 @@ class Perturbation(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        features: Float[Array, "... D+1"],
-        action: Float[Array, "... E"],
-        bound: float | Float[Array, ""],
+        self, features: Float[Array, "... D+1"], action: Float[Array, "... E"], bound: float | Float[Array, ""]
     ) -> Float[Array, "... E"]:
         """Return the step."""
         out = MLP(self.hidden, action.shape[-1])(jnp.concatenate([features, action], axis=-1))
@@ -133,9 +128,7 @@ def soft_minimum(values: Float[Array, "... 2"]) -> Float[Array, "..."]:
     return SOFT_MINIMUM * jnp.min(values, axis=-1) + (1 - SOFT_MINIMUM) * jnp.max(values, axis=-1)
 
 
-def td_target(
-    parts: _Parts, learner: Learner, batch: Experience, noise: Float[Array, "N S Z"]
-) -> Float[Array, "N"]:
+def td_target(parts: _Parts, learner: Learner, batch: Experience, noise: Float[Array, "N S Z"]) -> Float[Array, "N"]:
     """Return r + discount (1 - terminated) max over S draws of the soft minimum of the target critics.
 
     Args:
@@ -162,17 +155,13 @@ def draw_actions(
     return unit(action + _shift(parts, params["actor"], seen, action)), seen
 
 
-def _shift(
-    parts: _Parts, params: PyTree, seen: Float[Array, "... D+1"], action: Float[Array, "... E"]
-) -> jax.Array:
+def _shift(parts: _Parts, params: PyTree, seen: Float[Array, "... D+1"], action: Float[Array, "... E"]) -> jax.Array:
     """Return the perturbation, `(..., E)`."""
     found: PyTree = parts.actor.apply(params, seen, action, parts.perturbation)
     return jnp.asarray(found)
 
 
-def _values(
-    parts: _Parts, params: PyTree, seen: Float[Array, "... D+1"], action: Float[Array, "... E"]
-) -> jax.Array:
+def _values(parts: _Parts, params: PyTree, seen: Float[Array, "... D+1"], action: Float[Array, "... E"]) -> jax.Array:
     """Return both critics' values, `(..., 2)`."""
     found: PyTree = parts.critic.apply(params, seen, action)
     return jnp.asarray(found)
@@ -194,12 +183,7 @@ def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Transitio
 
 
 def _act(
-    parts: _Parts,
-    agent: ReplayState,
-    key: jax.Array,
-    view: View,
-    catalogue: Catalogue,
-    greedy: bool = False,
+    parts: _Parts, agent: ReplayState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
 ) -> tuple[Int[Array, "B K"], tuple[()]]:
     """`Agent.act`: the draw that the first critic likes best, greedy or not."""
     params, batch = agent.learner.params, view.state.shape[0]

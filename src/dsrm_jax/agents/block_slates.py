@@ -25,7 +25,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from dsrm_jax.agents import whole_slates
 from dsrm_jax.agents.whole_slates import FLOOR, by_item, group_logsumexp, inverse_cdf, logsumexp
 
-BLOCK_SIZE = 1024  # of 512 to 4,096 within a tenth of the fastest at a million items; scores of 64 users fit a core's cache
+BLOCK_SIZE = (
+    1024  # of 512 to 4,096 within a tenth of the fastest at a million items; scores of 64 users fit a core's cache
+)
 
 
 @struct.dataclass
@@ -85,9 +87,7 @@ def draw_blocks(
         log_prob = _own(block_mass, index) - (peak[:, 0] + jnp.log(jnp.sum(weight, axis=1)))
         log_prob = jnp.minimum(log_prob, 0.0) + _own(left, row) - logsumexp(left, axis=1)
         rest = jnp.where(jnp.arange(left.shape[1]) == row[:, None], -jnp.inf, left)
-        drawn = (jnp.arange(mass.shape[0])[:, None] == group)[:, :, None] & (
-            blocks.first == own.first[:, None]
-        )
+        drawn = (jnp.arange(mass.shape[0])[:, None] == group)[:, :, None] & (blocks.first == own.first[:, None])
         mass = jnp.where(drawn, logsumexp(rest, axis=1)[:, None], mass)
         return (mass, slate.at[:, slot].set(own.first + row)), log_prob
 
@@ -152,9 +152,7 @@ def _log_prob_backward(block_size, residuals, cotangent):
         return query_bar + query_more, item_bars
 
     query_bar, item_bars = jax.lax.scan(pull_block, jnp.zeros_like(scores.query), blocks)
-    query_bar += jnp.einsum(
-        "bk,bke->be", at_picks, _flat(blocks.vectors)[slate], precision=jax.lax.Precision.HIGHEST
-    )
+    query_bar += jnp.einsum("bk,bke->be", at_picks, _flat(blocks.vectors)[slate], precision=jax.lax.Precision.HIGHEST)
     vectors_bar, bias_bar = jax.tree.map(lambda x: _flat(x)[: scores.shape[1]], tuple(item_bars))
     vectors_bar = vectors_bar.at[slate].add(at_picks[..., None] * scores.query[:, None])
     if bias_bar is not None:
@@ -183,9 +181,7 @@ def blocks_mode(
         return jnp.stack([jnp.max(_of_group(read, block, group), axis=1) for group in groups])
 
     maxima = jnp.moveaxis(jax.lax.map(maxima_of, blocks), 0, -1)
-    best = [
-        _best_items(scores.query, blocks, maxima[group], group, slate_size=slate_size) for group in groups
-    ]
+    best = [_best_items(scores.query, blocks, maxima[group], group, slate_size=slate_size) for group in groups]
     if num_popular is None:
         return best[0]
     slot_group = whole_slates.slot_groups(is_popular, num_popular, scores.shape[0], slate_size)

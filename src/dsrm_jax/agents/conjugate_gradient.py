@@ -10,11 +10,7 @@ Matvec = Callable[[Float[Array, "N"]], Float[Array, "N"]]
 
 
 def conjugate_gradient(
-    matvec: Matvec,
-    b: Float[Array, "N"],
-    *,
-    iterations: int = 10,
-    tolerance: float | Float[Array, ""] = 1e-6,
+    matvec: Matvec, b: Float[Array, "N"], *, iterations: int = 10, tolerance: float | Float[Array, ""] = 1e-6
 ) -> Float[Array, "N"]:
     """Solve A x = b (Hestenes and Stiefel 1952).
 

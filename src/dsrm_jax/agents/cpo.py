@@ -55,11 +55,7 @@ class Dual(NamedTuple):
 
 
 def dual(
-    q: Float[Array, ""],
-    r: Float[Array, ""],
-    s: Float[Array, ""],
-    c: Float[Array, ""],
-    delta: float | Float[Array, ""],
+    q: Float[Array, ""], r: Float[Array, ""], s: Float[Array, ""], c: Float[Array, ""], delta: float | Float[Array, ""]
 ) -> Dual:
     """Solve the dual problem in closed form: the unconstrained step where it meets the limit, else the one on the limit.
 

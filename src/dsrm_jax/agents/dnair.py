@@ -185,9 +185,7 @@ def item_targets(
     return one_step_target(reward, batch.terminated, jnp.mean(following, axis=1), discount=discount)
 
 
-def _init(
-    parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None
-) -> ReplayState:
+def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> ReplayState:
     """`Agent.init`."""
     exposure_of(catalogue, "dnair")
     params = {"value": parts.network.init(key, jnp.zeros((1, catalogue.vectors.shape[1] + 1)))}
@@ -214,9 +212,7 @@ def _update(
     """`Agent.update`: a rollout into the replay, then gradient steps from it."""
     bonus = novelty_bonus(catalogue, weight=parts.settings.novelty_weight)
 
-    def step(
-        learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
-    ) -> tuple[Learner, Metrics]:
+    def step(learner: Learner, key: jax.Array, batch: Experience, index: jax.Array) -> tuple[Learner, Metrics]:
         goal = item_targets(parts, learner, batch, catalogue, bonus)
 
         def loss(params: PyTree) -> tuple[jax.Array, None]:
@@ -230,11 +226,7 @@ def _update(
 
 
 def _values(
-    parts: _Parts,
-    params: PyTree,
-    seen: Float[Array, "B D+1"],
-    catalogue: Catalogue,
-    bonus: Float[Array, "J"],
+    parts: _Parts, params: PyTree, seen: Float[Array, "B D+1"], catalogue: Catalogue, bonus: Float[Array, "J"]
 ) -> Float[Array, "B J"]:
     """Return Q of every item."""
     learnt = correction(_weights(parts, params, seen), item_features(catalogue))

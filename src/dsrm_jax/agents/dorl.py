@@ -32,16 +32,7 @@ from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.agents.world_model import fit_world_models, predict_clicks
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
-from dsrm_jax.settings import (
-    COUNT,
-    COUNT_OR_ZERO,
-    NON_NEGATIVE,
-    POSITIVE,
-    SHARE_OF_MOST,
-    Range,
-    configuration,
-    number,
-)
+from dsrm_jax.settings import COUNT, COUNT_OR_ZERO, NON_NEGATIVE, POSITIVE, SHARE_OF_MOST, Range, configuration, number
 from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.types import PyTree
 
@@ -187,12 +178,7 @@ def _update(
 
 
 def penalised_rewards(
-    agent: DORLState,
-    view: View,
-    slate: Int[Array, "... K"],
-    catalogue: Catalogue,
-    *,
-    settings: DORLConfig,
+    agent: DORLState, view: View, slate: Int[Array, "... K"], catalogue: Catalogue, *, settings: DORLConfig
 ) -> Float[Array, "... K"]:
     """Return r~ of each item of a slate.
 
@@ -207,10 +193,7 @@ def penalised_rewards(
         At least 0.
     """
     expected, uncertainty = predict_clicks(
-        agent.models,
-        view.state.reshape(-1, view.state.shape[-1]),
-        slate.reshape(-1, slate.shape[-1]),
-        catalogue,
+        agent.models, view.state.reshape(-1, view.state.shape[-1]), slate.reshape(-1, slate.shape[-1]), catalogue
     )
     entropy = slate_entropy(agent.entropy, past_positions(view, slate, catalogue), slate)
     value = (expected - settings.uncertainty_weight * uncertainty).reshape(slate.shape)

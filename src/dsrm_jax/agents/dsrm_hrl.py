@@ -134,15 +134,9 @@ DSRM_HRL = Method(
     state="guided",
 )
 HRL = DSRM_HRL._replace(name="hrl", label="HRL", about="the hierarchy on observed states", state="identity")
-HRL_RCE = HRL._replace(
-    name="hrl_rce", label="HRL + RCE", about="the hierarchy on states denoised by R-CE", state="rce"
-)
-HRL_TCE = HRL._replace(
-    name="hrl_tce", label="HRL + TCE", about="the hierarchy on states denoised by T-CE", state="tce"
-)
-HRL_BOD = HRL._replace(
-    name="hrl_bod", label="HRL + BOD", about="the hierarchy on states denoised by BOD", state="bod"
-)
+HRL_RCE = HRL._replace(name="hrl_rce", label="HRL + RCE", about="the hierarchy on states denoised by R-CE", state="rce")
+HRL_TCE = HRL._replace(name="hrl_tce", label="HRL + TCE", about="the hierarchy on states denoised by T-CE", state="tce")
+HRL_BOD = HRL._replace(name="hrl_bod", label="HRL + BOD", about="the hierarchy on states denoised by BOD", state="bod")
 
 
 def manager_loss(
@@ -247,9 +241,7 @@ def _work(
     parts: _Parts, params: PyTree, view: View, goal: Float[Array, "... 2"]
 ) -> tuple[Float[Array, "... E"], Float[Array, ""], Float[Array, "..."]]:
     """Return `(query, sharpness, value)` of `networks.Worker`, its value scaled as the manager's."""
-    found: PyTree = parts.worker.apply(
-        params["worker"], view.state, goal, view.time, parts.settings.sharpness
-    )
+    found: PyTree = parts.worker.apply(params["worker"], view.state, goal, view.time, parts.settings.sharpness)
     query, sharpness, value = found
     return query, sharpness, value / (1.0 - parts.settings.worker_discount)
 
@@ -284,12 +276,7 @@ def _losses(
         settings=settings,
     )
     worker_part = worker_loss(
-        log_prob,
-        decision.worker_log_prob,
-        credit["worker"],
-        worker_value,
-        target["worker"],
-        settings=settings,
+        log_prob, decision.worker_log_prob, credit["worker"], worker_value, target["worker"], settings=settings
     )
     goal = goal_from(decision.output)
     metrics = {

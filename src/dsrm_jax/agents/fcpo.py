@@ -32,24 +32,10 @@ from dsrm_jax.agents.gaussian_cpo import PolicyBatch, constrained_step, next_mar
 from dsrm_jax.agents.hyper_action import HyperActor, item_features
 from dsrm_jax.agents.minibatches import deal, descend, flatten_time
 from dsrm_jax.agents.networks import MLP, features
-from dsrm_jax.agents.ppo import (
-    epoch_indices,
-    explained_variance,
-    gaussian_log_prob,
-    gaussian_sample,
-    value_loss,
-)
+from dsrm_jax.agents.ppo import epoch_indices, explained_variance, gaussian_log_prob, gaussian_sample, value_loss
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.purify.view import Catalogue, View
-from dsrm_jax.settings import (
-    COUNT,
-    NON_NEGATIVE,
-    POSITIVE,
-    SHARE,
-    SHARE_OF_MOST,
-    configuration,
-    number,
-)
+from dsrm_jax.settings import COUNT, NON_NEGATIVE, POSITIVE, SHARE, SHARE_OF_MOST, configuration, number
 from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.types import PyTree
 
@@ -164,9 +150,7 @@ class _Parts(NamedTuple):
     critic: MLP
     optimiser: optax.GradientTransformation
 
-    def policy(
-        self, params: PyTree, state: Float[Array, "... D"]
-    ) -> tuple[Float[Array, "... E"], Float[Array, "E"]]:
+    def policy(self, params: PyTree, state: Float[Array, "... D"]) -> tuple[Float[Array, "... E"], Float[Array, "E"]]:
         """Return `(mean, log_std)`."""
         found: PyTree = self.actor.apply(params, state, self.settings.initial_std)
         return found
@@ -298,11 +282,6 @@ def _advantages(
 
         values[name] = value(rollout.view)
         advantage[name], target[name] = rollout_advantage(
-            rollout,
-            signal,
-            values[name],
-            value,
-            discount=parts.settings.discount,
-            lam=parts.shared.gae_lambda,
+            rollout, signal, values[name], value, discount=parts.settings.discount, lam=parts.shared.gae_lambda
         )
     return advantage, target, values

@@ -96,14 +96,7 @@ def constrained_step(
         iterations=solver_iterations,
         tolerance=1e-4,
     )
-    found = backtrack(
-        evaluate,
-        theta,
-        step.x,
-        c=batch.excess,
-        delta=max_kl,
-        iterations=backtracks,
-    )
+    found = backtrack(evaluate, theta, step.x, c=batch.excess, delta=max_kl, iterations=backtracks)
     return unravel(found.theta), {
         "case": step.case,
         "lam": step.lam,
@@ -161,11 +154,7 @@ def fisher_product(
 
 
 def next_margin(
-    margin: Float[Array, ""],
-    excess: Float[Array, ""],
-    case: Int[Array, ""],
-    *,
-    rate: float | Float[Array, ""],
+    margin: Float[Array, ""], excess: Float[Array, ""], case: Int[Array, ""], *, rate: float | Float[Array, ""]
 ) -> Float[Array, ""]:
     """Return by how much the limit is tightened next: up by rate x excess, down half as fast, never below 0.
 

@@ -128,9 +128,7 @@ def slot_advantage(
     return advantage[..., None] - others
 
 
-def slot_credit(
-    advantage: Float[Array, "T B"], rollout: Rollout, catalogue: Catalogue
-) -> Float[Array, "T B K"]:
+def slot_credit(advantage: Float[Array, "T B"], rollout: Rollout, catalogue: Catalogue) -> Float[Array, "T B K"]:
     """Return `slot_advantage` of a rollout, with the state's own click probabilities."""
     expected = click_probability_at(rollout.view.state, rollout.slate, catalogue)
     return slot_advantage(advantage, rollout.clicks.astype(jnp.float32), expected)

@@ -47,9 +47,7 @@ def unit(action: Float[Array, "... E"]) -> Float[Array, "... E"]:
     return action * jax.lax.rsqrt(jnp.sum(jnp.square(action), axis=-1, keepdims=True) + 1e-6)
 
 
-def explore(
-    key: jax.Array, action: Float[Array, "... E"], scale: float | Float[Array, ""]
-) -> Float[Array, "... E"]:
+def explore(key: jax.Array, action: Float[Array, "... E"], scale: float | Float[Array, ""]) -> Float[Array, "... E"]:
     """Add Gaussian noise of standard deviation `scale` per coordinate to a direction and scale back; the key is consumed."""
     return unit(action + scale * jax.random.normal(key, action.shape, action.dtype))
 
@@ -135,10 +133,7 @@ def make_hyper_actor_critic(
 
 
 def start(
-    parts: HyperActorCritic[S],
-    key: jax.Array,
-    row: Experience,
-    condition: Float[Array, "1 C"] | None = None,
+    parts: HyperActorCritic[S], key: jax.Array, row: Experience, condition: Float[Array, "1 C"] | None = None
 ) -> ReplayState:
     """Return fresh networks, and an empty buffer for such rows (`replay.hyper_row`); the key is consumed."""
     features, action = (jnp.zeros((1, *x.shape)) for x in (row.features, row.action))
@@ -152,10 +147,7 @@ def start(
 
 
 def policy(
-    parts: HyperActorCritic[S],
-    params: PyTree,
-    state: Float[Array, "N D"],
-    condition: Float[Array, "N C"] | None = None,
+    parts: HyperActorCritic[S], params: PyTree, state: Float[Array, "N D"], condition: Float[Array, "N C"] | None = None
 ) -> Float[Array, "N E"]:
     """Return the actor's hyper-action, a direction."""
     action: PyTree = parts.actor.apply(params, state, condition)

@@ -65,9 +65,7 @@ def tuple_key(items: Int[Array, "... k"]) -> UInt32[Array, "..."]:
     return key
 
 
-def slate_entropy(
-    table: LogEntropy, past: Int[Array, "... R"], slate: Int[Array, "... K"]
-) -> Float[Array, "... K"]:
+def slate_entropy(table: LogEntropy, past: Int[Array, "... R"], slate: Int[Array, "... K"]) -> Float[Array, "... K"]:
     """Return P_E of showing each item of a slate: the tuples end in the item itself.
 
     The items of a slate are shown at once, so each is conditioned on what came before the slate, not on its neighbours.

@@ -28,13 +28,7 @@ from dsrm_jax.agents.sac4ir import make_sac4ir as make_sac4ir
 from dsrm_jax.agents.settings import SharedConfig
 from dsrm_jax.agents.td3 import TD3, TD3Config
 from dsrm_jax.agents.td3 import make_td3 as make_td3
-from dsrm_jax.agents.yardsticks import (
-    ORACLE,
-    QUOTA_GREEDY,
-    QUOTA_GREEDY_PURIFIED,
-    QUOTA_RANDOM,
-    RANDOM,
-)
+from dsrm_jax.agents.yardsticks import ORACLE, QUOTA_GREEDY, QUOTA_GREEDY_PURIFIED, QUOTA_RANDOM, RANDOM
 from dsrm_jax.errors import InputError
 from dsrm_jax.plugins import call, is_plugin, load
 from dsrm_jax.settings import configuration
@@ -143,7 +137,5 @@ def _network(name: str, text: str, config: AgentConfig) -> nn.Module | None:
         return None
     network = call(load(text, what=f"agent.{name}"), _shared(config))
     if not isinstance(network, nn.Module):
-        raise InputError(
-            f"agent.{name} {text!r} returned a {type(network).__name__}, expected a flax.linen.Module"
-        )
+        raise InputError(f"agent.{name} {text!r} returned a {type(network).__name__}, expected a flax.linen.Module")
     return network

@@ -99,8 +99,7 @@ def _block_by_block(mean: Callable[[Any, Any], Any], params: Any, samples: Any) 
     def blockwise(params: Any, samples: Any) -> Any:
         blocks = jax.tree.map(lambda x: x.reshape(-1, rows, *x.shape[1:]), samples)
         nothing = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(mean, params, jax.tree.map(lambda x: x[0], blocks)),
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(mean, params, jax.tree.map(lambda x: x[0], blocks))
         )
 
         def add(total: Any, block: Any) -> tuple[Any, None]:

@@ -146,9 +146,7 @@ def reward_vector(found: Transition, *, fairness_reward: str) -> Float[Array, "N
     return jnp.stack([found.reward, fairness], axis=-1)
 
 
-def td_target(
-    parts: Parts, target: Params, batch: Experience, omega: Float[Array, "N 2"]
-) -> Float[Array, "N 2"]:
+def td_target(parts: Parts, target: Params, batch: Experience, omega: Float[Array, "N 2"]) -> Float[Array, "N 2"]:
     r"""Return the critic's regression target, a vector.
 
     $$y = r + \gamma (1 - \mathrm{terminated}) Q'\big(s', \mu'(s', \omega), \omega\big).$$
@@ -220,12 +218,7 @@ def _update(
 
 
 def _gradient_step(
-    parts: Parts,
-    homotopy: jax.Array,
-    learner: Learner,
-    key: jax.Array,
-    batch: Experience,
-    index: jax.Array,
+    parts: Parts, homotopy: jax.Array, learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
 ) -> tuple[Learner, Metrics]:
     """Move critic, actor and targets on a batch seen under `num_preferences` preferences each (hindsight relabelling)."""
     copies = parts.settings.num_preferences

@@ -146,9 +146,7 @@ def _row(
     return Experience(*shapes)
 
 
-def clipped_adam(
-    learning_rate: float | jax.Array, max_grad_norm: float | jax.Array
-) -> optax.GradientTransformation:
+def clipped_adam(learning_rate: float | jax.Array, max_grad_norm: float | jax.Array) -> optax.GradientTransformation:
     """Return Adam on gradients whose global norm is clipped."""
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate))
 

@@ -13,9 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 
 def bootstrap_values(
-    values: Float[Array, "T+1 B"],
-    final_values: Float[Array, "T B"] | None,
-    truncated: Bool[Array, "T B"],
+    values: Float[Array, "T+1 B"], final_values: Float[Array, "T B"] | None, truncated: Bool[Array, "T B"]
 ) -> Float[Array, "T B"]:
     """Return the value of the view that truly followed each step.
 

@@ -48,15 +48,7 @@ from dsrm_jax.agents.replay import (
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.agents.slates import greedy_slate, sample_slate
 from dsrm_jax.purify.view import Catalogue, View
-from dsrm_jax.settings import (
-    COUNT,
-    NON_NEGATIVE,
-    POSITIVE,
-    PROPER_SHARE,
-    SHARE_OF_MOST,
-    configuration,
-    number,
-)
+from dsrm_jax.settings import COUNT, NON_NEGATIVE, POSITIVE, PROPER_SHARE, SHARE_OF_MOST, configuration, number
 from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.types import PyTree
 
@@ -139,9 +131,7 @@ def make_sac4ir(
     own = settings_of(SAC4IRConfig, "sac4ir", locals())
     replay = settings_of(ReplayConfig, "sac4ir", locals())
     settings_of(SharedConfig, "sac4ir", locals())
-    optimisers = {
-        x: clipped_adam(learning_rate, max_grad_norm) for x in ("actor", "critic", "log_temperature")
-    }
+    optimisers = {x: clipped_adam(learning_rate, max_grad_norm) for x in ("actor", "critic", "log_temperature")}
     parts = _Parts(own, replay, slate_size, sharpness, SoftActor(hidden), ItemValues(hidden), optimisers)
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
@@ -180,9 +170,7 @@ def temperature_loss(
     return log_temperature * jax.lax.stop_gradient(jnp.mean(entropy) - target)
 
 
-def click_rewards(
-    batch: Experience, catalogue: Catalogue, *, power: float | Float[Array, ""]
-) -> Float[Array, "N K"]:
+def click_rewards(batch: Experience, catalogue: Catalogue, *, power: float | Float[Array, ""]) -> Float[Array, "N K"]:
     """Return each click times its inverse-propensity weight.
 
     The weight is (exposure / median exposure)^-power, clipped to [1/10, 10] and divided by its mean over the batch's slots;
@@ -200,9 +188,7 @@ def click_rewards(
     return clicks * shown / jnp.mean(shown)
 
 
-def soft_targets(
-    parts: _Parts, learner: Learner, batch: Experience, catalogue: Catalogue
-) -> Float[Array, "N K"]:
+def soft_targets(parts: _Parts, learner: Learner, batch: Experience, catalogue: Catalogue) -> Float[Array, "N K"]:
     """Return per-item targets r_k + gamma (1 - terminated) V(s').
 
     V(s') is the exact sum over items of pi(a | s') [min over both target critics of Q(s', a) - alpha log pi(a | s')].
@@ -221,9 +207,7 @@ def _is_zero(number: float | Float[Array, ""]) -> bool:
     return isinstance(number, int | float) and number == 0
 
 
-def _init(
-    parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None
-) -> ReplayState:
+def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> ReplayState:
     """`Agent.init`."""
     if not _is_zero(parts.settings.propensity_power):
         exposure_of(catalogue, "sac4ir with a propensity_power")
@@ -257,12 +241,7 @@ def _update(
 
 
 def _gradient_step(
-    parts: _Parts,
-    catalogue: Catalogue,
-    learner: Learner,
-    key: jax.Array,
-    batch: Experience,
-    index: jax.Array,
+    parts: _Parts, catalogue: Catalogue, learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
 ) -> tuple[Learner, Metrics]:
     """Move critics, actor and temperature, each by its loss at the parameters before the step, and the slow copies."""
     target = soft_targets(parts, learner, batch, catalogue)
@@ -303,9 +282,7 @@ def _losses(
     return {"critic": critic, "actor": actor, "log_temperature": temperature}
 
 
-def _logits(
-    parts: _Parts, params: PyTree, state: Float[Array, "B D"], catalogue: Catalogue
-) -> Float[Array, "B J"]:
+def _logits(parts: _Parts, params: PyTree, state: Float[Array, "B D"], catalogue: Catalogue) -> Float[Array, "B J"]:
     """Return the policy's logits of every item."""
     found: PyTree = parts.actor.apply(params, state)
     action, sharpness = found

@@ -117,9 +117,7 @@ TD3 = Method(
 )
 
 
-def td_target(
-    parts: Parts, target: Params, batch: Experience, noise: Float[Array, "N E"]
-) -> Float[Array, "N"]:
+def td_target(parts: Parts, target: Params, batch: Experience, noise: Float[Array, "N E"]) -> Float[Array, "N"]:
     r"""Return the critics' regression target (Fujimoto et al. 2018, Algorithm 1).
 
     $$y = r + \gamma (1 - \mathrm{terminated}) \min_j Q'_j\big(s', \mu'(s') + \mathrm{clip}(\epsilon, -c, c)\big).$$
@@ -137,9 +135,7 @@ def td_target(
     return batch.reward + settings.discount * jnp.where(batch.terminated, 0.0, value)
 
 
-def _init(
-    parts: Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None
-) -> ReplayState:
+def _init(parts: Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> ReplayState:
     """`Agent.init`."""
     return start(parts, key, hyper_row(catalogue))
 

@@ -51,9 +51,7 @@ def draw_whole(
         log_total = peak[:, 0] + jnp.log(jnp.sum(weight, axis=1))
         log_prob = jnp.take_along_axis(column, row[:, None], axis=1)[:, 0] - log_total
         rest = logsumexp(jnp.where(jnp.arange(depth) == row[:, None], -jnp.inf, column), axis=1)
-        drawn = (jnp.arange(mass.shape[0])[:, None] == group)[:, :, None] & (
-            jnp.arange(num_blocks) == block[:, None]
-        )
+        drawn = (jnp.arange(mass.shape[0])[:, None] == group)[:, :, None] & (jnp.arange(num_blocks) == block[:, None])
         carry = jnp.where(drawn, rest[:, None], mass), put_by_row(left, (row, block), -jnp.inf)
         return carry, (row * num_blocks + block, log_prob)
 
@@ -174,11 +172,7 @@ def by_item(values, is_popular):
 
 
 def whole_mode(
-    scores: Float[Array, "B J"],
-    is_popular: Bool[Array, "J"],
-    num_popular: Int[Array, "B"] | None,
-    *,
-    slate_size: int,
+    scores: Float[Array, "B J"], is_popular: Bool[Array, "J"], num_popular: Int[Array, "B"] | None, *, slate_size: int
 ) -> Int[Array, "B K"]:
     """`slates.greedy_slate` of an array."""
     scores = jnp.where(scores == 0, 0.0, jnp.maximum(scores, FLOOR))  # top_k puts -0.0 below 0.0

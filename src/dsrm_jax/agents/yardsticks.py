@@ -43,11 +43,7 @@ def _nothing(view: View) -> None:
 
 
 def _rule(
-    state_of: Callable[[View], Float[Array, "B D"] | None],
-    *,
-    slate_size: int,
-    draws: bool = False,
-    quota: bool = True,
+    state_of: Callable[[View], Float[Array, "B D"] | None], *, slate_size: int, draws: bool = False, quota: bool = True
 ) -> Agent:
     """Return the agent that scores items by the encoder's click logit in a state, all alike where there is none."""
 
@@ -66,19 +62,12 @@ def _rule(
         return greedy_slate(scores, catalogue.is_popular, half, slate_size=slate_size), ()
 
     return Agent(
-        init=lambda key, catalogue, logged=None: (),
-        act=act,
-        update=lambda agent, key, rollout, catalogue: (agent, {}),
+        init=lambda key, catalogue, logged=None: (), act=act, update=lambda agent, key, rollout, catalogue: (agent, {})
     )
 
 
 RANDOM = Method(
-    name="random",
-    label="random",
-    about="yardstick: items drawn uniformly",
-    make=make_random,
-    draws=True,
-    learns=False,
+    name="random", label="random", about="yardstick: items drawn uniformly", make=make_random, draws=True, learns=False
 )
 QUOTA_RANDOM = Method(
     name="quota_random",
