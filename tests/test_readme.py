@@ -26,7 +26,9 @@ def test_the_library_example_runs_and_its_comments_are_true():
     exec(compile(python_block(), "README.md", "exec"), scope)
     assert scope["view"].state.shape == (64, 17)
     assert scope["metrics"]["reward"].shape == (2, 4)
-    assert scope["reward"].shape == (64,)
+    found = scope["found"]
+    assert all(1 <= found["length"][end] <= 30 and 0 <= found["reward"][end] <= 1 for end in ("low", "mean", "high"))
+    assert found["ad"]["mean"] == 0  # half-and-half slates, exactly
 
 
 def test_the_two_commands_and_every_make_variable_are_there():
