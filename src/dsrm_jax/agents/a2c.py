@@ -4,8 +4,9 @@ from functools import partial
 
 import jax
 
-from dsrm_jax.agents.actor_critic import A2CConfig, ActorCriticState, act, improve, init_actor_critic, make_actor_critic
-from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout
+from dsrm_jax.agents import actor_critic
+from dsrm_jax.agents.actor_critic import A2CConfig, ActorCriticState
+from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.purify.view import Catalogue
 from dsrm_jax.simulator.settings import EnvironmentConfig
@@ -25,33 +26,24 @@ def make_a2c(
     hidden: int = SharedConfig.hidden,
     sharpness: float = SharedConfig.sharpness,
 ) -> Agent:
-    """Build A2C; keywords are the fields of `A2CConfig` and `SharedConfig` of their names, floats may be traced.
+    """Build A2C; keywords are fields of `A2CConfig` and `SharedConfig` (`InputError` outside their ranges), traced or not.
 
     Returns:
         The `Agent`; its reward is the mean click alone.
-
-    Raises:
-        InputError: a value out of range.
     """
     settings = settings_of(A2CConfig, "a2c", locals())
     shared = settings_of(SharedConfig, "a2c", locals())
-    parts = make_actor_critic(settings, shared, slate_size=slate_size)
+    parts = actor_critic.make_actor_critic(settings, shared, slate_size=slate_size)
 
-    def init(key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> ActorCriticState:
-        return init_actor_critic(parts, key, catalogue)
+    def init(key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> ActorCriticState:
+        return actor_critic.init_actor_critic(parts, key, catalogue)
 
     def update(
         agent: ActorCriticState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
     ) -> tuple[ActorCriticState, dict[str, jax.Array]]:
-        return improve(parts, agent, key, rollout, rollout.reward, catalogue)
+        return actor_critic.improve(parts, agent, key, rollout, rollout.reward, catalogue)
 
-    return Agent(init, partial(act, parts), update)
+    return Agent(init, partial(actor_critic.act, parts), update)
 
 
-A2C = Method(
-    name="a2c",
-    label="A2C",
-    about="advantage actor-critic over Plackett-Luce slates",
-    make=make_a2c,
-    settings=(A2CConfig,),
-)
+A2C = Method("a2c", "A2C", "advantage actor-critic over Plackett-Luce slates", make_a2c, (A2CConfig,))

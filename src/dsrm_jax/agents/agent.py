@@ -1,7 +1,8 @@
 """The `Agent` contract: three pure functions that one training loop serves; and `Method`, all else that depends on its name."""
 
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from dataclasses import fields
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +19,13 @@ class Rollout:
 
     Attributes:
         view: `(T, B, ...)`, what the agent saw before it acted.
-        slate: `(T, B, K)` int32 catalogue positions.
-        record: whatever `Agent.act` returned beside the slate (log-probabilities, goals), `(T, B, ...)`.
-        clicks: `(T, B, K)` bool.
-        reward: `(T, B)` float32 in [0, 1], mean click; never shaped.
-        popular_share: `(T, B)` float32 in [0, 1], s of the slate.
-        terminated: `(T, B)` bool, the user left for good.
-        truncated: `(T, B)` bool, the session was cut; bootstraps from `final_view`.
+        slate: catalogue positions.
+        record: `(T, B, ...)`, whatever `Agent.act` returned beside the slate (log-probabilities, goals).
+        clicks: of each slot.
+        reward: the environment's, by default the mean click in [0, 1]; never shaped.
+        popular_share: s of the slate, in [0, 1].
+        terminated: the user left for good.
+        truncated: the session was cut; bootstraps from `final_view`.
         final_view: `(T, B, ...)`, the true last view of sessions that ended at a step, or None where the environment
             cannot truncate (then no one bootstraps from it).
         last_view: `(B, ...)`, the view after the last step.
@@ -46,14 +47,11 @@ class Rollout:
 class Transition:
     """One step each of N users, in no order: what replay buffers hold and offline methods learn from.
 
+    The fields of `Rollout`, and:
+
     Attributes:
-        view: `(N, ...)`, what was seen before the slate.
-        slate: `(N, K)` int32 catalogue positions.
-        record: `(N, ...)`, what `Agent.act` returned beside the slate; `()` for logged slates.
-        clicks: `(N, K)` bool.
-        reward: `(N,)` float32 in [0, 1], mean click; never shaped.
-        popular_share: `(N,)` float32 in [0, 1].
-        terminated: `(N,)` bool: nothing follows, targets carry (1 - terminated).
+        record: `()` for logged slates.
+        terminated: nothing follows, targets carry (1 - terminated).
         next_view: `(N, ...)`, what was truly seen next: where a session was cut its own last view, never the next user's.
     """
 
@@ -77,16 +75,8 @@ def transitions(rollout: Rollout) -> Transition:
             rollout.final_view,
             following,
         )
-    found = Transition(
-        rollout.view,
-        rollout.slate,
-        rollout.record,
-        rollout.clicks,
-        rollout.reward,
-        rollout.popular_share,
-        rollout.terminated,
-        following,
-    )
+    kept = {f.name: getattr(rollout, f.name) for f in fields(Transition) if f.name != "next_view"}
+    found = Transition(**kept, next_view=following)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
 
@@ -105,6 +95,9 @@ class LoggedData:
     transitions: Transition
     item: Int[Array, "N"]
     user: Int[Array, "N"]
+
+
+Logged: TypeAlias = LoggedData | None
 
 
 class Agent(NamedTuple):

@@ -19,25 +19,11 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout, Transition
+from dsrm_jax.agents import replay
+from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout, Transition
 from dsrm_jax.agents.bcq_continuous import make_bcq_continuous
 from dsrm_jax.agents.networks import MLP, features
-from dsrm_jax.agents.replay import (
-    Experience,
-    Learner,
-    Metrics,
-    Optimisers,
-    Params,
-    ReplayConfig,
-    ReplayState,
-    clipped_adam,
-    experience,
-    full_replay,
-    improve,
-    practise,
-    start_learner,
-    track,
-)
+from dsrm_jax.agents.replay import Experience, Learner, Metrics, Optimisers, Params, ReplayConfig, ReplayState
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.agents.slates import greedy_slate
 from dsrm_jax.agents.yardsticks import make_quota_softmax
@@ -122,23 +108,20 @@ def make_bcq(
     max_grad_norm: float = SharedConfig.max_grad_norm,
     hidden: int = SharedConfig.hidden,
 ) -> Agent:
-    """Build BCQ; keywords are the fields of `BCQConfig`, `ReplayConfig` and `SharedConfig` of their names.
+    """Build BCQ; keywords are fields of `BCQConfig`, `ReplayConfig` and `SharedConfig` (`InputError` out of range).
 
     `slate_size` is also that of the logged slates; floats may be traced.
 
     Returns:
         The `Agent`. Its `init` needs the logged data and raises `InputError` where there are none; `greedy` changes nothing in
         the discrete form, whose policy is deterministic.
-
-    Raises:
-        InputError: a value out of range.
     """
     settings = settings_of(BCQConfig, "bcq", locals())
-    replay = settings_of(ReplayConfig, "bcq", locals() | {"warm_up": 0})
+    buffer = settings_of(ReplayConfig, "bcq", locals() | {"warm_up": 0})
     settings_of(SharedConfig, "bcq", locals())
     if mode == "continuous":
         agent = make_bcq_continuous(
-            replay,
+            buffer,
             slate_size=slate_size,
             learning_rate=learning_rate,
             discount=discount,
@@ -149,11 +132,11 @@ def make_bcq(
     else:
         # A click's probability rises by a quarter of its logit, at most: so much of the logit is the Q of an untrained agent.
         networks = {"value": ItemQuery(hidden, 0.25), "imitation": ItemQuery(hidden, 1.0)}
-        optimisers = {name: clipped_adam(learning_rate, max_grad_norm) for name in networks}
-        parts = _Parts(settings, replay, slate_size, networks, optimisers)
+        optimisers = {name: replay.clipped_adam(learning_rate, max_grad_norm) for name in networks}
+        parts = _Parts(settings, buffer, slate_size, networks, optimisers)
         agent = Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
-    def init(key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> ReplayState:
+    def init(key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> ReplayState:
         if logged is None:
             raise InputError(
                 "method bcq learns from logged slates and was given none: call init(key, catalogue, logged) with a LoggedData"
@@ -167,11 +150,11 @@ def make_bcq(
 
 
 BCQ = Method(
-    name="bcq",
-    label="BCQ",
-    about="batch-constrained Q-learning on the log, discrete or continuous (`--agent.bcq.mode`)",
-    make=make_bcq,
-    settings=(BCQConfig, ReplayConfig),
+    "bcq",
+    "BCQ",
+    "batch-constrained Q-learning on the log, discrete or continuous (`--agent.bcq.mode`)",
+    make_bcq,
+    (BCQConfig, ReplayConfig),
     replays=True,
     needs_log=True,
 )
@@ -211,13 +194,13 @@ def td_target(parts: _Parts, learner: Learner, batch: Experience, catalogue: Cat
 
 def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Transition) -> ReplayState:
     """`Agent.init`, the data being there."""
-    rows = experience(logged, logged.slate, logged.clicks)
+    rows = replay.experience(logged, logged.slate, logged.clicks)
     keys = jax.random.split(key, len(parts.networks))
     params = {
         name: network.init(network_key, rows.features[:1])
         for (name, network), network_key in zip(parts.networks.items(), keys, strict=True)
     }
-    return ReplayState(start_learner(params, parts.optimisers), full_replay(rows))
+    return ReplayState(replay.start_learner(params, parts.optimisers), replay.full_replay(rows))
 
 
 def _act(
@@ -233,7 +216,7 @@ def _update(
     parts: _Parts, agent: ReplayState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
 ) -> tuple[ReplayState, Metrics]:
     """`Agent.update`; the rollout is not looked at."""
-    return practise(partial(_gradient_step, parts, catalogue), agent, key, None, settings=parts.replay)
+    return replay.practise(partial(_gradient_step, parts, catalogue), agent, key, None, settings=parts.replay)
 
 
 def _values(
@@ -269,7 +252,7 @@ def _gradient_step(
         surprise = jnp.mean(jax.nn.logsumexp(logits, axis=1)) - jnp.mean(shown)
         return surprise + LOGIT_PENALTY * jnp.mean(jnp.square(logits)), surprise
 
-    learner, loss, value = improve(learner, "value", parts.optimisers, value_loss)
-    learner, _, surprise = improve(learner, "imitation", parts.optimisers, imitation_loss)
+    learner, loss, value = replay.improve(learner, "value", parts.optimisers, value_loss)
+    learner, _, surprise = replay.improve(learner, "imitation", parts.optimisers, imitation_loss)
     metrics = {"value_loss": loss, "imitation_nats": surprise, "value": jnp.mean(value)}
-    return track(learner, parts.replay.tau), metrics
+    return replay.track(learner, parts.replay.tau), metrics

@@ -15,25 +15,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from dsrm_jax.agents import replay
 from dsrm_jax.agents.agent import Agent, Rollout, Transition
 from dsrm_jax.agents.hyper_action import Critics, hyper_slate, item_features, unit
 from dsrm_jax.agents.networks import MLP, features
-from dsrm_jax.agents.replay import (
-    Experience,
-    Learner,
-    Metrics,
-    Optimisers,
-    Params,
-    ReplayConfig,
-    ReplayState,
-    clipped_adam,
-    experience,
-    full_replay,
-    improve,
-    practise,
-    start_learner,
-    track,
-)
+from dsrm_jax.agents.replay import Experience, Learner, Metrics, Optimisers, Params, ReplayConfig, ReplayState
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.types import PyTree
 
@@ -101,7 +87,7 @@ class _Parts(NamedTuple):
 
 
 def make_bcq_continuous(
-    replay: ReplayConfig,
+    buffer: ReplayConfig,
     *,
     slate_size: int,
     learning_rate: float,
@@ -112,9 +98,9 @@ def make_bcq_continuous(
 ) -> Agent:
     """Build the continuous form; `init` takes the logged `Transition` as its third argument."""
     names = ("imitation", "actor", "critic")
-    optimisers = {name: clipped_adam(learning_rate, max_grad_norm) for name in names}
+    optimisers = {name: replay.clipped_adam(learning_rate, max_grad_norm) for name in names}
     critic, actor = Critics(hidden, num_critics=2), Perturbation(hidden)
-    parts = _Parts(replay, slate_size, discount, perturbation, hidden, critic, actor, optimisers)
+    parts = _Parts(buffer, slate_size, discount, perturbation, hidden, critic, actor, optimisers)
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
@@ -169,7 +155,7 @@ def _values(parts: _Parts, params: PyTree, seen: Float[Array, "... D+1"], action
 
 def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Transition) -> ReplayState:
     """`Agent.init`, the data being there."""
-    rows = experience(logged, logged_action(logged.slate, catalogue), logged.reward)
+    rows = replay.experience(logged, logged_action(logged.slate, catalogue), logged.reward)
     one = jax.tree.map(lambda x: x[:1], rows)
     imitation_key, actor_key, critic_key = jax.random.split(key, 3)
     action_dim = one.action.shape[-1]
@@ -179,7 +165,7 @@ def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Transitio
         "actor": parts.actor.init(actor_key, one.features, one.action, 1.0),
         "critic": parts.critic.init(critic_key, one.features, one.action),
     }
-    return ReplayState(start_learner(params, parts.optimisers), full_replay(rows))
+    return ReplayState(replay.start_learner(params, parts.optimisers), replay.full_replay(rows))
 
 
 def _act(
@@ -197,7 +183,7 @@ def _update(
     parts: _Parts, agent: ReplayState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
 ) -> tuple[ReplayState, Metrics]:
     """`Agent.update`; the rollout is not looked at."""
-    return practise(partial(_gradient_step, parts), agent, key, None, settings=parts.replay)
+    return replay.practise(partial(_gradient_step, parts), agent, key, None, settings=parts.replay)
 
 
 def _gradient_step(
@@ -215,7 +201,7 @@ def _gradient_step(
         divergence = -0.5 * jnp.mean(1 + 2 * log_std - jnp.square(mean) - jnp.exp(2 * log_std))
         return jnp.mean(jnp.square(action - batch.action)) + 0.5 * divergence, None
 
-    learner, loss, _ = improve(learner, "imitation", parts.optimisers, imitation_loss)
+    learner, loss, _ = replay.improve(learner, "imitation", parts.optimisers, imitation_loss)
     noise = jax.random.normal(target_key, (size, NUM_DRAWS, 2 * action_dim))
     target = td_target(parts, learner, batch, noise)
 
@@ -223,7 +209,7 @@ def _gradient_step(
         values = _values(parts, params, batch.features, batch.action)
         return jnp.mean(jnp.sum(jnp.square(values - target[:, None]), axis=-1)), values
 
-    learner, error, values = improve(learner, "critic", parts.optimisers, critic_loss)
+    learner, error, values = replay.improve(learner, "critic", parts.optimisers, critic_loss)
     one_draw = jax.random.normal(draw_key, (size, 1, 2 * action_dim))
     fixed = learner.params
 
@@ -231,5 +217,5 @@ def _gradient_step(
         action, seen = draw_actions(parts, fixed | {"actor": params}, batch.features, one_draw)
         return -jnp.mean(_values(parts, fixed["critic"], seen, action)[..., 0]), None
 
-    learner = track(improve(learner, "actor", parts.optimisers, actor_loss)[0], parts.replay.tau)
+    learner = replay.track(replay.improve(learner, "actor", parts.optimisers, actor_loss)[0], parts.replay.tau)
     return learner, {"imitation_loss": loss, "critic_loss": error, "value": jnp.mean(values)}

@@ -23,8 +23,20 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dsrm_jax.agents import whole_slates
-from dsrm_jax.agents.whole_slates import FLOOR, by_item, group_logsumexp, inverse_cdf, logsumexp
+from dsrm_jax.agents.whole_slates import (
+    FLOOR,
+    PerGroup,
+    Popular,
+    Slate,
+    Slots,
+    by_item,
+    group_logsumexp,
+    inverse_cdf,
+    logsumexp,
+)
+from dsrm_jax.types import PyTree
 
+Residuals = tuple["FactoredScores", Slate, Popular, Slate, PerGroup, Slots, jax.Array]
 BLOCK_SIZE = (
     1024  # of 512 to 4,096 within a tenth of the fastest at a million items; scores of 64 users fit a core's cache
 )
@@ -73,7 +85,7 @@ def draw_blocks(
     def mass_of(block: _Blocks) -> Float[Array, "G B"]:
         return group_logsumexp(_read(scores.query, block), block.is_popular)[1]
 
-    def fill(carry, inputs):
+    def fill(carry: PyTree, inputs: PyTree) -> tuple[PyTree, PyTree]:
         mass, slate = carry  # log-mass left in each block, (G, B, C); items taken, -1 where there is none yet
         slot, group, (block_uniform, item_uniform) = inputs
         block_mass = jnp.where(group[:, None] == 0, mass[0], mass[-1])
@@ -112,11 +124,15 @@ def blocks_log_prob(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _log_prob(block_size, scores, slate, is_popular, slot_group):
+def _log_prob(
+    block_size: int | None, scores: FactoredScores, slate: Slate, is_popular: Popular, slot_group: Slate
+) -> Slots:
     return _log_prob_forward(block_size, scores, slate, is_popular, slot_group)[0]
 
 
-def _log_prob_forward(block_size, scores, slate, is_popular, slot_group):
+def _log_prob_forward(
+    block_size: int | None, scores: FactoredScores, slate: Slate, is_popular: Popular, slot_group: Slate
+) -> tuple[Slots, Residuals]:
     def mass_of(block: _Blocks) -> Float[Array, "G B"]:
         left = jnp.where(_taken(slate, block), -jnp.inf, _read(scores.query, block))
         return group_logsumexp(left, block.is_popular)[1]
@@ -130,7 +146,9 @@ def _log_prob_forward(block_size, scores, slate, is_popular, slot_group):
     return log_prob, (scores, slate, is_popular, slot_group, rest, log_mass, possible)
 
 
-def _log_prob_backward(block_size, residuals, cotangent):
+def _log_prob_backward(
+    block_size: int | None, residuals: Residuals, cotangent: Slots
+) -> tuple[FactoredScores, None, None, None]:
     scores, slate, is_popular, slot_group, rest, log_mass, possible = residuals
     rest = whole_slates.finite(rest)
     blocks = _blocks(scores, is_popular, block_size)
@@ -144,7 +162,7 @@ def _log_prob_backward(block_size, residuals, cotangent):
         rest,
     )
 
-    def pull_block(query_bar, block: _Blocks):
+    def pull_block(query_bar: jax.Array, block: _Blocks) -> tuple[jax.Array, PyTree]:
         product, pull = jax.vjp(_multiply, scores.query, block.vectors, block.bias)
         out = _taken(slate, block) | (_positions(block) >= block.num_items)
         share = jnp.exp(jnp.where(out, -jnp.inf, product) - by_item(rest, block.is_popular))
@@ -188,8 +206,10 @@ def blocks_mode(
     return whole_slates.join_groups(best[0], best[1], slot_group)
 
 
-def _best_items(query, blocks, maxima, group: int, *, slate_size: int):
-    """Return the best K items of one group in order, `(B, K)`, from each block's maximum `(B, C)`.
+def _best_items(
+    query: jax.Array, blocks: "_Blocks", maxima: Float[Array, "B C"], group: int, *, slate_size: int
+) -> Slate:
+    """Return the best K items of one group in order, from each block's maximum.
 
     An item outside the K best blocks has K items before it: their maxima. Blocks are read in the order of the catalogue, and
     `top_k` takes the first of equals, so ties go to the smaller position.
@@ -197,7 +217,7 @@ def _best_items(query, blocks, maxima, group: int, *, slate_size: int):
     chosen = jnp.sort(jax.lax.top_k(maxima, min(slate_size, maxima.shape[1]))[1], axis=1)
     batch = query.shape[0]
 
-    def merge(best, index):
+    def merge(best: tuple[jax.Array, Slate], index: jax.Array) -> tuple[tuple[jax.Array, Slate], None]:
         own, read = _read_own(query, blocks, index, jnp.full(batch, group))
         value = jnp.concatenate([best[0], read], axis=1)
         item = jnp.concatenate([best[1], _positions(own)], axis=1)
@@ -233,12 +253,12 @@ def _own_size(scores: FactoredScores) -> int:
     return max(1, min(BLOCK_SIZE, num_items // (2 * num_factors)))
 
 
-def _blocks(scores: FactoredScores, is_popular, block_size: int | None) -> _Blocks:
+def _blocks(scores: FactoredScores, is_popular: Popular, block_size: int | None) -> _Blocks:
     num_items = scores.shape[1]
     size = min(block_size or BLOCK_SIZE, num_items)
     num_blocks = -(-num_items // size)
 
-    def split(x):
+    def split(x: jax.Array) -> jax.Array:
         padded = jnp.pad(x, ((0, num_blocks * size - num_items), *((0, 0),) * (x.ndim - 1)))
         return padded.reshape(num_blocks, size, *x.shape[1:])
 
@@ -246,27 +266,29 @@ def _blocks(scores: FactoredScores, is_popular, block_size: int | None) -> _Bloc
     return _Blocks(jnp.arange(num_blocks, dtype=jnp.int32) * size, vectors, bias, labels, num_items)
 
 
-def _multiply(query, vectors, bias):
+def _multiply(query: jax.Array, vectors: jax.Array, bias: jax.Array | None) -> Float[Array, "B J"]:
     """Return the scores of all users for the given items, in full precision: blocks are read twice and must come out alike."""
     product = jnp.dot(query, vectors.T, precision=jax.lax.Precision.HIGHEST)
     return product if bias is None else product + bias
 
 
-def _read(query, block: _Blocks) -> Float[Array, "B L"]:
+def _read(query: jax.Array, block: _Blocks) -> Float[Array, "B L"]:
     """Return one block's scores, those of barred items floored; -inf beyond the end of the catalogue."""
     scores = jnp.maximum(_multiply(query, block.vectors, block.bias), FLOOR)
     scores = jnp.where(scores == 0, 0.0, scores)  # top_k puts -0.0 below 0.0
     return jnp.where(_positions(block) < block.num_items, scores, -jnp.inf)
 
 
-def _read_own(query, blocks: _Blocks, index, group) -> tuple[_Blocks, Float[Array, "B L"]]:
+def _read_own(
+    query: jax.Array, blocks: _Blocks, index: Int[Array, "B"], group: Int[Array, "B"]
+) -> tuple[_Blocks, Float[Array, "B L"]]:
     """Return one block for each user and its scores; -inf for items of another group."""
     own = jax.tree.map(lambda x: x[index], blocks)
     read = jax.vmap(lambda q, block: _read(q[None], block)[0])(query, own)
     return own, _of_group(read, own, group[:, None])
 
 
-def _read_picked(query, blocks: _Blocks, slate) -> Float[Array, "B K"]:
+def _read_picked(query: jax.Array, blocks: _Blocks, slate: Slate) -> Slots:
     """Return the scores of the slots' items, those of barred items floored.
 
     They are looked up in the blocks, so that no second copy of the factors need be kept.
@@ -276,30 +298,30 @@ def _read_picked(query, blocks: _Blocks, slate) -> Float[Array, "B K"]:
     return jnp.maximum(picked if bias is None else picked + bias, FLOOR)
 
 
-def _own(x, index):
-    """Return each row's entry at its own index, `(B,)`."""
+def _own(x: Float[Array, "B N"], index: Int[Array, "B"]) -> Float[Array, "B"]:
+    """Return each row's entry at its own index."""
     return jnp.take_along_axis(x, index[:, None], axis=1)[:, 0]
 
 
-def _flat(x):
+def _flat(x: jax.Array) -> jax.Array:
     """Join blocks and items of blocks, `(C, L, ...)` to `(C L, ...)`."""
     return x.reshape(-1, *x.shape[2:])
 
 
-def _of_group(read, block: _Blocks, group):
+def _of_group(read: Float[Array, "B L"], block: _Blocks, group: int | jax.Array) -> Float[Array, "B L"]:
     """Replace the scores of items outside a group (0: popular or any, 1: long tail) by -inf."""
     if block.is_popular is None:
         return read
     return jnp.where(block.is_popular == (group == 0), read, -jnp.inf)
 
 
-def _positions(block: _Blocks):
-    """Return catalogue positions, `(L,)` of one block or `(B, L)` of one for each user."""
+def _positions(block: _Blocks) -> Int[Array, "*B L"]:
+    """Return catalogue positions of one block, or of one for each user."""
     return block.first[..., None] + jnp.arange(block.vectors.shape[-2], dtype=jnp.int32)
 
 
-def _taken(slate, block: _Blocks):
-    """Return which items of a block stand in each user's slate, `(B, L)` bool."""
+def _taken(slate: Slate, block: _Blocks) -> Bool[Array, "B L"]:
+    """Return which items of a block stand in each user's slate."""
     position = jnp.atleast_2d(_positions(block))
     taken = jnp.zeros((), bool)
     for slot in range(slate.shape[1]):  # a reduction over an axis of slots would not be vectorised on a CPU

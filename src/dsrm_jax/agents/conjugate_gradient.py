@@ -7,6 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Matvec = Callable[[Float[Array, "N"]], Float[Array, "N"]]
+Carry = tuple[
+    jax.Array, jax.Array, jax.Array, jax.Array, jax.Array
+]  # solution, residual, direction, the residual's square, products so far
 
 
 def conjugate_gradient(
@@ -17,13 +20,13 @@ def conjugate_gradient(
     b is brought to a largest entry of 1 first, so that neither tiny nor huge right-hand sides leave float32's range when squared.
 
     Args:
-        matvec: `v (N,) -> A v (N,)`, A symmetric and positive definite; products with a pytree go through `ravel_pytree`.
-        b: `(N,)` float32, finite; zeros give zeros, without a product.
+        matvec: v -> A v, A symmetric and positive definite; products with a pytree go through `ravel_pytree`.
+        b: finite; zeros give zeros, without a product.
         iterations: products with A at most; N of them are exact but for rounding.
         tolerance: stop once |b - A x| <= tolerance |b|, non-negative.
 
     Returns:
-        `(N,)` float32. Where A turns out to be singular along a search direction, the solution so far.
+        x; where A turns out to be singular along a search direction, the solution so far.
     """
     largest = jnp.max(jnp.abs(b))
     scale = jnp.where(largest > 0, largest, 1.0)
@@ -31,11 +34,11 @@ def conjugate_gradient(
     square = start @ start
     enough = jnp.square(tolerance) * square
 
-    def unfinished(carry):
+    def unfinished(carry: Carry) -> jax.Array:
         _, _, _, square, count = carry
         return (count < iterations) & (square > enough)
 
-    def advance(carry):
+    def advance(carry: Carry) -> Carry:
         x, residual, direction, square, count = carry
         product = matvec(direction)
         curvature = direction @ product

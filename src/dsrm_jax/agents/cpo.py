@@ -10,7 +10,7 @@ The dual is that of their section 6.1 and appendix.
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,12 +41,9 @@ class Case(IntEnum):
 
 
 class Dual(NamedTuple):
-    """The multipliers: the step is x = -(1/lam) H^-1 (g + nu b), without g in cases I and VI.
+    """The multipliers of trust region (above 0) and cost (at least 0), and the `Case`.
 
-    Attributes:
-        lam: `()` float32, of the trust region, above 0.
-        nu: `()` float32, of the cost, at least 0.
-        case: `()` int32, a `Case`.
+    The step is x = -(1/lam) H^-1 (g + nu b), without g in cases I and VI.
     """
 
     lam: Float[Array, ""]
@@ -80,7 +77,8 @@ def dual(
     limit_lam = jnp.sqrt(off / jnp.maximum(left, ROUNDING * 2.0 * delta))
     limit_nu = jnp.maximum((limit_lam * c - r) / safe_s, 0.0)
 
-    outcomes: list[tuple[Any, tuple[Any, Any, Case]]] = [
+    number = jax.Array | float
+    outcomes: list[tuple[jax.Array, tuple[number, number, Case]]] = [
         (no_cost & no_reward, (1.0, 0.0, Case.NO_REWARD_GRADIENT)),
         (no_cost, (free_lam, 0.0, Case.NO_COST_GRADIENT)),
         ((left < 0) & (c > 0), (jnp.sqrt(safe_s / (2.0 * delta)), 1.0, Case.INFEASIBLE)),
@@ -98,12 +96,7 @@ def dual(
 
 @struct.dataclass
 class Step:
-    """A proposed change of the parameters.
-
-    Attributes:
-        x: `(N,)` float32.
-        lam, nu, case: as in `Dual`.
-    """
+    """A proposed change of the parameters; `lam`, `nu` and `case` as in `Dual`."""
 
     x: Float[Array, "N"]
     lam: Float[Array, ""]
@@ -127,7 +120,7 @@ def cpo_step(
         g: gradient of the reward's loss, which is to fall.
         b: gradient of the cost, in the units of c.
         c: by how much the cost exceeds its limit.
-        fisher_vector_product: `v (N,) -> H v (N,)`, H positive definite (damped).
+        fisher_vector_product: v -> H v, H positive definite (damped).
         delta: trust region, above 0.
         iterations: of each of the two conjugate-gradient solves, at most.
         tolerance: of each of them, relative.
@@ -145,12 +138,8 @@ def cpo_step(
 
 
 class Outcome(NamedTuple):
-    """What a line search weighs, of one candidate.
-
-    Attributes:
-        loss: `()` float32, the reward's loss.
-        cost: `()` float32, surrogate of the cost in the units of c; only differences count.
-        kl: `()` float32, from the old policy, nats.
+    """What a line search weighs, of one candidate: the reward's loss, a surrogate of the cost in the units of c, of which only
+    differences count, and the KL divergence from the old policy in nats.
     """
 
     loss: Float[Array, ""]
@@ -159,13 +148,7 @@ class Outcome(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Result of `backtrack`.
-
-    Attributes:
-        theta: `(N,)` float32, the very parameters that passed the test, or the old ones.
-        accepted: `()` bool.
-        shrink: `()` float32, share of the step that was taken; 0 where none was.
-    """
+    """The very parameters that passed the test of `backtrack`, or the old ones; the share of the step taken, 0 where none was."""
 
     theta: Float[Array, "N"]
     accepted: Bool[Array, ""]
@@ -189,8 +172,8 @@ def backtrack(
 
     Args:
         evaluate: outcome of any parameters.
-        theta: `(N,)`, old parameters.
-        x: `(N,)`, full step.
+        theta: old parameters.
+        x: full step.
         c: by how much the cost exceeds its limit.
         delta: trust region, nats.
         decay: factor between two trials, in (0, 1).
@@ -202,11 +185,11 @@ def backtrack(
     before = evaluate(theta)
     room = jnp.maximum(-c, 0.0)
 
-    def unfinished(carry):
+    def unfinished(carry: tuple[jax.Array, Found]) -> jax.Array:
         count, found = carry
         return (count < iterations) & ~found.accepted
 
-    def trial(carry):
+    def trial(carry: tuple[jax.Array, Found]) -> tuple[jax.Array, Found]:
         count, _ = carry
         shrink = jnp.asarray(decay, theta.dtype) ** count
         candidate = theta + shrink * x

@@ -15,34 +15,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout
+from dsrm_jax.agents import item_values, replay
+from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
 from dsrm_jax.agents.hyper_action import item_features
-from dsrm_jax.agents.item_values import (
-    ItemValues,
-    click_probability,
-    click_probability_at,
-    collected,
-    correction,
-    correction_at,
-    exposure_of,
-    one_step_target,
-)
+from dsrm_jax.agents.item_values import ItemValues
 from dsrm_jax.agents.networks import features
-from dsrm_jax.agents.replay import (
-    Experience,
-    Learner,
-    Metrics,
-    Optimisers,
-    ReplayConfig,
-    ReplayState,
-    clipped_adam,
-    improve,
-    practise,
-    slate_row,
-    start_learner,
-    start_replay,
-    track,
-)
+from dsrm_jax.agents.replay import Experience, Learner, Metrics, Optimisers, ReplayConfig, ReplayState
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.settings import NON_NEGATIVE, SHARE, SHARE_OF_MOST, configuration, number
@@ -93,28 +71,25 @@ def make_dnair(
     encoder's click probability, and a learnt correction on `item_features` that starts at zero. Thousands of items are thus
     learnt from few clicks. When it explores, each slot is replaced by a random item (`explore`).
 
-    Keywords are the fields of `DNaIRConfig`, `ReplayConfig` and `SharedConfig` of their names; floats may be traced.
+    Keywords are fields of `DNaIRConfig`, `ReplayConfig` and `SharedConfig` (`InputError` outside their ranges), traced or not.
 
     Returns:
         The `Agent`; its `init` raises InputError where the catalogue has no exposure counts.
-
-    Raises:
-        InputError: a value out of range.
     """
     own = settings_of(DNaIRConfig, "dnair", locals())
-    replay = settings_of(ReplayConfig, "dnair", locals())
+    buffer = settings_of(ReplayConfig, "dnair", locals())
     settings_of(SharedConfig, "dnair", locals())
-    optimisers = {"value": clipped_adam(learning_rate, max_grad_norm)}
-    parts = _Parts(own, replay, slate_size, ItemValues(hidden), optimisers)
+    optimisers = {"value": replay.clipped_adam(learning_rate, max_grad_norm)}
+    parts = _Parts(own, buffer, slate_size, ItemValues(hidden), optimisers)
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
 DNAIR = Method(
-    name="dnair",
-    label="DNaIR",
-    about="Q-learning with a novelty reward",
-    make=make_dnair,
-    settings=(DNaIRConfig, ReplayConfig),
+    "dnair",
+    "DNaIR",
+    "Q-learning with a novelty reward",
+    make_dnair,
+    (DNaIRConfig, ReplayConfig),
     replays=True,
     novelty=True,
 )
@@ -135,7 +110,7 @@ def novelty_bonus(catalogue: Catalogue, *, weight: float | Float[Array, ""]) -> 
     Raises:
         InputError: the catalogue has no exposure counts.
     """
-    exposure, clicked = exposure_of(catalogue, "dnair")
+    exposure, clicked = item_values.exposure_of(catalogue, "dnair")
     quality = (clicked + 1.0) / (exposure + 2.0)
     spread = jnp.maximum(jnp.max(exposure) - jnp.min(exposure), 1.0)
     popularity = (exposure - jnp.min(exposure)) / spread
@@ -182,15 +157,15 @@ def item_targets(
     following = _values_at(parts, learner.target["value"], seen, slate, catalogue, bonus)
     reward = batch.reward.astype(jnp.float32) + bonus[batch.action]
     discount = parts.settings.discount
-    return one_step_target(reward, batch.terminated, jnp.mean(following, axis=1), discount=discount)
+    return item_values.one_step_target(reward, batch.terminated, jnp.mean(following, axis=1), discount=discount)
 
 
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> ReplayState:
+def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> ReplayState:
     """`Agent.init`."""
-    exposure_of(catalogue, "dnair")
+    item_values.exposure_of(catalogue, "dnair")
     params = {"value": parts.network.init(key, jnp.zeros((1, catalogue.vectors.shape[1] + 1)))}
-    replay = start_replay(slate_row(catalogue, parts.slate_size), capacity=parts.replay.capacity)
-    return ReplayState(start_learner(params, parts.optimisers), replay)
+    held = replay.start_replay(replay.slate_row(catalogue, parts.slate_size), capacity=parts.replay.capacity)
+    return ReplayState(replay.start_learner(params, parts.optimisers), held)
 
 
 def _act(
@@ -219,18 +194,18 @@ def _update(
             value = _values_at(parts, params, batch.features, batch.action, catalogue, bonus)
             return jnp.mean(optax.huber_loss(value, goal)), None
 
-        learner, error, _ = improve(learner, "value", parts.optimisers, loss)
-        return track(learner, parts.replay.tau), {"value_loss": error, "value": jnp.mean(goal)}
+        learner, error, _ = replay.improve(learner, "value", parts.optimisers, loss)
+        return replay.track(learner, parts.replay.tau), {"value_loss": error, "value": jnp.mean(goal)}
 
-    return practise(step, agent, key, collected(rollout), settings=parts.replay)
+    return replay.practise(step, agent, key, item_values.collected(rollout), settings=parts.replay)
 
 
 def _values(
     parts: _Parts, params: PyTree, seen: Float[Array, "B D+1"], catalogue: Catalogue, bonus: Float[Array, "J"]
 ) -> Float[Array, "B J"]:
     """Return Q of every item."""
-    learnt = correction(_weights(parts, params, seen), item_features(catalogue))
-    return bonus + click_probability(seen[:, :-1], catalogue) + learnt
+    learnt = item_values.correction(_weights(parts, params, seen), item_features(catalogue))
+    return bonus + item_values.click_probability(seen[:, :-1], catalogue) + learnt
 
 
 def _values_at(
@@ -242,8 +217,8 @@ def _values_at(
     bonus: Float[Array, "J"],
 ) -> Float[Array, "B K"]:
     """Return Q of the given items."""
-    learnt = correction_at(_weights(parts, params, seen), item_features(catalogue), slate)
-    return bonus[slate] + click_probability_at(seen[:, :-1], slate, catalogue) + learnt
+    learnt = item_values.correction_at(_weights(parts, params, seen), item_features(catalogue), slate)
+    return bonus[slate] + item_values.click_probability_at(seen[:, :-1], slate, catalogue) + learnt
 
 
 def _weights(parts: _Parts, params: PyTree, seen: Float[Array, "B D+1"]) -> Float[Array, "B E+1"]:

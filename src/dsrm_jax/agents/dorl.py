@@ -16,17 +16,9 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.actor_critic import (
-    A2CConfig,
-    ActorCritic,
-    ActorCriticState,
-    SlateRecord,
-    act,
-    improve,
-    init_actor_critic,
-    make_actor_critic,
-)
-from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout
+from dsrm_jax.agents import actor_critic
+from dsrm_jax.agents.actor_critic import A2CConfig, ActorCritic, ActorCriticState, SlateRecord
+from dsrm_jax.agents.agent import Agent, Logged, LoggedData, Method, Rollout
 from dsrm_jax.agents.log_entropy import LogEntropy, fit_log_entropy, lowest_entropy, slate_entropy
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.agents.world_model import fit_world_models, predict_clicks
@@ -109,36 +101,33 @@ def make_dorl(
     hidden: int = SharedConfig.hidden,
     sharpness: float = SharedConfig.sharpness,
 ) -> Agent:
-    """Build DORL; keywords are the fields of `DORLConfig`, `A2CConfig` and `SharedConfig` of their names.
+    """Build DORL; keywords are fields of `DORLConfig`, `A2CConfig` and `SharedConfig` (`InputError` out of range), traced or not.
 
-    `policy_entropy_weight` is `A2CConfig.entropy_weight`. Floats may be traced.
+    `policy_entropy_weight` is `A2CConfig.entropy_weight`.
 
     Returns:
         The `Agent`. Its `init` fits world models and entropies on the log, and raises `InputError` where there is none.
-
-    Raises:
-        InputError: a value out of range.
     """
     settings = settings_of(DORLConfig, "dorl", locals())
     shared = settings_of(SharedConfig, "dorl", locals())
     policy = settings_of(A2CConfig, "dorl", locals() | {"entropy_weight": policy_entropy_weight})
-    parts = _Parts(settings, make_actor_critic(policy, shared, slate_size=slate_size))
+    parts = _Parts(settings, actor_critic.make_actor_critic(policy, shared, slate_size=slate_size))
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts), offline="log")
 
 
 DORL = Method(
-    name="dorl",
-    label="DORL",
-    about="offline model-based A2C: ensemble world model, uncertainty and entropy penalties",
-    make=make_dorl,
-    settings=(DORLConfig, A2CConfig),
+    "dorl",
+    "DORL",
+    "offline model-based A2C: ensemble world model, uncertainty and entropy penalties",
+    make_dorl,
+    (DORLConfig, A2CConfig),
     borrowed={"policy_entropy_weight": (A2CConfig, "entropy_weight")},
     needs_log=True,
     in_model=True,
 )
 
 
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> DORLState:
+def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> DORLState:
     """`Agent.init`."""
     if logged is None:
         raise InputError("dorl fits its world models on the training log: hand `init` its LoggedData")
@@ -156,14 +145,14 @@ def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedDat
     )
     entropy = fit_log_entropy(logged.item, logged.user, window=settings.window)
     floor = reward_floor(floor_key, models, entropy, logged, catalogue, settings=settings)
-    return DORLState(init_actor_critic(parts.actor_critic, policy_key, catalogue), models, entropy, floor)
+    return DORLState(actor_critic.init_actor_critic(parts.actor_critic, policy_key, catalogue), models, entropy, floor)
 
 
 def _act(
     parts: _Parts, agent: DORLState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
 ) -> tuple[Int[Array, "B K"], SlateRecord]:
     """`Agent.act`."""
-    return act(parts.actor_critic, agent.actor_critic, key, view, catalogue, greedy)
+    return actor_critic.act(parts.actor_critic, agent.actor_critic, key, view, catalogue, greedy)
 
 
 def _update(
@@ -172,7 +161,7 @@ def _update(
     """`Agent.update`: A2C on the penalised reward."""
     rewards = penalised_rewards(agent, rollout.view, rollout.slate, catalogue, settings=parts.settings)
     reward = jnp.mean(rewards, axis=-1)
-    learnt, metrics = improve(parts.actor_critic, agent.actor_critic, key, rollout, reward, catalogue)
+    learnt, metrics = actor_critic.improve(parts.actor_critic, agent.actor_critic, key, rollout, reward, catalogue)
     metrics["penalised_reward"] = jnp.mean(reward)
     return replace(agent, actor_critic=learnt), metrics
 

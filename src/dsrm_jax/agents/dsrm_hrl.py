@@ -16,29 +16,12 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from dsrm_jax.agents import goals, ppo
 from dsrm_jax.agents.actor_critic import rollout_advantage
-from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout
+from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
 from dsrm_jax.agents.fairness import observe_slates, slate_fairness, start_counts
-from dsrm_jax.agents.goals import (
-    GoalState,
-    factored_scores,
-    fill_slate,
-    goal_from,
-    proximal_epochs,
-    shown_quota,
-    slot_credit,
-)
+from dsrm_jax.agents.goals import GoalState
 from dsrm_jax.agents.networks import Manager, Worker, lifted_vectors
-from dsrm_jax.agents.ppo import (
-    approx_kl,
-    clipped_surrogate,
-    explained_variance,
-    gaussian_entropy,
-    gaussian_log_prob,
-    gaussian_sample,
-    sampled_entropy,
-    value_loss,
-)
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.agents.slates import FactoredScores, slate_log_prob
 from dsrm_jax.errors import InputError
@@ -98,7 +81,7 @@ def make_dsrm_hrl(
     hidden: int = SharedConfig.hidden,
     sharpness: float = SharedConfig.sharpness,
 ) -> Agent:
-    """Build DSRM-HRL; keywords are the fields of `SharedConfig` of their names, floats may be traced.
+    """Build DSRM-HRL; keywords are fields of `SharedConfig` (`InputError` outside their ranges), traced or not.
 
     `manager` and `worker` are modules with the contracts of `networks.Manager` and `networks.Worker`, which they are by default.
 
@@ -126,10 +109,10 @@ def make_dsrm_hrl(
 
 
 DSRM_HRL = Method(
-    name="dsrm_hrl",
-    label="DSRM-HRL",
-    about="the paper's method: diffusion-purified state, manager and worker by PPO",
-    make=make_dsrm_hrl,
+    "dsrm_hrl",
+    "DSRM-HRL",
+    "the paper's method: diffusion-purified state, manager and worker by PPO",
+    make_dsrm_hrl,
     networks=LEVELS,
     state="guided",
 )
@@ -150,9 +133,9 @@ def manager_loss(
     settings: SharedConfig,
 ) -> Float[Array, ""]:
     """PPO loss of the manager, whose reward is Eq. (4); entropy is the Gaussian's own."""
-    surrogate = jnp.mean(clipped_surrogate(log_prob, old_log_prob, advantage, settings.clip))
-    error = jnp.mean(value_loss(value, target))
-    return -surrogate + settings.value_weight * error - settings.entropy_weight * gaussian_entropy(log_std)
+    surrogate = jnp.mean(ppo.clipped_surrogate(log_prob, old_log_prob, advantage, settings.clip))
+    error = jnp.mean(ppo.value_loss(value, target))
+    return -surrogate + settings.value_weight * error - settings.entropy_weight * ppo.gaussian_entropy(log_std)
 
 
 def worker_loss(
@@ -165,14 +148,14 @@ def worker_loss(
     settings: SharedConfig,
 ) -> Float[Array, ""]:
     """PPO loss of the worker, slot by slot: a slate is K draws, each with its own ratio and advantage."""
-    surrogate = clipped_surrogate(log_prob, old_log_prob, advantage, settings.clip)
-    entropy = jnp.mean(jnp.sum(sampled_entropy(log_prob, old_log_prob), axis=-1))
-    error = jnp.mean(value_loss(value, target))
+    surrogate = ppo.clipped_surrogate(log_prob, old_log_prob, advantage, settings.clip)
+    entropy = jnp.mean(jnp.sum(ppo.sampled_entropy(log_prob, old_log_prob), axis=-1))
+    error = jnp.mean(ppo.value_loss(value, target))
     loss = -jnp.mean(jnp.sum(surrogate, axis=-1)) + settings.value_weight * error
     return loss - settings.entropy_weight * entropy
 
 
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> GoalState:
+def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> GoalState:
     """`Agent.init`."""
     manager_key, worker_key = jax.random.split(key)
     num_items, dim = catalogue.vectors.shape
@@ -190,9 +173,9 @@ def _act(
     """`Agent.act`."""
     goal_key, slate_key = jax.random.split(key)
     mean, log_std, manager_value = _manage(parts, agent.params, view)
-    output = mean if greedy else gaussian_sample(goal_key, mean, log_std)
+    output = mean if greedy else ppo.gaussian_sample(goal_key, mean, log_std)
     scores, worker_value = _score_items(parts, agent.params, view, output, catalogue)
-    slate, log_prob = fill_slate(
+    slate, log_prob = goals.fill_slate(
         slate_key,
         scores,
         output,
@@ -203,7 +186,7 @@ def _act(
     )
     return slate, Decision(
         output=output,
-        manager_log_prob=gaussian_log_prob(output, mean, log_std),
+        manager_log_prob=ppo.gaussian_log_prob(output, mean, log_std),
         manager_value=manager_value,
         worker_log_prob=log_prob,
         worker_value=worker_value,
@@ -217,13 +200,13 @@ def _update(
     settings, record = parts.settings, rollout.record
     fairness = slate_fairness(agent.shown, rollout, kind=settings.fairness)
     advantage, target = _level_advantages(parts, agent.params, rollout, fairness)
-    credit = {"manager": advantage["manager"], "worker": slot_credit(advantage["worker"], rollout, catalogue)}
+    credit = {"manager": advantage["manager"], "worker": goals.slot_credit(advantage["worker"], rollout, catalogue)}
     loss = partial(_losses, parts, catalogue=catalogue)
-    params, opt_state, metrics = proximal_epochs(
+    params, opt_state, metrics = goals.proximal_epochs(
         loss, parts.optimiser, agent, key, rollout, (target, credit), settings=settings
     )
-    metrics["manager_explained"] = explained_variance(record.manager_value, target["manager"])
-    metrics["worker_explained"] = explained_variance(record.worker_value, target["worker"])
+    metrics["manager_explained"] = ppo.explained_variance(record.manager_value, target["manager"])
+    metrics["worker_explained"] = ppo.explained_variance(record.worker_value, target["worker"])
     metrics["fairness"] = jnp.mean(fairness)
     return GoalState(params, opt_state, observe_slates(agent.shown, rollout.slate)), metrics
 
@@ -250,9 +233,9 @@ def _score_items(
     parts: _Parts, params: PyTree, view: View, output: Float[Array, "B 2"], catalogue: Catalogue
 ) -> tuple[FactoredScores, Float[Array, "B"]]:
     """Return the worker's logits of all items, never multiplied out for a large catalogue, and its value."""
-    goal = goal_from(output)
+    goal = goals.goal_from(output)
     query, sharpness, value = _work(parts, params, view, goal)
-    return factored_scores(query, goal, sharpness, lifted_vectors(catalogue), catalogue), value
+    return goals.factored_scores(query, goal, sharpness, lifted_vectors(catalogue), catalogue), value
 
 
 def _losses(
@@ -262,9 +245,9 @@ def _losses(
     view, decision, slate, target, credit = batch
     settings = parts.settings
     mean, log_std, manager_value = _manage(parts, params, view)
-    manager_log_prob = gaussian_log_prob(decision.output, mean, log_std)
+    manager_log_prob = ppo.gaussian_log_prob(decision.output, mean, log_std)
     scores, worker_value = _score_items(parts, params, view, decision.output, catalogue)
-    slots = shown_quota(slate, catalogue, slate_mode=settings.slate_mode)
+    slots = goals.shown_quota(slate, catalogue, slate_mode=settings.slate_mode)
     log_prob = slate_log_prob(scores, slate, catalogue.is_popular, slots)
     manager_part = manager_loss(
         manager_log_prob,
@@ -278,12 +261,12 @@ def _losses(
     worker_part = worker_loss(
         log_prob, decision.worker_log_prob, credit["worker"], worker_value, target["worker"], settings=settings
     )
-    goal = goal_from(decision.output)
+    goal = goals.goal_from(decision.output)
     metrics = {
         "manager_loss": manager_part,
         "worker_loss": worker_part,
-        "worker_kl": approx_kl(log_prob, decision.worker_log_prob),
-        "manager_kl": approx_kl(manager_log_prob, decision.manager_log_prob),
+        "worker_kl": ppo.approx_kl(log_prob, decision.worker_log_prob),
+        "manager_kl": ppo.approx_kl(manager_log_prob, decision.manager_log_prob),
         "worker_entropy": -jnp.mean(jnp.sum(log_prob, axis=-1)),
         "manager_std": jnp.mean(jnp.exp(log_std)),
         "goal_accuracy": jnp.mean(goal[:, 0]),
@@ -318,4 +301,4 @@ def _level_advantages(
 def _level_value(parts: _Parts, params: PyTree, level: str, view: View) -> Float[Array, "..."]:
     """Return the value of one level where the manager acts by its mean."""
     mean, _, value = _manage(parts, params, view)
-    return value if level == "manager" else _work(parts, params, view, goal_from(mean))[2]
+    return value if level == "manager" else _work(parts, params, view, goals.goal_from(mean))[2]

@@ -26,13 +26,13 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from dsrm_jax.agents import ppo
 from dsrm_jax.agents.actor_critic import rollout_advantage
-from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout
+from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
 from dsrm_jax.agents.gaussian_cpo import PolicyBatch, constrained_step, next_margin
 from dsrm_jax.agents.hyper_action import HyperActor, item_features
 from dsrm_jax.agents.minibatches import deal, descend, flatten_time
 from dsrm_jax.agents.networks import MLP, features
-from dsrm_jax.agents.ppo import epoch_indices, explained_variance, gaussian_log_prob, gaussian_sample, value_loss
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.settings import COUNT, NON_NEGATIVE, POSITIVE, SHARE, SHARE_OF_MOST, configuration, number
@@ -132,10 +132,10 @@ def fit_values(
 
     def loss(params: PyTree, samples: PyTree) -> tuple[jax.Array, dict[str, jax.Array]]:
         inputs, targets = samples
-        errors = [jnp.mean(value_loss(apply(params[name], inputs), targets[name])) for name in targets]
+        errors = [jnp.mean(ppo.value_loss(apply(params[name], inputs), targets[name])) for name in targets]
         return sum(errors, jnp.zeros(())), {}
 
-    index = epoch_indices(key, num_samples, epochs=epochs, minibatches=minibatches)
+    index = ppo.epoch_indices(key, num_samples, epochs=epochs, minibatches=minibatches)
     dealt = deal((inputs, targets), index)
     return descend(loss, optimiser, params, opt_state, dealt)[:2]
 
@@ -179,15 +179,12 @@ def make_fcpo(
     minibatches: int = SharedConfig.minibatches,
     hidden: int = SharedConfig.hidden,
 ) -> Agent:
-    """Build FCPO; keywords are the fields of `FCPOConfig` and `SharedConfig` of their names, floats may be traced.
+    """Build FCPO; keywords are fields of `FCPOConfig` and `SharedConfig` (`InputError` outside their ranges), traced or not.
 
     `learning_rate`, `max_grad_norm`, `epochs` and `minibatches` are the value functions'.
 
     Returns:
         The `Agent`. The limit binds the sampled policy; the mode's exposure may differ from it.
-
-    Raises:
-        InputError: a value out of range.
     """
     settings = settings_of(FCPOConfig, "fcpo", locals())
     shared = settings_of(SharedConfig, "fcpo", locals())
@@ -198,15 +195,15 @@ def make_fcpo(
 
 
 FCPO = Method(
-    name="fcpo",
-    label="FCPO",
-    about="fairness-constrained policy optimisation: CPO under a limit on popular exposure",
-    make=make_fcpo,
-    settings=(FCPOConfig,),
+    "fcpo",
+    "FCPO",
+    "fairness-constrained policy optimisation: CPO under a limit on popular exposure",
+    make_fcpo,
+    (FCPOConfig,),
 )
 
 
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> FCPOState:
+def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> FCPOState:
     """`Agent.init`."""
     actor_key, reward_key, cost_key = jax.random.split(key, 3)
     state, time = jnp.zeros((1, catalogue.vectors.shape[1])), jnp.zeros((1,), jnp.int32)
@@ -223,9 +220,9 @@ def _act(
 ) -> tuple[Int[Array, "B K"], HyperAction]:
     """`Agent.act`."""
     mean, log_std = parts.policy(agent.policy, view.state)
-    w = mean if greedy else gaussian_sample(key, mean, log_std)
+    w = mean if greedy else ppo.gaussian_sample(key, mean, log_std)
     _, slate = jax.lax.top_k(w @ item_features(catalogue).T, parts.slate_size)
-    return slate.astype(jnp.int32), HyperAction(w, gaussian_log_prob(w, mean, log_std))
+    return slate.astype(jnp.int32), HyperAction(w, ppo.gaussian_log_prob(w, mean, log_std))
 
 
 def _update(
@@ -266,7 +263,7 @@ def _update(
     )
     _, log_std = parts.policy(policy, rollout.last_view.state)
     metrics |= {"std": jnp.mean(jnp.exp(log_std)), "excess": jnp.mean(cost), "margin": margin}
-    metrics |= {f"{name}_explained": explained_variance(value[name], target[name]) for name in target}
+    metrics |= {f"{name}_explained": ppo.explained_variance(value[name], target[name]) for name in target}
     return FCPOState(policy, values, opt_state, margin), metrics
 
 

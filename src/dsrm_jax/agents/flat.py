@@ -17,29 +17,12 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from dsrm_jax.agents import goals, ppo
 from dsrm_jax.agents.actor_critic import Value, actor_critic_optimiser, rollout_advantage
-from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout
+from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
 from dsrm_jax.agents.fairness import observe_slates, slate_fairness, start_counts
-from dsrm_jax.agents.goals import (
-    GoalState,
-    factored_scores,
-    fill_slate,
-    goal_from,
-    proximal_epochs,
-    shown_quota,
-    slot_credit,
-)
+from dsrm_jax.agents.goals import GoalState
 from dsrm_jax.agents.networks import MLP, lifted_vectors
-from dsrm_jax.agents.ppo import (
-    approx_kl,
-    clipped_surrogate,
-    explained_variance,
-    gaussian_entropy,
-    gaussian_log_prob,
-    gaussian_sample,
-    sampled_entropy,
-    value_loss,
-)
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.agents.slates import FactoredScores, slate_log_prob
 from dsrm_jax.purify.view import Catalogue, View
@@ -118,12 +101,9 @@ def make_flat(
     hidden: int = SharedConfig.hidden,
     sharpness: float = SharedConfig.sharpness,
 ) -> Agent:
-    """Build FLAT; keywords are the fields of `SharedConfig` of their names, floats may be traced.
+    """Build FLAT; keywords are fields of `SharedConfig` (`InputError` outside their ranges), traced or not.
 
     `manager_discount` is the one discount.
-
-    Raises:
-        InputError: a value out of range.
     """
     settings = settings_of(SharedConfig, "flat", locals())
     optimiser = actor_critic_optimiser(learning_rate, learning_rate, max_grad_norm=max_grad_norm)
@@ -131,16 +111,10 @@ def make_flat(
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
-FLAT = Method(
-    name="flat",
-    label="FLAT",
-    about="DSRM-HRL's states and slates, one single-level policy",
-    make=make_flat,
-    state="guided",
-)
+FLAT = Method("flat", "FLAT", "DSRM-HRL's states and slates, one single-level policy", make_flat, state="guided")
 
 
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> GoalState:
+def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> GoalState:
     """`Agent.init`."""
     policy_key, value_key = jax.random.split(key)
     num_items, dim = catalogue.vectors.shape
@@ -169,7 +143,7 @@ def _value(parts: _Parts, params: PyTree, view: View) -> Float[Array, "..."]:
 def _scores(emission: Emission, output: Float[Array, "B 2"], catalogue: Catalogue) -> FactoredScores:
     """Return Eq. (6)'s logits of all items."""
     vectors = lifted_vectors(catalogue)
-    return factored_scores(emission.query, goal_from(output), emission.sharpness, vectors, catalogue)
+    return goals.factored_scores(emission.query, goals.goal_from(output), emission.sharpness, vectors, catalogue)
 
 
 def _act(
@@ -179,8 +153,8 @@ def _act(
     goal_key, slate_key = jax.random.split(key)
     emission = _emit(parts, agent.params, view)
     mean, log_std = emission.mean, emission.log_std
-    output = mean if greedy else gaussian_sample(goal_key, mean, log_std)
-    slate, slot_log_prob = fill_slate(
+    output = mean if greedy else ppo.gaussian_sample(goal_key, mean, log_std)
+    slate, slot_log_prob = goals.fill_slate(
         slate_key,
         _scores(emission, output, catalogue),
         output,
@@ -189,7 +163,7 @@ def _act(
         slate_size=parts.slate_size,
         greedy=greedy,
     )
-    goal_log_prob = gaussian_log_prob(output, mean, log_std)
+    goal_log_prob = ppo.gaussian_log_prob(output, mean, log_std)
     log_prob = jnp.concatenate([goal_log_prob[:, None], slot_log_prob], axis=1)
     return slate, FlatDecision(output, log_prob, _value(parts, agent.params, view))
 
@@ -208,12 +182,12 @@ def _update(
         discount=settings.manager_discount,
         lam=settings.gae_lambda,
     )
-    credit = {"goal": advantage, "slots": slot_credit(advantage, rollout, catalogue)}
+    credit = {"goal": advantage, "slots": goals.slot_credit(advantage, rollout, catalogue)}
     loss = partial(_loss, parts, catalogue=catalogue)
-    params, opt_state, metrics = proximal_epochs(
+    params, opt_state, metrics = goals.proximal_epochs(
         loss, parts.optimiser, agent, key, rollout, (target, credit), settings=settings
     )
-    metrics["explained"] = explained_variance(value, target)
+    metrics["explained"] = ppo.explained_variance(value, target)
     metrics["fairness"] = jnp.mean(fairness)
     return GoalState(params, opt_state, observe_slates(agent.shown, rollout.slate)), metrics
 
@@ -228,24 +202,24 @@ def _loss(
     view, decision, slate, target, credit = batch
     settings = parts.settings
     emission = _emit(parts, params, view)
-    slots = shown_quota(slate, catalogue, slate_mode=settings.slate_mode)
+    slots = goals.shown_quota(slate, catalogue, slate_mode=settings.slate_mode)
     scores = _scores(emission, decision.output, catalogue)
     slot_log_prob = slate_log_prob(scores, slate, catalogue.is_popular, slots)
-    goal_log_prob = gaussian_log_prob(decision.output, emission.mean, emission.log_std)
+    goal_log_prob = ppo.gaussian_log_prob(decision.output, emission.mean, emission.log_std)
     log_prob = jnp.concatenate([goal_log_prob[:, None], slot_log_prob], axis=1)
     of_draws = jnp.concatenate([credit["goal"][:, None], credit["slots"]], axis=1)
-    surrogate = clipped_surrogate(log_prob, decision.log_prob, of_draws, settings.clip)
-    entropy = gaussian_entropy(emission.log_std) + jnp.mean(
-        jnp.sum(sampled_entropy(slot_log_prob, decision.log_prob[:, 1:]), axis=-1)
+    surrogate = ppo.clipped_surrogate(log_prob, decision.log_prob, of_draws, settings.clip)
+    entropy = ppo.gaussian_entropy(emission.log_std) + jnp.mean(
+        jnp.sum(ppo.sampled_entropy(slot_log_prob, decision.log_prob[:, 1:]), axis=-1)
     )
-    error = jnp.mean(value_loss(_value(parts, params, view), target))
+    error = jnp.mean(ppo.value_loss(_value(parts, params, view), target))
     loss = -jnp.mean(jnp.sum(surrogate, axis=-1)) + settings.value_weight * error
     loss = loss - settings.entropy_weight * entropy
-    goal = goal_from(decision.output)
+    goal = goals.goal_from(decision.output)
     metrics = {
         "loss": loss,
         "value_loss": error,
-        "kl": approx_kl(log_prob, decision.log_prob),
+        "kl": ppo.approx_kl(log_prob, decision.log_prob),
         "entropy": -jnp.mean(jnp.sum(slot_log_prob, axis=-1)),
         "goal_std": jnp.mean(jnp.exp(emission.log_std)),
         "goal_accuracy": jnp.mean(goal[:, 0]),

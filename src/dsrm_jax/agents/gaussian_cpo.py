@@ -27,12 +27,10 @@ class PolicyBatch:
 
     Attributes:
         inputs: `(N, ...)` pytree, what the policy saw.
-        action: `(N, E)` float32, what it drew.
-        log_prob: `(N,)` float32, under the policy that drew it.
-        advantage: `(N,)` float32, of the reward, any scale: it is normalised.
-        cost_advantage: `(N,)` float32, in the units of `excess`: it is centred and never scaled, since a scale would move the
-            limit.
-        excess: `()` float32, c: mean cost of a step minus its limit, plus the margin.
+        action: what it drew, with `log_prob` under the policy that drew it.
+        advantage: of the reward, any scale: it is normalised.
+        cost_advantage: in the units of `excess`: it is centred and never scaled, since a scale would move the limit.
+        excess: c, mean cost of a step minus its limit, plus the margin.
     """
 
     inputs: PyTree
@@ -75,12 +73,12 @@ def constrained_step(
     advantage = normalise(batch.advantage)
     cost_advantage = batch.cost_advantage - jnp.mean(batch.cost_advantage)
 
-    def surrogates(theta):
+    def surrogates(theta: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         mean, log_std = policy(unravel(theta), batch.inputs)
         ratio = jnp.exp(gaussian_log_prob(batch.action, mean, log_std) - batch.log_prob)
         return jnp.stack([-jnp.mean(ratio * advantage), jnp.mean(ratio * cost_advantage)]), (mean, log_std)
 
-    def evaluate(theta):
+    def evaluate(theta: jax.Array) -> Outcome:
         (loss, cost), (mean, log_std) = surrogates(theta)
         return Outcome(loss, cost, jnp.mean(gaussian_kl(old_mean, old_log_std, mean, log_std)))
 
@@ -139,7 +137,7 @@ def fisher_product(
     """
     flat, unravel = ravel_pytree(params)
 
-    def distribution(theta):
+    def distribution(theta: jax.Array) -> tuple[jax.Array, jax.Array]:
         return policy(unravel(theta), inputs)
 
     (mean, log_std), push = jax.linearize(distribution, flat)

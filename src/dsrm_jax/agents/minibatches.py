@@ -5,7 +5,6 @@ Shapes: N samples of a rollout, M minibatches an epoch, n = N / M samples each.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +13,18 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int
 
 from dsrm_jax.parallel.mesh_axes import spread_over_users, user_devices
+from dsrm_jax.types import PyTree
 
 BLOCK = 32  # samples; with 3,327 items 16 to 64 are equally fast
-Loss = Callable[[Any, Any], tuple[jax.Array, dict[str, jax.Array]]]
+Loss = Callable[[PyTree, PyTree], tuple[jax.Array, dict[str, jax.Array]]]
 
 
-def flatten_time(tree: Any) -> Any:
+def flatten_time(tree: PyTree) -> PyTree:
     """Return leaves `(T, B, ...)` as `(T B, ...)`."""
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
-def deal(batch: Any, index: Int[Array, "M n"]) -> Any:
+def deal(batch: PyTree, index: Int[Array, "M n"]) -> PyTree:
     """Return the samples of every minibatch, leaves `(M, n, ...)`, from leaves `(N, ...)`; each device takes its share of each.
 
     The index is that of `ppo.minibatch_indices`.
@@ -33,22 +33,22 @@ def deal(batch: Any, index: Int[Array, "M n"]) -> Any:
 
 
 def descend(
-    loss: Loss, optimiser: optax.GradientTransformation, params: Any, opt_state: Any, minibatches: Any
-) -> tuple[Any, Any, dict[str, jax.Array]]:
+    loss: Loss, optimiser: optax.GradientTransformation, params: PyTree, opt_state: PyTree, minibatches: PyTree
+) -> tuple[PyTree, PyTree, dict[str, jax.Array]]:
     """Take one gradient step per minibatch.
 
     Args:
         loss: as `mean_gradient` takes it.
-        optimiser: of `opt_state`.
+        optimiser: whose state `opt_state` is.
         params: to improve.
-        opt_state: the optimiser's.
+        opt_state: with them.
         minibatches: leaves `(M, n, ...)`, as `deal` returns them.
 
     Returns:
-        `(params, opt_state, metrics)`, metrics averaged over the steps.
+        Both anew, and the metrics averaged over the steps.
     """
 
-    def step(carry: Any, samples: Any) -> Any:
+    def step(carry: PyTree, samples: PyTree) -> PyTree:
         params, opt_state = carry
         grads, metrics = mean_gradient(loss, params, samples)
         updates, opt_state = optimiser.update(grads, opt_state, params)
@@ -58,7 +58,7 @@ def descend(
     return params, opt_state, jax.tree.map(jnp.mean, metrics)
 
 
-def mean_gradient(loss: Loss, params: Any, samples: Any) -> tuple[Any, dict[str, jax.Array]]:
+def mean_gradient(loss: Loss, params: PyTree, samples: PyTree) -> tuple[PyTree, dict[str, jax.Array]]:
     """Return the gradient of a loss and its metrics, all of them means over the samples.
 
     Where the mesh in use has several devices along its users, each computes the mean over its own samples, and ONE sum of one
@@ -85,7 +85,7 @@ def mean_gradient(loss: Loss, params: Any, samples: Any) -> tuple[Any, dict[str,
     return unravel(jnp.mean(rows, axis=0))
 
 
-def _block_by_block(mean: Callable[[Any, Any], Any], params: Any, samples: Any) -> Any:
+def _block_by_block(mean: Callable[[PyTree, PyTree], PyTree], params: PyTree, samples: PyTree) -> PyTree:
     """Return `mean(params, samples)`, on a CPU as the mean of what it gives for blocks of the samples, one after the other.
 
     A softmax over a catalogue makes several passes over (n, J) floats. Of all samples at once they travel between memory and
@@ -96,13 +96,13 @@ def _block_by_block(mean: Callable[[Any, Any], Any], params: Any, samples: Any) 
     if rows == count:
         return mean(params, samples)
 
-    def blockwise(params: Any, samples: Any) -> Any:
+    def blockwise(params: PyTree, samples: PyTree) -> PyTree:
         blocks = jax.tree.map(lambda x: x.reshape(-1, rows, *x.shape[1:]), samples)
         nothing = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(mean, params, jax.tree.map(lambda x: x[0], blocks))
         )
 
-        def add(total: Any, block: Any) -> tuple[Any, None]:
+        def add(total: PyTree, block: PyTree) -> tuple[PyTree, None]:
             return jax.tree.map(jnp.add, total, mean(params, block)), None
 
         total, _ = jax.lax.scan(add, nothing, blocks)

@@ -15,30 +15,11 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout, Transition, transitions
-from dsrm_jax.agents.hyper_action import (
-    HyperActorCritic,
-    explore,
-    hyper_slate,
-    make_hyper_actor_critic,
-    policy,
-    start,
-    values,
-)
-from dsrm_jax.agents.replay import (
-    Experience,
-    Learner,
-    Metrics,
-    Params,
-    Replay,
-    ReplayConfig,
-    ReplayState,
-    experience,
-    hyper_row,
-    improve,
-    practise,
-    track,
-)
+from dsrm_jax.agents import hyper_action as hyper
+from dsrm_jax.agents import replay
+from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout, Transition, transitions
+from dsrm_jax.agents.hyper_action import HyperActorCritic
+from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, Replay, ReplayConfig, ReplayState
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.settings import COUNT, NON_NEGATIVE, POSITIVE, SHARE, SHARE_OF_MOST, configuration, number
@@ -99,33 +80,30 @@ def make_mofir(
     max_grad_norm: float = SharedConfig.max_grad_norm,
     hidden: int = SharedConfig.hidden,
 ) -> Agent:
-    """Build MoFIR; keywords are the fields of `MOFIRConfig`, `ReplayConfig` and `SharedConfig` of their names.
+    """Build MoFIR; keywords are fields of `MOFIRConfig`, `ReplayConfig` and `SharedConfig` (`InputError` out of range).
 
     `learning_rate` is the critic's, `max_grad_norm` clips each network's gradient; floats may be traced.
 
     Returns:
         The `Agent`. While it explores, each user of each step is served under another preference; greedily all are served
         under `preference`. Its slate is the top K of the hyper-action's scores; it records the hyper-action.
-
-    Raises:
-        InputError: a value out of range.
     """
     own = settings_of(MOFIRConfig, "mofir", locals())
-    replay = settings_of(ReplayConfig, "mofir", locals())
+    buffer = settings_of(ReplayConfig, "mofir", locals())
     shared = settings_of(SharedConfig, "mofir", locals())
     rate = actor_learning_rate
-    parts = make_hyper_actor_critic(
-        own, replay, shared, slate_size=slate_size, actor_learning_rate=rate, num_critics=NUM_OBJECTIVES
+    parts = hyper.make_hyper_actor_critic(
+        own, buffer, shared, slate_size=slate_size, actor_learning_rate=rate, num_critics=NUM_OBJECTIVES
     )
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
 MOFIR = Method(
-    name="mofir",
-    label="MOFIR",
-    about="DDPG with a Q-vector, conditioned on a preference between utility and fairness",
-    make=make_mofir,
-    settings=(MOFIRConfig, ReplayConfig),
+    "mofir",
+    "MOFIR",
+    "DDPG with a Q-vector, conditioned on a preference between utility and fairness",
+    make_mofir,
+    (MOFIRConfig, ReplayConfig),
     replays=True,
 )
 
@@ -157,8 +135,8 @@ def td_target(parts: Parts, target: Params, batch: Experience, omega: Float[Arra
         batch: transitions, with rewards `(N, 2)`.
         omega: preferences; they condition the target actor too.
     """
-    action = policy(parts, target["actor"], batch.next_features[:, :-1], omega)
-    value = values(parts, target["critic"], batch.next_features, action, omega)
+    action = hyper.policy(parts, target["actor"], batch.next_features[:, :-1], omega)
+    value = hyper.values(parts, target["critic"], batch.next_features, action, omega)
     return batch.reward + parts.settings.discount * jnp.where(batch.terminated[:, None], 0.0, value)
 
 
@@ -180,9 +158,9 @@ def critic_loss(
     return (1.0 - homotopy) * whole + homotopy * mixed
 
 
-def _init(parts: Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> MOFIRState:
+def _init(parts: Parts, key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> MOFIRState:
     """`Agent.init`."""
-    begun = start(parts, key, hyper_row(catalogue, NUM_OBJECTIVES), jnp.zeros((1, NUM_OBJECTIVES)))
+    begun = hyper.start(parts, key, replay.hyper_row(catalogue, NUM_OBJECTIVES), jnp.zeros((1, NUM_OBJECTIVES)))
     return MOFIRState(begun.learner, jnp.zeros((), jnp.int32), begun.replay)
 
 
@@ -196,24 +174,24 @@ def _act(
         omega = jnp.tile(jnp.stack([settings.preference, 1.0 - settings.preference]), (batch, 1))
     else:
         omega = sample_preferences(omega_key, batch)
-    action = policy(parts, agent.learner.params["actor"], view.state, omega)
+    action = hyper.policy(parts, agent.learner.params["actor"], view.state, omega)
     if not greedy:
-        action = explore(noise_key, action, settings.exploration)
-    return hyper_slate(action, catalogue, slate_size=parts.slate_size), action
+        action = hyper.explore(noise_key, action, settings.exploration)
+    return hyper.hyper_slate(action, catalogue, slate_size=parts.slate_size), action
 
 
 def _update(
     parts: Parts, agent: MOFIRState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
 ) -> tuple[MOFIRState, Metrics]:
     """`Agent.update`."""
-    settings, replay, found = parts.settings, parts.replay, transitions(rollout)
+    settings, found = parts.settings, transitions(rollout)
     reward = reward_vector(found, fairness_reward=settings.fairness_reward)
-    rows = experience(found, found.record, reward)
+    rows = replay.experience(found, found.record, reward)
     homotopy = jnp.minimum(agent.steps / settings.homotopy_steps, 1.0)
     step = partial(_gradient_step, parts, homotopy)
-    learnt, metrics = practise(step, ReplayState(agent.learner, agent.replay), key, rows, settings=replay)
-    ready = learnt.replay.size >= replay.warm_up
-    steps = agent.steps + jnp.where(ready, replay.gradient_steps, 0)
+    learnt, metrics = replay.practise(step, ReplayState(agent.learner, agent.replay), key, rows, settings=parts.replay)
+    ready = learnt.replay.size >= parts.replay.warm_up
+    steps = agent.steps + jnp.where(ready, parts.replay.gradient_steps, 0)
     return MOFIRState(learnt.learner, steps, learnt.replay), metrics | {"homotopy": homotopy}
 
 
@@ -227,17 +205,17 @@ def _gradient_step(
     target = td_target(parts, learner.target, batch, omega)
 
     def loss_of_critic(params: PyTree) -> tuple[jax.Array, jax.Array]:
-        value = values(parts, params, batch.features, batch.action, omega)
+        value = hyper.values(parts, params, batch.features, batch.action, omega)
         return critic_loss(value, target, omega, homotopy), value
 
-    learner, loss, value = improve(learner, "critic", parts.optimisers, loss_of_critic)
+    learner, loss, value = replay.improve(learner, "critic", parts.optimisers, loss_of_critic)
     critic = learner.params["critic"]
 
     def loss_of_actor(params: PyTree) -> tuple[jax.Array, None]:
-        action = policy(parts, params, batch.features[:, :-1], omega)
-        value = values(parts, critic, batch.features, action, omega)
+        action = hyper.policy(parts, params, batch.features[:, :-1], omega)
+        value = hyper.values(parts, critic, batch.features, action, omega)
         return -jnp.mean(jnp.sum(omega * value, axis=-1)), None
 
-    learner = track(improve(learner, "actor", parts.optimisers, loss_of_actor)[0], parts.replay.tau)
+    learner = replay.track(replay.improve(learner, "actor", parts.optimisers, loss_of_actor)[0], parts.replay.tau)
     mean_value = jnp.mean(value, axis=0)
     return learner, {"critic_loss": loss, "value_utility": mean_value[0], "value_fairness": mean_value[1]}

@@ -1,6 +1,6 @@
 """The pieces of proximal policy optimisation (Schulman et al. 2017), as pure functions.
 
-Objectives and losses are element-wise: the caller masks, weighs and averages. Diagnostics are scalars.
+Objectives and losses are element-wise: the caller masks, weighs and averages. Diagnostics are scalars. `old_log_prob` is finite.
 """
 
 import math
@@ -24,16 +24,7 @@ def clipped_surrogate(
     $$L^{CLIP} = \min\big(\rho A,\ \mathrm{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A\big), \qquad
       \rho = \exp(\log \pi(a) - \log \pi_{old}(a)).$$
 
-    Args:
-        log_prob: log-probability of the action under the policy being trained; a slate's is the sum over its
-            slots.
-        old_log_prob: the same under the policy that acted, finite.
-        advantage: A, treated as a constant by the caller.
-        clip: epsilon, above 0.
-
-    Returns:
-        The objective, element-wise. Its gradient is zero where the ratio has moved past the clip in the
-        direction that the advantage favours.
+    Its gradient is zero where the ratio has moved past the clip (epsilon, above 0) in the direction that the advantage favours.
     """
     chex.assert_equal_shape([log_prob, old_log_prob, advantage])
     ratio = jnp.exp(log_prob - old_log_prob)
@@ -45,10 +36,6 @@ def value_loss(values: Float[Array, "..."], target: Float[Array, "..."]) -> Floa
 
     The values are not clipped around the old ones: that variant depends on the rewards' scale, and its
     benefit has not been reproduced (Andrychowicz et al. 2021, section 3.2).
-
-    Args:
-        values: V under the parameters being trained.
-        target: return to regress on, a constant for the caller.
     """
     chex.assert_equal_shape([values, target])
     return 0.5 * jnp.square(values - target)
@@ -59,12 +46,7 @@ def sampled_entropy(log_prob: Float[Array, "..."], old_log_prob: Float[Array, ".
 
     For actions whose exact entropy is out of reach, such as slates. With a drawn from the old policy the mean
     is the entropy H and the mean gradient is that of H. Without the ratio $\rho$ the mean gradient at the old
-    policy would be zero, since $E[\nabla \log \pi] = 0$: a bonus of plain $-\log \pi(a)$ does nothing but add
-    noise.
-
-    Args:
-        log_prob: log-probability of the action under the policy being trained.
-        old_log_prob: the same under the policy that drew it, finite.
+    policy would be zero, since $E[\nabla \log \pi] = 0$: a bonus of plain $-\log \pi(a)$ only adds noise.
     """
     chex.assert_equal_shape([log_prob, old_log_prob])
     return -jnp.exp(log_prob - old_log_prob) * log_prob
@@ -73,13 +55,7 @@ def sampled_entropy(log_prob: Float[Array, "..."], old_log_prob: Float[Array, ".
 def gaussian_sample(
     key: PRNGKeyArray, mean: Float[Array, "... N"], log_std: Float[Array, "... N"]
 ) -> Float[Array, "... N"]:
-    """Draw from a diagonal Gaussian; the key is consumed.
-
-    Args:
-        key: typed PRNG key.
-        mean: `(..., N)` float32.
-        log_std: natural log of the standard deviations, broadcastable to `mean`.
-    """
+    """Draw from a diagonal Gaussian; `log_std` broadcasts to `mean`; the key is consumed."""
     return mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)
 
 
@@ -90,22 +66,13 @@ def gaussian_log_prob(
 
     $$\log p(x) = -\sum_n \tfrac{1}{2} \Big(\frac{x_n - \mu_n}{\sigma_n}\Big)^2 + \log \sigma_n
       + \tfrac{1}{2} \log 2\pi.$$
-
-    Args:
-        x: `(..., N)` points.
-        mean: `(..., N)`.
-        log_std: natural log of the standard deviations, broadcastable to `mean`.
     """
     score = (x - mean) * jnp.exp(-log_std)
     return -jnp.sum(0.5 * jnp.square(score) + log_std + 0.5 * math.log(2.0 * math.pi), axis=-1)
 
 
 def gaussian_entropy(log_std: Float[Array, "... N"]) -> Float[Array, "..."]:
-    r"""Return a diagonal Gaussian's entropy in nats, $\sum_n \log \sigma_n + \tfrac{1}{2} \log 2\pi e$.
-
-    Args:
-        log_std: `(..., N)`, natural log of the standard deviations.
-    """
+    r"""Return a diagonal Gaussian's entropy in nats, $\sum_n \log \sigma_n + \tfrac{1}{2} \log 2\pi e$."""
     return jnp.sum(log_std + 0.5 * math.log(2.0 * math.pi * math.e), axis=-1)
 
 
@@ -130,15 +97,7 @@ def normalise(
 
 
 def minibatch_indices(key: PRNGKeyArray, n: int, minibatches: int) -> Int[Array, "M N/M"]:
-    """Deal a random permutation of n samples into minibatches of equal size; the key is consumed.
-
-    Args:
-        key: typed PRNG key.
-        n: samples of the rollout.
-        minibatches: M, a divisor of n.
-
-    Returns:
-        `(M, n // M)` int32; each sample in exactly one row.
+    """Deal a random permutation of n samples into minibatches of equal size, each sample in one row; the key is consumed.
 
     Raises:
         InputError: where M does not divide n.
@@ -158,14 +117,9 @@ def epoch_indices(key: PRNGKeyArray, n: int, *, epochs: int, minibatches: int) -
 
 
 def approx_kl(log_prob: Float[Array, "..."], old_log_prob: Float[Array, "..."]) -> Float[Array, ""]:
-    r"""Estimate KL(old || new) in nats by the mean of $\rho - 1 - \log \rho$.
+    r"""Estimate KL(old || new) in nats by the mean of $\rho - 1 - \log \rho$ over samples of the old policy.
 
-    Unbiased for samples of the old policy, never negative, and of lower variance than $-\log \rho$ (Schulman
-    2020, "Approximating KL divergence").
-
-    Args:
-        log_prob: log-probability of the action under the new policy.
-        old_log_prob: the same under the policy that drew it.
+    Unbiased, never negative, and of lower variance than $-\log \rho$ (Schulman 2020, "Approximating KL divergence").
     """
     chex.assert_equal_shape([log_prob, old_log_prob])
     log_ratio = log_prob - old_log_prob
@@ -173,13 +127,9 @@ def approx_kl(log_prob: Float[Array, "..."], old_log_prob: Float[Array, "..."]) 
 
 
 def explained_variance(values: Float[Array, "..."], target: Float[Array, "..."]) -> Float[Array, ""]:
-    r"""Return $1 - \mathrm{Var}(\mathrm{target} - V) / \mathrm{Var}(\mathrm{target})$.
+    r"""Return $1 - \mathrm{Var}(\mathrm{target} - V) / \mathrm{Var}(\mathrm{target})$; 0 where the target is constant.
 
     1 is perfect, 0 as good as a constant, negative worse.
-
-    Args:
-        values: predictions.
-        target: what they predict, same shape; where it is constant, 0 is returned.
     """
     chex.assert_equal_shape([values, target])
     variance = jnp.var(target)

@@ -1,9 +1,8 @@
 """Advantages and value targets from a rollout, with terminated and truncated sessions told apart.
 
-A session that *terminated* is over: nothing follows, its last step is worth its reward alone. A session that
-was *truncated* would have gone on: its last step is worth its reward plus the value of the view that the user
-was left with, which is not the next view in the rollout, since that one belongs to the user who took the
-place.
+A session that *terminated* is over: nothing follows, its last step is worth its reward alone. One that was *truncated* would have
+gone on: its last step is worth its reward plus the value of the view that the user was left with, which is not the next view in
+the rollout, since that one belongs to the user who took the place.
 """
 
 import chex
@@ -18,15 +17,13 @@ def bootstrap_values(
     """Return the value of the view that truly followed each step.
 
     Args:
-        values: `(T + 1, B)` float32, values of the T views that were acted on and of the one after the last
-            step.
-        final_values: `(T, B)` float32, values of the true last views; read where `truncated`. None: the
-            environment cannot truncate, and `truncated` is ignored.
-        truncated: `(T, B)` bool.
+        values: of the T views that were acted on and of the one after the last step.
+        final_values: of the true last views; read where `truncated`. None: the environment cannot truncate.
+        truncated: where sessions were cut.
 
     Returns:
-        `(T, B)` float32: `final_values` where truncated, else the value of the next view. At a terminated
-        step it is the next user's value, which `generalised_advantage` ignores.
+        `final_values` where truncated, else the value of the next view. At a terminated step it is the next user's value, which
+        `generalised_advantage` ignores.
     """
     following = values[1:]
     chex.assert_equal_shape([following, truncated])
@@ -57,24 +54,23 @@ def generalised_advantage(
     advantages depend on the session that follows it in the same row.
 
     Args:
-        reward: `(T, B)` float32, received at step t.
-        values: `(T, B)` float32, V of the view acted on at step t.
-        next_values: `(T, B)` float32, V' of the view that truly followed, see `bootstrap_values`; any finite
-            number where terminated.
-        terminated: `(T, B)` bool, the session ended at step t for good.
-        truncated: `(T, B)` bool, the session was cut at step t; ignored where terminated.
+        reward: received at step t.
+        values: V of the view acted on at step t.
+        next_values: V' of the view that truly followed, see `bootstrap_values`; any finite number where terminated.
+        terminated: the session ended at step t for good.
+        truncated: the session was cut at step t; ignored where terminated.
         discount: gamma, in [0, 1].
         lam: lambda, in [0, 1]; 0 is the one-step error, 1 the discounted return minus the value.
 
     Returns:
-        `(advantage, target)`, each `(T, B)` float32; target = advantage + values. Neither stops gradients.
+        `(advantage, target)`, target = advantage + values. Neither stops gradients.
     """
     chex.assert_equal_shape([reward, values, next_values, terminated, truncated])
     bootstrap = jnp.where(terminated, 0.0, discount * next_values)
     delta = reward + bootstrap - values
     decay = jnp.where(terminated | truncated, 0.0, discount * lam)
 
-    def step(later, inputs):
+    def step(later: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         delta_t, decay_t = inputs
         advantage = delta_t + decay_t * later
         return advantage, advantage

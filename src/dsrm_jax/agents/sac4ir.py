@@ -17,34 +17,11 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout
+from dsrm_jax.agents import item_values, replay
+from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
 from dsrm_jax.agents.hyper_action import HyperActor, item_features
-from dsrm_jax.agents.item_values import (
-    ItemValues,
-    click_probability,
-    click_probability_at,
-    collected,
-    correction,
-    correction_at,
-    exposure_of,
-    one_step_target,
-)
-from dsrm_jax.agents.replay import (
-    Experience,
-    Learner,
-    Metrics,
-    Optimisers,
-    Params,
-    ReplayConfig,
-    ReplayState,
-    clipped_adam,
-    improve,
-    practise,
-    slate_row,
-    start_learner,
-    start_replay,
-    track,
-)
+from dsrm_jax.agents.item_values import ItemValues
+from dsrm_jax.agents.replay import Experience, Learner, Metrics, Optimisers, Params, ReplayConfig, ReplayState
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.agents.slates import greedy_slate, sample_slate
 from dsrm_jax.purify.view import Catalogue, View
@@ -119,29 +96,26 @@ def make_sac4ir(
     start at the frozen encoder's ranking, as sharp as `sharpness`; the critics start at the encoder's click
     probability. Expectations over items are exact sums.
 
-    Keywords are the fields of `SAC4IRConfig`, `ReplayConfig` and `SharedConfig` of their names; floats may be traced.
+    Keywords are fields of `SAC4IRConfig`, `ReplayConfig` and `SharedConfig` (`InputError` outside their ranges), traced or not.
 
     Returns:
         The `Agent`; greedy, it shows the policy's mode, whose exposure the entropy bound says nothing about. Its `init`
         raises InputError where clicks are to be weighted and the catalogue has no exposure counts.
-
-    Raises:
-        InputError: a value out of range.
     """
     own = settings_of(SAC4IRConfig, "sac4ir", locals())
-    replay = settings_of(ReplayConfig, "sac4ir", locals())
+    buffer = settings_of(ReplayConfig, "sac4ir", locals())
     settings_of(SharedConfig, "sac4ir", locals())
-    optimisers = {x: clipped_adam(learning_rate, max_grad_norm) for x in ("actor", "critic", "log_temperature")}
-    parts = _Parts(own, replay, slate_size, sharpness, SoftActor(hidden), ItemValues(hidden), optimisers)
+    optimisers = {x: replay.clipped_adam(learning_rate, max_grad_norm) for x in ("actor", "critic", "log_temperature")}
+    parts = _Parts(own, buffer, slate_size, sharpness, SoftActor(hidden), ItemValues(hidden), optimisers)
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
 SAC4IR = Method(
-    name="sac4ir",
-    label="SAC4IR",
-    about="discrete soft actor-critic with an entropy bound",
-    make=make_sac4ir,
-    settings=(SAC4IRConfig, ReplayConfig),
+    "sac4ir",
+    "SAC4IR",
+    "discrete soft actor-critic with an entropy bound",
+    make_sac4ir,
+    (SAC4IRConfig, ReplayConfig),
     replays=True,
 )
 
@@ -182,7 +156,7 @@ def click_rewards(batch: Experience, catalogue: Catalogue, *, power: float | Flo
     clicks = batch.reward.astype(jnp.float32)
     if _is_zero(power):
         return clicks
-    exposure = exposure_of(catalogue, "sac4ir with a propensity_power")[0] + 1.0
+    exposure = item_values.exposure_of(catalogue, "sac4ir with a propensity_power")[0] + 1.0
     weight = jnp.clip((exposure / jnp.median(exposure)) ** -power, 1.0 / LARGEST_WEIGHT, LARGEST_WEIGHT)
     shown = weight[batch.action]
     return clicks * shown / jnp.mean(shown)
@@ -199,7 +173,7 @@ def soft_targets(parts: _Parts, learner: Learner, batch: Experience, catalogue: 
     temperature = jnp.exp(learner.params["log_temperature"])
     value = jnp.sum(policy.probability * least, axis=1) + temperature * policy.entropy
     reward = click_rewards(batch, catalogue, power=settings.propensity_power)
-    return one_step_target(reward, batch.terminated, value, discount=settings.discount)
+    return item_values.one_step_target(reward, batch.terminated, value, discount=settings.discount)
 
 
 def _is_zero(number: float | Float[Array, ""]) -> bool:
@@ -207,10 +181,10 @@ def _is_zero(number: float | Float[Array, ""]) -> bool:
     return isinstance(number, int | float) and number == 0
 
 
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> ReplayState:
+def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> ReplayState:
     """`Agent.init`."""
     if not _is_zero(parts.settings.propensity_power):
-        exposure_of(catalogue, "sac4ir with a propensity_power")
+        item_values.exposure_of(catalogue, "sac4ir with a propensity_power")
     actor_key, critic_key = jax.random.split(key)
     seen = jnp.zeros((1, catalogue.vectors.shape[1] + 1))
     params = {
@@ -218,8 +192,8 @@ def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedDat
         "critic": jax.vmap(lambda key: parts.critic.init(key, seen))(jax.random.split(critic_key)),
         "log_temperature": jnp.log(jnp.float32(parts.settings.initial_temperature)),
     }
-    replay = start_replay(slate_row(catalogue, parts.slate_size), capacity=parts.replay.capacity)
-    return ReplayState(start_learner(params, parts.optimisers), replay)
+    held = replay.start_replay(replay.slate_row(catalogue, parts.slate_size), capacity=parts.replay.capacity)
+    return ReplayState(replay.start_learner(params, parts.optimisers), held)
 
 
 def _act(
@@ -237,7 +211,7 @@ def _update(
 ) -> tuple[ReplayState, Metrics]:
     """`Agent.update`: a rollout into the replay, then gradient steps from it."""
     step = partial(_gradient_step, parts, catalogue)
-    return practise(step, agent, key, collected(rollout), settings=parts.replay)
+    return replay.practise(step, agent, key, item_values.collected(rollout), settings=parts.replay)
 
 
 def _gradient_step(
@@ -248,11 +222,11 @@ def _gradient_step(
     losses = _losses(parts, learner.params, target, batch, catalogue)
     metrics = {"temperature": jnp.exp(learner.params["log_temperature"])}
     for name, loss in losses.items():
-        learner, metrics[f"{name}_loss"], metrics["entropy"] = improve(learner, name, parts.optimisers, loss)
+        learner, metrics[f"{name}_loss"], metrics["entropy"] = replay.improve(learner, name, parts.optimisers, loss)
     del metrics["log_temperature_loss"]
     bounded = jnp.clip(learner.params["log_temperature"], *LOG_TEMPERATURE)
     learner = Learner(learner.params | {"log_temperature": bounded}, learner.target, learner.opt_state)
-    return track(learner, parts.replay.tau), metrics
+    return replay.track(learner, parts.replay.tau), metrics
 
 
 def _losses(
@@ -266,8 +240,8 @@ def _losses(
 
     def critic(params: PyTree) -> tuple[jax.Array, jax.Array]:
         weights = _both(parts, params, seen)
-        learnt = jax.vmap(correction_at, in_axes=(0, None, None))(weights, item, batch.action)
-        value = click_probability_at(seen[:, :-1], batch.action, catalogue) + learnt
+        learnt = jax.vmap(item_values.correction_at, in_axes=(0, None, None))(weights, item, batch.action)
+        value = item_values.click_probability_at(seen[:, :-1], batch.action, catalogue) + learnt
         return jnp.mean(jnp.sum(optax.huber_loss(value, target[None]), axis=0)), jnp.mean(entropy)
 
     def actor(own: PyTree) -> tuple[jax.Array, jax.Array]:
@@ -301,5 +275,5 @@ def _least_values(
     """Return the smaller of both critics' Q, for every item."""
     first, second = _both(parts, params, seen)
     item = item_features(catalogue)
-    learnt = jnp.minimum(correction(first, item), correction(second, item))
-    return click_probability(seen[:, :-1], catalogue) + learnt
+    learnt = jnp.minimum(item_values.correction(first, item), item_values.correction(second, item))
+    return item_values.click_probability(seen[:, :-1], catalogue) + learnt

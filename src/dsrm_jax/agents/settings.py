@@ -61,7 +61,7 @@ def settings_of(cls: type[C], method: str, keywords: Mapping[str, object]) -> C:
     Args:
         cls: a class that `configuration` made.
         method: whose keywords they are, for errors.
-        keywords: by name; those that are no field of `cls` are left out. Floats may be traced.
+        keywords: by name; those that are no field of `cls` are left out.
 
     Raises:
         InputError: a value outside its field's range.

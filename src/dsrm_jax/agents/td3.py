@@ -13,30 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.agent import Agent, LoggedData, Method, Rollout, transitions
-from dsrm_jax.agents.hyper_action import (
-    HyperActorCritic,
-    explore,
-    hyper_slate,
-    make_hyper_actor_critic,
-    policy,
-    start,
-    unit,
-    values,
-)
-from dsrm_jax.agents.replay import (
-    Experience,
-    Learner,
-    Metrics,
-    Params,
-    ReplayConfig,
-    ReplayState,
-    experience,
-    hyper_row,
-    improve,
-    practise,
-    track,
-)
+from dsrm_jax.agents import hyper_action as hyper
+from dsrm_jax.agents import replay
+from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout, transitions
+from dsrm_jax.agents.hyper_action import HyperActorCritic
+from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, ReplayConfig, ReplayState
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
@@ -84,7 +65,7 @@ def make_td3(
     max_grad_norm: float = SharedConfig.max_grad_norm,
     hidden: int = SharedConfig.hidden,
 ) -> Agent:
-    """Build TD3; keywords are the fields of `TD3Config`, `ReplayConfig` and `SharedConfig` of their names, floats may be traced.
+    """Build TD3; keywords are fields of `TD3Config`, `ReplayConfig`, `SharedConfig` (`InputError` out of range), traced or not.
 
     `learning_rate` is the critics', `max_grad_norm` clips each network's gradient.
 
@@ -95,25 +76,25 @@ def make_td3(
         InputError: a value out of range; gradient steps of an update that are no multiple of the delay.
     """
     own = settings_of(TD3Config, "td3", locals())
-    replay = settings_of(ReplayConfig, "td3", locals())
+    buffer = settings_of(ReplayConfig, "td3", locals())
     shared = settings_of(SharedConfig, "td3", locals())
     if gradient_steps % delay:
         raise InputError(
             f"agent.replay.gradient_steps is {gradient_steps}, and must be a multiple of agent.td3.delay, {delay}: "
             "change either"
         )
-    parts = make_hyper_actor_critic(
-        own, replay, shared, slate_size=slate_size, actor_learning_rate=actor_learning_rate, num_critics=2
+    parts = hyper.make_hyper_actor_critic(
+        own, buffer, shared, slate_size=slate_size, actor_learning_rate=actor_learning_rate, num_critics=2
     )
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
 TD3 = Method(
-    name="td3",
-    label="TD3",
-    about="twin delayed DDPG over hyper-actions (a vector that scores every item)",
-    make=make_td3,
-    settings=(TD3Config, ReplayConfig),
+    "td3",
+    "TD3",
+    "twin delayed DDPG over hyper-actions (a vector that scores every item)",
+    make_td3,
+    (TD3Config, ReplayConfig),
 )
 
 
@@ -129,25 +110,25 @@ def td_target(parts: Parts, target: Params, batch: Experience, noise: Float[Arra
         noise: epsilon, before it is clipped.
     """
     settings = parts.settings
-    action = policy(parts, target["actor"], batch.next_features[:, :-1])
-    action = unit(action + jnp.clip(noise, -settings.noise_clip, settings.noise_clip))
-    value = jnp.min(values(parts, target["critic"], batch.next_features, action), axis=-1)
+    action = hyper.policy(parts, target["actor"], batch.next_features[:, :-1])
+    action = hyper.unit(action + jnp.clip(noise, -settings.noise_clip, settings.noise_clip))
+    value = jnp.min(hyper.values(parts, target["critic"], batch.next_features, action), axis=-1)
     return batch.reward + settings.discount * jnp.where(batch.terminated, 0.0, value)
 
 
-def _init(parts: Parts, key: jax.Array, catalogue: Catalogue, logged: LoggedData | None = None) -> ReplayState:
+def _init(parts: Parts, key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> ReplayState:
     """`Agent.init`."""
-    return start(parts, key, hyper_row(catalogue))
+    return hyper.start(parts, key, replay.hyper_row(catalogue))
 
 
 def _act(
     parts: Parts, agent: ReplayState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
 ) -> tuple[Int[Array, "B K"], Float[Array, "B E"]]:
     """`Agent.act`."""
-    action = policy(parts, agent.learner.params["actor"], view.state)
+    action = hyper.policy(parts, agent.learner.params["actor"], view.state)
     if not greedy:
-        action = explore(key, action, parts.settings.exploration)
-    return hyper_slate(action, catalogue, slate_size=parts.slate_size), action
+        action = hyper.explore(key, action, parts.settings.exploration)
+    return hyper.hyper_slate(action, catalogue, slate_size=parts.slate_size), action
 
 
 def _update(
@@ -155,8 +136,8 @@ def _update(
 ) -> tuple[ReplayState, Metrics]:
     """`Agent.update`."""
     found = transitions(rollout)
-    rows = experience(found, found.record, found.reward)
-    return practise(partial(_gradient_step, parts), agent, key, rows, settings=parts.replay)
+    rows = replay.experience(found, found.record, found.reward)
+    return replay.practise(partial(_gradient_step, parts), agent, key, rows, settings=parts.replay)
 
 
 def _gradient_step(
@@ -168,16 +149,16 @@ def _gradient_step(
     target = td_target(parts, learner.target, batch, noise)
 
     def critic_loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
-        value = values(parts, params, batch.features, batch.action)
+        value = hyper.values(parts, params, batch.features, batch.action)
         return jnp.mean(jnp.sum(jnp.square(value - target[:, None]), axis=-1)), value
 
     def move_actor(learner: Learner) -> Learner:
         def actor_loss(params: PyTree) -> tuple[jax.Array, None]:
-            action = policy(parts, params, batch.features[:, :-1])
-            return -jnp.mean(values(parts, learner.params["critic"], batch.features, action)[:, 0]), None
+            action = hyper.policy(parts, params, batch.features[:, :-1])
+            return -jnp.mean(hyper.values(parts, learner.params["critic"], batch.features, action)[:, 0]), None
 
-        return track(improve(learner, "actor", parts.optimisers, actor_loss)[0], parts.replay.tau)
+        return replay.track(replay.improve(learner, "actor", parts.optimisers, actor_loss)[0], parts.replay.tau)
 
-    learner, loss, value = improve(learner, "critic", parts.optimisers, critic_loss)
+    learner, loss, value = replay.improve(learner, "critic", parts.optimisers, critic_loss)
     learner = jax.lax.cond((index + 1) % settings.delay == 0, move_actor, lambda same: same, learner)
     return learner, {"critic_loss": loss, "value": jnp.mean(value), "target": jnp.mean(target)}

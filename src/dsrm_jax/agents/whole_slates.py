@@ -11,14 +11,24 @@ therefore safe.
 Shapes: B users, J items, K slate size, G groups; C blocks of L items.
 """
 
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from dsrm_jax.agents.row_reductions import row_max
+from dsrm_jax.types import PyTree
 
 _NUM_BLOCKS = 64  # near the square root of a catalogue of thousands, and a multiple of every vector width
 _LARGEST_TRIANGLE = 512  # beyond it the quadratic work of summing by a matrix product shows
+Popular: TypeAlias = Bool[Array, "J"] | None  # None: there are no groups
+Counts: TypeAlias = Int[Array, "B"] | None
+Slate: TypeAlias = Int[Array, "B K"]
+Slots: TypeAlias = Float[Array, "B K"]
+PerGroup: TypeAlias = Float[Array, "G B"]
+Residuals: TypeAlias = tuple[jax.Array, Slate, Popular, Slate, PerGroup, Slots, jax.Array]
+
 FLOOR = -8e37  # stands for -inf: far below any score, yet barred items keep finite differences
 
 
@@ -38,7 +48,7 @@ def draw_whole(
     # One flat draw: the bits of a (K, 2, B) draw, at a quarter of its compile time.
     uniform = jax.random.uniform(key, (slate_size * 2 * batch,)).reshape(slate_size, 2, batch)
 
-    def fill(carry, inputs):
+    def fill(carry: PyTree, inputs: PyTree) -> tuple[PyTree, PyTree]:
         mass, left = carry  # log-mass left in each block, (G, B, C); scores left, (B, L, C)
         group, (block_uniform, row_uniform) = inputs
         block_mass = jnp.where(group[:, None] == 0, mass[0], mass[-1])
@@ -73,11 +83,13 @@ def whole_log_prob(
 
 
 @jax.custom_vjp
-def _log_prob(scores, slate, is_popular, slot_group):
+def _log_prob(scores: jax.Array, slate: Slate, is_popular: Popular, slot_group: Slate) -> Slots:
     return _log_prob_forward(scores, slate, is_popular, slot_group)[0]
 
 
-def _log_prob_forward(scores, slate, is_popular, slot_group):
+def _log_prob_forward(
+    scores: jax.Array, slate: Slate, is_popular: Popular, slot_group: Slate
+) -> tuple[Slots, Residuals]:
     picked = jnp.maximum(jnp.take_along_axis(scores, slate, axis=1), FLOOR)
     taken = put_by_row(jnp.zeros(scores.shape, bool), (slate,), True)
     peak, rest = group_logsumexp(jnp.where(taken, -jnp.inf, jnp.maximum(scores, FLOOR)), is_popular)
@@ -87,7 +99,7 @@ def _log_prob_forward(scores, slate, is_popular, slot_group):
     return log_prob, (scores, slate, is_popular, slot_group, peak, log_mass, possible)
 
 
-def _log_prob_backward(residuals, cotangent):
+def _log_prob_backward(residuals: Residuals, cotangent: Slots) -> tuple[jax.Array, None, None, None]:
     scores, slate, is_popular, slot_group, peak, log_mass, possible = residuals
     picked = jnp.maximum(jnp.take_along_axis(scores, slate, axis=1), FLOOR)
     item_group, repeated = item_groups(is_popular, slate), repeats(slate)
@@ -104,14 +116,16 @@ def _log_prob_backward(residuals, cotangent):
 _log_prob.defvjp(_log_prob_forward, _log_prob_backward)
 
 
-def repeats(slate):
-    """Whether an earlier slot has taken each slot's item, `(B, K)` bool."""
+def repeats(slate: Slate) -> Bool[Array, "B K"]:
+    """Whether an earlier slot has taken each slot's item."""
     same = slate[:, :, None] == slate[:, None, :]
     return jnp.any(same & ~_not_after(slate.shape[1]), axis=2)
 
 
-def slot_mass(picked, slate, item_group, slot_group, rest):
-    """Log of the mass R that each slot draws from, `(B, K)`, and whether the slot's item was to be had."""
+def slot_mass(
+    picked: Slots, slate: Slate, item_group: Slate, slot_group: Slate, rest: PerGroup
+) -> tuple[Slots, Bool[Array, "B K"]]:
+    """Log of the mass R that each slot draws from, and whether the slot's item was to be had."""
     not_after = _not_after(slate.shape[1])
     repeated = repeats(slate)
     counts = not_after & (item_group[:, None, :] == slot_group[:, :, None]) & ~repeated[:, None, :]
@@ -121,14 +135,22 @@ def slot_mass(picked, slate, item_group, slot_group, rest):
     return log_mass, (item_group == slot_group) & ~repeated
 
 
-def slot_pull(cotangent, picked, repeated, item_group, slot_group, log_mass, reference):
-    """Pull a cotangent of the slots' log-probabilities, `(B, K)` and 0 at impossible slots, back to the scores.
+def slot_pull(
+    cotangent: Slots,
+    picked: Slots,
+    repeated: Bool[Array, "B K"],
+    item_group: Slate,
+    slot_group: Slate,
+    log_mass: Slots,
+    reference: PerGroup,
+) -> tuple[PerGroup, Slots]:
+    """Pull a cotangent of the slots' log-probabilities, 0 at impossible slots, back to the scores.
 
     d log p_k / d s_j = -exp(s_j - R_k) for an item j that no slot took: one coefficient per group.
 
     Returns:
-        `(total, at_picks)`: the cotangent of s_j is -exp(s_j - reference) total, both `(G, B)`, of j's group; that of the item
-        which a slot took is `at_picks`, `(B, K)`, 0 at slots that repeat an item.
+        `(total, at_picks)`: the cotangent of s_j is -exp(s_j - reference) total of j's group; that of the item which a slot took
+        is `at_picks`, 0 at slots that repeat an item.
     """
     totals = []
     for group in range(reference.shape[0]):
@@ -141,13 +163,13 @@ def slot_pull(cotangent, picked, repeated, item_group, slot_group, log_mass, ref
     return jnp.stack(totals), cotangent - jnp.sum(share * cotangent[:, None, :], axis=2)
 
 
-def _not_after(slate_size: int):
-    """`(K, K)` bool: slot of the row is not after slot of the column."""
+def _not_after(slate_size: int) -> Bool[Array, "K K"]:
+    """Whether the slot of the row is not after that of the column."""
     return jnp.triu(jnp.ones((slate_size, slate_size), bool))
 
 
-def group_logsumexp(scores, is_popular):
-    """Peak (0 where there is no mass) and logsumexp of each group's scores, each `(G, B)`.
+def group_logsumexp(scores: Float[Array, "B J"], is_popular: Popular) -> tuple[PerGroup, PerGroup]:
+    """Peak (0 where there is no mass) and logsumexp of each group's scores.
 
     The forms below are the ones that XLA vectorises on a CPU: sums over `where` are several times slower than
     the product.
@@ -164,8 +186,8 @@ def group_logsumexp(scores, is_popular):
     return peak, peak + jnp.log(total.T)
 
 
-def by_item(values, is_popular):
-    """Spread per-group values `(G, B)` over the items, `(B, J)` or `(B, 1)`."""
+def by_item(values: PerGroup, is_popular: Popular) -> Float[Array, "B J"] | Float[Array, "B 1"]:
+    """Spread per-group values over the items."""
     if is_popular is None:
         return values[0][:, None]
     return jnp.where(is_popular, values[0][:, None], values[1][:, None])
@@ -183,28 +205,28 @@ def whole_mode(
     return join_groups(popular, tail, slot_groups(is_popular, num_popular, scores.shape[0], slate_size))
 
 
-def join_groups(popular, tail, slot_group):
-    """Fill the slots from each group's best items in their order, all `(B, K)`."""
+def join_groups(popular: Slate, tail: Slate, slot_group: Slate) -> Slate:
+    """Fill the slots from each group's best items in their order."""
     rank_in_tail = jnp.maximum(jnp.cumsum(slot_group, axis=1) - 1, 0)
     return jnp.where(slot_group == 0, popular, jnp.take_along_axis(tail, rank_in_tail, axis=1))
 
 
-def _memberships(is_popular, num_items: int):
-    """`(G, J)` bool: the popular group and the long tail, or everything where there are no groups."""
+def _memberships(is_popular: Popular, num_items: int) -> Bool[Array, "G J"]:
+    """The popular group and the long tail, or everything where there are no groups."""
     if is_popular is None:
         return jnp.ones((1, num_items), bool)
     return jnp.stack([is_popular, ~is_popular])
 
 
-def item_groups(is_popular, slate):
-    """Group of each item of a slate, `(B, K)` int32."""
+def item_groups(is_popular: Popular, slate: Slate) -> Slate:
+    """Group of each item of a slate."""
     if is_popular is None:
         return jnp.zeros(slate.shape, jnp.int32)
     return jnp.where(is_popular[slate], 0, 1)
 
 
-def slot_groups(is_popular, num_popular, batch: int, slate_size: int) -> jax.Array:
-    """Group that each slot draws from, `(B, K)` int32: 0 popular (or any), 1 long tail."""
+def slot_groups(is_popular: Bool[Array, "J"], num_popular: Counts, batch: int, slate_size: int) -> Slate:
+    """Group that each slot draws from: 0 popular (or any), 1 long tail."""
     if num_popular is None:
         return jnp.zeros((batch, slate_size), jnp.int32)
     popular_items = jnp.sum(is_popular, dtype=jnp.int32)
@@ -213,8 +235,10 @@ def slot_groups(is_popular, num_popular, batch: int, slate_size: int) -> jax.Arr
     return (jnp.arange(slate_size) >= count[:, None]).astype(jnp.int32)
 
 
-def _blocks(scores, is_popular, num_popular):
-    """Scores as `(B, L, C)` and groups as `(G, L, C)`; block c holds items c, c + C, c + 2C, ..."""
+def _blocks(
+    scores: Float[Array, "B J"], is_popular: Bool[Array, "J"], num_popular: Counts
+) -> tuple[Float[Array, "B L C"], Bool[Array, "G L C"]]:
+    """Scores and groups in blocks; block c holds items c, c + C, c + 2C, ..."""
     batch, num_items = scores.shape
     num_blocks = min(_NUM_BLOCKS, num_items)
     length = -(-num_items // num_blocks)
@@ -225,29 +249,31 @@ def _blocks(scores, is_popular, num_popular):
     return blocked.reshape(batch, length, num_blocks), member.reshape(-1, length, num_blocks)
 
 
-def _block_logsumexp(blocked, member):
-    """Log-mass of each group in each block, `(G, B, C)`; -inf where a block has none of it."""
+def _block_logsumexp(blocked: Float[Array, "B L C"], member: Bool[Array, "G L C"]) -> Float[Array, "G B C"]:
+    """Log-mass of each group in each block; -inf where a block has none of it."""
     return jnp.stack([logsumexp(jnp.where(mask, blocked, -jnp.inf), axis=1) for mask in member])
 
 
-def put_by_row(x, index, values):
-    """Return x, `(B, ...)`, with each row's values at its own places, which drop out beyond its end.
+def put_by_row(
+    x: Shaped[Array, "B ..."], index: tuple[jax.Array, ...], values: jax.Array | float
+) -> Shaped[Array, "B ..."]:
+    """Return x with each row's values at its own places, which drop out beyond its end.
 
     Rows are mapped over and not indexed: XLA knows then that no row reads another, and users may lie on different devices.
     """
 
-    def put(row, places, value):
+    def put(row: jax.Array, places: tuple[jax.Array, ...], value: jax.Array | float) -> jax.Array:
         return row.at[places].set(value, mode="drop")
 
     return jax.vmap(put, in_axes=(0, 0, None if jnp.ndim(values) == 0 else 0))(x, index, values)
 
 
-def finite(peak):
+def finite(peak: jax.Array) -> jax.Array:
     """Replace -inf, the log of no mass, by 0."""
     return jnp.where(peak > -jnp.inf, peak, 0.0)
 
 
-def logsumexp(x, axis: int):
+def logsumexp(x: jax.Array, axis: int) -> jax.Array:
     """Logsumexp that gives -inf, not NaN, for no mass at all."""
     peak = jnp.max(x, axis=axis, keepdims=True)
     total = jnp.sum(jnp.exp(x - finite(peak)), axis=axis)

@@ -66,38 +66,30 @@ def _rule(
     )
 
 
-RANDOM = Method(
-    name="random", label="random", about="yardstick: items drawn uniformly", make=make_random, draws=True, learns=False
-)
+RANDOM = Method("random", "random", "yardstick: items drawn uniformly", make_random, draws=True, learns=False)
 QUOTA_RANDOM = Method(
-    name="quota_random",
-    label="random, half and half",
-    about="yardstick: half popular, half long tail, drawn uniformly",
-    make=make_quota_random,
+    "quota_random",
+    "random, half and half",
+    "yardstick: half popular, half long tail, drawn uniformly",
+    make_quota_random,
     draws=True,
     learns=False,
 )
 QUOTA_GREEDY = Method(
-    name="quota_greedy",
-    label="greedy, half and half",
-    about="yardstick: half and half, ranked by the frozen encoder's clicks from the observed state",
-    make=make_quota_greedy,
+    "quota_greedy",
+    "greedy, half and half",
+    "yardstick: half and half, ranked by the frozen encoder's clicks from the observed state",
+    make_quota_greedy,
     learns=False,
     rival=True,
 )
 QUOTA_GREEDY_PURIFIED = Method(
-    name="quota_greedy_purified",
-    label="greedy, half and half, purified state",
-    about="yardstick: the same from the purified state",
-    make=make_quota_greedy_purified,
+    "quota_greedy_purified",
+    "greedy, half and half, purified state",
+    "yardstick: the same from the purified state",
+    make_quota_greedy_purified,
     state="guided",
     learns=False,
     rival=True,
 )
-ORACLE = Method(
-    name="oracle",
-    label="oracle",
-    about="knows the simulator's click probabilities; in tables only",
-    make=None,
-    learns=False,
-)
+ORACLE = Method("oracle", "oracle", "knows the simulator's click probabilities; in tables only", None, learns=False)
