@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
-from dsrm_jax.evaluation.probes.popularity import missing_scikit_learn
+from experiments.probes.popularity import missing_scikit_learn
 
 
 class Separation(NamedTuple):

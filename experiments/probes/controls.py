@@ -9,8 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from dsrm_jax.config import Config
-from dsrm_jax.evaluation.probes.popularity import clicked_popularity
-from dsrm_jax.evaluation.probes.purification import probe_perception
+from dsrm_jax.evaluation.purification import probe_perception
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.purifier import Learning, Purifier, PurifierBatch
@@ -23,6 +22,7 @@ from dsrm_jax.types import PyTree
 from experiments.headroom.sessions import oracle_states
 from experiments.probes.control_maps import Control, blur, denoising_autoencoder, erasure, shrinkage, swap_users
 from experiments.probes.measures import Subjects, applied
+from experiments.probes.popularity import clicked_popularity
 from experiments.probes.verdicts import PURIFIER, RAW
 
 NUM_FIT = 4000  # training histories that the linear controls are fitted to

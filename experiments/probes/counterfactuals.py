@@ -1,4 +1,4 @@
-"""Histories that did not happen: popular or niche clicks put in or left out (P7).
+"""Inputs that were none: histories with popular or niche clicks put in or left out (P7), exchanged conditions and states (P3).
 
 Shapes: N users, H history length, V vocabulary items, n events changed.
 """
@@ -67,3 +67,19 @@ def _relative_move(state: Float[Array, "N D"], changed: Float[Array, "N D"]) -> 
     spread = jnp.sum((state - jnp.mean(state, axis=0)) ** 2)
     moved = jnp.sum((changed - state) ** 2)
     return jnp.sqrt(jnp.where(spread > 0, moved / jnp.where(spread > 0, spread, 1.0), 0.0))
+
+
+def sensitivity(output: Float[Array, "N D"], changed: Float[Array, "N D"]) -> Float[Array, ""]:
+    """Return how far outputs move when one input is exchanged for other users' or for nothing (P3).
+
+    Args:
+        output: `(N, D)` float32, purified states.
+        changed: `(N, D)` float32, the same with the condition (or the noised state) shuffled or emptied.
+
+    Returns:
+        Root mean square move over the outputs' root mean square distance from their mean. 0: the input is ignored;
+        about sqrt(2): nothing but a shuffled input matters. 0 for constant outputs that stay where they are.
+    """
+    spread = jnp.sum((output - jnp.mean(output, axis=0)) ** 2)
+    moved = jnp.sum((changed - output) ** 2)
+    return jnp.sqrt(moved / jnp.maximum(spread, 1e-12))

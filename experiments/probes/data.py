@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int
 
 from dsrm_jax.data.log import InteractionLog, Interactions, popular_group
 from dsrm_jax.errors import InputError
-from dsrm_jax.evaluation.probes.interest import Pairs, matched_pairs
-from dsrm_jax.evaluation.probes.popularity import clicked_popularity, standardised_log_popularity
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.world import History, SessionStarts, World
 from experiments.probes.clustering import interest_clusters
+from experiments.probes.interest import Pairs, matched_pairs
+from experiments.probes.popularity import clicked_popularity, standardised_log_popularity
 
 MIN_CLICKS = 5  # a user's popularity is the mean over fewer items than this only by accident
 LIKED_SHARE = 0.1  # share of the catalogue that counts as liked where the true preference is known

@@ -11,7 +11,19 @@ from jaxtyping import Array, Bool, Float
 
 from dsrm_jax.config import Config
 from dsrm_jax.data.log import InteractionLog
-from dsrm_jax.evaluation.probes.interest import (
+from dsrm_jax.evaluation.purification import change, oracle_recovery
+from dsrm_jax.purify.encoder import Encoder, Evidence, gather_evidence, summarise
+from dsrm_jax.purify.perception import Perception
+from dsrm_jax.purify.purifier import Purifier
+from dsrm_jax.runs.pieces import encoder_of, purifier_of, purifier_settings
+from dsrm_jax.runs.prepare import Prepared
+from dsrm_jax.simulator.world import History
+from dsrm_jax.types import Json, PyTree
+from experiments.probes.clustering import popularity_bins, separation
+from experiments.probes.control_maps import Control, derangement
+from experiments.probes.counterfactuals import hide_clicks, insert_clicks, response_ratio, sensitivity
+from experiments.probes.data import ProbeData, probe_data
+from experiments.probes.interest import (
     Pairs,
     Ranking,
     effective_rank,
@@ -22,7 +34,7 @@ from dsrm_jax.evaluation.probes.interest import (
     reidentify,
     score_coordinates,
 )
-from dsrm_jax.evaluation.probes.popularity import (
+from experiments.probes.popularity import (
     distance_correlation,
     explained_share,
     mlp_r2,
@@ -30,18 +42,6 @@ from dsrm_jax.evaluation.probes.popularity import (
     ridge_r2,
     variance_share,
 )
-from dsrm_jax.evaluation.probes.purification import change, oracle_recovery, sensitivity
-from dsrm_jax.purify.encoder import Encoder, Evidence, gather_evidence, summarise
-from dsrm_jax.purify.perception import Perception
-from dsrm_jax.purify.purifier import Purifier
-from dsrm_jax.runs.pieces import encoder_of, purifier_of, purifier_settings
-from dsrm_jax.runs.prepare import Prepared
-from dsrm_jax.simulator.world import History
-from dsrm_jax.types import Json, PyTree
-from experiments.probes.clustering import popularity_bins, separation
-from experiments.probes.control_maps import Control, derangement
-from experiments.probes.counterfactuals import hide_clicks, insert_clicks, response_ratio
-from experiments.probes.data import ProbeData, probe_data
 from experiments.probes.verdicts import RAW
 
 NUM_USERS = 1000

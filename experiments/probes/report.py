@@ -9,8 +9,6 @@ import numpy as np
 from rich.console import Console
 
 from dsrm_jax.config import Config
-from dsrm_jax.evaluation.probes.interest import score_coordinates
-from dsrm_jax.evaluation.probes.popularity import missing_scikit_learn
 from dsrm_jax.files import write_text
 from dsrm_jax.runs.pieces import log_of, purifier_settings
 from dsrm_jax.runs.prepare import Prepared, Say, prepare
@@ -18,7 +16,9 @@ from dsrm_jax.types import Json
 from experiments.probes.controls import Controls, make_controls
 from experiments.probes.downstream import downstream as compare_downstream
 from experiments.probes.downstream import downstream_sessions
+from experiments.probes.interest import score_coordinates
 from experiments.probes.measures import NUM_USERS, Subjects, make_subjects, measure, next_click_ranking, start_sweep
+from experiments.probes.popularity import missing_scikit_learn
 from experiments.probes.table import probe_table
 from experiments.probes.verdicts import PURIFIER, claims, verdicts
 

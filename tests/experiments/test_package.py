@@ -16,7 +16,7 @@ from dsrm_jax.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = {"markdown-it-py": "markdown_it", "scikit-learn": "sklearn", "orbax-checkpoint": "orbax"}  # else alike
-OPTIONAL = ("polars", "matplotlib", "scikit-learn", "tensorboardX")
+OPTIONAL = ("polars", "matplotlib", "tensorboardX")
 STUDIES = tomllib.loads((ROOT / "experiments" / "pyproject.toml").read_text())["project"]
 WHEEL = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAMES = sorted(STUDIES["entry-points"]["dsrm_jax.commands"])
@@ -48,7 +48,7 @@ def test_what_only_studies_need_only_studies_ask_for():
     library = imported(ROOT / "src" / "dsrm_jax")
     optional = names([text for extra in WHEEL["optional-dependencies"].values() for text in extra])
     own = {name for name in names(STUDIES["dependencies"]) if name != "dsrm-jax"}
-    assert own == {"markdown-it-py", "threadpoolctl"}
+    assert own == {"markdown-it-py", "scikit-learn", "threadpoolctl"}
     for name in own:
         assert MODULES.get(name, name) not in library
         assert name not in names(WHEEL["dependencies"]) | optional

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierConfig
-from dsrm_jax.evaluation.probes.purification import probe_perception
+from dsrm_jax.evaluation.purification import probe_perception
 from dsrm_jax.purify.blocks import ROWS as ROWS_OF_A_BLOCK
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams, Evidence, summarise
 from dsrm_jax.purify.exposure import Exposure

@@ -10,7 +10,7 @@ import pytest
 
 from dsrm_jax.config import PurifierConfig
 from dsrm_jax.errors import InputError
-from dsrm_jax.evaluation.probes.purification import change, oracle_recovery
+from dsrm_jax.evaluation.purification import change, oracle_recovery
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.kinds import make_purifier
 from dsrm_jax.purify.process import Diffusion, padded, start_level

@@ -17,7 +17,7 @@ from dsrm_jax.config.serialise import FINGERPRINT_FORMAT
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.statistics import describe
 from dsrm_jax.errors import InputError
-from dsrm_jax.evaluation.probes.purification import probe_perception
+from dsrm_jax.evaluation.purification import probe_perception
 from dsrm_jax.files import digest
 from dsrm_jax.purify import stage_one
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams

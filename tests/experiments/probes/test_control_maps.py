@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from dsrm_jax.evaluation.probes.popularity import explained_share, ridge_r2
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.purifier import Learning, PurifierBatch
 from dsrm_jax.purify.stage_one import fit_purifier
 from experiments.probes.control_maps import blur, denoising_autoencoder, derangement, erasure, shrinkage, swap_users
+from experiments.probes.popularity import explained_share, ridge_r2
 
 N, D = 2000, 5
 

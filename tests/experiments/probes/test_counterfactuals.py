@@ -1,4 +1,4 @@
-"""P7: histories with clicks put in and left out, event by event, and the ratio of known linear maps."""
+"""P7: histories with clicks put in and left out, event by event, and the ratio of known linear maps. P3: known answers."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsrm_jax.simulator.world import History
-from experiments.probes.counterfactuals import hide_clicks, insert_clicks, response_ratio
+from experiments.probes.counterfactuals import hide_clicks, insert_clicks, response_ratio, sensitivity
 
 H = 6
 
@@ -62,3 +62,13 @@ def test_a_ratio_of_known_maps():
             assert float(response_ratio(raw, moved, same, same + factor * (moved - raw))) == pytest.approx(1, rel=1e-5)
     assert float(response_ratio(raw, raw, raw, popular)) == 0
     assert float(response_ratio(raw, popular, 0 * raw, 0 * raw)) == 0
+
+
+def test_sensitivity_to_an_input_that_is_all_half_or_none_of_the_output():
+    own, shared = np.random.default_rng(0).normal(size=(2, 200, 6)).astype(np.float32)
+    other = own[::-1]
+    np.testing.assert_allclose(sensitivity(own, other), np.sqrt(2), rtol=0.1)
+    np.testing.assert_allclose(sensitivity(shared + own, shared + other), 1, rtol=0.1)  # half of the variance moves
+    # the identity and an untrained purifier do not hear the condition, and must fail P3
+    assert sensitivity(own, own) == 0
+    assert sensitivity(jnp.ones_like(own), jnp.ones_like(own)) == 0

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 
-from dsrm_jax.evaluation.probes.interest import effective_rank
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.purifier import Purifier
+from experiments.probes.interest import effective_rank
 from experiments.probes.measures import applied
 
 

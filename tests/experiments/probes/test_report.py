@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from dsrm_jax.config.budgets import budget
-from dsrm_jax.evaluation.probes.interest import matched_pairs
+from experiments.probes.interest import matched_pairs
 from experiments.probes.measures import next_click_ranking
 from experiments.probes.report import run_probe
 

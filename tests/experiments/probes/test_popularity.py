@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dsrm_jax.evaluation.probes.popularity import (
+from experiments.probes.popularity import (
     clicked_popularity,
     distance_correlation,
     explained_share,

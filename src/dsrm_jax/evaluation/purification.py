@@ -1,4 +1,4 @@
-"""Probes that say whether purification happened: P1, P2, P3 and P6."""
+"""Whether purification happened: how far states moved (P1), what leaked (P2), what was recovered (P6)."""
 
 import jax
 import jax.numpy as jnp
@@ -61,22 +61,6 @@ def oracle_recovery(
     purification did harm.
     """
     return 1.0 - jnp.sum((purified - clean) ** 2) / jnp.sum((state - clean) ** 2)
-
-
-def sensitivity(output: Float[Array, "N D"], changed: Float[Array, "N D"]) -> Float[Array, ""]:
-    """Return how far outputs move when one input is exchanged for other users' or for nothing (P3).
-
-    Args:
-        output: `(N, D)` float32, purified states.
-        changed: `(N, D)` float32, the same with the condition (or the noised state) shuffled or emptied.
-
-    Returns:
-        Root mean square move over the outputs' root mean square distance from their mean. 0: the input is ignored;
-        about sqrt(2): nothing but a shuffled input matters. 0 for constant outputs that stay where they are.
-    """
-    spread = jnp.sum((output - jnp.mean(output, axis=0)) ** 2)
-    moved = jnp.sum((changed - output) ** 2)
-    return jnp.sqrt(moved / jnp.maximum(spread, 1e-12))
 
 
 def probe_perception(

@@ -250,7 +250,7 @@ def score_coordinates(state: Float[ArrayLike, "N D"], vectors: Float[ArrayLike, 
     """Return states in coordinates whose Euclidean distance is that of item-centred scores, root mean square over items.
 
     What moves all of a user's scores alike, such as the click-rate coordinate, does not count. P6 measures distances
-    there (`probes.oracle_recovery`).
+    there (`purification.oracle_recovery`).
     """
     v = np.asarray(vectors, np.float64)
     _, singular, axes = np.linalg.svd(v - v.mean(axis=0), full_matrices=False)

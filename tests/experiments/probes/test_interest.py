@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score, roc_auc_score
 
-from dsrm_jax.evaluation.probes.interest import (
+from dsrm_jax.evaluation.purification import oracle_recovery
+from experiments.probes.control_maps import derangement
+from experiments.probes.interest import (
     Pairs,
     effective_rank,
     long_tail_recall,
@@ -15,8 +17,6 @@ from dsrm_jax.evaluation.probes.interest import (
     reidentify,
     score_coordinates,
 )
-from dsrm_jax.evaluation.probes.purification import oracle_recovery
-from experiments.probes.control_maps import derangement
 
 N, J, D = 120, 200, 6
 
