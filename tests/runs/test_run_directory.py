@@ -36,7 +36,7 @@ def test_created_run_opens_with_the_same_configuration_and_says_what_it_ran_on(t
 
 def test_names_of_the_parts(tmp_path):
     run = run_directory.create(tmp_path, Config())
-    parts = {f.name: getattr(run, f.name).name for f in dataclasses.fields(run) if f.name != "path"}
+    parts = {part: path.name for part, path in run._asdict().items() if part != "path"}
     assert parts == {
         "config": "config.json",
         "metrics": "metrics.jsonl",
@@ -118,6 +118,22 @@ def test_damaged_config_is_refused_by_resume_and_by_create(tmp_path, change, mes
         with pytest.raises(InputError, match=message):
             use()
     assert run.config.read_text() == changed
+
+
+def test_a_run_of_another_version_is_refused_in_one_sentence_and_left_as_it_is(tmp_path):
+    run = run_directory.create(tmp_path, Config())
+    document = json.loads(run.config.read_text())
+    del document["config"]["agent"]["manager"]  # that version did not know it, and had another fingerprint
+    document["fingerprint"] = "0" * 64
+    document["versions"]["dsrm-jax"] = "0.1.0"
+    run.config.write_text(json.dumps(document))
+    message = (
+        r"was made by another version of this program \(0\.1\.0, this is [^)]+\), .*: train again in another folder"
+    )
+    for use in (lambda: run_directory.open_run(tmp_path), lambda: run_directory.create(tmp_path, Config())):
+        with pytest.raises(InputError, match=message):
+            use()
+    assert json.loads(run.config.read_text()) == document
 
 
 def test_other_versions_are_a_warning(tmp_path, caplog):

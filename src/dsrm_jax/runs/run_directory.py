@@ -7,11 +7,12 @@ import os
 import platform
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
+from dsrm_jax import __version__
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import config_fingerprint, differences, from_json, to_json
 from dsrm_jax.errors import InputError
@@ -20,34 +21,22 @@ from dsrm_jax.parallel.devices import platform_if_started
 from dsrm_jax.runs.lock import held
 from dsrm_jax.types import Json
 
-PACKAGES = ("dsrm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 
 _log = logging.getLogger("dsrm_jax")
 
 
-@dataclass(frozen=True)
-class RunDirectory:
-    """Where the parts of a run lie; the paths need not exist yet.
+class RunDirectory(NamedTuple):
+    """Where the parts of a run lie; the paths need not exist yet."""
 
-    Attributes:
-        path: the run's folder.
-        config: JSON, the configuration and what it ran on; the file that makes a folder a run.
-        metrics: JSON lines, one row per chunk of training.
-        summary: JSON, the result.
-        checkpoints: folder of steps.
-        curves: PNG.
-        tensorboard: folder of event files.
-        lock: held while a process trains here.
-    """
-
-    path: Path
-    config: Path
-    metrics: Path
-    summary: Path
-    checkpoints: Path
-    curves: Path
-    tensorboard: Path
-    lock: Path
+    path: Path  # the folder of all of them
+    config: Path  # JSON, the configuration and what it ran on; the file that makes a folder a run
+    metrics: Path  # JSON lines, one row per chunk of training
+    summary: Path  # JSON, the result
+    checkpoints: Path  # folder of steps
+    curves: Path  # PNG
+    tensorboard: Path  # folder of event files
+    lock: Path  # held while a process trains here
 
 
 def default_path(config: Config, root: str | os.PathLike[str] = "runs") -> Path:
@@ -59,16 +48,8 @@ def default_path(config: Config, root: str | os.PathLike[str] = "runs") -> Path:
 def layout(path: str | os.PathLike[str]) -> RunDirectory:
     """Return where the parts of the run in a folder lie; reads and writes nothing."""
     path = Path(path)
-    return RunDirectory(
-        path=path,
-        config=path / "config.json",
-        metrics=path / "metrics.jsonl",
-        summary=path / "summary.json",
-        checkpoints=path / "checkpoints",
-        curves=path / "curves.png",
-        tensorboard=path / "tensorboard",
-        lock=path / ".lock",
-    )
+    names = "config.json", "metrics.jsonl", "summary.json", "checkpoints", "curves.png", "tensorboard", ".lock"
+    return RunDirectory(path, *(path / name for name in names))
 
 
 def create(out: str | os.PathLike[str], config: Config) -> RunDirectory:
@@ -78,11 +59,8 @@ def create(out: str | os.PathLike[str], config: Config) -> RunDirectory:
         out: the folder; absent, empty, or a run whose configuration has the same fingerprint.
         config: a validated configuration.
 
-    Returns:
-        The paths; of the files only `config.json` is there.
-
     Raises:
-        InputError: the folder belongs to another configuration or holds other files, or cannot be written.
+        InputError: the folder belongs to another configuration or version or holds other files, or cannot be written.
     """
     run = layout(out)
     try:
@@ -107,18 +85,12 @@ def create(out: str | os.PathLike[str], config: Config) -> RunDirectory:
 def open_run(path: str | os.PathLike[str]) -> tuple[RunDirectory, Config]:
     """Open the folder of an earlier run, to resume or evaluate it.
 
-    Other package versions than the run's are reported as a warning of the logger ``dsrm_jax``: numbers may
-    then differ in their last bits.
-
-    Args:
-        path: a folder that `create` made.
-
-    Returns:
-        The paths and the configuration it was created with.
+    Other package versions than the run's are reported as a warning of the logger ``dsrm_jax``: numbers may then differ in
+    their last bits.
 
     Raises:
-        InputError: there is no such folder, or its config.json is missing, damaged or of an unknown
-            configuration.
+        InputError: `create` did not make the folder, or its config.json is damaged, of an unknown configuration, or of a version
+            of this program that took its configuration to mean something else.
     """
     run = layout(path)
     if not run.path.is_dir():
@@ -127,9 +99,8 @@ def open_run(path: str | os.PathLike[str]) -> tuple[RunDirectory, Config]:
         raise InputError(
             f"{run.path} is not a run directory: it has no config.json; give the folder that training wrote"
         )
-    document = load_json(run.config)
-    config = _config_of(run, document)
-    _warn_of_versions(run, document.get("versions"))
+    config, versions = _read(run)
+    _warn_of_versions(run, versions)
     return run, config
 
 
@@ -143,11 +114,7 @@ def write_summary(run: RunDirectory, summary: Json) -> None:
 
 
 def read_summary(run: RunDirectory) -> Json:
-    """Return what `write_summary` wrote, arrays as lists.
-
-    Raises:
-        InputError: the run has no summary yet, or it is damaged.
-    """
+    """Return what `write_summary` wrote, arrays as lists; an `InputError` where the run has none yet, or it is damaged."""
     if not run.summary.is_file():
         raise InputError(f"{run.path} has no summary.json: the run has not finished; resume it first")
     return from_json_value(load_json(run.summary))
@@ -173,23 +140,37 @@ def surroundings() -> Json:
     """Return what else numbers depend on: package versions, platform, XLA flags; and the time."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            "dsrm-jax": __version__,
+            **{name: _version(name) for name in PACKAGES},
+        },
         "platform": {"system": platform.platform(), "cpus": os.cpu_count(), "backend": platform_if_started()},
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 
 
-def _config_of(run: RunDirectory, document: Json) -> Config:
+def _read(run: RunDirectory) -> tuple[Config, Mapping[str, object]]:
+    """Return the configuration of a run and the versions it was made with."""
+    document = load_json(run.config)
     if not isinstance(document.get("config"), Mapping):
         raise InputError(f"{run.config} is damaged: it has no 'config' object; train again in another folder")
-    return from_json(document["config"], str(run.config))
+    versions = document.get("versions")
+    versions = versions if isinstance(versions, Mapping) else {}
+    config = from_json(document["config"], str(run.config))
+    if document.get("fingerprint", "") != config_fingerprint(config):
+        raise InputError(
+            f"{run.path} was made by another version of this program ({versions.get('dsrm-jax', 'unknown')}, this is "
+            f"{__version__}), or its config.json was changed since, and cannot be continued or evaluated: "
+            "train again in another folder, or use that version"
+        )
+    return config, versions
 
 
 def _refuse_other(run: RunDirectory, config: Config) -> None:
-    document = load_json(run.config)
-    old = _config_of(run, document)
+    old, versions = _read(run)
     if config_fingerprint(old) == config_fingerprint(config):
-        _warn_of_versions(run, document.get("versions"))
+        _warn_of_versions(run, versions)
         return
     changed = differences(old, config)
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
@@ -199,9 +180,8 @@ def _refuse_other(run: RunDirectory, config: Config) -> None:
     )
 
 
-def _warn_of_versions(run: RunDirectory, recorded: object) -> None:
+def _warn_of_versions(run: RunDirectory, recorded: Mapping[str, object]) -> None:
     now = surroundings()["versions"]
-    recorded = recorded if isinstance(recorded, Mapping) else {}
     changed = [
         f"{name} {recorded[name]} then, {now[name]} now" for name in now if recorded.get(name, now[name]) != now[name]
     ]
