@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 from jaxtyping import Array, Key
@@ -14,9 +13,9 @@ from dsrm_jax.purify.encoder import EncoderParams, embeddings_from, fit_encoder
 from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.stage_one import factorise, log_posterior, tail_mean
 from dsrm_jax.runs.memory import Memory, once
-from dsrm_jax.runs.pieces import encoder_of
+from dsrm_jax.runs.pieces import encoder_of, lengths_of
 from dsrm_jax.simulator.response import FactorResponse
-from dsrm_jax.simulator.world import SessionStarts
+from dsrm_jax.simulator.world import SessionStarts, World
 from dsrm_jax.types import Json
 
 Say = Callable[[str], None]
@@ -25,39 +24,27 @@ T = TypeVar("T")
 FACTORS_STAGE, ENCODER_STAGE, POSTERIOR_STAGE = 1, 2, 5
 
 
-@dataclass(frozen=True)
-class LogModels:
-    """What is learnt from the training log whatever the purifier.
-
-    Attributes:
-        encoder: of histories.
-        posterior: what the log tells of every user of its vocabulary.
-        facts: losses and times, plain numbers.
-    """
+class LogModels(NamedTuple):
+    """What is learnt from the training log whatever the purifier."""
 
     encoder: EncoderParams
-    posterior: UserPosterior
-    facts: Json
+    posterior: UserPosterior  # what the log tells of every user of its vocabulary
+    facts: Json  # losses and times, plain numbers
 
 
 def fit_log_models(
-    key: Key[Array, ""], config: Config, log: InteractionLog, starts: SessionStarts, say: Say, memory: Memory
+    key: Key[Array, ""], config: Config, log: InteractionLog, world: World, say: Say, memory: Memory
 ) -> LogModels:
     """Run the steps of `stage_one.fit_perception` before the purifier's.
 
-    Args:
-        key: of everything that depends on the data alone.
-        config: of the run.
-        log: its training rows are read.
-        starts: the training world's rows, which the encoder learns from.
-        say: told what is being done, a line each.
-        memory: keeps embeddings and posteriors, which depend on the data alone.
+    `key` is that of everything that depends on the data alone. The log's training rows are read; the encoder learns from those of
+    the training world. `memory` keeps embeddings and posteriors, which depend on the data alone.
     """
     data = config.data, config.synthetic, config.encoder
     factors, embedding_seconds = once(
         memory, ("factors", *data), lambda: _fit_factors(jax.random.fold_in(key, FACTORS_STAGE), config, log, say)
     )
-    params, encoder_facts = _fit_encoder(jax.random.fold_in(key, ENCODER_STAGE), config, factors, starts, say)
+    params, encoder_facts = _fit_encoder(jax.random.fold_in(key, ENCODER_STAGE), config, factors, world.starts, say)
     posterior, posterior_seconds = once(
         memory,
         ("posterior", *data),
@@ -84,17 +71,17 @@ def _fit_factors(key: Key[Array, ""], config: Config, log: InteractionLog, say: 
 def _fit_encoder(
     key: Key[Array, ""], config: Config, factors: FactorResponse, starts: SessionStarts, say: Say
 ) -> tuple[EncoderParams, Json]:
+    settings = config.encoder
     (params, losses), seconds = timed(
         lambda: fit_encoder(
             key,
             encoder_of(config),
             embeddings_from(factors),
             starts,
-            history_length=config.environment.history_length,
-            arrival_length=config.environment.arrival_length,
-            iterations=config.encoder.iterations,
-            batch_size=config.encoder.batch_size,
-            learning_rate=config.encoder.learning_rate,
+            iterations=settings.iterations,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            **lengths_of(config),
         )
     )
     loss = float(tail_mean(losses))

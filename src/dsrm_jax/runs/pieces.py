@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial, wraps
+from typing import TypedDict
 
 from jaxtyping import Array, Key
 
@@ -52,19 +53,21 @@ def environment_of(config: Config) -> Environment:
         InputError: a reward or leave rule that is not there or not to be used.
     """
     section = config.environment
-    return make_environment(
-        slate_size=section.slate_size,
-        max_len=section.max_len,
-        history_length=section.history_length,
-        arrival_length=section.arrival_length,
-        ad_bound=section.ad_bound,
-        ad_penalty=section.ad_penalty,
-        double_sigmoid=section.double_sigmoid,
-        slate_correlation=section.slate_correlation,
-        step_cap=section.step_cap,
-        reward=_reward_of(section),
-        leave=_leave_of(section),
-    )
+    settings = vars(section) | {"reward": _reward_of(section), "leave": _leave_of(section)}
+    return make_environment(**plugins.asked(make_environment, settings))
+
+
+class Lengths(TypedDict):
+    """How many events a history that Stage I learns from holds: at most and, where the log has them, at least."""
+
+    history_length: int
+    arrival_length: int
+
+
+def lengths_of(config: Config) -> Lengths:
+    """Return the lengths of the histories that encoder and purifier learn from."""
+    section = config.environment
+    return Lengths(history_length=section.history_length, arrival_length=section.arrival_length)
 
 
 def _reward_of(section: EnvironmentConfig) -> Reward:
@@ -104,16 +107,9 @@ def worlds_of(key: Key[Array, ""], log: InteractionLog, config: Config) -> World
         InputError: a log or response that cannot be used.
     """
     section = config.environment
-    return make_worlds(
-        key,
-        log,
-        response=response_of(section.response),
-        train_response="fitted" if method_of(config.agent.method).in_model else None,
-        response_dim=section.response_dim,
-        response_epochs=section.response_epochs,
-        slate_size=section.slate_size,
-        history_length=section.history_length,
-    )
+    model = "fitted" if method_of(config.agent.method).in_model else None
+    settings = vars(section) | {"response": response_of(section.response), "train_response": model}
+    return make_worlds(key, log, **plugins.asked(make_worlds, settings, key, log))
 
 
 def encoder_of(config: Config) -> Encoder:

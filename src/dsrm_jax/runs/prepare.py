@@ -31,6 +31,7 @@ from dsrm_jax.runs.memory import Memory, once
 from dsrm_jax.runs.pieces import (
     encoder_of,
     environment_of,
+    lengths_of,
     log_of,
     purifier_of,
     purifier_settings,
@@ -54,17 +55,11 @@ DATA_STAGE = 1000  # beyond the stages of `seed_keys`
 
 @struct.dataclass
 class StageOne:
-    """What is trained before Stage II and frozen in it.
+    """What is trained before Stage II and frozen in it."""
 
-    Attributes:
-        perception: encoder, and one purifier per seed (leading axis).
-        posterior: what the training log tells of every user of its vocabulary.
-        facts: losses and times, plain numbers.
-    """
-
-    perception: Perception
-    posterior: UserPosterior
-    facts: Json = struct.field(pytree_node=False)
+    perception: Perception  # encoder, and one purifier per seed (leading axis)
+    posterior: UserPosterior  # what the training log tells of every user of its vocabulary
+    facts: Json = struct.field(pytree_node=False)  # losses and times, plain numbers
 
 
 Share = Callable[[str, StageOne, Callable[[], StageOne]], StageOne]
@@ -74,11 +69,8 @@ Share = Callable[[str, StageOne, Callable[[], StageOne]], StageOne]
 class Prepared:
     """What Stage II and the evaluation need.
 
-    Attributes:
-        worlds: the training simulator and the held-out one.
-        perception: frozen encoder, and one purifier per seed (leading axis).
-        facts: plain numbers for the summary: the data's statistics, how the worlds were made, Stage I's losses and times.
-        posterior: what the training log tells of every user of its vocabulary; None where nothing was learnt from a log.
+    Perception and posterior are those of `StageOne`, the posterior None where nothing was learnt from a log; the facts are plain
+    numbers for the summary: the data's statistics, how the worlds were made, Stage I's losses and times.
     """
 
     worlds: Worlds
@@ -99,14 +91,7 @@ def data_key(config: Config) -> Key[Array, ""]:
 
 
 def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, Json]:
-    """Read the log and build both worlds; all a run needs besides its checkpoint.
-
-    Args:
-        config: a validated configuration.
-        say: told in one line what was read.
-
-    Returns:
-        `(log, worlds, facts)`.
+    """Read the log and build both worlds, all a run needs besides its checkpoint, and say what was read: `(log, worlds, facts)`.
 
     Raises:
         InputError: data or settings that cannot be used.
@@ -164,16 +149,19 @@ def prepare(config: Config, say: Say = print, memory: Memory | None = None, shar
     memory = {} if memory is None else memory
     log, worlds, facts = remembered_worlds(config, say, memory)
     key = _stage_one_key(config)
+    of_log = ("log models", *key[:4])
 
     def make() -> StageOne:
-        return _stage_one(config, log, worlds, say, memory)
+        models = once(memory, of_log, lambda: fit_log_models(data_key(config), config, log, worlds.train, say, memory))
+        mine = models.posterior.of(worlds.train_users)
+        purifier, facts = _fit_purifiers(config, models.encoder, mine, worlds, say)
+        return StageOne(Perception(models.encoder, purifier), models.posterior, models.facts | facts)
 
     def obtain() -> StageOne:
         return make() if share is None else share(stage_one_name(config, log), stage_one_like(config, log), make)
 
     frozen = once(memory, ("stage one", *key), obtain)
-    models = LogModels(frozen.perception.encoder, frozen.posterior, frozen.facts)
-    memory.setdefault(("log models", *key[:4]), models)
+    memory.setdefault(of_log, LogModels(frozen.perception.encoder, frozen.posterior, frozen.facts))
     held_out = frozen.posterior.of(worlds.test_users)
     probes = _probe(config, frozen.perception, worlds.test.starts, held_out, memory)
     facts = facts | frozen.facts | {"probes": {name: x.tolist() for name, x in probes.items()}}
@@ -188,34 +176,24 @@ def _probe(
     config: Config, perception: Perception, starts: SessionStarts, held_out: UserPosterior, memory: Memory
 ) -> dict[str, np.ndarray]:
     """Return `probe_perception` on held-out users, `(N,)` each; one program serves all reverse processes."""
-    shared, env, seeds = without_process(config), config.environment, len(config.training.seeds)
+    shared, lengths, seeds = without_process(config), lengths_of(config), len(config.training.seeds)
     perception = share_process(purifier_of(config), perception)
     encoder, purifier = encoder_of(shared), purifier_of(shared)
 
     def of_seed(
         key: Key[Array, ""], perception: Perception, starts: SessionStarts, posterior: UserPosterior
     ) -> dict[str, Array]:
-        return probe_perception(
-            key,
-            encoder,
-            purifier,
-            perception,
-            starts,
-            posterior,
-            history_length=env.history_length,
-            arrival_length=env.arrival_length,
-        )
+        return probe_perception(key, encoder, purifier, perception, starts, posterior, **lengths)
 
     def make() -> Callable[..., dict[str, Array]]:
         # the identity has no parameters that could tell the number of seeds
         axes = (None, seed_axes(perception), None, None)
         return jax.jit(jax.vmap(of_seed, in_axes=axes, axis_size=seeds))
 
-    read = (shared.encoder, purifier_settings(shared), shared.denoiser, env.history_length, env.arrival_length)
+    read = (shared.encoder, purifier_settings(shared), shared.denoiser, *lengths.values())
     run = once(memory, ("probe", *read, seeds), make)
     key = jax.random.fold_in(data_key(config), PROBES_STAGE)
-    found = run(key, perception, starts, held_out)
-    return {name: np.asarray(x) for name, x in found.items()}
+    return {name: np.asarray(x) for name, x in run(key, perception, starts, held_out).items()}
 
 
 def stage_one_name(config: Config, log: InteractionLog) -> str:
@@ -223,21 +201,8 @@ def stage_one_name(config: Config, log: InteractionLog) -> str:
     return digest([FINGERPRINT_FORMAT, log.digest, repr(_stage_one_key(config))])
 
 
-def _stage_one(config: Config, log: InteractionLog, worlds: Worlds, say: Say, memory: Memory) -> StageOne:
-    """Train encoder and purifiers; what was learnt of the same log for other purifiers is remembered."""
-    key = _stage_one_key(config)
-    models: LogModels = once(
-        memory,
-        ("log models", *key[:4]),
-        lambda: fit_log_models(data_key(config), config, log, worlds.train.starts, say, memory),
-    )
-    mine = models.posterior.of(worlds.train_users)
-    purifier, facts = _fit_purifiers(config, models.encoder, mine, worlds, say)
-    return StageOne(Perception(models.encoder, purifier), models.posterior, models.facts | facts)
-
-
 def stage_one_like(config: Config, log: InteractionLog) -> StageOne:
-    """Return the shapes of what `_stage_one` gives."""
+    """Return the shapes of what `prepare` freezes."""
     perception = perception_like(config, log.num_items)
     rows, users = len(log.train.user), log.num_users
 
@@ -268,15 +233,9 @@ def _stage_one_key(config: Config) -> tuple[object, ...]:
 def _worlds_key(config: Config) -> tuple[object, ...]:
     """Return everything that `load_worlds` depends on."""
     env = config.environment
-    settings = (
-        env.response,
-        env.response_dim,
-        env.response_epochs,
-        env.slate_size,
-        env.history_length,
-        env.arrival_length,
-    )
-    return ("worlds", config.data, config.synthetic, *settings, method_of(config.agent.method).in_model)
+    response = env.response, env.response_dim, env.response_epochs
+    histories = env.slate_size, env.history_length, env.arrival_length
+    return ("worlds", config.data, config.synthetic, *response, *histories, method_of(config.agent.method).in_model)
 
 
 def _purifier_key(config: Config) -> tuple[object, ...]:
@@ -298,16 +257,8 @@ def _fit_purifiers(
     started = time.perf_counter()
     encoder, purifier, environment = encoder_of(config), purifier_of(config), environment_of(config)
     posterior = replace(posterior, mode=_targets(config, params, posterior, worlds))
-    fitted, losses = fit_purifiers(
-        seed_keys(config, 1),
-        encoder,
-        purifier,
-        params,
-        worlds.train.starts,
-        posterior,
-        history_length=environment.history_length,
-        arrival_length=environment.arrival_length,
-    )
+    keys, lengths = seed_keys(config, 1), lengths_of(config)
+    fitted, losses = fit_purifiers(keys, encoder, purifier, params, worlds.train.starts, posterior, **lengths)
     if purifier.learning.refresh_rounds:
         keys = seed_keys(config, REFRESH_STAGE)
         agent = make_quota_greedy_purified(slate_size=environment.slate_size)
