@@ -14,7 +14,8 @@ from dsrm_jax.agents import bcq, bcq_continuous
 from dsrm_jax.agents.agent import LoggedData, Transition
 from dsrm_jax.agents.bcq import BCQConfig, constrained_scores, item_rows, make_bcq
 from dsrm_jax.agents.hyper_action import hyper_slate
-from dsrm_jax.agents.replay import Experience, Learner, ReplayConfig, ReplayState, full_replay
+from dsrm_jax.agents.replay import Experience, Learner, Parts, ReplayConfig, ReplayState, full_replay
+from dsrm_jax.agents.settings import SharedConfig
 from dsrm_jax.agents.slates import greedy_slate
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
@@ -157,9 +158,14 @@ def test_the_mask_keeps_what_is_likely_enough_and_is_never_empty(value, logits, 
     assert ranked == by_value + by_imitation
 
 
+def parts_of(networks):
+    own = BCQConfig(discount=0.8, threshold=0.2, perturbation=0.3)
+    return Parts(own, SharedConfig(hidden=16), ReplayConfig(), SLATE, networks, {})
+
+
 def _parts():
     networks = {"value": bcq.ItemQuery(16, 0.25), "imitation": bcq.ItemQuery(16, 1.0)}
-    return bcq._Parts(BCQConfig(discount=0.8, threshold=0.2), ReplayConfig(), SLATE, networks, {})
+    return parts_of(networks)
 
 
 def _seen(state):
@@ -238,8 +244,7 @@ def test_the_continuous_target_agrees_with_a_hand_computation_in_float64(catalog
         terminated=jnp.asarray(gone),
         next_features=jnp.asarray(np.where(gone[:, None], np.nan, seen), jnp.float32),
     )
-    critic, actor = bcq_continuous.Critics(16, num_critics=2), bcq_continuous.Perturbation(16)
-    parts = bcq_continuous._Parts(ReplayConfig(), SLATE, 0.8, 0.3, 16, critic, actor, {})
+    parts = parts_of(bcq_continuous.networks(16))
     learner = Learner(params, target, {})
     found = bcq_continuous.td_target(parts, learner, batch, jnp.asarray(noise, jnp.float32))
 
@@ -267,7 +272,7 @@ def test_latents_are_clipped_to_act_and_never_to_train_the_decoder():
     latent = mean + jnp.exp(log_std) * noise
     assert float(jnp.max(jnp.abs(latent))) > 0.5
     np.testing.assert_allclose(out, model.apply(params, seen, latent, method=model.decode), rtol=1e-5)
-    parts = bcq_continuous._Parts(ReplayConfig(), SLATE, 0.8, 0.3, 16, None, bcq_continuous.Perturbation(16), {})
+    parts = parts_of(bcq_continuous.networks(16))
     actor = bcq_continuous.Perturbation(16).init(jax.random.key(2), seen, action, 1.0)
     networks = {"imitation": params, "actor": actor}
     far, near = (bcq_continuous.draw_actions(parts, networks, seen, jnp.full((4, 1, 6), z))[0] for z in (3.0, 0.5))

@@ -14,7 +14,8 @@ from dsrm_jax.agents.agent import Rollout
 from dsrm_jax.agents.dnair import DNaIRConfig, explore, make_dnair, novelty_bonus
 from dsrm_jax.agents.hyper_action import item_features
 from dsrm_jax.agents.networks import features
-from dsrm_jax.agents.replay import Experience, Learner, ReplayConfig
+from dsrm_jax.agents.replay import Experience, Learner, Parts, ReplayConfig
+from dsrm_jax.agents.settings import SharedConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
 
@@ -97,7 +98,7 @@ def test_exploration_leaves_slates_alone(num_items, probability):
 
 
 def random_params(parts, seed):
-    params = jax.eval_shape(parts.network.init, jax.random.key(0), jnp.zeros((1, D + 1)))
+    params = jax.eval_shape(parts.networks["value"].init, jax.random.key(0), jnp.zeros((1, D + 1)))
     leaves, tree = jax.tree.flatten(params)
     rng = np.random.default_rng(seed)
     return jax.tree.unflatten(tree, [jnp.asarray(rng.normal(size=x.shape), jnp.float32) for x in leaves])
@@ -105,7 +106,7 @@ def random_params(parts, seed):
 
 def test_targets_are_those_of_double_q_learning_with_the_target_networks_values():
     own = DNaIRConfig(discount=0.7, novelty_weight=0.1)
-    parts = dnair._Parts(own, ReplayConfig(), K, dnair.ItemValues(16), {})
+    parts = Parts(own, SharedConfig(), ReplayConfig(), K, {"value": dnair.ItemValues(16)}, {})
     catalogue, rng = make_catalogue(), np.random.default_rng(5)
     bonus = novelty_bonus(catalogue, weight=0.1)
     n = 6
@@ -122,7 +123,7 @@ def test_targets_are_those_of_double_q_learning_with_the_target_networks_values(
     )
 
     def values(params):
-        weights = np.asarray(parts.network.apply(params, batch.next_features), np.float64)
+        weights = np.asarray(parts.apply("value", params, batch.next_features), np.float64)
         logit = np.asarray(batch.next_features[:, :-1], np.float64) @ np.asarray(catalogue.vectors).T + catalogue.bias
         learnt = weights[:, :-1] @ np.asarray(item_features(catalogue)).T + weights[:, -1:]
         return 1 / (1 + np.exp(-np.asarray(logit))) + learnt + np.asarray(bonus)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dsrm_jax.agents.agent import Rollout, Transition
-from dsrm_jax.agents.hyper_action import Critics, HyperActor, HyperActorCritic
+from dsrm_jax.agents.hyper_action import HyperActor, hyper_networks
 from dsrm_jax.agents.mofir import (
     MOFIRConfig,
     _gradient_step,
@@ -20,7 +20,8 @@ from dsrm_jax.agents.mofir import (
     sample_preferences,
     td_target,
 )
-from dsrm_jax.agents.replay import Experience, ReplayConfig, clipped_adam
+from dsrm_jax.agents.replay import Experience, ReplayConfig
+from dsrm_jax.agents.replay import make_parts as make_parts_of
 from dsrm_jax.purify.view import Catalogue, View
 
 USERS, ITEMS, DIM, SLATE = 8, 12, 4, 2
@@ -131,8 +132,8 @@ def test_preferences_are_uniform_on_the_simplex():
 
 
 def make_parts(own=OWN):
-    optimiser = {"actor": clipped_adam(1e-3, 100.0), "critic": clipped_adam(1e-3, 100.0)}
-    return HyperActorCritic(own, REPLAY, SLATE, HyperActor(16), Critics(16, num_critics=2), optimiser)
+    keywords = {"slate_size": SLATE, "max_grad_norm": 100.0} | vars(REPLAY) | vars(own)
+    return make_parts_of("mofir", MOFIRConfig, keywords, hyper_networks(16, 2), {"actor": 1e-3, "critic": 1e-3})
 
 
 def some_learner(key):
@@ -212,11 +213,11 @@ def test_a_preference_for_utility_alone_reproduces_plain_ddpg(monkeypatch):
     omega = utility[:6]
 
     def policy(actor, seen):
-        action = parts.actor.apply(actor, seen[:, :-1], omega)
+        action = parts.apply("actor", actor, seen[:, :-1], omega)
         return action / jnp.linalg.norm(action, axis=1, keepdims=True)
 
     def q(critic, seen, action):
-        return parts.critic.apply(critic, seen, action, omega)[:, 0]
+        return parts.apply("critic", critic, seen, action, omega)[:, 0]
 
     following = q(learner.target["critic"], batch.next_features, policy(learner.target["actor"], batch.next_features))
     y = batch.reward[:, 0] + 0.8 * (1 - batch.terminated) * following

@@ -13,8 +13,9 @@ from dsrm_jax.agents import sac4ir
 from dsrm_jax.agents.agent import Rollout
 from dsrm_jax.agents.hyper_action import item_features
 from dsrm_jax.agents.networks import features
-from dsrm_jax.agents.replay import Experience, Learner, ReplayConfig
+from dsrm_jax.agents.replay import Experience, Learner, Parts, ReplayConfig
 from dsrm_jax.agents.sac4ir import SAC4IRConfig, make_sac4ir, softmax_policy, temperature_loss
+from dsrm_jax.agents.settings import SharedConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
 
@@ -50,8 +51,8 @@ def view_of(state):
 
 def make_parts(**own):
     own = SAC4IRConfig(discount=0.5, entropy_ratio=RATIO, **own)
-    networks = sac4ir.SoftActor(16), sac4ir.ItemValues(16)
-    return sac4ir._Parts(own, ReplayConfig(), K, 5.0, *networks, {})
+    networks = {"actor": sac4ir.SoftActor(16), "critic": sac4ir.ItemValues(16)}
+    return Parts(own, SharedConfig(sharpness=5.0), ReplayConfig(), K, networks, {})
 
 
 def random_like(tree, seed):
@@ -79,7 +80,7 @@ def example():
 
 
 def reference_policy(parts, params, seen, catalogue):
-    action, sharpness = parts.actor.apply(params["actor"], seen[:, :-1])
+    action, sharpness = parts.apply("actor", params["actor"], seen[:, :-1])
     logits = 5.0 * float(sharpness) * np.asarray(action, np.float64) @ np.asarray(item_features(catalogue)).T
     return special.softmax(logits, axis=1), special.log_softmax(logits, axis=1)
 
@@ -90,7 +91,7 @@ def reference_values(parts, critic, seen, catalogue):
     logit = logit + np.asarray(catalogue.bias)
     item, found = np.asarray(item_features(catalogue), np.float64), []
     for j in range(2):
-        weights = np.asarray(parts.critic.apply(jax.tree.map(lambda x, j=j: x[j], critic), seen))
+        weights = np.asarray(parts.apply("critic", jax.tree.map(lambda x, j=j: x[j], critic), seen))
         found.append(special.expit(logit) + weights[:, :-1] @ item.T + weights[:, -1:])
     return np.stack(found)
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from dsrm_jax.agents.agent import Rollout
-from dsrm_jax.agents.hyper_action import Critics, HyperActor, HyperActorCritic
-from dsrm_jax.agents.replay import Experience, ReplayConfig, clipped_adam, sample
+from dsrm_jax.agents.hyper_action import hyper_networks
+from dsrm_jax.agents.replay import Experience, ReplayConfig, sample
+from dsrm_jax.agents.replay import make_parts as make_parts_of
 from dsrm_jax.agents.td3 import TD3Config, _gradient_step, make_td3, td_target
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
@@ -100,8 +101,8 @@ def test_it_finds_the_slates_that_exhaustive_search_finds():
 
 
 def make_parts(own=OWN):
-    optimiser = {"actor": clipped_adam(1e-3, 100.0), "critic": clipped_adam(1e-3, 100.0)}
-    return HyperActorCritic(own, REPLAY, SLATE, HyperActor(16), Critics(16, num_critics=2), optimiser)
+    keywords = {"slate_size": SLATE, "max_grad_norm": 100.0} | vars(REPLAY) | vars(own)
+    return make_parts_of("td3", TD3Config, keywords, hyper_networks(16, 2), {"actor": 1e-3, "critic": 1e-3})
 
 
 def some_learner(parts, key):
@@ -185,7 +186,7 @@ def test_critics_descend_to_the_target_and_the_actor_climbs_the_first_critic():
     target = td_target(parts, learner.target, batch, jnp.zeros(batch.action.shape))
 
     def error(learner):
-        values = parts.critic.apply(learner.params["critic"], batch.features, batch.action)
+        values = parts.apply("critic", learner.params["critic"], batch.features, batch.action)
         return float(jnp.mean(jnp.sum(jnp.square(values - target[:, None]), axis=1)))
 
     moved, metrics = _gradient_step(parts, learner, jax.random.key(0), batch, jnp.asarray(0))
@@ -193,9 +194,9 @@ def test_critics_descend_to_the_target_and_the_actor_climbs_the_first_critic():
     assert error(moved) < error(learner)
 
     def climbed(actor):
-        action = parts.actor.apply(actor, batch.features[:, :-1])
+        action = parts.apply("actor", actor, batch.features[:, :-1])
         action = action / jnp.linalg.norm(action, axis=1, keepdims=True)
-        return float(jnp.mean(parts.critic.apply(moved.params["critic"], batch.features, action)[:, 0]))
+        return float(jnp.mean(parts.apply("critic", moved.params["critic"], batch.features, action)[:, 0]))
 
     assert climbed(moved.params["actor"]) > climbed(learner.params["actor"])
 

@@ -11,7 +11,7 @@ Shapes: B users, N transitions, J items, K slate size, D state dimensions, F = D
 """
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,11 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents import replay
+from dsrm_jax.agents import bcq_continuous, replay
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout, Transition
-from dsrm_jax.agents.bcq_continuous import make_bcq_continuous
 from dsrm_jax.agents.networks import MLP, features
-from dsrm_jax.agents.replay import Experience, Learner, Metrics, Optimisers, Params, ReplayConfig, ReplayState
-from dsrm_jax.agents.settings import SharedConfig, settings_of
+from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, Parts, ReplayConfig, ReplayState
+from dsrm_jax.agents.settings import SharedConfig
 from dsrm_jax.agents.slates import greedy_slate
 from dsrm_jax.agents.yardsticks import make_quota_softmax
 from dsrm_jax.errors import InputError
@@ -83,16 +82,6 @@ def item_rows(catalogue: Catalogue) -> Float[Array, "J F"]:
     return jnp.concatenate([catalogue.vectors, jnp.stack(extra, axis=1)], axis=1)
 
 
-class _Parts(NamedTuple):
-    """What the functions of the agent are closed over: static, but for the floats of the settings."""
-
-    settings: BCQConfig
-    replay: ReplayConfig
-    slate_size: int
-    networks: dict[str, ItemQuery]
-    optimisers: Optimisers
-
-
 def make_bcq(
     *,
     slate_size: int = EnvironmentConfig.slate_size,
@@ -116,37 +105,24 @@ def make_bcq(
         The `Agent`. Its `init` needs the logged data and raises `InputError` where there are none; `greedy` changes nothing in
         the discrete form, whose policy is deterministic.
     """
-    settings = settings_of(BCQConfig, "bcq", locals())
-    buffer = settings_of(ReplayConfig, "bcq", locals() | {"warm_up": 0})
-    settings_of(SharedConfig, "bcq", locals())
+    # A click's probability rises by a quarter of its logit, at most: so much of the logit is the Q of an untrained agent.
+    networks: dict[str, nn.Module] = {"value": ItemQuery(hidden, 0.25), "imitation": ItemQuery(hidden, 1.0)}
+    init_of, act, update = _init, _act, _update
     if mode == "continuous":
-        agent = make_bcq_continuous(
-            buffer,
-            slate_size=slate_size,
-            learning_rate=learning_rate,
-            discount=discount,
-            perturbation=perturbation,
-            max_grad_norm=max_grad_norm,
-            hidden=hidden,
-        )
-    else:
-        # A click's probability rises by a quarter of its logit, at most: so much of the logit is the Q of an untrained agent.
-        networks = {"value": ItemQuery(hidden, 0.25), "imitation": ItemQuery(hidden, 1.0)}
-        optimisers = {name: replay.clipped_adam(learning_rate, max_grad_norm) for name in networks}
-        parts = _Parts(settings, buffer, slate_size, networks, optimisers)
-        agent = Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
+        networks = bcq_continuous.networks(hidden)
+        init_of, act, update = bcq_continuous.init, bcq_continuous.act, bcq_continuous.update
+    rates = dict.fromkeys((*networks, "imitation"), learning_rate)
+    parts = replay.make_parts("bcq", BCQConfig, locals() | {"warm_up": 0}, networks, rates)
 
     def init(key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> ReplayState:
         if logged is None:
             raise InputError(
                 "method bcq learns from logged slates and was given none: call init(key, catalogue, logged) with a LoggedData"
             )
-        started: ReplayState = agent.init(key, catalogue, logged.transitions)
-        return started
+        return init_of(parts, key, catalogue, logged.transitions)
 
-    if behaviour == "log":
-        return agent._replace(init=init, offline="log")
-    return agent._replace(init=init, offline=make_quota_softmax(slate_size=slate_size))
+    agent = Agent(init, partial(act, parts), partial(update, parts), offline="log")
+    return agent if behaviour == "log" else agent._replace(offline=make_quota_softmax(slate_size=slate_size))
 
 
 BCQ = Method(
@@ -179,7 +155,9 @@ def constrained_scores(
     return jnp.where(survives, 1.0 + value - lowest, ratio)
 
 
-def td_target(parts: _Parts, learner: Learner, batch: Experience, catalogue: Catalogue) -> Float[Array, "N K"]:
+def td_target(
+    parts: Parts[BCQConfig], learner: Learner, batch: Experience, catalogue: Catalogue
+) -> Float[Array, "N K"]:
     r"""Return every shown item's regression target: $y_k = \mathrm{click}_k + \gamma (1 - \mathrm{terminated}) V'(s')$.
 
     V' is the mean target Q of the K items that the online networks would show next (double Q-learning, under the mask).
@@ -192,7 +170,7 @@ def td_target(parts: _Parts, learner: Learner, batch: Experience, catalogue: Cat
     return batch.reward + value[:, None]
 
 
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Transition) -> ReplayState:
+def _init(parts: Parts[BCQConfig], key: jax.Array, catalogue: Catalogue, logged: Transition) -> ReplayState:
     """`Agent.init`, the data being there."""
     rows = replay.experience(logged, logged.slate, logged.clicks)
     keys = jax.random.split(key, len(parts.networks))
@@ -204,7 +182,7 @@ def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Transitio
 
 
 def _act(
-    parts: _Parts, agent: ReplayState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
+    parts: Parts[BCQConfig], agent: ReplayState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
 ) -> tuple[Int[Array, "B K"], tuple[()]]:
     """`Agent.act`."""
     seen = features(view.state, view.time)
@@ -213,30 +191,30 @@ def _act(
 
 
 def _update(
-    parts: _Parts, agent: ReplayState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+    parts: Parts[BCQConfig], agent: ReplayState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
 ) -> tuple[ReplayState, Metrics]:
     """`Agent.update`; the rollout is not looked at."""
     return replay.practise(partial(_gradient_step, parts, catalogue), agent, key, None, settings=parts.replay)
 
 
 def _values(
-    parts: _Parts, params: PyTree, seen: Float[Array, "N D+1"], rows: Float[Array, "N K F"]
+    parts: Parts[BCQConfig], params: PyTree, seen: Float[Array, "N D+1"], rows: Float[Array, "N K F"]
 ) -> Float[Array, "N K"]:
     """Return Q of K items of each user, given their `item_rows`."""
-    query, level = parts.networks["value"].apply(params, seen)
+    query, level = parts.apply("value", params, seen)
     return jnp.einsum("nf,nkf->nk", query, rows) + jnp.asarray(level)[:, None]
 
 
 def _constrained(
-    parts: _Parts, params: Params, seen: Float[Array, "N D+1"], rows: Float[Array, "J F"]
+    parts: Parts[BCQConfig], params: Params, seen: Float[Array, "N D+1"], rows: Float[Array, "J F"]
 ) -> Float[Array, "N J"]:
     """Return `constrained_scores` of all items; levels change no order."""
-    value, logits = (parts.networks[name].apply(params[name], seen)[0] @ rows.T for name in ("value", "imitation"))
+    value, logits = (parts.apply(name, params[name], seen)[0] @ rows.T for name in ("value", "imitation"))
     return constrained_scores(value, logits, parts.settings.threshold)
 
 
 def _gradient_step(
-    parts: _Parts, catalogue: Catalogue, learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
+    parts: Parts[BCQConfig], catalogue: Catalogue, learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
 ) -> tuple[Learner, Metrics]:
     """Move Q on the shown items, the imitation on the whole catalogue, and the slow copies."""
     rows = item_rows(catalogue)
@@ -247,7 +225,7 @@ def _gradient_step(
         return jnp.mean(optax.huber_loss(value, target)), value
 
     def imitation_loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
-        logits = parts.networks["imitation"].apply(params, batch.features)[0] @ rows.T
+        logits = parts.apply("imitation", params, batch.features)[0] @ rows.T
         shown = jnp.take_along_axis(logits, batch.action, axis=1)
         surprise = jnp.mean(jax.nn.logsumexp(logits, axis=1)) - jnp.mean(shown)
         return surprise + LOGIT_PENALTY * jnp.mean(jnp.square(logits)), surprise

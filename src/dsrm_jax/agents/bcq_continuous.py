@@ -8,7 +8,6 @@ Shapes: B users, N transitions, K slate size, D state dimensions, E = D + 3, Z =
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +15,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents import replay
-from dsrm_jax.agents.agent import Agent, Rollout, Transition
+from dsrm_jax.agents.agent import Rollout, Transition
 from dsrm_jax.agents.hyper_action import Critics, hyper_slate, item_features, unit
 from dsrm_jax.agents.networks import MLP, features
-from dsrm_jax.agents.replay import Experience, Learner, Metrics, Optimisers, Params, ReplayConfig, ReplayState
+from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, Parts, ReplayState
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.types import PyTree
 
@@ -73,35 +72,9 @@ class Perturbation(nn.Module):
         return bound * nn.tanh(out)
 
 
-class _Parts(NamedTuple):
-    """What the functions of the agent are closed over: static, but for the floats."""
-
-    replay: ReplayConfig
-    slate_size: int
-    discount: float
-    perturbation: float
-    hidden: int
-    critic: Critics
-    actor: Perturbation
-    optimisers: Optimisers
-
-
-def make_bcq_continuous(
-    buffer: ReplayConfig,
-    *,
-    slate_size: int,
-    learning_rate: float,
-    discount: float,
-    perturbation: float,
-    max_grad_norm: float,
-    hidden: int,
-) -> Agent:
-    """Build the continuous form; `init` takes the logged `Transition` as its third argument."""
-    names = ("imitation", "actor", "critic")
-    optimisers = {name: replay.clipped_adam(learning_rate, max_grad_norm) for name in names}
-    critic, actor = Critics(hidden, num_critics=2), Perturbation(hidden)
-    parts = _Parts(buffer, slate_size, discount, perturbation, hidden, critic, actor, optimisers)
-    return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
+def networks(hidden: int) -> dict[str, nn.Module]:
+    """Return critics and perturbation; the imitation's size is known when it sees its first action."""
+    return {"actor": Perturbation(hidden), "critic": Critics(hidden, num_critics=2)}
 
 
 def logged_action(slate: Int[Array, "... K"], catalogue: Catalogue) -> Float[Array, "... E"]:
@@ -114,7 +87,9 @@ def soft_minimum(values: Float[Array, "... 2"]) -> Float[Array, "..."]:
     return SOFT_MINIMUM * jnp.min(values, axis=-1) + (1 - SOFT_MINIMUM) * jnp.max(values, axis=-1)
 
 
-def td_target(parts: _Parts, learner: Learner, batch: Experience, noise: Float[Array, "N S Z"]) -> Float[Array, "N"]:
+def td_target(
+    parts: Parts[PyTree], learner: Learner, batch: Experience, noise: Float[Array, "N S Z"]
+) -> Float[Array, "N"]:
     """Return r + discount (1 - terminated) max over S draws of the soft minimum of the target critics.
 
     Args:
@@ -125,35 +100,23 @@ def td_target(parts: _Parts, learner: Learner, batch: Experience, noise: Float[A
     """
     slow = learner.target | {"imitation": learner.params["imitation"]}
     action, seen = draw_actions(parts, slow, batch.next_features, noise)
-    value = jnp.max(soft_minimum(_values(parts, slow["critic"], seen, action)), axis=-1)
-    return batch.reward + parts.discount * jnp.where(batch.terminated, 0.0, value)
+    value = jnp.max(soft_minimum(parts.apply("critic", slow["critic"], seen, action)), axis=-1)
+    return batch.reward + parts.settings.discount * jnp.where(batch.terminated, 0.0, value)
 
 
 def draw_actions(
-    parts: _Parts, params: Params, seen: Float[Array, "N D+1"], noise: Float[Array, "N S Z"]
+    parts: Parts[PyTree], params: Params, seen: Float[Array, "N D+1"], noise: Float[Array, "N S Z"]
 ) -> tuple[Float[Array, "N S E"], Float[Array, "N S D+1"]]:
     """Return S perturbed draws of the imitation in each state, and the states repeated alike."""
     seen = jnp.broadcast_to(seen[:, None], (*noise.shape[:-1], seen.shape[-1]))
     latent = jnp.clip(noise, -LATENT_BOUND, LATENT_BOUND)
-    model = Imitation(parts.hidden, noise.shape[-1] // 2)
+    model = Imitation(parts.shared.hidden, noise.shape[-1] // 2)
     decoded: PyTree = model.apply(params["imitation"], seen, latent, method=model.decode)
     action = unit(decoded)
-    return unit(action + _shift(parts, params["actor"], seen, action)), seen
+    return unit(action + parts.apply("actor", params["actor"], seen, action, parts.settings.perturbation)), seen
 
 
-def _shift(parts: _Parts, params: PyTree, seen: Float[Array, "... D+1"], action: Float[Array, "... E"]) -> jax.Array:
-    """Return the perturbation, `(..., E)`."""
-    found: PyTree = parts.actor.apply(params, seen, action, parts.perturbation)
-    return jnp.asarray(found)
-
-
-def _values(parts: _Parts, params: PyTree, seen: Float[Array, "... D+1"], action: Float[Array, "... E"]) -> jax.Array:
-    """Return both critics' values, `(..., 2)`."""
-    found: PyTree = parts.critic.apply(params, seen, action)
-    return jnp.asarray(found)
-
-
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Transition) -> ReplayState:
+def init(parts: Parts[PyTree], key: jax.Array, catalogue: Catalogue, logged: Transition) -> ReplayState:
     """`Agent.init`, the data being there."""
     rows = replay.experience(logged, logged_action(logged.slate, catalogue), logged.reward)
     one = jax.tree.map(lambda x: x[:1], rows)
@@ -161,38 +124,38 @@ def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Transitio
     action_dim = one.action.shape[-1]
     noise = jnp.zeros((1, 2 * action_dim))
     params = {
-        "imitation": Imitation(parts.hidden, action_dim).init(imitation_key, one.features, one.action, noise),
-        "actor": parts.actor.init(actor_key, one.features, one.action, 1.0),
-        "critic": parts.critic.init(critic_key, one.features, one.action),
+        "imitation": Imitation(parts.shared.hidden, action_dim).init(imitation_key, one.features, one.action, noise),
+        "actor": parts.networks["actor"].init(actor_key, one.features, one.action, 1.0),
+        "critic": parts.networks["critic"].init(critic_key, one.features, one.action),
     }
     return ReplayState(replay.start_learner(params, parts.optimisers), replay.full_replay(rows))
 
 
-def _act(
-    parts: _Parts, agent: ReplayState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
+def act(
+    parts: Parts[PyTree], agent: ReplayState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
 ) -> tuple[Int[Array, "B K"], tuple[()]]:
     """`Agent.act`: the draw that the first critic likes best, greedy or not."""
     params, batch = agent.learner.params, view.state.shape[0]
     noise = jax.random.normal(key, (batch, NUM_DRAWS, 2 * (view.state.shape[-1] + 3)))
     action, seen = draw_actions(parts, params, features(view.state, view.time), noise)
-    best = jnp.argmax(_values(parts, params["critic"], seen, action)[..., 0], axis=1)
+    best = jnp.argmax(parts.apply("critic", params["critic"], seen, action)[..., 0], axis=1)
     return hyper_slate(action[jnp.arange(batch), best], catalogue, slate_size=parts.slate_size), ()
 
 
-def _update(
-    parts: _Parts, agent: ReplayState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+def update(
+    parts: Parts[PyTree], agent: ReplayState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
 ) -> tuple[ReplayState, Metrics]:
     """`Agent.update`; the rollout is not looked at."""
     return replay.practise(partial(_gradient_step, parts), agent, key, None, settings=parts.replay)
 
 
 def _gradient_step(
-    parts: _Parts, learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
+    parts: Parts[PyTree], learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
 ) -> tuple[Learner, Metrics]:
     """Move imitation, critics, perturbation and slow copies, in this order."""
     size, action_dim = batch.action.shape
     latent_key, target_key, draw_key = jax.random.split(key, 3)
-    model = Imitation(parts.hidden, action_dim)
+    model = Imitation(parts.shared.hidden, action_dim)
     latent_noise = jax.random.normal(latent_key, (size, 2 * action_dim))
 
     def imitation_loss(params: PyTree) -> tuple[jax.Array, None]:
@@ -206,7 +169,7 @@ def _gradient_step(
     target = td_target(parts, learner, batch, noise)
 
     def critic_loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
-        values = _values(parts, params, batch.features, batch.action)
+        values = parts.apply("critic", params, batch.features, batch.action)
         return jnp.mean(jnp.sum(jnp.square(values - target[:, None]), axis=-1)), values
 
     learner, error, values = replay.improve(learner, "critic", parts.optimisers, critic_loss)
@@ -215,7 +178,7 @@ def _gradient_step(
 
     def actor_loss(params: PyTree) -> tuple[jax.Array, None]:
         action, seen = draw_actions(parts, fixed | {"actor": params}, batch.features, one_draw)
-        return -jnp.mean(_values(parts, fixed["critic"], seen, action)[..., 0]), None
+        return -jnp.mean(parts.apply("critic", fixed["critic"], seen, action)[..., 0]), None
 
     learner = replay.track(replay.improve(learner, "actor", parts.optimisers, actor_loss)[0], parts.replay.tau)
     return learner, {"imitation_loss": loss, "critic_loss": error, "value": jnp.mean(values)}

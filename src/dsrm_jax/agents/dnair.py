@@ -8,11 +8,11 @@ Shapes: B users, J items, K slate size, D state dimensions.
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents import item_values, replay
@@ -20,8 +20,8 @@ from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
 from dsrm_jax.agents.hyper_action import item_features
 from dsrm_jax.agents.item_values import ItemValues
 from dsrm_jax.agents.networks import features
-from dsrm_jax.agents.replay import Experience, Learner, Metrics, Optimisers, ReplayConfig, ReplayState
-from dsrm_jax.agents.settings import SharedConfig, settings_of
+from dsrm_jax.agents.replay import Experience, Learner, Metrics, Parts, ReplayConfig, ReplayState
+from dsrm_jax.agents.settings import SharedConfig
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.settings import NON_NEGATIVE, SHARE, SHARE_OF_MOST, configuration, number
 from dsrm_jax.simulator.settings import EnvironmentConfig
@@ -38,16 +38,6 @@ class DNaIRConfig:
     """Weight of quality over log popularity in the shaped reward."""
     exploration: float = number(default=0.05, within=SHARE)
     """Probability that a slot is filled by a uniformly random item."""
-
-
-class _Parts(NamedTuple):
-    """What the agent's functions are closed over: static, but for the floats of the settings."""
-
-    settings: DNaIRConfig
-    replay: ReplayConfig
-    slate_size: int
-    network: ItemValues
-    optimisers: Optimisers
 
 
 def make_dnair(
@@ -76,11 +66,8 @@ def make_dnair(
     Returns:
         The `Agent`; its `init` raises InputError where the catalogue has no exposure counts.
     """
-    own = settings_of(DNaIRConfig, "dnair", locals())
-    buffer = settings_of(ReplayConfig, "dnair", locals())
-    settings_of(SharedConfig, "dnair", locals())
-    optimisers = {"value": replay.clipped_adam(learning_rate, max_grad_norm)}
-    parts = _Parts(own, buffer, slate_size, ItemValues(hidden), optimisers)
+    networks: dict[str, nn.Module] = {"value": ItemValues(hidden)}
+    parts = replay.make_parts("dnair", DNaIRConfig, locals(), networks, {"value": learning_rate})
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
@@ -146,7 +133,7 @@ def explore(
 
 
 def item_targets(
-    parts: _Parts, learner: Learner, batch: Experience, catalogue: Catalogue, bonus: Float[Array, "J"]
+    parts: Parts[DNaIRConfig], learner: Learner, batch: Experience, catalogue: Catalogue, bonus: Float[Array, "J"]
 ) -> Float[Array, "N K"]:
     """Return the shaped per-item targets click_k + n_k + gamma (1 - terminated) V(s').
 
@@ -160,16 +147,21 @@ def item_targets(
     return item_values.one_step_target(reward, batch.terminated, jnp.mean(following, axis=1), discount=discount)
 
 
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> ReplayState:
+def _init(parts: Parts[DNaIRConfig], key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> ReplayState:
     """`Agent.init`."""
     item_values.exposure_of(catalogue, "dnair")
-    params = {"value": parts.network.init(key, jnp.zeros((1, catalogue.vectors.shape[1] + 1)))}
+    params = {"value": parts.networks["value"].init(key, jnp.zeros((1, catalogue.vectors.shape[1] + 1)))}
     held = replay.start_replay(replay.slate_row(catalogue, parts.slate_size), capacity=parts.replay.capacity)
     return ReplayState(replay.start_learner(params, parts.optimisers), held)
 
 
 def _act(
-    parts: _Parts, agent: ReplayState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
+    parts: Parts[DNaIRConfig],
+    agent: ReplayState,
+    key: jax.Array,
+    view: View,
+    catalogue: Catalogue,
+    greedy: bool = False,
 ) -> tuple[Int[Array, "B K"], tuple[()]]:
     """`Agent.act`."""
     bonus = novelty_bonus(catalogue, weight=parts.settings.novelty_weight)
@@ -182,7 +174,7 @@ def _act(
 
 
 def _update(
-    parts: _Parts, agent: ReplayState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+    parts: Parts[DNaIRConfig], agent: ReplayState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
 ) -> tuple[ReplayState, Metrics]:
     """`Agent.update`: a rollout into the replay, then gradient steps from it."""
     bonus = novelty_bonus(catalogue, weight=parts.settings.novelty_weight)
@@ -201,15 +193,19 @@ def _update(
 
 
 def _values(
-    parts: _Parts, params: PyTree, seen: Float[Array, "B D+1"], catalogue: Catalogue, bonus: Float[Array, "J"]
+    parts: Parts[DNaIRConfig],
+    params: PyTree,
+    seen: Float[Array, "B D+1"],
+    catalogue: Catalogue,
+    bonus: Float[Array, "J"],
 ) -> Float[Array, "B J"]:
     """Return Q of every item."""
-    learnt = item_values.correction(_weights(parts, params, seen), item_features(catalogue))
+    learnt = item_values.correction(parts.apply("value", params, seen), item_features(catalogue))
     return bonus + item_values.click_probability(seen[:, :-1], catalogue) + learnt
 
 
 def _values_at(
-    parts: _Parts,
+    parts: Parts[DNaIRConfig],
     params: PyTree,
     seen: Float[Array, "B D+1"],
     slate: Int[Array, "B K"],
@@ -217,13 +213,8 @@ def _values_at(
     bonus: Float[Array, "J"],
 ) -> Float[Array, "B K"]:
     """Return Q of the given items."""
-    learnt = item_values.correction_at(_weights(parts, params, seen), item_features(catalogue), slate)
+    learnt = item_values.correction_at(parts.apply("value", params, seen), item_features(catalogue), slate)
     return bonus[slate] + item_values.click_probability_at(seen[:, :-1], slate, catalogue) + learnt
-
-
-def _weights(parts: _Parts, params: PyTree, seen: Float[Array, "B D+1"]) -> Float[Array, "B E+1"]:
-    found: PyTree = parts.network.apply(params, seen)
-    return found
 
 
 def _best(values: Float[Array, "B J"], slate_size: int) -> Int[Array, "B K"]:

@@ -7,30 +7,16 @@ Shapes: B users, J items, N transitions, K slate size, D state dimensions, E = D
 objectives.
 """
 
-from typing import Generic, NamedTuple, TypeVar
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents.networks import MLP, lifted_vectors
-from dsrm_jax.agents.replay import (
-    Experience,
-    Learner,
-    Optimisers,
-    ReplayConfig,
-    ReplayState,
-    clipped_adam,
-    start_learner,
-    start_replay,
-)
-from dsrm_jax.agents.settings import SharedConfig
+from dsrm_jax.agents.replay import Experience, Parts, ReplayState, S, start_learner, start_replay
 from dsrm_jax.agents.slates import greedy_slate
 from dsrm_jax.purify.view import Catalogue
 from dsrm_jax.types import PyTree
-
-S = TypeVar("S")
 
 
 def item_features(catalogue: Catalogue) -> Float[Array, "J E"]:
@@ -102,65 +88,26 @@ class Critics(nn.Module):
         return jnp.concatenate([MLP(self.hidden, 1)(seen_by_all) for _ in range(self.num_critics)], axis=-1)
 
 
-class HyperActorCritic(NamedTuple, Generic[S]):
-    """What the functions of a deterministic actor-critic over hyper-actions are closed over; `settings` are the method's own.
-
-    Actor and critics may be conditioned, such as on a preference.
-    """
-
-    settings: S
-    replay: ReplayConfig
-    slate_size: int
-    actor: HyperActor
-    critic: Critics
-    optimisers: Optimisers
-
-
-def make_hyper_actor_critic(
-    settings: S,
-    replay: ReplayConfig,
-    shared: SharedConfig,
-    *,
-    slate_size: int,
-    actor_learning_rate: float | jax.Array,
-    num_critics: int,
-) -> HyperActorCritic[S]:
-    """Build networks, of the shared width, and optimisers, of which the critics' has the shared learning rate."""
-    rates = {"actor": actor_learning_rate, "critic": shared.learning_rate}
-    optimisers = {name: clipped_adam(rate, shared.max_grad_norm) for name, rate in rates.items()}
-    actor, critic = HyperActor(shared.hidden), Critics(shared.hidden, num_critics)
-    return HyperActorCritic(settings, replay, slate_size, actor, critic, optimisers)
+def hyper_networks(hidden: int, num_critics: int) -> dict[str, nn.Module]:
+    """Return actor and critics; both may be conditioned, such as on a preference."""
+    return {"actor": HyperActor(hidden), "critic": Critics(hidden, num_critics)}
 
 
 def start(
-    parts: HyperActorCritic[S], key: jax.Array, row: Experience, condition: Float[Array, "1 C"] | None = None
+    parts: Parts[S], key: jax.Array, row: Experience, condition: Float[Array, "1 C"] | None = None
 ) -> ReplayState:
     """Return fresh networks, and an empty buffer for such rows (`replay.hyper_row`); the key is consumed."""
     features, action = (jnp.zeros((1, *x.shape)) for x in (row.features, row.action))
     actor_key, critic_key = jax.random.split(key)
     params = {
-        "actor": parts.actor.init(actor_key, features[:, :-1], condition),
-        "critic": parts.critic.init(critic_key, features, action, condition),
+        "actor": parts.networks["actor"].init(actor_key, features[:, :-1], condition),
+        "critic": parts.networks["critic"].init(critic_key, features, action, condition),
     }
-    learner: Learner = start_learner(params, parts.optimisers)
-    return ReplayState(learner, start_replay(row, capacity=parts.replay.capacity))
+    return ReplayState(start_learner(params, parts.optimisers), start_replay(row, capacity=parts.replay.capacity))
 
 
 def policy(
-    parts: HyperActorCritic[S], params: PyTree, state: Float[Array, "N D"], condition: Float[Array, "N C"] | None = None
+    parts: Parts[S], params: PyTree, state: Float[Array, "N D"], condition: Float[Array, "N C"] | None = None
 ) -> Float[Array, "N E"]:
     """Return the actor's hyper-action, a direction."""
-    action: PyTree = parts.actor.apply(params, state, condition)
-    return unit(action)
-
-
-def values(
-    parts: HyperActorCritic[S],
-    params: PyTree,
-    features: Float[Array, "N D+1"],
-    action: Float[Array, "N E"],
-    condition: Float[Array, "N C"] | None = None,
-) -> Float[Array, "N M"]:
-    """Return the critics' values."""
-    found: PyTree = parts.critic.apply(params, features, action, condition)
-    return jnp.asarray(found)
+    return unit(parts.apply("actor", params, state, condition))

@@ -18,9 +18,8 @@ from jaxtyping import Array, Float, Int
 from dsrm_jax.agents import hyper_action as hyper
 from dsrm_jax.agents import replay
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout, Transition, transitions
-from dsrm_jax.agents.hyper_action import HyperActorCritic
-from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, Replay, ReplayConfig, ReplayState
-from dsrm_jax.agents.settings import SharedConfig, settings_of
+from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, Parts, Replay, ReplayConfig, ReplayState
+from dsrm_jax.agents.settings import SharedConfig
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.settings import COUNT, NON_NEGATIVE, POSITIVE, SHARE, SHARE_OF_MOST, configuration, number
 from dsrm_jax.simulator.settings import EnvironmentConfig
@@ -47,9 +46,6 @@ class MOFIRConfig:
     """Standard deviation of the exploration noise, per coordinate of the hyper-action."""
     actor_learning_rate: float = number(default=3e-4, within=POSITIVE)
     """Adam step size of the actor."""
-
-
-Parts = HyperActorCritic[MOFIRConfig]
 
 
 @struct.dataclass
@@ -88,13 +84,9 @@ def make_mofir(
         The `Agent`. While it explores, each user of each step is served under another preference; greedily all are served
         under `preference`. Its slate is the top K of the hyper-action's scores; it records the hyper-action.
     """
-    own = settings_of(MOFIRConfig, "mofir", locals())
-    buffer = settings_of(ReplayConfig, "mofir", locals())
-    shared = settings_of(SharedConfig, "mofir", locals())
-    rate = actor_learning_rate
-    parts = hyper.make_hyper_actor_critic(
-        own, buffer, shared, slate_size=slate_size, actor_learning_rate=rate, num_critics=NUM_OBJECTIVES
-    )
+    rates = {"actor": actor_learning_rate, "critic": learning_rate}
+    networks = hyper.hyper_networks(hidden, NUM_OBJECTIVES)
+    parts = replay.make_parts("mofir", MOFIRConfig, locals(), networks, rates)
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
@@ -124,7 +116,9 @@ def reward_vector(found: Transition, *, fairness_reward: str) -> Float[Array, "N
     return jnp.stack([found.reward, fairness], axis=-1)
 
 
-def td_target(parts: Parts, target: Params, batch: Experience, omega: Float[Array, "N 2"]) -> Float[Array, "N 2"]:
+def td_target(
+    parts: Parts[MOFIRConfig], target: Params, batch: Experience, omega: Float[Array, "N 2"]
+) -> Float[Array, "N 2"]:
     r"""Return the critic's regression target, a vector.
 
     $$y = r + \gamma (1 - \mathrm{terminated}) Q'\big(s', \mu'(s', \omega), \omega\big).$$
@@ -136,7 +130,7 @@ def td_target(parts: Parts, target: Params, batch: Experience, omega: Float[Arra
         omega: preferences; they condition the target actor too.
     """
     action = hyper.policy(parts, target["actor"], batch.next_features[:, :-1], omega)
-    value = hyper.values(parts, target["critic"], batch.next_features, action, omega)
+    value = parts.apply("critic", target["critic"], batch.next_features, action, omega)
     return batch.reward + parts.settings.discount * jnp.where(batch.terminated[:, None], 0.0, value)
 
 
@@ -158,14 +152,14 @@ def critic_loss(
     return (1.0 - homotopy) * whole + homotopy * mixed
 
 
-def _init(parts: Parts, key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> MOFIRState:
+def _init(parts: Parts[MOFIRConfig], key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> MOFIRState:
     """`Agent.init`."""
     begun = hyper.start(parts, key, replay.hyper_row(catalogue, NUM_OBJECTIVES), jnp.zeros((1, NUM_OBJECTIVES)))
     return MOFIRState(begun.learner, jnp.zeros((), jnp.int32), begun.replay)
 
 
 def _act(
-    parts: Parts, agent: MOFIRState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
+    parts: Parts[MOFIRConfig], agent: MOFIRState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
 ) -> tuple[Int[Array, "B K"], Float[Array, "B E"]]:
     """`Agent.act`."""
     settings, batch = parts.settings, view.state.shape[0]
@@ -181,7 +175,7 @@ def _act(
 
 
 def _update(
-    parts: Parts, agent: MOFIRState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+    parts: Parts[MOFIRConfig], agent: MOFIRState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
 ) -> tuple[MOFIRState, Metrics]:
     """`Agent.update`."""
     settings, found = parts.settings, transitions(rollout)
@@ -196,7 +190,12 @@ def _update(
 
 
 def _gradient_step(
-    parts: Parts, homotopy: jax.Array, learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
+    parts: Parts[MOFIRConfig],
+    homotopy: jax.Array,
+    learner: Learner,
+    key: jax.Array,
+    batch: Experience,
+    index: jax.Array,
 ) -> tuple[Learner, Metrics]:
     """Move critic, actor and targets on a batch seen under `num_preferences` preferences each (hindsight relabelling)."""
     copies = parts.settings.num_preferences
@@ -205,7 +204,7 @@ def _gradient_step(
     target = td_target(parts, learner.target, batch, omega)
 
     def loss_of_critic(params: PyTree) -> tuple[jax.Array, jax.Array]:
-        value = hyper.values(parts, params, batch.features, batch.action, omega)
+        value = parts.apply("critic", params, batch.features, batch.action, omega)
         return critic_loss(value, target, omega, homotopy), value
 
     learner, loss, value = replay.improve(learner, "critic", parts.optimisers, loss_of_critic)
@@ -213,7 +212,7 @@ def _gradient_step(
 
     def loss_of_actor(params: PyTree) -> tuple[jax.Array, None]:
         action = hyper.policy(parts, params, batch.features[:, :-1], omega)
-        value = hyper.values(parts, critic, batch.features, action, omega)
+        value = parts.apply("critic", critic, batch.features, action, omega)
         return -jnp.mean(jnp.sum(omega * value, axis=-1)), None
 
     learner = replay.track(replay.improve(learner, "actor", parts.optimisers, loss_of_actor)[0], parts.replay.tau)

@@ -1,21 +1,24 @@
 """A ring buffer of transitions as a pytree, part of an agent's state; and what learns from batches drawn from it."""
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from dsrm_jax.agents.agent import Transition
 from dsrm_jax.agents.networks import features
+from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.purify.view import Catalogue
-from dsrm_jax.settings import COUNT, COUNT_OR_ZERO, POSITIVE_SHARE, configuration, number
+from dsrm_jax.settings import COUNT, COUNT_OR_ZERO, POSITIVE_SHARE, Settings, configuration, number
 from dsrm_jax.types import PyTree
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Settings)
 Params = dict[str, PyTree]
 Optimisers = dict[str, optax.GradientTransformation]
 Metrics = dict[str, jax.Array]
@@ -86,6 +89,39 @@ class ReplayState:
 
     learner: Learner
     replay: Replay
+
+
+class Parts(NamedTuple, Generic[S]):
+    """What the functions of a method that replays are closed over: static, but for the floats of its settings."""
+
+    settings: S
+    shared: SharedConfig
+    replay: ReplayConfig
+    slate_size: int
+    networks: dict[str, nn.Module]
+    optimisers: Optimisers
+
+    def apply(self, name: str, params: PyTree, *inputs: PyTree) -> PyTree:
+        """Return what a network says under its parameters."""
+        return self.networks[name].apply(params, *inputs)
+
+
+def make_parts(
+    method: str,
+    own: type[S],
+    keywords: Mapping[str, PyTree],
+    networks: dict[str, nn.Module],
+    rates: Mapping[str, float | jax.Array],
+) -> Parts[S]:
+    """Return the parts that a method's keywords make, with Adam on clipped gradients for each of what `rates` names.
+
+    Raises:
+        InputError: a value outside its field's range.
+    """
+    shared = settings_of(SharedConfig, method, keywords)
+    optimisers = {name: clipped_adam(rate, shared.max_grad_norm) for name, rate in rates.items()}
+    buffer = settings_of(ReplayConfig, method, keywords)
+    return Parts(settings_of(own, method, keywords), shared, buffer, keywords["slate_size"], networks, optimisers)
 
 
 def start_replay(row: PyTree, *, capacity: int) -> Replay:

@@ -8,7 +8,6 @@ Shapes: B users, J items, K slate size, D state dimensions, N batch.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,8 @@ from dsrm_jax.agents import item_values, replay
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
 from dsrm_jax.agents.hyper_action import HyperActor, item_features
 from dsrm_jax.agents.item_values import ItemValues
-from dsrm_jax.agents.replay import Experience, Learner, Metrics, Optimisers, Params, ReplayConfig, ReplayState
-from dsrm_jax.agents.settings import SharedConfig, settings_of
+from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, Parts, ReplayConfig, ReplayState
+from dsrm_jax.agents.settings import SharedConfig
 from dsrm_jax.agents.slates import greedy_slate, sample_slate
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.settings import COUNT, NON_NEGATIVE, POSITIVE, PROPER_SHARE, SHARE_OF_MOST, configuration, number
@@ -61,18 +60,6 @@ class SoftActor(nn.Module):
         return HyperActor(self.hidden)(state), sharpness
 
 
-class _Parts(NamedTuple):
-    """What the agent's functions are closed over: static, but for the floats of the settings."""
-
-    settings: SAC4IRConfig
-    replay: ReplayConfig
-    slate_size: int
-    sharpness: float
-    actor: SoftActor
-    critic: ItemValues
-    optimisers: Optimisers
-
-
 def make_sac4ir(
     *,
     slate_size: int = EnvironmentConfig.slate_size,
@@ -102,11 +89,9 @@ def make_sac4ir(
         The `Agent`; greedy, it shows the policy's mode, whose exposure the entropy bound says nothing about. Its `init`
         raises InputError where clicks are to be weighted and the catalogue has no exposure counts.
     """
-    own = settings_of(SAC4IRConfig, "sac4ir", locals())
-    buffer = settings_of(ReplayConfig, "sac4ir", locals())
-    settings_of(SharedConfig, "sac4ir", locals())
-    optimisers = {x: replay.clipped_adam(learning_rate, max_grad_norm) for x in ("actor", "critic", "log_temperature")}
-    parts = _Parts(own, buffer, slate_size, sharpness, SoftActor(hidden), ItemValues(hidden), optimisers)
+    networks: dict[str, nn.Module] = {"actor": SoftActor(hidden), "critic": ItemValues(hidden)}
+    rates = dict.fromkeys((*networks, "log_temperature"), learning_rate)
+    parts = replay.make_parts("sac4ir", SAC4IRConfig, locals(), networks, rates)
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
@@ -162,7 +147,9 @@ def click_rewards(batch: Experience, catalogue: Catalogue, *, power: float | Flo
     return clicks * shown / jnp.mean(shown)
 
 
-def soft_targets(parts: _Parts, learner: Learner, batch: Experience, catalogue: Catalogue) -> Float[Array, "N K"]:
+def soft_targets(
+    parts: Parts[SAC4IRConfig], learner: Learner, batch: Experience, catalogue: Catalogue
+) -> Float[Array, "N K"]:
     """Return per-item targets r_k + gamma (1 - terminated) V(s').
 
     V(s') is the exact sum over items of pi(a | s') [min over both target critics of Q(s', a) - alpha log pi(a | s')].
@@ -181,15 +168,15 @@ def _is_zero(number: float | Float[Array, ""]) -> bool:
     return isinstance(number, int | float) and number == 0
 
 
-def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> ReplayState:
+def _init(parts: Parts[SAC4IRConfig], key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> ReplayState:
     """`Agent.init`."""
     if not _is_zero(parts.settings.propensity_power):
         item_values.exposure_of(catalogue, "sac4ir with a propensity_power")
     actor_key, critic_key = jax.random.split(key)
     seen = jnp.zeros((1, catalogue.vectors.shape[1] + 1))
     params = {
-        "actor": parts.actor.init(actor_key, seen[:, :-1]),
-        "critic": jax.vmap(lambda key: parts.critic.init(key, seen))(jax.random.split(critic_key)),
+        "actor": parts.networks["actor"].init(actor_key, seen[:, :-1]),
+        "critic": jax.vmap(lambda key: parts.networks["critic"].init(key, seen))(jax.random.split(critic_key)),
         "log_temperature": jnp.log(jnp.float32(parts.settings.initial_temperature)),
     }
     held = replay.start_replay(replay.slate_row(catalogue, parts.slate_size), capacity=parts.replay.capacity)
@@ -197,7 +184,12 @@ def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Logged = 
 
 
 def _act(
-    parts: _Parts, agent: ReplayState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
+    parts: Parts[SAC4IRConfig],
+    agent: ReplayState,
+    key: jax.Array,
+    view: View,
+    catalogue: Catalogue,
+    greedy: bool = False,
 ) -> tuple[Int[Array, "B K"], tuple[()]]:
     """`Agent.act`."""
     logits = _logits(parts, agent.learner.params["actor"], view.state, catalogue)
@@ -207,7 +199,7 @@ def _act(
 
 
 def _update(
-    parts: _Parts, agent: ReplayState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+    parts: Parts[SAC4IRConfig], agent: ReplayState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
 ) -> tuple[ReplayState, Metrics]:
     """`Agent.update`: a rollout into the replay, then gradient steps from it."""
     step = partial(_gradient_step, parts, catalogue)
@@ -215,7 +207,12 @@ def _update(
 
 
 def _gradient_step(
-    parts: _Parts, catalogue: Catalogue, learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
+    parts: Parts[SAC4IRConfig],
+    catalogue: Catalogue,
+    learner: Learner,
+    key: jax.Array,
+    batch: Experience,
+    index: jax.Array,
 ) -> tuple[Learner, Metrics]:
     """Move critics, actor and temperature, each by its loss at the parameters before the step, and the slow copies."""
     target = soft_targets(parts, learner, batch, catalogue)
@@ -230,7 +227,7 @@ def _gradient_step(
 
 
 def _losses(
-    parts: _Parts, params: Params, target: Float[Array, "N K"], batch: Experience, catalogue: Catalogue
+    parts: Parts[SAC4IRConfig], params: Params, target: Float[Array, "N K"], batch: Experience, catalogue: Catalogue
 ) -> dict[str, Callable[[PyTree], tuple[jax.Array, jax.Array]]]:
     """Return the loss of each network in its own parameters, all others as in `params`; with the policy's mean entropy."""
     seen, item = batch.features, item_features(catalogue)
@@ -256,21 +253,21 @@ def _losses(
     return {"critic": critic, "actor": actor, "log_temperature": temperature}
 
 
-def _logits(parts: _Parts, params: PyTree, state: Float[Array, "B D"], catalogue: Catalogue) -> Float[Array, "B J"]:
+def _logits(
+    parts: Parts[SAC4IRConfig], params: PyTree, state: Float[Array, "B D"], catalogue: Catalogue
+) -> Float[Array, "B J"]:
     """Return the policy's logits of every item."""
-    found: PyTree = parts.actor.apply(params, state)
-    action, sharpness = found
-    return (parts.sharpness * sharpness * action) @ item_features(catalogue).T
+    action, sharpness = parts.apply("actor", params, state)
+    return (parts.shared.sharpness * sharpness * action) @ item_features(catalogue).T
 
 
-def _both(parts: _Parts, params: PyTree, seen: Float[Array, "B D+1"]) -> Float[Array, "2 B E+1"]:
+def _both(parts: Parts[SAC4IRConfig], params: PyTree, seen: Float[Array, "B D+1"]) -> Float[Array, "2 B E+1"]:
     """Return the weights of both critics."""
-    found: PyTree = jax.vmap(lambda p: parts.critic.apply(p, seen))(params)
-    return found
+    return jax.vmap(lambda p: parts.apply("critic", p, seen))(params)
 
 
 def _least_values(
-    parts: _Parts, params: PyTree, seen: Float[Array, "B D+1"], catalogue: Catalogue
+    parts: Parts[SAC4IRConfig], params: PyTree, seen: Float[Array, "B D+1"], catalogue: Catalogue
 ) -> Float[Array, "B J"]:
     """Return the smaller of both critics' Q, for every item."""
     first, second = _both(parts, params, seen)

@@ -16,9 +16,8 @@ from jaxtyping import Array, Float, Int
 from dsrm_jax.agents import hyper_action as hyper
 from dsrm_jax.agents import replay
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout, transitions
-from dsrm_jax.agents.hyper_action import HyperActorCritic
-from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, ReplayConfig, ReplayState
-from dsrm_jax.agents.settings import SharedConfig, settings_of
+from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, Parts, ReplayConfig, ReplayState
+from dsrm_jax.agents.settings import SharedConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.settings import COUNT, NON_NEGATIVE, POSITIVE, SHARE_OF_MOST, configuration, number
@@ -42,9 +41,6 @@ class TD3Config:
     """Bound on the smoothing noise."""
     delay: int = number(default=2, within=COUNT)
     """Critic steps per actor step."""
-
-
-Parts = HyperActorCritic[TD3Config]
 
 
 def make_td3(
@@ -75,17 +71,13 @@ def make_td3(
     Raises:
         InputError: a value out of range; gradient steps of an update that are no multiple of the delay.
     """
-    own = settings_of(TD3Config, "td3", locals())
-    buffer = settings_of(ReplayConfig, "td3", locals())
-    shared = settings_of(SharedConfig, "td3", locals())
+    rates = {"actor": actor_learning_rate, "critic": learning_rate}
+    parts = replay.make_parts("td3", TD3Config, locals(), hyper.hyper_networks(hidden, 2), rates)
     if gradient_steps % delay:
         raise InputError(
             f"agent.replay.gradient_steps is {gradient_steps}, and must be a multiple of agent.td3.delay, {delay}: "
             "change either"
         )
-    parts = hyper.make_hyper_actor_critic(
-        own, buffer, shared, slate_size=slate_size, actor_learning_rate=actor_learning_rate, num_critics=2
-    )
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 
 
@@ -98,7 +90,9 @@ TD3 = Method(
 )
 
 
-def td_target(parts: Parts, target: Params, batch: Experience, noise: Float[Array, "N E"]) -> Float[Array, "N"]:
+def td_target(
+    parts: Parts[TD3Config], target: Params, batch: Experience, noise: Float[Array, "N E"]
+) -> Float[Array, "N"]:
     r"""Return the critics' regression target (Fujimoto et al. 2018, Algorithm 1).
 
     $$y = r + \gamma (1 - \mathrm{terminated}) \min_j Q'_j\big(s', \mu'(s') + \mathrm{clip}(\epsilon, -c, c)\big).$$
@@ -112,17 +106,17 @@ def td_target(parts: Parts, target: Params, batch: Experience, noise: Float[Arra
     settings = parts.settings
     action = hyper.policy(parts, target["actor"], batch.next_features[:, :-1])
     action = hyper.unit(action + jnp.clip(noise, -settings.noise_clip, settings.noise_clip))
-    value = jnp.min(hyper.values(parts, target["critic"], batch.next_features, action), axis=-1)
+    value = jnp.min(parts.apply("critic", target["critic"], batch.next_features, action), axis=-1)
     return batch.reward + settings.discount * jnp.where(batch.terminated, 0.0, value)
 
 
-def _init(parts: Parts, key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> ReplayState:
+def _init(parts: Parts[TD3Config], key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> ReplayState:
     """`Agent.init`."""
     return hyper.start(parts, key, replay.hyper_row(catalogue))
 
 
 def _act(
-    parts: Parts, agent: ReplayState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
+    parts: Parts[TD3Config], agent: ReplayState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
 ) -> tuple[Int[Array, "B K"], Float[Array, "B E"]]:
     """`Agent.act`."""
     action = hyper.policy(parts, agent.learner.params["actor"], view.state)
@@ -132,7 +126,7 @@ def _act(
 
 
 def _update(
-    parts: Parts, agent: ReplayState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
+    parts: Parts[TD3Config], agent: ReplayState, key: jax.Array, rollout: Rollout, catalogue: Catalogue
 ) -> tuple[ReplayState, Metrics]:
     """`Agent.update`."""
     found = transitions(rollout)
@@ -141,7 +135,7 @@ def _update(
 
 
 def _gradient_step(
-    parts: Parts, learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
+    parts: Parts[TD3Config], learner: Learner, key: jax.Array, batch: Experience, index: jax.Array
 ) -> tuple[Learner, Metrics]:
     """Move the critics; every `delay` steps also the actor and the targets."""
     settings = parts.settings
@@ -149,13 +143,13 @@ def _gradient_step(
     target = td_target(parts, learner.target, batch, noise)
 
     def critic_loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
-        value = hyper.values(parts, params, batch.features, batch.action)
+        value = parts.apply("critic", params, batch.features, batch.action)
         return jnp.mean(jnp.sum(jnp.square(value - target[:, None]), axis=-1)), value
 
     def move_actor(learner: Learner) -> Learner:
         def actor_loss(params: PyTree) -> tuple[jax.Array, None]:
             action = hyper.policy(parts, params, batch.features[:, :-1])
-            return -jnp.mean(hyper.values(parts, learner.params["critic"], batch.features, action)[:, 0]), None
+            return -jnp.mean(parts.apply("critic", learner.params["critic"], batch.features, action)[:, 0]), None
 
         return replay.track(replay.improve(learner, "actor", parts.optimisers, actor_loss)[0], parts.replay.tau)
 
