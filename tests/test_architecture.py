@@ -34,21 +34,9 @@ ROOMS = (
 )
 DRAWN = re.compile(r"(<!-- picture -->\n)(.*?)(<!-- end of picture -->)", flags=re.DOTALL)
 
-MOST_ANY = 510
+MOST_ANY = 40  # the design says fewer than 60
 MOST_LINES = 420
 MOST_POSITIONAL = 7
-
-# what still points back while the rooms are rebuilt; nothing may be added, and what has gone is taken from here
-KNOWN_BACK = {("simulator", "config"), ("training", "config"), ("training", "runs")}
-KNOWN_CIRCLES: set[frozenset[str]] = set()
-KNOWN_WIDE = {"agents.fcpo:fit_values"}
-KNOWN_CITING = {
-    "src/dsrm_jax/simulator/environment.py",
-    "src/dsrm_jax/simulator/leave.py",
-    "src/dsrm_jax/simulator/presets.py",
-    "src/dsrm_jax/simulator/response.py",
-    "src/dsrm_jax/simulator/transformer.py",
-}
 
 
 def modules() -> dict[str, Path]:
@@ -72,6 +60,8 @@ def imported(path: Path, names: dict[str, Path]) -> Iterator[str]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dsrm_jax":
             base = (node.module or "").partition(".")[2]
             for alias in node.names:
+                if not base and alias.name == "__version__":
+                    continue  # a text, and no piece
                 inner = f"{base}.{alias.name}".lstrip(".")
                 yield inner if inner in names else base
         elif isinstance(node, ast.Import):
@@ -108,23 +98,16 @@ def test_every_module_stands_in_a_room():
 
 
 def test_no_arrow_points_back():
-    back = {
-        f"{a} imports {b}"
-        for a, found in imports().items()
-        for b in found
-        if points_back(room(a), room(b)) and (room(a), room(b)) not in KNOWN_BACK
-    }
+    back = {f"{a} imports {b}" for a, found in imports().items() for b in found if points_back(room(a), room(b))}
     assert back == set(), "a room imports only rooms above it (docs/ARCHITECTURE.md)"
 
 
 def points_back(importing: str, imported: str) -> bool:
-    if imported in FRONT:
-        return importing != ROOMS[-1]
-    return ROOMS.index(imported) > ROOMS.index(importing)
+    return imported in FRONT or ROOMS.index(imported) > ROOMS.index(importing)
 
 
 def test_no_modules_import_each_other_in_a_circle():
-    assert circles(imports()) - KNOWN_CIRCLES == set()
+    assert circles(imports()) == set()
 
 
 def circles(graph: dict[str, frozenset[str]]) -> set[frozenset[str]]:
@@ -169,7 +152,7 @@ def test_nothing_cites_notes_that_a_reader_does_not_have(folder: str):
         if path.suffix in {".py", ".md", ".toml"} and path != Path(__file__)
         if notes.search(path.read_text())
     }
-    assert citing - KNOWN_CITING == set(), "cite the paper (equation, section) or the public repository and its file"
+    assert citing == set(), "cite the paper (equation, section) or the public repository and its file"
 
 
 def test_any_stands_only_where_there_is_a_reason():
@@ -188,7 +171,7 @@ def test_no_function_takes_many_things_by_their_place():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and needed(node.args) > MOST_POSITIONAL
     }
-    assert wide - KNOWN_WIDE == set()
+    assert wide == set()
 
 
 def needed(arguments: ast.arguments) -> int:

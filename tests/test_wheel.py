@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MOST_LINES = 22_200
+MOST_LINES = 21_700
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -54,7 +54,8 @@ def test_the_library_example_runs_from_the_wheel_alone(wheel: Path, which: str, 
     assert done.returncode == 0, done.stderr
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     (tmp_path / "example.py").write_text(block)
-    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    inherited = {"PYTHONPATH", "XLA_FLAGS"}  # another jaxlib may not know the flags, and XLA stops at an unknown one
+    environ = {name: value for name, value in os.environ.items() if name not in inherited}
     done = subprocess.run([clean, "example.py"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     where = subprocess.run(

@@ -109,8 +109,8 @@ def fit_values(
     targets: dict[str, Float[Array, "N"]],
     *,
     optimiser: optax.GradientTransformation,
-    epochs: int,
-    minibatches: int,
+    epochs: int = SharedConfig.epochs,
+    minibatches: int = SharedConfig.minibatches,
 ) -> tuple[dict[str, PyTree], PyTree]:
     """Regress every value function on its targets, in minibatches; the key is consumed.
 
