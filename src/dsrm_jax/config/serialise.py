@@ -46,8 +46,7 @@ def merge(config: C, overrides: Mapping[str, object], where: str) -> C:
         A new configuration of the same type. Ranges are not checked here; `validate` does.
 
     Raises:
-        InputError: an unknown name (with the nearest valid one), a wrong type or choice; names `where` and
-            the dotted field.
+        InputError: an unknown name (with the nearest valid one), a wrong type or choice; names `where` and the dotted field.
     """
     return _merge(config, overrides, where, "")
 
@@ -179,9 +178,8 @@ def from_json(document: Mapping[str, object], where: str) -> Config:
 def config_fingerprint(config: Config, *, data: str = "") -> str:
     """Return a digest of what decides a checkpoint's meaning.
 
-    Two configurations share it exactly when a state saved under one continues under the other. Free to
-    differ are the evaluation, the number of steps, checkpointing and display, and the folder of a named data
-    set's files.
+    Two configurations share it exactly when a state saved under one continues under the other. Free to differ are the evaluation,
+    the number of steps, checkpointing and display, and the folder of a named data set's files.
 
     Args:
         config: a validated configuration.

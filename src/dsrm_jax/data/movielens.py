@@ -83,8 +83,7 @@ def load_movielens(
 ) -> InteractionLog:
     """Read MovieLens from its official files (100K also from RecBole's), in a folder or one level below.
 
-    A rating of `like_threshold` stars or more is a click; `feedback` is the rating, 1 to 5, and `time`
-    its timestamp.
+    A rating of `like_threshold` stars or more is a click; `feedback` is the rating, 1 to 5, and `time` its timestamp.
 
     The keywords are those of `load_log`. Raw ids are MovieLens's integers; categories are the 18 genres (100K: also "unknown");
     user features are gender (0 F, 1 M), age (0..6, ML-1M's seven groups) and occupation (ML-1M's code, or alphabetical).

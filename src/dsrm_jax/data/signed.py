@@ -27,17 +27,15 @@ def load_signed(
 ) -> InteractionLog:
     """Read the signed KuaiRec sample as two fully observed matrices of strictly different users.
 
-    Every pair of the 1,411 x 3,327 matrix has a value: 1 where the file labels it 1 (watched four times
-    over), 0 where it labels it 0 (skipped within a tenth), and `between_value` where the file is
-    silent, which means "between" with probability .989. A share `test_fraction` of the users, drawn
-    with `seed`, is held out; the catalogue is all 3,327 videos.
+    Every pair of the 1,411 x 3,327 matrix has a value: 1 where the file labels it 1 (watched four times over), 0 where it labels
+    it 0 (skipped within a tenth), and `between_value` where the file is silent, which means "between" with probability .989. A
+    share `test_fraction` of the users, drawn with `seed`, is held out; the catalogue is all 3,327 videos.
 
-    The file has neither times nor exposures, so the log's rows are stand-ins: the signed pairs of training
-    (held-out) users are the training (held-out) rows, in an order drawn with the seed, click = label.
-    Therefore exposure counts are counts of signed pairs, 86 % of them skips: the "popular" group holds the
-    most skipped videos, and training users like it less than the rest (mean value .436 against .496). And
-    little is personal here: user plus item effects alone predict the sign with AUC .949 (linear) or .961
-    (logistic); a rank-one term on top of the linear ones gives .956. Results on this sample must say so.
+    The file has neither times nor exposures, so the log's rows are stand-ins: the signed pairs of training (held-out) users are
+    the training (held-out) rows, in an order drawn with the seed, click = label. Therefore exposure counts are counts of signed
+    pairs, 86 % of them skips: the "popular" group holds the most skipped videos, and training users like it less than the rest
+    (mean value .436 against .496). And little is personal here: user plus item effects alone predict the sign with AUC .949
+    (linear) or .961 (logistic); a rank-one term on top of the linear ones gives .956. Results on this sample must say so.
 
     `folder` holds `kuairec_signed.csv`, or is the folder above; the keywords are those of `load_log`. The log has `train_matrix`
     and `test_matrix`, and no categories.

@@ -13,12 +13,11 @@ def describe(log: InteractionLog) -> Json:
     """Compute the statistics of the paper's Table 1 and of the popularity bias.
 
     Returns:
-        Plain numbers and texts, ready for JSON: `name`, `source`, `users`, `items`, `categories` and
-        `catalogue` (counts of the vocabulary), `train` and `test` (`rows`, `users`, `items`, `click_rate` in
-        [0, 1], `mean_feedback`, `density`: distinct pairs per user times item, `rows_per_user` and
-        `user_click_rate`: mean and quantiles over the split's users), and `popularity` (Gini coefficient and
-        the top 20 % of items' share of the training exposure, both over all items and over the catalogue,
-        zero-exposure items included).
+        Plain numbers and texts, ready for JSON: `name`, `source`, `users`, `items`, `categories` and `catalogue` (counts of the
+        vocabulary), `train` and `test` (`rows`, `users`, `items`, `click_rate` in [0, 1], `mean_feedback`, `density`: distinct
+        pairs per user times item, `rows_per_user` and `user_click_rate`: mean and quantiles over the split's users), and
+        `popularity` (Gini coefficient and the top 20 % of items' share of the training exposure, both over all items and over the
+        catalogue, zero-exposure items included).
     """
     return {
         "name": log.name,

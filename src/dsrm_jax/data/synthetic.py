@@ -1,9 +1,8 @@
 """Embedded synthetic worlds: logs of Table 1's sizes whose true preference is known.
 
-A world is drawn in three layers: preference (taste, appeal, bias), which no setting touches; response,
-preference bent by popularity; and logging, which decides what the training log shows. `SyntheticConfig`
-moves the last two only, so two settings with one seed have the same users and items, and differ in
-contamination alone.
+A world is drawn in three layers: preference (taste, appeal, bias), which no setting touches; response, preference bent by
+popularity; and logging, which decides what the training log shows. `SyntheticConfig` moves the last two only, so two settings
+with one seed have the same users and items, and differ in contamination alone.
 """
 
 from collections.abc import Callable
@@ -206,8 +205,7 @@ def _preference(
     user -= user.mean(axis=0)
     # The mean square over all pairs of an inner product is the trace of the product of the two covariances.
     variance = np.sum((user.T @ user / len(user)) * (item.T @ item / len(item)))
-    # Left-skewed with a short right tail, as real items' click rates are: .13 .32 .48 .59 .72 at 5 25 50 75
-    # 95 % (KuaiRand-Pure).
+    # Left-skewed with a short right tail, as real items' click rates are: .13 .32 .48 .59 .72 at 5 25 50 75 95 % (KuaiRand-Pure).
     appeal = _standardised(np.log(rng.standard_exponential(target.num_items)))
     appeal = _standardised(appeal - log_popularity * np.mean(appeal * log_popularity))
     truth = Truth(
@@ -253,9 +251,8 @@ def _calibrate(
 ) -> tuple[Truth, float]:
     """Find the intercept and the strength of personal selection that give the calibrated click rates.
 
-    It sees the calibrated contamination whatever the settings, so that they leave preference as it is.
-    Without selection the intercept answers for the logged rate; with it the intercept answers for the
-    uniform rate and the strength for the logged one.
+    It sees the calibrated contamination whatever the settings, so that they leave preference as it is. Without selection the
+    intercept answers for the logged rate; with it the intercept answers for the uniform rate and the strength for the logged one.
 
     Returns:
         Preference with the intercept in its appeal, and the strength s.

@@ -28,8 +28,7 @@ def read_table(
         A frame of at least one row with exactly `columns`, in that order.
 
     Raises:
-        InputError: the file is missing, empty or malformed, a column is missing, or a value is missing or of
-            another type.
+        InputError: the file is missing, empty or malformed, a column is missing, or a value is missing or of another type.
     """
     path = Path(path)
     if not path.is_file():

@@ -84,8 +84,7 @@ def multi_hot(ids: np.ndarray, tags: Iterable[Sequence[int]], known: np.ndarray)
         known: `(I,)` sorted raw item ids of the log.
 
     Returns:
-        `(I, C)` bool, true where the item has the tag, and the C tags' names in numerical order; C counts the
-        whole table's tags.
+        `(I, C)` bool, true where the item has the tag, and the C tags' names in numerical order; C counts the whole table's tags.
     """
     tags = list(tags)
     names = sorted({tag for row in tags for tag in row})
