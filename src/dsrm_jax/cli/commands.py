@@ -4,30 +4,26 @@ import json
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, NamedTuple, TypeAlias, TypeVar
 
 import tyro
 
-from dsrm_jax.cli.options import Output, check_json, parse, parse_training
+from dsrm_jax.cli.options import Output, check_json, parse, parse_with
 from dsrm_jax.errors import InputError
 from dsrm_jax.types import Json
 
 T = TypeVar("T")
+Run: TypeAlias = Annotated[str, tyro.conf.Positional, tyro.conf.arg(help="Run directory that training wrote.")]
+JsonFile: TypeAlias = Annotated[str, tyro.conf.arg(help="File to write the command's numbers to, as JSON.")]
 ENTRY_POINTS = "dsrm_jax.commands"
 
 
 class Command(NamedTuple):
-    """One command of `dsrm-jax`.
+    """One command of `dsrm-jax`."""
 
-    Attributes:
-        about: one phrase on what it does.
-        run: does it, given its arguments.
-        spread: whether its training is split over the devices that JAX sees.
-    """
-
-    about: str
-    run: Callable[[list[str]], None]
-    spread: bool = False
+    about: str  # one phrase on what it does
+    run: Callable[[list[str]], None]  # does it, given its arguments
+    spread: bool = False  # whether its training is split over the devices that JAX sees
 
 
 def commands() -> dict[str, Command]:
@@ -58,10 +54,10 @@ def _loaded(point: EntryPoint) -> Command:
 
 def _train(argv: list[str]) -> None:
     from dsrm_jax.cli import pipeline
-    from dsrm_jax.parallel.processes import first, is_first, joined
+    from dsrm_jax.parallel.processes import Processes, first, is_first, joined
     from dsrm_jax.runs.run_directory import default_path
 
-    output, config, processes = parse_training(argv, COMMANDS["train"].about)
+    output, config, processes = parse_with(argv, "train", COMMANDS["train"].about, {}, Processes())
     with joined(processes):
         first("json", lambda: check_json(output.json))
         run = pipeline.new_run(output.out or default_path(config), config)
@@ -74,17 +70,10 @@ def _resume(argv: list[str]) -> None:
     from dsrm_jax.parallel.processes import Processes, first, is_first, joined
 
     def arguments(
-        run: tyro.conf.Positional[str],
-        json: str = "",
-        processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes(),  # noqa: B008
+        run: Run,
+        json: JsonFile = "",
+        processes: Annotated[Processes, tyro.conf.arg(name="", help="Many processes.")] = Processes(),  # noqa: B008
     ) -> tuple[str, str, Processes]:
-        """Name a run.
-
-        Args:
-            run: Run directory that training wrote.
-            json: File to write the command's numbers to, as JSON.
-            processes: Many processes.
-        """
         return run, json, processes
 
     folder, json_file, processes = parse_arguments(arguments, argv, "resume")
@@ -99,13 +88,7 @@ def _evaluate(argv: list[str]) -> None:
     from dsrm_jax.cli import pipeline
     from dsrm_jax.runs.run_directory import open_run
 
-    def arguments(run: tyro.conf.Positional[str], json: str = "") -> tuple[str, str]:
-        """Name a run.
-
-        Args:
-            run: Run directory that training wrote.
-            json: File to write the command's numbers to, as JSON.
-        """
+    def arguments(run: Run, json: JsonFile = "") -> tuple[str, str]:
         return run, json
 
     folder, json_file = parse_arguments(arguments, argv, "evaluate")
@@ -173,15 +156,12 @@ def _export(argv: list[str]) -> None:
     from dsrm_jax.cli import pipeline
     from dsrm_jax.runs.run_directory import open_run
 
-    def arguments(run: tyro.conf.Positional[str], out: str = "", seed: int = -1, json: str = "") -> Json:
-        """Export.
-
-        Args:
-            run: Run directory that training wrote.
-            out: File to write; empty: policy.dsrm in the run directory.
-            seed: Which of the run's seeds; -1: the first.
-            json: File to write the latencies to, as JSON.
-        """
+    def arguments(
+        run: Run,
+        out: Annotated[str, tyro.conf.arg(help="File to write; empty: policy.dsrm in the run directory.")] = "",
+        seed: Annotated[int, tyro.conf.arg(help="Which of the run's seeds; -1: the first.")] = -1,
+        json: JsonFile = "",
+    ) -> Json:
         return {"run": run, "out": out, "seed": seed, "json": json}
 
     wanted = parse_arguments(arguments, argv, "export")

@@ -27,16 +27,8 @@ PANELS = (
 
 
 def learning_curves(path: Path, rows: Sequence[Json], *, title: str, smooth: int = 15) -> None:
-    """Write `draw_learning_curves` as a PNG of 1100 x 715 pixels, whole or not at all.
-
-    Args:
-        path: PNG to write.
-        rows: as `draw_learning_curves`.
-        title: as `draw_learning_curves`.
-        smooth: as `draw_learning_curves`.
-    """
-    figure = draw_learning_curves(rows, title=title, smooth=smooth)
-    write_picture(figure, path)
+    """Write `draw_learning_curves`, given the same, as a PNG of 1100 x 715 pixels, whole or not at all."""
+    write_picture(draw_learning_curves(rows, title=title, smooth=smooth), path)
 
 
 def draw_learning_curves(rows: Sequence[Json], *, title: str, smooth: int = 15) -> "Figure":
@@ -71,15 +63,10 @@ def draw_learning_curves(rows: Sequence[Json], *, title: str, smooth: int = 15) 
 def running_mean(
     values: Float[np.ndarray, "N S"], weight: Float[np.ndarray, "N S"], span: int
 ) -> Float[np.ndarray, "N S"]:
-    """Return the weighted mean over the last `span` rows at each row.
+    """Return the weighted mean of `(N, S)` values over the last `span` rows at each row (fewer at the start), `(N, S)` float64.
 
-    Args:
-        values: `(N, S)`, rows in order; ignored where the weight is 0.
-        weight: `(N, S)`, non-negative, such as the number of sessions that a mean is of.
-        span: rows, positive; at the start there are fewer.
-
-    Returns:
-        `(N, S)` float64; NaN where all weights are 0.
+    Weights are not negative, such as the number of sessions that a mean is of; where one is 0 its value is ignored, and where all
+    are the mean is NaN.
     """
 
     def window_sum(x: np.ndarray) -> np.ndarray:

@@ -13,7 +13,6 @@ from dsrm_jax.types import Json
 
 if TYPE_CHECKING:
     from dsrm_jax.config import Config
-    from dsrm_jax.parallel.processes import Processes
 
 E = TypeVar("E")
 
@@ -48,36 +47,21 @@ class Nothing:
 def parse(argv: Sequence[str], command: str, about: str, base: Json | None = None) -> tuple[Output, "Config"]:
     """Return the common options and the configuration: flags over the TOML file over `base` over the budget.
 
-    Args:
-        argv: the command's arguments.
-        command: its name.
-        about: one phrase on what it does, for `--help`.
-        base: fields whose defaults differ for this command, nested.
+    `argv` are the arguments of a `command`, `about` is one phrase on what it does, for `--help`, and `base` are fields whose
+    defaults differ for it, nested.
 
     Raises:
-        InputError: an unknown or bad field or value.
+        InputError: an unknown or bad field or value, or a JSON file that cannot be written.
     """
     output, config, _ = parse_with(argv, command, about, base or {}, Nothing())
     check_json(output.json)
     return output, config
 
 
-def parse_training(argv: Sequence[str], about: str) -> tuple[Output, "Config", "Processes"]:
-    """Return what `parse` does for the command `train`, and which processes train together; the JSON file is not checked yet.
-
-    Raises:
-        InputError: as `parse`.
-    """
-    from dsrm_jax.parallel.processes import Processes
-
-    return parse_with(argv, "train", about, {}, Processes())
-
-
 def parse_with(argv: Sequence[str], command: str, about: str, base: Json, extra: E) -> tuple[Output, "Config", E]:
     """Return what `parse` does and a third thing: the fields of `extra`, a dataclass of one command's own options.
 
-    Raises:
-        InputError: as `parse`.
+    The JSON file is not checked yet; otherwise it raises as `parse`.
     """
     from dsrm_jax.config import Config
     from dsrm_jax.config.budgets import budget

@@ -14,16 +14,8 @@ COLOURS = 256  # of one picture: a palette makes a file a third as large
 
 
 def write_picture(figure: "Figure", path: Path) -> None:
-    """Write a figure as a PNG with a palette, whole or not at all.
-
-    Args:
-        figure: of matplotlib, whose dependency Pillow is.
-        path: PNG to write; its folder must exist.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    from PIL import Image
+    """Write a figure as a PNG with a palette, whole or not at all, into a folder that exists; raises as `files.write_bytes`."""
+    from PIL import Image  # a dependency of matplotlib
 
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=DPI, format="png")

@@ -14,6 +14,7 @@ from dsrm_jax.agents.methods import METHODS, method_of
 from dsrm_jax.cli.figures import learning_curves
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import from_json, to_json
+from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.sources import SOURCES, check_source, data_path
 from dsrm_jax.data.statistics import describe
 from dsrm_jax.errors import InputError
@@ -24,7 +25,6 @@ from dsrm_jax.parallel.processes import check_joined, everywhere, first, is_firs
 from dsrm_jax.parallel.processes import console as default_console
 from dsrm_jax.parallel.sharding import from_first
 from dsrm_jax.parallel.xla import use_compilation_cache
-from dsrm_jax.purify.perception import Perception
 from dsrm_jax.runs.evaluate import evaluate_all
 from dsrm_jax.runs.logging import read_metrics
 from dsrm_jax.runs.pieces import agent_of, log_of, perceive_of
@@ -33,7 +33,7 @@ from dsrm_jax.runs.run import Saved, num_updates, restore, run_mesh, start
 from dsrm_jax.runs.run import train as train_loop
 from dsrm_jax.runs.run_directory import RunDirectory, create, layout, locked, open_run, read_summary, write_summary
 from dsrm_jax.simulator.build import Worlds
-from dsrm_jax.types import Json, PyTree
+from dsrm_jax.types import Json
 
 Say = Callable[[str], None]
 
@@ -51,18 +51,11 @@ def old_run(path: str | os.PathLike[str]) -> tuple[RunDirectory, Config]:
 
 
 def train(run: RunDirectory, config: Config, *, console: Console | None = None) -> Json:
-    """Train a run from its newest checkpoint (or from nothing) to its end, evaluate it and write its files.
+    """Train a run of `new_run` or `old_run` from its newest checkpoint (or from nothing) to its end, and evaluate it.
 
     Training uses all devices that JAX sees, of all processes that were joined (`parallel.processes.joined`); each of those calls
-    this. Stage I and the evaluation run on one device.
-
-    Args:
-        run: its folder, from `new_run` or `old_run`.
-        config: its configuration.
-        console: where tables and phases are printed; standard output of process 0 by default.
-
-    Returns:
-        The summary, as written to `summary.json`.
+    this. Stage I and the evaluation run on one device. Tables and phases are printed to `console`, standard output of process 0
+    by default; what is returned is the summary, as written to `summary.json`.
 
     Raises:
         InputError: data, settings or checkpoints that cannot be used.
@@ -76,13 +69,13 @@ def train(run: RunDirectory, config: Config, *, console: Console | None = None) 
     with contextlib.ExitStack() as stack:
         first("lock", lambda: stack.enter_context(locked(run)))
         stack.enter_context(abandoned_if_nothing_was_learnt(run))
-        run_mesh(config)  # refuses at once what cannot be shared
+        mesh = run_mesh(config)  # refuses at once what cannot be shared
         use_compilation_cache()
         started = time.perf_counter()
         saved, worlds, facts = _stage_one(run, config, say)
         say(
             f"Stage II: {config.agent.method}, {config.training.steps:,} steps, seeds {list(config.training.seeds)}"
-            f"{_devices(config)}"
+            f"{'' if mesh is None else f'; {described(mesh)}'}"
         )
         state, training = train_loop(run, config, saved, worlds.train, facts["data_digest"])
         if training:
@@ -101,53 +94,31 @@ def _finish(
     run: RunDirectory, config: Config, saved: Saved, worlds: Worlds, facts: Json, started: float, console: Console
 ) -> Json:
     """Evaluate what was trained and write summary and curves."""
-    # Stage I's facts are in the summary already, where this process skipped it
-    earlier = read_summary(run) if run.summary.exists() else {}
-    facts = earlier | facts
-    summary = facts | _measure(config, saved.train.agent, worlds, saved.perception, facts, console)
-    summary["seconds"] = time.perf_counter() - started
+    summary = _measure(run, config, saved, worlds, facts, console) | {"seconds": time.perf_counter() - started}
     write_summary(run, summary)
     rows = read_metrics(run.metrics)
     if rows and method_of(config.agent.method).learns:
         try:
-            learning_curves(run.curves, rows, title=f"{method_of(config.agent.method).label} on {facts['source']}")
+            learning_curves(run.curves, rows, title=f"{method_of(config.agent.method).label} on {summary['source']}")
         except ImportError:
             _speaker(console)("no curves.png: matplotlib is not installed (pip install 'dsrm-jax[plot]')")
     return summary
 
 
-def _devices(config: Config) -> str:
-    """Say what a run is spread over; nothing where it has one device to itself."""
-    mesh = run_mesh(config)
-    return "" if mesh is None else f"; {described(mesh)}"
-
-
 def evaluate(run: RunDirectory, config: Config, *, console: Console | None = None) -> Json:
-    """Evaluate the newest good checkpoint of a run and rewrite its summary.
-
-    Args:
-        run: its folder.
-        config: its configuration.
-        console: where the table is printed.
+    """Evaluate the newest good checkpoint of a run and rewrite its summary; the table is printed to `console`.
 
     Raises:
         InputError: the run has no usable checkpoint.
     """
     console = console or Console()
     use_compilation_cache()
-    log, worlds, facts = load_worlds(config, _speaker(console))
-    found = restore(run, config, worlds.train, log.num_items, log.digest)
-    if found is None:
-        raise InputError(f"{run.path} has no checkpoint yet: train it first (dsrm-jax resume {run.path})")
-    step, saved = found
+    step, saved, _, worlds, facts = _newest(run, config, _speaker(console))
     last = num_updates(config) * config.training.rollout_length
-    if step < last:
-        facts["source"] += f"; UNFINISHED, step {step:,} of {last:,}"
+    facts["source"] += _unfinished(step, config)
     _speaker(console)(f"checkpoint of step {step:,} of {last:,}")
     with locked(run):
-        earlier = read_summary(run) if run.summary.exists() else {}
-        measured = _measure(config, saved.train.agent, worlds, saved.perception, facts, console)
-        summary = earlier | measured | {"step": step}
+        summary = _measure(run, config, saved, worlds, facts, console) | {"step": step}
         write_summary(run, summary)
     return summary
 
@@ -155,17 +126,9 @@ def evaluate(run: RunDirectory, config: Config, *, console: Console | None = Non
 def export(
     run: RunDirectory, config: Config, path: str | os.PathLike[str], seed: int, *, console: Console | None = None
 ) -> Json:
-    """Write the newest checkpoint's policy of one seed to a file, and time what is loaded from it.
+    """Write the newest checkpoint's policy of one of `training.seeds` to a file, and time what is loaded from it.
 
-    Args:
-        run: its folder.
-        config: its configuration.
-        path: file to write.
-        seed: one of `training.seeds`.
-        console: where the latencies are printed.
-
-    Returns:
-        `path`, `bytes` and `latency`, as `serving.latency.latency` gives it.
+    The latencies are printed to `console`; returned are `path`, `bytes` and `latency`, as `serving.latency.latency` gives it.
 
     Raises:
         InputError: no such seed, no usable checkpoint, or the file cannot be written.
@@ -181,17 +144,12 @@ def export(
     if not folder.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {folder}; make it first")
     say = _speaker(console or Console())
-    log, worlds, _ = load_worlds(config, say)
-    found = restore(run, config, worlds.train, log.num_items, log.digest)
-    if found is None:
-        raise InputError(f"{run.path} has no checkpoint yet: train it first (dsrm-jax resume {run.path})")
+    step, saved, log, worlds, _ = _newest(run, config, say)
     index = config.training.seeds.index(seed)
-    saved = found[1]
     policy, purifier = jax.tree.map(lambda x: x[index], (saved.train.agent, saved.perception.purifier))
     perception = replace(saved.perception, purifier=purifier)
     last = num_updates(config) * config.training.rollout_length
-    unfinished = "" if found[0] >= last else f"; UNFINISHED, step {found[0]:,} of {last:,}"
-    facts = {"method": config.agent.method, "source": log.source, "seed": seed, "step": found[0], "steps": last}
+    facts = {"method": config.agent.method, "source": log.source, "seed": seed, "step": step, "steps": last}
     export_policy(
         path,
         agent_of(config),
@@ -205,18 +163,28 @@ def export(
     )
     rows = latency(load_policy(path))
     size = os.path.getsize(path)
-    say(f"wrote {path} ({size / 1e6:.1f} MB), the policy of seed {seed} at step {found[0]:,}{unfinished}")
+    say(f"wrote {path} ({size / 1e6:.1f} MB), the policy of seed {seed} at step {step:,}{_unfinished(step, config)}")
     for row in rows:
         say(f"{row['users']:>5,} users: p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms")
     return {"path": str(path), "bytes": size, "latency": rows}
 
 
-def check_exportable(method: str) -> None:
-    """Refuse a method that acts at random whatever it is asked.
+def _newest(run: RunDirectory, config: Config, say: Say) -> tuple[int, Saved, InteractionLog, Worlds, Json]:
+    """Return the step and the state of a run's newest good checkpoint, its log, worlds and facts."""
+    log, worlds, facts = load_worlds(config, say)
+    found = restore(run, config, worlds.train, log.num_items, log.digest)
+    if found is None:
+        raise InputError(f"{run.path} has no checkpoint yet: train it first (dsrm-jax resume {run.path})")
+    return *found, log, worlds, facts
 
-    Raises:
-        InputError: an exported policy could not be it.
-    """
+
+def _unfinished(step: int, config: Config) -> str:
+    last = num_updates(config) * config.training.rollout_length
+    return "" if step >= last else f"; UNFINISHED, step {step:,} of {last:,}"
+
+
+def check_exportable(method: str) -> None:
+    """Refuse, with an `InputError`, a method that acts at random whatever it is asked: an exported policy could not be it."""
     if method_of(method).draws:
         raise InputError(
             f"method {method} draws its slates, and an exported policy answers the same question alike: "
@@ -238,11 +206,7 @@ def describe_data(config: Config, *, console: Console | None = None) -> Json:
 
 
 def check_trainable(config: Config) -> None:
-    """Refuse at once what could only fail after minutes of Stage I.
-
-    Raises:
-        InputError: a method that cannot be trained, or minibatches that do not divide a rollout.
-    """
+    """Refuse, with an `InputError`, what could only fail after minutes of Stage I."""
     method = method_of(config.agent.method)
     if method.make is None:
         able = ", ".join(name for name, other in METHODS.items() if other.make is not None)
@@ -293,10 +257,9 @@ def _stage_one(run: RunDirectory, config: Config, say: Say) -> tuple[Saved, Worl
     return Saved(state, perception), worlds, prepared.facts
 
 
-def _measure(
-    config: Config, agent_state: PyTree, worlds: Worlds, perception: Perception, facts: Json, console: Console
-) -> Json:
-    results = evaluate_all(config, agent_state, worlds, perception, _speaker(console))
+def _measure(run: RunDirectory, config: Config, saved: Saved, worlds: Worlds, facts: Json, console: Console) -> Json:
+    """Evaluate what was trained, print its table, and return the summary, on top of what an earlier one says."""
+    results = evaluate_all(config, saved.train.agent, worlds, saved.perception, _speaker(console))
     table = results_table(
         results,
         source=facts["source"],
@@ -305,4 +268,6 @@ def _measure(
         num_seeds=len(config.training.seeds),
     )
     console.print(table)
-    return {"method": config.agent.method, "results": results, **facts}
+    # Stage I's facts are in the summary already, where this process skipped it
+    earlier = read_summary(run) if run.summary.exists() else {}
+    return earlier | {"method": config.agent.method, "results": results, **facts}

@@ -19,21 +19,13 @@ class Table(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """Rows of a log: as read, with raw ids in any order; in an `InteractionLog` by user, then time, then original order.
+    """Rows of a log: as read, with raw ids in any order; in an `InteractionLog` by user, then time, then original order."""
 
-    Attributes:
-        user: `(N,)` int32, index into `InteractionLog.user_ids`, non-decreasing; as read: the raw ids.
-        item: `(N,)` int32, index into `InteractionLog.item_ids`; as read: the raw ids.
-        click: `(N,)` bool, the response that counts as engagement.
-        time: `(N,)` int64, milliseconds since the epoch, or the row's rank where the source has no clock.
-        feedback: `(N,)` float32, the source's own graded signal (watch ratio, rating, or the click itself).
-    """
-
-    user: np.ndarray
-    item: np.ndarray
-    click: np.ndarray
-    time: np.ndarray
-    feedback: np.ndarray
+    user: np.ndarray  # `(N,)` int32, index into `InteractionLog.user_ids`, non-decreasing; as read: the raw ids
+    item: np.ndarray  # `(N,)` int32, index into `InteractionLog.item_ids`; as read: the raw ids
+    click: np.ndarray  # `(N,)` bool, the response that counts as engagement
+    time: np.ndarray  # `(N,)` int64, milliseconds since the epoch, or the row's rank where the source has no clock
+    feedback: np.ndarray  # `(N,)` float32, the source's own graded signal (watch ratio, rating, or the click itself)
 
     def __len__(self) -> int:
         return len(self.user)
@@ -50,52 +42,33 @@ class Interactions:
 
 @dataclass(frozen=True, eq=False)
 class ObservedMatrix:
-    """A fully observed block of user-item responses (KuaiRec's small matrix).
+    """A fully observed block of user-item responses (KuaiRec's small matrix)."""
 
-    Attributes:
-        user: `(M,)` int32, index into `InteractionLog.user_ids`.
-        value: `(M, J)` float32 in [0, 1], the click probability of each user for each catalogue item, in the
-            order of `InteractionLog.catalogue`.
-    """
-
-    user: np.ndarray
+    user: np.ndarray  # `(M,)` int32, index into `InteractionLog.user_ids`
+    # `(M, J)` float32 in [0, 1], the click probability of each user for each catalogue item, in the order of
+    # `InteractionLog.catalogue`
     value: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class InteractionLog:
-    """A log split into training and held-out rows over one vocabulary of users and items.
+    """A log split into training and held-out rows over one vocabulary of users and items."""
 
-    Attributes:
-        name: short name, `"kuairec"`.
-        source: one phrase for tables and first lines, such as `"synthetic kuairec world, seed 0"`.
-        user_ids: `(U,)` raw user ids, sorted, unique.
-        item_ids: `(I,)` raw item ids, sorted, unique: the training vocabulary and the catalogue's items together.
-        train: rows that encoders, purifiers and training simulators may see.
-        test: held-out rows, for the test simulator alone.
-        catalogue: `(J,)` int32, sorted indices into `item_ids` of the items that a policy recommends from.
-        categories: `(I, C)` bool, multi-hot; C may be 0.
-        category_names: C names.
-        user_features: name to `(U,)` int32 codes, -1 where missing.
-        item_features: name to `(I,)` int32 codes, -1 where missing.
-        train_matrix: fully observed training users, where the source has them.
-        test_matrix: fully observed held-out users, where the source has them.
-        synthetic: the truth behind a synthetic log (`synthetic.Truth`), for simulators and evaluation only.
-    """
-
-    name: str
-    source: str
-    user_ids: np.ndarray
+    name: str  # short name, `"kuairec"`
+    source: str  # one phrase for tables and first lines, such as `"synthetic kuairec world, seed 0"`
+    user_ids: np.ndarray  # `(U,)` raw user ids, sorted, unique
+    # `(I,)` raw item ids, sorted, unique: the training vocabulary and the catalogue's items together
     item_ids: np.ndarray
-    train: Interactions
-    test: Interactions
-    catalogue: np.ndarray
-    categories: np.ndarray
-    category_names: tuple[str, ...] = ()
-    user_features: dict[str, np.ndarray] = field(default_factory=dict)
-    item_features: dict[str, np.ndarray] = field(default_factory=dict)
-    train_matrix: ObservedMatrix | None = None
-    test_matrix: ObservedMatrix | None = None
+    train: Interactions  # rows that encoders, purifiers and training simulators may see
+    test: Interactions  # held-out rows, for the test simulator alone
+    catalogue: np.ndarray  # `(J,)` int32, sorted indices into `item_ids` of the items that a policy recommends from
+    categories: np.ndarray  # `(I, C)` bool, multi-hot; C may be 0
+    category_names: tuple[str, ...] = ()  # C names
+    user_features: dict[str, np.ndarray] = field(default_factory=dict)  # name to `(U,)` int32 codes, -1 where missing
+    item_features: dict[str, np.ndarray] = field(default_factory=dict)  # name to `(I,)` int32 codes, -1 where missing
+    train_matrix: ObservedMatrix | None = None  # fully observed training users, where the source has them
+    test_matrix: ObservedMatrix | None = None  # fully observed held-out users, where the source has them
+    # the truth behind a synthetic log (`synthetic.Truth`), for simulators and evaluation only
     synthetic: object | None = None
 
     @property

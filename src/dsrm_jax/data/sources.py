@@ -24,20 +24,14 @@ SHARED_CODE = ("log.py", "split.py", "tables.py", "vocabulary.py")
 
 @dataclass(frozen=True)
 class Source:
-    """One entry of the registry.
+    """One entry of the registry."""
 
-    Attributes:
-        loader: `module:function`, called as `function(path, *, ...)` with those fields of `DataConfig` that its signature names;
-            the cache is keyed by them.
-        folders: names of its folder below the default data folder, the first that exists is taken.
-        options: further arguments of the loader.
-        files: file names of which one must be there, else an empty `path` means the synthetic world; empty:
-            no synthetic world stands in.
-    """
-
+    # `module:function`, called as `function(path, *, ...)` with those fields of `DataConfig` that its signature names; the
+    # cache is keyed by them
     loader: str
-    folders: tuple[str, ...]
-    options: tuple[str, ...] = ()
+    folders: tuple[str, ...]  # names of its folder below the default data folder, the first that exists is taken
+    options: tuple[str, ...] = ()  # further arguments of the loader
+    # file names of which one must be there, else an empty `path` means the synthetic world; empty: no synthetic world stands in
     files: tuple[str, ...] = ()
 
 

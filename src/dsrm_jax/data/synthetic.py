@@ -38,25 +38,17 @@ class Truth:
 
     The click logit of user u and item i is `<user_factors[u], item_factors[i]> + user_bias[u] + appeal[i] +
     (popularity_lift + conformity[u]) * log_popularity[i]`; all but the last term is preference.
-
-    Attributes:
-        user_factors: `(U, F)` float32, zero mean over users.
-        item_factors: `(I, F)` float32, zero mean over items.
-        user_bias: `(U,)` float32, zero mean.
-        appeal: `(I,)` float32, the intercept included.
-        conformity: `(U,)` float32, zero mean: how much more than average a user's clicks follow popularity.
-        log_popularity: `(I,)` float32, mean 0 and standard deviation 1: what makes items fashionable; the
-            logging policy's weights are `exp` of a multiple of it.
-        popularity_lift: mean logit lift per unit of `log_popularity`.
     """
 
-    user_factors: np.ndarray
-    item_factors: np.ndarray
-    user_bias: np.ndarray
-    appeal: np.ndarray
-    conformity: np.ndarray
+    user_factors: np.ndarray  # `(U, F)` float32, zero mean over users
+    item_factors: np.ndarray  # `(I, F)` float32, zero mean over items
+    user_bias: np.ndarray  # `(U,)` float32, zero mean
+    appeal: np.ndarray  # `(I,)` float32, the intercept included
+    conformity: np.ndarray  # `(U,)` float32, zero mean: how much more than average a user's clicks follow popularity
+    # `(I,)` float32, mean 0 and standard deviation 1: what makes items fashionable; the logging policy's weights are `exp` of a
+    # multiple of it
     log_popularity: np.ndarray
-    popularity_lift: float
+    popularity_lift: float  # mean logit lift per unit of `log_popularity`
 
 
 def response_factors(

@@ -45,15 +45,10 @@ def rows_per_user(num_users: int, rows: int, levels: tuple[float, ...], quantile
 
 @dataclass(frozen=True, eq=False)
 class AliasTable:
-    """Walker's table: independent draws from a fixed distribution at two look-ups each.
+    """Walker's table: independent draws from a fixed distribution at two look-ups each."""
 
-    Attributes:
-        accept: `(n,)` float32, probability that a uniformly drawn index stays.
-        other: `(n,)` int32, what it becomes otherwise.
-    """
-
-    accept: np.ndarray
-    other: np.ndarray
+    accept: np.ndarray  # `(n,)` float32, probability that a uniformly drawn index stays
+    other: np.ndarray  # `(n,)` int32, what it becomes otherwise
 
 
 def alias_table(weights: np.ndarray) -> AliasTable:

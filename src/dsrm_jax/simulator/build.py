@@ -20,22 +20,15 @@ from dsrm_jax.types import Json
 
 @struct.dataclass
 class Worlds:
-    """The training simulator, the held-out one, and what is known of how they were made.
+    """The training simulator, the held-out one, and what is known of how they were made."""
 
-    Attributes:
-        train: the world that policies learn in.
-        test: the world that they are measured in.
-        train_users: `(U,)` vocabulary index of each user of the training world.
-        test_users: `(V,)` the same of the test world.
-        report: plain numbers and phrases (static, not a pytree leaf): `users` says how the two populations relate; `train` and
-            `test` each hold `response`, `num_users`, `start_rows` and, for fitted models, the quality on the rows kept out of the
-            fit (`auc`, `log_loss`, `calibration_error`, `click_rate`, `calibration`).
-    """
-
-    train: World
-    test: World
-    train_users: Int[np.ndarray, "U"]
-    test_users: Int[np.ndarray, "V"]
+    train: World  # the world that policies learn in
+    test: World  # the world that they are measured in
+    train_users: Int[np.ndarray, "U"]  # `(U,)` vocabulary index of each user of the training world
+    test_users: Int[np.ndarray, "V"]  # `(V,)` the same of the test world
+    # plain numbers and phrases (static, not a pytree leaf): `users` says how the two populations relate; `train` and `test`
+    # each hold `response`, `num_users`, `start_rows` and, for fitted models, the quality on the rows kept out of the fit
+    # (`auc`, `log_loss`, `calibration_error`, `click_rate`, `calibration`)
     report: Json = struct.field(pytree_node=False)
 
 
@@ -50,7 +43,11 @@ def make_worlds(
     slate_size: int = EnvironmentConfig.slate_size,
     history_length: int = EnvironmentConfig.history_length,
 ) -> Worlds:
-    """Make the training and the test world over the log's catalogue.
+    """Make the training and the test world over the log's catalogue, of which a slate may hold no more than there is.
+
+    The key is consumed; it decides initial parameters, shuffles and held-out rows. The keywords are fields of
+    `EnvironmentConfig`; a training world of another response than the test world's, such as `fitted` for methods that learn in a
+    model of the log, has its own in `train_response`.
 
     `response` is the source of responses. `synthetic`: the truth behind a synthetic log. `matrix`: a split's fully observed
     matrix; a split without one is fitted. `fitted`: logistic factors of the split's rows. `transformer`: KuaiSim's user response
@@ -63,19 +60,6 @@ def make_worlds(
     with test rows (or in the test matrix); the training world's are those with training rows except the test users, or all of
     them where fewer than half would remain. Sessions start from training rows; a test user without any starts from their test
     rows.
-
-    Args:
-        key: typed PRNG key; consumed. Decides initial parameters, shuffles and held-out rows.
-        log: the log.
-        response: see above.
-        train_response: the training world's, where it is another; `fitted` for methods that learn in a model of the log.
-        response_dim: factors of `fitted`.
-        response_epochs: passes over the rows of `fitted` and `transformer`.
-        slate_size: K, at most the catalogue's size.
-        history_length: H, events that `transformer` reads.
-
-    Returns:
-        The two worlds and a report.
 
     Raises:
         InputError: if the catalogue is smaller than a slate, a world would have no users, or the log lacks the source that
@@ -120,11 +104,13 @@ def _splits(log: InteractionLog, of_matrix: bool) -> tuple[dict[str, Split], str
     for name, users in (("training", train_users), ("test", test_users)):
         if len(users) == 0:
             raise InputError(f"the {name} split of {log.source} has no user with a logged row: both splits need rows")
-    splits = {
-        "train": Split(log.train, log.train_matrix, train_users),
-        "test": Split(log.test, log.test_matrix, test_users),
-    }
-    return splits, _users_phrase(disjoint, train_users, test_users)
+    if disjoint:
+        phrase = f"{len(test_users)} held-out users, none of the {len(train_users)} training users among them"
+    else:
+        shared = len(np.intersect1d(train_users, test_users, assume_unique=True))
+        phrase = f"{len(test_users)} test users, {shared} of them also among the {len(train_users)} training users"
+    train = Split(log.train, log.train_matrix, train_users)
+    return {"train": train, "test": Split(log.test, log.test_matrix, test_users)}, phrase
 
 
 def _split_users(log: InteractionLog, rows: Interactions, matrix: ObservedMatrix | None) -> Int[np.ndarray, "U"]:
@@ -134,13 +120,6 @@ def _split_users(log: InteractionLog, rows: Interactions, matrix: ObservedMatrix
         return np.flatnonzero(counts)
     logged = counts + np.bincount(log.train.user, minlength=log.num_users) > 0
     return np.sort(matrix.user[logged[matrix.user]])
-
-
-def _users_phrase(disjoint: bool, train_users: np.ndarray, test_users: np.ndarray) -> str:
-    if disjoint:
-        return f"{len(test_users)} held-out users, none of the {len(train_users)} training users among them"
-    shared = len(np.intersect1d(train_users, test_users, assume_unique=True))
-    return f"{len(test_users)} test users, {shared} of them also among the {len(train_users)} training users"
 
 
 def _world(log: InteractionLog, response: Response, starts: SessionStarts, users: np.ndarray) -> World:

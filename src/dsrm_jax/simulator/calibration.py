@@ -13,17 +13,11 @@ SMALLEST_PROBABILITY = 1e-7
 
 
 class CalibrationTable(NamedTuple):
-    """Predictions in equal-width bins of probability; empty bins hold NaN.
+    """Predictions in equal-width bins of probability; empty bins hold NaN."""
 
-    Attributes:
-        rows: `(M,)` int64, rows per bin.
-        probability: `(M,)` float64, mean prediction per bin, in [0, 1].
-        rate: `(M,)` float64, share of clicks per bin, in [0, 1].
-    """
-
-    rows: Int[np.ndarray, "M"]
-    probability: Float[np.ndarray, "M"]
-    rate: Float[np.ndarray, "M"]
+    rows: Int[np.ndarray, "M"]  # int64, per bin
+    probability: Float[np.ndarray, "M"]  # float64, mean prediction per bin, in [0, 1]
+    rate: Float[np.ndarray, "M"]  # float64, share of clicks per bin, in [0, 1]
 
 
 def auc(scores: Float[np.ndarray, "N"], labels: Bool[np.ndarray, "N"]) -> float:

@@ -29,44 +29,29 @@ from dsrm_jax.types import PyTree
 
 @struct.dataclass
 class Observation:
-    """What a policy may see of a user.
+    """What a policy may see of a user."""
 
-    Attributes:
-        history: the user's last H events, those of this session included.
-        time: `(...)` int32 in [0, max_len], steps already taken in the session.
-        unlogged: `(...)` int32 in [0, H], how many of the latest events the training log's policy did not choose: those of this
-            session, and all of a user whose rows are another log's.
-    """
-
-    history: History
-    time: Int[Array, "..."]
+    history: History  # the user's last H events, those of this session included
+    time: Int[Array, "..."]  # `(...)` int32 in [0, max_len], steps already taken in the session
+    # `(...)` int32 in [0, H], how many of the latest events the training log's policy did not choose: those of this session,
+    # and all of a user whose rows are another log's
     unlogged: Int[Array, "..."]
 
 
 @struct.dataclass
 class EnvState:
-    """One session under way; sums are over the session so far, exact but for an own reward's.
+    """One session under way; sums are over the session so far, exact but for an own reward's."""
 
-    Attributes:
-        user: `(...)` int32, user of the world, 0..U-1.
-        history: the user's last H events.
-        unlogged: `(...)` int32, see `Observation`.
-        temper: what the leave rule remembers: of the paper's, `(...)` int32, patience left in units of 1/K of a step.
-        time: `(...)` int32, steps taken.
-        clicks: `(...)` int32, items clicked.
-        popular: `(...)` int32, popular items shown.
-        broken: `(...)` int32, slates that broke the bound on abs(2s - 1).
-        total: `(...)` float32, sum of rewards; None where the reward is `mean_click`, whose sum is clicks / K.
-    """
-
-    user: Int[Array, "..."]
-    history: History
-    unlogged: Int[Array, "..."]
+    user: Int[Array, "..."]  # `(...)` int32, user of the world, 0..U-1
+    history: History  # the user's last H events
+    unlogged: Int[Array, "..."]  # `(...)` int32, see `Observation`
+    # what the leave rule remembers: of the paper's, `(...)` int32, patience left in units of 1/K of a step
     temper: PyTree
-    time: Int[Array, "..."]
-    clicks: Int[Array, "..."]
-    popular: Int[Array, "..."]
-    broken: Int[Array, "..."]
+    time: Int[Array, "..."]  # `(...)` int32, steps taken
+    clicks: Int[Array, "..."]  # `(...)` int32, items clicked
+    popular: Int[Array, "..."]  # `(...)` int32, popular items shown
+    broken: Int[Array, "..."]  # `(...)` int32, slates that broke the bound on abs(2s - 1)
+    # `(...)` float32, sum of rewards; None where the reward is `mean_click`, whose sum is clicks / K
     total: Float[Array, "..."] | None = None
 
 
@@ -77,37 +62,25 @@ StepResult = tuple[Observation, EnvState, Float[Array, ""], Bool[Array, ""], Boo
 
 
 class Environment(NamedTuple):
-    """Pure functions of one user, to be mapped with `jax.vmap`, and the static facts that a loop plans by.
+    """Pure functions of one user, to be mapped with `jax.vmap`, and the static facts that a loop plans by."""
 
-    Attributes:
-        reset: `(key, world) -> (observation, state)`. The key is consumed.
-        step: `(key, state, slate, world) -> (observation, state, reward, terminated, truncated, info)`; see `make_environment`.
-            The key is consumed.
-        step_auto_reset: same signature; where the session ended, observation and state begin the next one and
-            `info["final_observation"]` keeps the leaver's last. The key is consumed.
-        action_space: `(world) -> Slates`.
-        observation_space: `(world) -> Product` of spaces, in the shape of an `Observation`.
-        slate_size: K.
-        max_steps: no session is longer.
-        can_truncate: whether `truncated` can ever be true; if not, a loop need not keep final observations.
-        history_length: H, events that a history holds.
-        arrival_length: logged events that a user arrives with, at most.
-        leave: when users leave.
-        reward: what a slate is worth.
-    """
-
+    # `(key, world) -> (observation, state)`. The key is consumed
     reset: Callable[[jax.Array, World], tuple[Observation, EnvState]]
+    # `(key, state, slate, world) -> (observation, state, reward, terminated, truncated, info)`; see `make_environment`. The key
+    # is consumed
     step: Callable[[jax.Array, EnvState, Int[Array, "K"], World], StepResult]
+    # same signature; where the session ended, observation and state begin the next one and `info["final_observation"]` keeps
+    # the leaver's last. The key is consumed
     step_auto_reset: Callable[[jax.Array, EnvState, Int[Array, "K"], World], StepResult]
-    action_space: Callable[[World], Slates]
-    observation_space: Callable[[World], Product]
-    slate_size: int
-    max_steps: int
-    can_truncate: bool
-    history_length: int
-    arrival_length: int
-    leave: Leave
-    reward: Reward
+    action_space: Callable[[World], Slates]  # `(world) -> Slates`
+    observation_space: Callable[[World], Product]  # `(world) -> Product` of spaces, in the shape of an `Observation`
+    slate_size: int  # K
+    max_steps: int  # no session is longer
+    can_truncate: bool  # whether `truncated` can ever be true; if not, a loop need not keep final observations
+    history_length: int  # H, events that a history holds
+    arrival_length: int  # logged events that a user arrives with, at most
+    leave: Leave  # when users leave
+    reward: Reward  # what a slate is worth
 
 
 def mean_click(clicks: Bool[Array, "K"], slate: Int[Array, "K"], world: World) -> Float[Array, ""]:

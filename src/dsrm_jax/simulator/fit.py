@@ -40,26 +40,22 @@ def fit_factors(
     The estimate is the mode of a posterior: cross-entropy summed over rows, plus `l2 / 2` times the squared factors of all users
     and items, plus `0.15 l2 / 2` times their squared biases (the intercept is free). Users and items with few rows therefore
     shrink to the mean user and item, and those without any row are put there exactly: zero factors, no bias but the intercept.
-    Adam's step size decays to zero by a cosine. The same key and rows give the same bits on the same CPU.
+    Adam's step size decays to zero by a cosine from `learning_rate`. The same key, which is consumed, and rows give the same bits
+    on the same CPU. The result's float32 tables are in the order of the indices, its `item_bias` holds the intercept.
 
     Args:
-        key: typed PRNG key; consumed.
-        user: `(N,)` integers in [0, num_users).
-        item: `(N,)` integers in [0, num_items).
+        key: typed PRNG key.
+        user: `(N,)` integers in [0, U), `num_users`.
+        item: `(N,)` integers in [0, I), `num_items`.
         click: `(N,)` bool.
-        num_users: U, rows of the user table.
-        num_items: I, rows of the item table.
+        num_users: U.
+        num_items: I.
         dim: F, number of factors.
-        epochs: passes over the rows; each visits every row once, in a new order (up to one step's rows twice, to fill the last
-            step).
+        epochs: passes over the rows, each in a new order (up to one step's rows twice, to fill the last step).
         batch_size: rows per gradient step at most; smaller where an epoch would have fewer than 128 steps.
         learning_rate: Adam's initial step size.
         l2: precision of the Gaussian prior on factors, non-negative, in units of rows: near 0 a sparse log is learnt by heart,
             and 3 is near the best for held-out rows of KuaiRand.
-
-    Returns:
-        `FactorResponse` with float32 tables `user (U, F)`, `item (I, F)` in the order of the given indices, `user_bias (U,)` and
-        `item_bias (I,)`, which holds the intercept.
 
     Raises:
         InputError: if there is no row, the arrays differ in length, or an index lies outside its table.
@@ -90,10 +86,7 @@ def fit_factors(
 def row_logit(
     response: FactorResponse, user: Int[np.ndarray, "N"], item: Int[np.ndarray, "N"]
 ) -> Float[np.ndarray, "N"]:
-    """Return the float32 click logits of N user-item pairs, on the host, in blocks that keep memory small.
-
-    `user` and `item` are rows of the tables of a fitted or true factor model.
-    """
+    """Return the float32 click logits of N pairs, rows of a model's tables, on the host, in blocks that keep memory small."""
     user_factor, item_factor = np.asarray(response.user), np.asarray(response.item)
     user_bias, item_bias = np.asarray(response.user_bias), np.asarray(response.item_bias)
     user, item = np.asarray(user), np.asarray(item)

@@ -121,15 +121,10 @@ class SessionEnv(gymnasium.Env[Arrays, Slate]):
         render_mode: None = None,
         **overrides: Any,
     ) -> None:
-        """Make the environment.
+        """Make the environment of a preset's name and of keywords of `make_environment`.
 
-        Args:
-            preset: a name of `PRESETS`.
-            world: from `make_worlds`.
-            log: instead of a world, a log or a name that `load_log` knows.
-            split: whose world of the log, `train` or `test`.
-            render_mode: there is nothing to see.
-            overrides: keywords of `make_environment`.
+        It takes a `world` of `make_worlds`, or makes that of a `split`, `train` or `test`, of a `log` or a name that `load_log`
+        knows. There is nothing to see.
 
         Raises:
             InputError: a setting, world or log that cannot be used, or neither or both of world and log.

@@ -41,12 +41,9 @@ class GymnaxEnvironment(environment.Environment):
     """A simulator of sessions under Gymnax's contract, one user each; `jax.vmap` it over users."""
 
     def __init__(self, simulator: Environment, world: World | None = None, *, observe: Observe | None = None) -> None:
-        """Wrap a simulator.
+        """Wrap a simulator of `make` or `make_environment`.
 
-        Args:
-            simulator: from `make` or `make_environment`.
-            world: the default parameters; None: `params` must be given to every call.
-            observe: what policies are shown, one array; None: the `Observation`, a pytree.
+        Without a `world` `params` must be given to every call; without `observe` policies are shown the `Observation`, a pytree.
         """
         self.simulator = simulator
         self.world = world
@@ -54,11 +51,7 @@ class GymnaxEnvironment(environment.Environment):
 
     @property
     def default_params(self) -> World:
-        """The world given at construction.
-
-        Raises:
-            InputError: none was given.
-        """
+        """The world given at construction; raises `InputError` where none was."""
         if self.world is None:
             raise InputError("this Gymnax environment was made without a world: pass one as params")
         return self.world

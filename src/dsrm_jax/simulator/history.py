@@ -11,15 +11,9 @@ from dsrm_jax.simulator.world import History, SessionStarts
 
 
 def history_before(starts: SessionStarts, row: Int[Array, ""], *, length: int) -> History:
-    """Return the events before a log row of the same user, newest last.
+    """Return the up to H = `length` events before a log row (`()` int32, 0..N-1) of the same user, right-aligned, newest last.
 
-    Args:
-        starts: the world's log rows.
-        row: `()` int32, 0..N-1; the row itself is not part of the history.
-        length: H, the events to keep.
-
-    Returns:
-        A right-aligned `History` of H slots; its length is below H where the user has fewer earlier rows.
+    The row itself is not part of the history.
     """
     index = row - length + jnp.arange(length, dtype=jnp.int32)
     first = starts.first[starts.user[row]]
@@ -49,12 +43,8 @@ def keep_last(history: History, length: Int[Array, "..."] | int) -> History:
 def random_windows(key: jax.Array, starts: SessionStarts, rows: Int[Array, "N"], *, length: int, least: int) -> History:
     """Return the events before log rows, of each row a random number of them: what a user may have at any step of a session.
 
-    Args:
-        key: typed PRNG key; consumed.
-        starts: the log's rows.
-        rows: `(N,)` int32.
-        length: H, slots, and the most events.
-        least: the fewest events, where the log holds them; at or above H all windows are full.
+    There are `least` to H = `length` events where the log holds them; with `least` at or above H all windows are full. The key is
+    consumed.
     """
     history = jax.vmap(lambda row: history_before(starts, row, length=length))(rows)
     if least >= length:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 from scipy.special import expit
 
+from dsrm_jax import plugins
 from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
 from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.simulator.calibration import auc, calibration_table, expected_calibration_error, log_loss
@@ -32,11 +33,11 @@ indices of the users whom it must answer for, in their order. The key is consume
 
 
 class Split(NamedTuple):
-    """One side of the log, with the users of its world (vocabulary indices, sorted)."""
+    """One side of the log."""
 
     rows: Interactions
     matrix: ObservedMatrix | None
-    users: Int[np.ndarray, "U"]
+    users: Int[np.ndarray, "U"]  # of its world: vocabulary indices, sorted
 
 
 class Fit(NamedTuple):
@@ -74,7 +75,10 @@ def response_of(
         InputError: too few rows to fit, or an own response that does not fit the log.
     """
     if not isinstance(kind, str):
-        return _own_response(key, log, split, kind, fit)
+        name = plugins.name_of(kind)
+        response = kind(key, log, split.rows, split.users)
+        check_response(response, name, num_items=len(log.catalogue), fit=fit)
+        return cast(Response, jax.tree.map(jnp.asarray, response)), {"response": name}
     if kind == "synthetic" or (kind == "auto" and log.synthetic is not None):
         return _synthetic_response(log, split.users), {"response": "synthetic"}
     if split.matrix is not None and uses_matrix(log, kind):
@@ -84,15 +88,6 @@ def response_of(
     if kind == "transformer":
         return _transformer_response(key, log, split, fit)
     return _factor_response(key, log, split, fit)
-
-
-def _own_response(
-    key: Key[Array, ""], log: InteractionLog, split: Split, make: MakeResponse, fit: Fit
-) -> tuple[Response, Json]:
-    name = f"{getattr(make, '__module__', '?')}:{getattr(make, '__qualname__', repr(make))}"
-    response = make(key, log, split.rows, split.users)
-    check_response(response, name, num_items=len(log.catalogue), fit=fit)
-    return cast(Response, jax.tree.map(jnp.asarray, response)), {"response": name}
 
 
 def check_response(response: Response, name: str, *, num_items: int, fit: Fit) -> None:
@@ -150,38 +145,33 @@ def _factor_response(key: Key[Array, ""], log: InteractionLog, split: Split, fit
     rows = split.rows
     holdout_key, fit_key = jax.random.split(key)
     held = _holdout(holdout_key, len(rows))
-    fitted = ~held
+    fitted = rows.where(~held)
     response = fit_factors(
         fit_key,
-        rows.user[fitted],
-        rows.item[fitted],
-        rows.click[fitted],
+        fitted.user,
+        fitted.item,
+        fitted.click,
         num_users=log.num_users,
         num_items=log.num_items,
         dim=fit.dim,
         epochs=fit.epochs,
     )
     quality = _quality(row_logit(response, rows.user[held], rows.item[held]), rows.click[held])
-    return (
-        FactorResponse(
-            user=response.user[split.users],
-            item=response.item[log.catalogue],
-            user_bias=response.user_bias[split.users],
-            item_bias=response.item_bias[log.catalogue],
-        ),
-        {"response": "fitted", "fit_rows": int(fitted.sum()), **quality},
+    users, items = split.users, log.catalogue
+    kept = FactorResponse(
+        response.user[users], response.item[items], response.user_bias[users], response.item_bias[items]
     )
+    return kept, {"response": "fitted", "fit_rows": len(fitted), **quality}
 
 
 def _transformer_response(key: Key[Array, ""], log: InteractionLog, split: Split, fit: Fit) -> tuple[Response, Json]:
     holdout_key, fit_key = jax.random.split(key)
     held = _holdout(holdout_key, len(split.rows))
-    first = split.rows.user_start(log.num_users)
     rows = SessionStarts(
         user=jnp.asarray(split.rows.user, dtype=jnp.int32),
         item=jnp.asarray(split.rows.item, dtype=jnp.int32),
         click=jnp.asarray(split.rows.click, dtype=bool),
-        first=jnp.asarray(first, dtype=jnp.int32),
+        first=jnp.asarray(split.rows.user_start(log.num_users), dtype=jnp.int32),
     )
     response = fit_transformer(
         fit_key,
@@ -196,10 +186,8 @@ def _transformer_response(key: Key[Array, ""], log: InteractionLog, split: Split
     )
     index = np.flatnonzero(held)[:: max(1, int(held.sum()) // TRANSFORMER_REPORT_ROWS)]
     quality = _quality(row_click_logit(response, rows, index), split.rows.click[index])
-    return (
-        dataclasses.replace(response, user=response.user[split.users]),
-        {"response": "transformer", "fit_rows": int((~held).sum()), **quality},
-    )
+    kept = dataclasses.replace(response, user=response.user[split.users])
+    return kept, {"response": "transformer", "fit_rows": int((~held).sum()), **quality}
 
 
 def _quality(logit: Float[np.ndarray, "n"], click: Bool[np.ndarray, "n"]) -> Json:

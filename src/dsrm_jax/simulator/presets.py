@@ -19,11 +19,7 @@ Applied-ML-Lab/KuaiSim, `her4if` that of the paper's group, 1163710212/HER4IF (b
 
 
 def make(name: str = "paper", **overrides: Any) -> Environment:
-    """Return a named environment.
-
-    Args:
-        name: `paper`, `kuaisim` or `her4if`.
-        overrides: keywords of `make_environment`, which win over the preset's.
+    """Return a named environment of `PRESETS`; keywords of `make_environment` win over the preset's.
 
     Raises:
         InputError: an unknown name, with the nearest valid one, or a setting out of range.

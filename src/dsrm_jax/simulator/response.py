@@ -16,19 +16,12 @@ from dsrm_jax.simulator.world import History, Response
 
 @struct.dataclass
 class FactorResponse:
-    """Click logit = <user factor, item factor> + user bias + item bias; the history is not looked at.
+    """Click logit = <user factor, item factor> + user bias + item bias; the history is not looked at."""
 
-    Attributes:
-        user: `(U, F)` float32.
-        item: `(J, F)` float32, catalogue order.
-        user_bias: `(U,)` float32.
-        item_bias: `(J,)` float32; holds the intercept, the item's appeal and popularity's mean lift.
-    """
-
-    user: Float[Array, "U F"]
-    item: Float[Array, "J F"]
-    user_bias: Float[Array, "U"]
-    item_bias: Float[Array, "J"]
+    user: Float[Array, "U F"]  # `(U, F)` float32
+    item: Float[Array, "J F"]  # `(J, F)` float32, catalogue order
+    user_bias: Float[Array, "U"]  # `(U,)` float32
+    item_bias: Float[Array, "J"]  # `(J,)` float32; holds the intercept, the item's appeal and popularity's mean lift
 
     def click_probability(self, user: Int[Array, ""], slate: Int[Array, "K"], history: History) -> Float[Array, "K"]:
         """See `Response`."""
@@ -82,16 +75,9 @@ def slate_probability(
 ) -> Float[Array, "K"]:
     """Return the probabilities that the clicks of one slate are drawn with, P_i = max(0, p_i - weight c_i).
 
-    Args:
-        response: the response model.
-        user: `()` int32, user of the world.
-        slate: `(K,)` int32 catalogue positions.
-        history: the user's history of up to H events.
-        correlation_weight: KuaiSim's rho, non-negative, on `slate_correlation`; may be traced.
-        double_sigmoid: whether p_i is one more sigmoid of `click_probability`, as in KuaiSim; it then lies in [.5, .731].
-
-    Returns:
-        `(K,)` float32 in [0, 1].
+    `user`, `slate`, `history` and the result are those of `Response.click_probability`. `correlation_weight` is KuaiSim's rho,
+    non-negative, on `slate_correlation`; it may be traced. With `double_sigmoid` p_i is one more sigmoid of `click_probability`,
+    as in KuaiSim; it then lies in [.5, .731].
     """
     probability = response.click_probability(user, slate, history)
     if double_sigmoid:

@@ -27,14 +27,10 @@ MAX_LEVELS = 64  # features with more levels (authors, music) are left to the id
 
 
 class Features(NamedTuple):
-    """One-hot and multi-hot features.
+    """One-hot and multi-hot features."""
 
-    Attributes:
-        user: one `(U, L)` float32 array per feature.
-        item: one `(I + 1, L)` float32 array per feature; the last row is the padding item's, all zero.
-    """
-
-    user: tuple[Float[Array, "U L"], ...] = ()
+    user: tuple[Float[Array, "U L"], ...] = ()  # one `(U, L)` float32 array per feature
+    # one `(I + 1, L)` float32 array per feature; the last row is the padding item's, all zero
     item: tuple[Float[Array, "I+1 L"], ...] = ()
 
 
@@ -79,33 +75,19 @@ class EntityEncoder(nn.Module):
 
 
 class UserResponseModel(nn.Module):
-    """The user response model: encoders of users and items, a causal transformer over the history, a scorer.
+    """The user response model: encoders of users and items, a causal transformer over the history, a scorer."""
 
-    Attributes:
-        num_users: U.
-        num_items: I; index I is the padding item.
-        history_length: H, positions that have an embedding.
-        num_feedback: F, kinds of feedback read from the history and predicted; the click is the first.
-        latent: width of id and feature latents.
-        dim: E, width of encodings; the transformer is 2E wide, the state 3E.
-        num_layers: transformer layers.
-        num_heads: attention heads.
-        hidden: width of the feed-forward layers.
-        scorer_hidden: width of the scorer's hidden layer.
-        dropout: rate while training.
-    """
-
-    num_users: int
-    num_items: int
-    history_length: int = 100
-    num_feedback: int = 1
-    latent: int = 32
-    dim: int = 64
-    num_layers: int = 2
-    num_heads: int = 4
-    hidden: int = 64
-    scorer_hidden: int = 128
-    dropout: float = 0.1
+    num_users: int  # U
+    num_items: int  # I; index I is the padding item
+    history_length: int = 100  # H, positions that have an embedding
+    num_feedback: int = 1  # F, kinds of feedback read from the history and predicted; the click is the first
+    latent: int = 32  # width of id and feature latents
+    dim: int = 64  # E, width of encodings; the transformer is 2E wide, the state 3E
+    num_layers: int = 2  # transformer layers
+    num_heads: int = 4  # attention heads
+    hidden: int = 64  # width of the feed-forward layers
+    scorer_hidden: int = 128  # width of the scorer's hidden layer
+    dropout: float = 0.1  # rate while training
 
     def setup(self) -> None:
         """Declare the parts; flax calls this."""
@@ -185,23 +167,14 @@ class UserResponseModel(nn.Module):
 
 @struct.dataclass
 class TransformerResponse:
-    """A fitted, frozen user response model with the encodings that do not change precomputed.
+    """A fitted, frozen user response model with the encodings that do not change precomputed."""
 
-    Attributes:
-        params: parameters of `model`.
-        user: `(U, E)` float32 encodings of the world's users.
-        item: `(J, E)` float32 encodings of the catalogue.
-        token: `(I + 1, E)` float32 encodings of the vocabulary, the padding item last.
-        model: the module (static).
-        table: what the first layer makes of each of `token`, `(I + 1) (E + 3D)` numbers.
-    """
-
-    params: PyTree
-    user: Float[Array, "U E"]
-    item: Float[Array, "J E"]
-    token: Float[Array, "I+1 E"]
-    model: UserResponseModel = struct.field(pytree_node=False)
-    table: TokenTable
+    params: PyTree  # parameters of `model`
+    user: Float[Array, "U E"]  # `(U, E)` float32 encodings of the world's users
+    item: Float[Array, "J E"]  # `(J, E)` float32 encodings of the catalogue
+    token: Float[Array, "I+1 E"]  # `(I + 1, E)` float32 encodings of the vocabulary, the padding item last
+    model: UserResponseModel = struct.field(pytree_node=False)  # the module (static)
+    table: TokenTable  # what the first layer makes of each of `token`, `(I + 1) (E + 3D)` numbers
 
     def click_probability(self, user: Int[Array, ""], slate: Int[Array, "K"], history: History) -> Float[Array, "K"]:
         """See `Response`."""

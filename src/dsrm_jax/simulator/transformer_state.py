@@ -37,14 +37,10 @@ PARTS = ("query", "key", "value")
 
 @struct.dataclass
 class TokenTable:
-    """What the first layer reads of each item or position, before the token norm's division.
+    """What the first layer reads of each item or position, before the token norm's division."""
 
-    Attributes:
-        centred: `(I, E)` float32 encodings less their means over E.
-        projected: query, key and value of `centred` times the norm's scale, `(I, NM)` float32 each, without biases.
-    """
-
-    centred: Float[Array, "I E"]
+    centred: Float[Array, "I E"]  # `(I, E)` float32 encodings less their means over E
+    # query, key and value of `centred` times the norm's scale, `(I, NM)` float32 each, without biases
     projected: tuple[Float[Array, "I NM"], ...]
 
 

@@ -13,35 +13,22 @@ from jaxtyping import Array, Bool, Float, Int
 
 @struct.dataclass
 class History:
-    """What a user was shown and how they responded, oldest first, right-aligned.
+    """What a user was shown and how they responded, oldest first, right-aligned."""
 
-    Attributes:
-        item: `(..., H)` int32 vocabulary indices; 0 where there is no event.
-        click: `(..., H)` bool; False where there is no event.
-        length: `(...)` int32 in [0, H], events held; the last `length` entries are real.
-    """
-
-    item: Int[Array, "... H"]
-    click: Bool[Array, "... H"]
-    length: Int[Array, "..."]
+    item: Int[Array, "... H"]  # `(..., H)` int32 vocabulary indices; 0 where there is no event
+    click: Bool[Array, "... H"]  # `(..., H)` bool; False where there is no event
+    length: Int[Array, "..."]  # `(...)` int32 in [0, H], events held; the last `length` entries are real
 
 
 @struct.dataclass
 class SessionStarts:
-    """Log rows that sessions start from: of a row drawn uniformly, the user arrives with the rows before it.
+    """Log rows that sessions start from: of a row drawn uniformly, the user arrives with the rows before it."""
 
-    Attributes:
-        user: `(N,)` int32, user of this world (0..U-1), non-decreasing; rows of a user are in time order.
-        item: `(N,)` int32 vocabulary index.
-        click: `(N,)` bool.
-        first: `(U + 1,)` int32: rows of user u are `first[u]:first[u + 1]`.
-        logged: `(U,)` bool, whether the user's rows are the training log's, whose policy chose the items; None: all are.
-    """
-
-    user: Int[Array, "N"]
-    item: Int[Array, "N"]
-    click: Bool[Array, "N"]
-    first: Int[Array, "U+1"]
+    user: Int[Array, "N"]  # `(N,)` int32, user of this world (0..U-1), non-decreasing; rows of a user are in time order
+    item: Int[Array, "N"]  # `(N,)` int32 vocabulary index
+    click: Bool[Array, "N"]  # `(N,)` bool
+    first: Int[Array, "U+1"]  # `(U + 1,)` int32: rows of user u are `first[u]:first[u + 1]`
+    # `(U,)` bool, whether the user's rows are the training log's, whose policy chose the items; None: all are
     logged: Bool[Array, "U"] | None = None
 
 
@@ -51,45 +38,28 @@ class Response(Protocol):
     def click_probability(self, user: Int[Array, ""], slate: Int[Array, "K"], history: History) -> Float[Array, "K"]:
         """Return how likely one user is to click each shown item, before any effect of the slate as a whole.
 
-        Args:
-            user: `()` int32, user of the world, 0..U-1.
-            slate: `(K,)` int32 catalogue positions, 0..J-1; K may be any number, 1 and J among them.
-            history: the user's history of up to H events.
-
-        Returns:
-            `(K,)` float32 in [0, 1].
+        The user is `()` int32, 0..U-1; the slate `(K,)` int32 catalogue positions, 0..J-1, and K may be any number, 1 and J among
+        them; the history the user's, of up to H events; the result `(K,)` float32 in [0, 1].
         """
-        ...
 
     def item_vectors(self) -> Float[Array, "J F"]:
         """Return the `(J, F)` float32 vectors that `slate_correlation` compares the catalogue's items by; zeros: not at all."""
-        ...
 
 
 @struct.dataclass
 class World:
-    """A population of users over one catalogue.
+    """A population of users over one catalogue."""
 
-    Attributes:
-        response: how users answer, such as the types in `response.py`.
-        starts: where sessions start from.
-        item: `(J,)` int32, vocabulary index of each catalogue position.
-        is_popular: `(J,)` bool, the popular group.
-        log_popularity: `(J,)` float32, log(1 + training exposure) standardised over the catalogue.
-        preference: `(U, J)`-factorised truth of a synthetic world, as the arrays user `(U, F)`, item `(J, F)` and appeal `(J,)`:
-            the logit without popularity; for evaluation only, None elsewhere.
-        exposure: `(J,)` float32, rows of the training log that show the item.
-        clicked: `(J,)` float32, those of them that were clicked.
-    """
-
-    response: Response
-    starts: SessionStarts
-    item: Int[Array, "J"]
-    is_popular: Bool[Array, "J"]
-    log_popularity: Float[Array, "J"]
+    response: Response  # how users answer, such as the types in `response.py`
+    starts: SessionStarts  # where sessions start from
+    item: Int[Array, "J"]  # `(J,)` int32, vocabulary index of each catalogue position
+    is_popular: Bool[Array, "J"]  # `(J,)` bool, the popular group
+    log_popularity: Float[Array, "J"]  # `(J,)` float32, log(1 + training exposure) standardised over the catalogue
+    # `(U, J)`-factorised truth of a synthetic world, as the arrays user `(U, F)`, item `(J, F)` and appeal `(J,)`: the logit
+    # without popularity; for evaluation only, None elsewhere
     preference: tuple[Float[Array, "U F"], Float[Array, "J F"], Float[Array, "J"]] | None = None
-    exposure: Float[Array, "J"] | None = None
-    clicked: Float[Array, "J"] | None = None
+    exposure: Float[Array, "J"] | None = None  # `(J,)` float32, rows of the training log that show the item
+    clicked: Float[Array, "J"] | None = None  # `(J,)` float32, those of them that were clicked
 
     @property
     def num_items(self) -> int:
