@@ -141,7 +141,7 @@ def test_without_tensorboardx_there_is_one_notice_and_no_file(tmp_path, monkeypa
 def run_progress(console: Console, seconds: list[float], start: int = 0) -> None:
     """Report steps 10, 20, ... at the given times on a made-up clock that starts at zero."""
     now = 0.0
-    with logging.progress(100, users=64, start=start, label="training", console=console, clock=lambda: now) as report:
+    with logging.progress(100, users=64, start=start, console=console, clock=lambda: now) as report:
         for number, now in enumerate(seconds, start=1):  # noqa: B007
             report(start + 10 * number, note=f"reward 0.{number}")
 

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Protocol, cast
@@ -35,21 +35,20 @@ class Writer(Protocol):
         """Write what was recorded."""
 
 
-def append_metrics(path: str | os.PathLike[str], rows: Iterable[Json]) -> None:
+def append_metrics(path: str | os.PathLike[str], rows: Sequence[Json]) -> None:
     """Append rows to a JSON-lines file; when this returns they are on the disk.
 
-    Append a chunk's rows before its checkpoint is saved: then the file is never behind a checkpoint.
-
-    Args:
-        path: the file; made where absent.
-        rows: each a mapping with an int ``step``, steps non-decreasing; values as `json_value` takes them.
-            NaN and infinities are written as the strings that `read_metrics` turns back: stopping on them is
-            the caller's part (`nonfinite`).
+    Append a chunk's rows before its checkpoint is saved: then the file is never behind a checkpoint. Each row has an int
+    ``step``, non-decreasing, and values as `json_value` takes them; NaN and infinities become the strings that `read_metrics`
+    turns back: stopping on them is the caller's part (`nonfinite`).
 
     Raises:
         InputError: the file cannot be written, such as on a full disk; it is cut back to the rows it had.
     """
-    text = "".join(json.dumps(json_value(_checked(row)), allow_nan=False) + "\n" for row in rows)
+    for row in rows:
+        if type(row.get("step")) is not int:
+            raise TypeError(f"a row's step is {row.get('step')!r}, expected an int")
+    text = "".join(json.dumps(json_value(row), allow_nan=False) + "\n" for row in rows)
     try:
         with open(path, "ab") as file:
             size = file.tell()
@@ -66,21 +65,10 @@ def append_metrics(path: str | os.PathLike[str], rows: Iterable[Json]) -> None:
         raise InputError(f"cannot write {path}: {error.strerror or error}; its earlier rows are untouched") from error
 
 
-def _checked(row: Json) -> Json:
-    step = row.get("step")
-    if not isinstance(step, int) or isinstance(step, bool):
-        raise TypeError(f"a row's step is {step!r}, expected an int")
-    return row
-
-
 def read_metrics(path: str | os.PathLike[str]) -> list[Json]:
-    """Return the rows of a JSON-lines file; a last line that a killed process left half written is left out.
+    """Return the rows of a file of `append_metrics` in order, arrays as lists, NaN and infinities as floats.
 
-    Args:
-        path: what `append_metrics` wrote.
-
-    Returns:
-        Its rows in order, arrays as lists, NaN and infinities as floats.
+    A last line that a killed process left half written is left out.
 
     Raises:
         InputError: the file is missing, unreadable, or damaged before its end; names the line.
@@ -91,12 +79,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[Json]:
 def truncate_metrics(path: str | os.PathLike[str], step: int) -> int:
     """Remove the rows beyond a restored step, and a half-written last line: a resumed run writes them again.
 
-    Args:
-        path: the file; absent counts as empty.
-        step: the restored step; rows up to it stay, byte for byte.
-
-    Returns:
-        How many rows stay.
+    The rows up to the step stay, byte for byte; their number is returned. An absent file counts as empty.
 
     Raises:
         InputError: as `read_metrics`, or the file cannot be written.
@@ -140,28 +123,28 @@ def _parse(line: bytes) -> Json | None:
 
 def nonfinite(row: Json) -> list[str]:
     """Return the names of a row's numbers that are not finite, such as ``loss[2]`` for the third seed."""
-    names = []
-    for name, value in row.items():
-        for index, number in _numbers(from_json_value(json_value(value)), ""):
-            if not math.isfinite(number):
-                names.append(f"{name}{index}")
-    return names
+    return [f"{name}{index}" for name, index, number in _numbers(row) if not math.isfinite(number)]
 
 
-def _numbers(value: object, index: str) -> Iterator[tuple[str, float]]:
-    if isinstance(value, (int, float)):
-        yield index, value
-    elif isinstance(value, (list, dict)):
-        for i, v in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _numbers(v, f"{index}[{i}]")
+def _numbers(row: Json) -> Iterator[tuple[str, str, float]]:
+    """Yield `(name, index, number)` of every number of a row, the index such as ``[2]`` or empty."""
+
+    def inside(value: object, index: str) -> Iterator[tuple[str, float]]:
+        if isinstance(value, (int, float)):
+            yield index, value
+        elif isinstance(value, (list, dict)):
+            for i, v in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from inside(v, f"{index}[{i}]")
+
+    for name, value in from_json_value(json_value(row)).items():
+        for index, number in inside(value, ""):
+            yield name, index, number
 
 
 def open_tensorboard(folder: str | os.PathLike[str], step: int = 0) -> Writer | None:
-    """Return a TensorBoard writer, or None, with one notice, where tensorboardX is not installed.
+    """Return a TensorBoard writer into a folder, or None, with one notice, where tensorboardX is not installed.
 
-    Args:
-        folder: where the event files go.
-        step: the step that the run continues from; TensorBoard hides what an earlier process wrote beyond it.
+    `step` is the one that the run continues from; TensorBoard hides what an earlier process wrote beyond it.
     """
     try:
         from tensorboardX import SummaryWriter
@@ -172,18 +155,15 @@ def open_tensorboard(folder: str | os.PathLike[str], step: int = 0) -> Writer | 
 
 
 def write_tensorboard(writer: Writer | None, row: Json) -> None:
-    """Write a row's numbers as scalars at its ``step``, an array's as ``name/0``, ``name/1``; flushes.
+    """Write a row's numbers, not its text, as scalars at its ``step``, an array's as ``name/0``, ``name/1``; flushes.
 
-    Args:
-        writer: what `open_tensorboard` returned; None writes nothing.
-        row: as for `append_metrics`; text is left out.
+    `writer` is what `open_tensorboard` returned; None writes nothing.
     """
     if writer is None:
         return
-    for name, value in row.items():
-        for index, number in _numbers(from_json_value(json_value(value)), ""):
-            if name != "step":
-                writer.add_scalar(name + index.replace("[", "/").replace("]", ""), number, row["step"])
+    for name, index, number in _numbers(row):
+        if name != "step":
+            writer.add_scalar(name + index.replace("[", "/").replace("]", ""), number, row["step"])
     writer.flush()
 
 
@@ -193,7 +173,6 @@ def progress(
     *,
     users: int,
     start: int = 0,
-    label: str = "training",
     console: Console | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Callable[..., None]]:
@@ -203,7 +182,6 @@ def progress(
         total: steps the loop ends at.
         users: user-steps per step (users in parallel times seeds), for the rate.
         start: step that the loop continues from; it does not count for the rate.
-        label: what to call the loop.
         console: where to write; standard error by default.
         clock: seconds, monotonic.
 
@@ -221,7 +199,7 @@ def progress(
         return f"{step:,}/{total:,} steps, {rate * users:,.0f} user-steps/s{left}{', ' + note if note else ''}"
 
     if console.is_terminal:
-        columns = TextColumn(label), BarColumn(), TextColumn("{task.description}")
+        columns = TextColumn("training"), BarColumn(), TextColumn("{task.description}")
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("", total=total, completed=start)
             yield lambda step, note="": bar.update(task, completed=step, description=text(step, note), refresh=True)
@@ -231,7 +209,7 @@ def progress(
         nonlocal last
         if clock() - last >= PLAIN_SECONDS or step >= total:
             last = clock()
-            console.print(f"{label}: {text(step, note)}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"training: {text(step, note)}", highlight=False, markup=False, soft_wrap=True)
 
     yield report
 
@@ -246,11 +224,9 @@ def _duration(seconds: float) -> str:
 def interruptible() -> Iterator[Callable[[], int]]:
     """Turn the first SIGINT or SIGTERM into a flag that a loop polls between chunks.
 
-    A second signal raises `KeyboardInterrupt` at once. The handlers that were there return at the end. Off
-    the main thread, where Python cannot handle signals, the flag stays down.
-
-    Yields:
-        `exit_code()`: 0 until a signal came, then 128 + its number (130 for Ctrl-C, 143 for SIGTERM).
+    A second signal raises `KeyboardInterrupt` at once. The handlers that were there return at the end. Off the main thread, where
+    Python cannot handle signals, the flag stays down. It yields `exit_code()`: 0 until a signal came, then 128 + its number (130
+    for Ctrl-C, 143 for SIGTERM).
     """
     received = 0
 

@@ -6,6 +6,7 @@ The same on one device, on many and in many processes: `sharding` says where arr
 import logging
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -65,13 +66,9 @@ def num_updates(config: Config) -> int:
 def chunk_size(config: Config, done: int = 0) -> int:
     """Return how many updates one compiled chunk makes; `chunk_updates` at most, and the chunks end at the last update exactly.
 
-    It is the largest such divisor of the run's updates, whatever was done before, so that a resumed run has the chunks of an
-    uninterrupted one. Where it does not divide what is left, since the run goes on with other `training.steps`, it is the
-    largest divisor of that.
-
-    Args:
-        config: of the run.
-        done: updates already made, fewer than `num_updates`.
+    It is the largest such divisor of the run's updates, whatever was `done` before (fewer than `num_updates`), so that a resumed
+    run has the chunks of an uninterrupted one. Where it does not divide what is left, since the run goes on with other
+    `training.steps`, it is the largest divisor of that.
     """
     updates = num_updates(config)
     sizes = range(min(config.training.chunk_updates, updates), 0, -1)
@@ -106,12 +103,7 @@ def run_mesh(config: Config) -> Mesh | None:
 def restore(run: RunDirectory, config: Config, world: World, num_items: int, data: str) -> tuple[int, Saved] | None:
     """Return the newest good checkpoint of a run and its step, or None where none was saved; process 0 reads it for all.
 
-    Args:
-        run: its folder.
-        config: its configuration.
-        world: the training world.
-        num_items: V, the vocabulary.
-        data: digest of the log, `InteractionLog.digest`.
+    `world` is the training world, `num_items` V, the vocabulary, and `data` the log's digest, `InteractionLog.digest`.
 
     Raises:
         InputError: the checkpoints belong to another configuration or other data, or all of them are damaged.
@@ -137,10 +129,9 @@ def restore(run: RunDirectory, config: Config, world: World, num_items: int, dat
 
 
 def compile_chunk(config: Config, state: TrainState, world: World, perception: Perception, *, length: int) -> Compiled:
-    """Compile `length` updates of all seeds as one program that reuses the state's memory.
+    """Compile `length` updates of all seeds as one program that reuses the state's memory and is spread as the state is.
 
-    Returns:
-        `(state, world, perception) -> (state, metrics)`; metrics have axes (seed, update). It is spread as the state is.
+    The program is `(state, world, perception) -> (state, metrics)`; metrics have axes (seed, update) and lie everywhere.
     """
     trainer = trainer_of(config)
 
@@ -159,16 +150,9 @@ def train(run: RunDirectory, config: Config, saved: Saved, world: World, data: s
     Metrics are appended before the checkpoint that covers them; rows beyond the state's step are cut first, so the file of a
     resumed run is that of an uninterrupted one.
 
-    Args:
-        run: where to write.
-        config: what to train.
-        saved: where to start, the same in every process; its training state is given up to the program and cannot be used again.
-        world: the training world.
-        data: digest of the log.
-
-    Returns:
-        `(state, facts)`: the state is whole, on one device or, where there were many, on the host; facts has
-        `compile_seconds`, `train_seconds`, `user_steps_per_second`.
+    `saved` is where to start, the same in every process; its training state is given up to the program and cannot be used again.
+    `world` is the training world, and `data` the log's digest. It returns `(state, facts)`: the state is whole, on one device or,
+    where there were many, on the host; facts has `compile_seconds`, `train_seconds`, `user_steps_per_second`.
 
     Raises:
         NonFiniteError: a metric or the state became NaN or infinite; nothing of that chunk was saved.
@@ -189,15 +173,21 @@ def train(run: RunDirectory, config: Config, saved: Saved, world: World, data: s
     if mesh is not None:
         world, perception = place_frozen(mesh, world, saved.perception)
         saved = Saved(place(saved.train, state_shardings(mesh)), perception)
-    fingerprint = config_fingerprint(config, data=data)
+    fingerprint, keep = config_fingerprint(config, data=data), config.training.keep_checkpoints
+
+    def save(saved: Saved, step: int) -> None:
+        """Save whole arrays, from process 0; the others wait, so that none is far ahead of it."""
+        whole = fetch(saved)
+        first("save", lambda: checkpoint.save(run.checkpoints, step, whole, fingerprint, keep=keep))
+
     if done == 0:  # Stage I is worth keeping, whatever happens next
-        _save(run, config, saved, 0, fingerprint)
+        save(saved, 0)
     started = time.perf_counter()
     length = chunk_size(config, done // per_update)
     program = compile_chunk(config, saved.train, world, saved.perception, length=length)
     exchange("compiled", None)  # a collective waits for the slowest compiler less patiently than this
     compiled = time.perf_counter()
-    state = _run_chunks(run, config, saved, world, program, fingerprint)
+    state = _run_chunks(run, config, saved, world, program, save)
     seconds = time.perf_counter() - compiled
     return state if mesh is None else fetch(state), {
         "compile_seconds": compiled - started,
@@ -207,7 +197,7 @@ def train(run: RunDirectory, config: Config, saved: Saved, world: World, data: s
 
 
 def _run_chunks(
-    run: RunDirectory, config: Config, saved: Saved, world: World, program: Compiled, fingerprint: str
+    run: RunDirectory, config: Config, saved: Saved, world: World, program: Compiled, save: Callable[[Saved, int], None]
 ) -> TrainState:
     """Call a compiled chunk until the last step; log every chunk, save now and then, at the end and on a signal."""
     per_update = config.training.rollout_length
@@ -215,12 +205,8 @@ def _run_chunks(
     last, started = num_updates(config) * per_update, time.perf_counter()
     wanted = config.training.tensorboard and is_first()
     writer = everywhere("tensorboard", lambda: open_tensorboard(run.tensorboard, step) if wanted else None)
-    output = console(stderr=True)
-
-    with (
-        interruptible() as stop,
-        progress(last, users=_num_users(config), start=step, label="training", console=output) as report,
-    ):
+    shown = progress(last, users=_num_users(config), start=step, console=console(stderr=True))
+    with interruptible() as stop, shown as report:
         last_save, good = started, step
         while step < last:
             state, metrics = program(state, world, saved.perception)
@@ -234,7 +220,7 @@ def _run_chunks(
             said = exchange("step", [stop(), minutes > config.training.checkpoint_minutes])
             stopped, due = max(code for code, _ in said), said[0][1]
             if stopped or step == last or due:
-                _save(run, config, Saved(state, saved.perception), step, fingerprint)
+                save(Saved(state, saved.perception), step)
                 last_save, good = time.perf_counter(), step
                 stopped = max(exchange("saved", stop()))  # saving takes time, and a signal may have come meanwhile
             if stopped:
@@ -253,12 +239,6 @@ def _log_rows(run: RunDirectory, writer: Writer | None, rows: list[Json]) -> Non
         ) from error
 
 
-def _save(run: RunDirectory, config: Config, saved: Saved, step: int, fingerprint: str) -> None:
-    """Save whole arrays, from process 0; the others wait, so that none is far ahead of it."""
-    whole, keep = fetch(saved), config.training.keep_checkpoints
-    first("save", lambda: checkpoint.save(run.checkpoints, step, whole, fingerprint, keep=keep))
-
-
 def _num_users(config: Config) -> int:
     return config.training.num_users * len(config.training.seeds)
 
@@ -266,11 +246,10 @@ def _num_users(config: Config) -> int:
 def metric_rows(metrics: Metrics, step: int, per_update: int, seconds: float) -> list[Json]:
     """Turn a chunk's metrics, axes (seed, update), into one row per update; every value is a list over seeds."""
     host = {name: np.asarray(value) for name, value in metrics.items()}
-    length = next(iter(host.values())).shape[1]
     return [
         {"step": step + (i + 1) * per_update, "seconds": round(seconds, 3)}
         | {name: value[:, i].tolist() for name, value in host.items()}
-        for i in range(length)
+        for i in range(next(iter(host.values())).shape[1])
     ]
 
 
@@ -280,17 +259,13 @@ def check_finite(rows: list[Json], state: TrainState, config: Config, *, last_go
     The error names what broke, the seeds, the step and the checkpoint to go back to. The state counts as well: the last
     update of a chunk can ruin the parameters without any metric having seen them.
     """
-    for row in rows:
-        if bad := nonfinite(row):
-            raise _nonfinite_error(row["step"], bad, config, last_good)
     leaves = jax.tree_util.tree_leaves_with_path(state)
     floats = [(path, leaf) for path, leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    if bad := [jax.tree_util.keystr(path) for path, leaf in floats if not all_finite(leaf)]:
-        raise _nonfinite_error(rows[-1]["step"], bad, config, last_good)
-
-
-def _nonfinite_error(step: int, bad: list[str], config: Config, last_good: int) -> NonFiniteError:
-    return NonFiniteError(
-        f"training broke at step {step}: {', '.join(bad[:3])} (seeds {list(config.training.seeds)}) is not finite; "
-        f"the checkpoint of step {last_good} is good: lower agent.learning_rate or agent.max_grad_norm, in a new output folder"
-    )
+    ruined = [jax.tree_util.keystr(path) for path, leaf in floats if not all_finite(leaf)]
+    for step, bad in [*((row["step"], nonfinite(row)) for row in rows), (rows[-1]["step"], ruined)]:
+        if bad:
+            raise NonFiniteError(
+                f"training broke at step {step}: {', '.join(bad[:3])} (seeds {list(config.training.seeds)}) is not finite; "
+                f"the checkpoint of step {last_good} is good: lower agent.learning_rate or agent.max_grad_norm, "
+                "in a new output folder"
+            )
