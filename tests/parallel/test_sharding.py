@@ -360,9 +360,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 
-from dsrm_jax.agents import slates
 from dsrm_jax.agents.minibatches import mean_gradient
-from dsrm_jax.agents.slates import sample_slate, slate_log_prob
+from dsrm_jax.agents.slates import FactoredScores, sample_slate, slate_log_prob
 from dsrm_jax.config import AgentConfig, Config, TrainingConfig
 from dsrm_jax.parallel.mesh_axes import user_devices
 from dsrm_jax.runs.run import run_mesh
@@ -386,9 +385,9 @@ def slates(scores, quota):
 
 
 def large(query, quota):
-    scores = slates.FactoredScores(query, vectors)
+    scores = FactoredScores(query, vectors)
     arguments = jax.random.key(0), scores, popular, quota
-    return slates.sample_slate(*arguments, slate_size=4, block_size=8)
+    return sample_slate(*arguments, slate_size=4, block_size=8)
 
 
 def loss(params, samples):

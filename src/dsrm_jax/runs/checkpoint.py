@@ -4,8 +4,8 @@ Orbax reads and writes the arrays; this file adds what it does not do: a manifes
 folder, one atomic rename that makes a step exist, and a walk back to the newest good step. A step's folder
 holds
 
-    step_00001234/manifest.json   checksums of every leaf and file, key paths, versions, fingerprint; its own
-    checksum step_00001234/arrays/         an Orbax checkpoint of {"00000": leaf, "00001": leaf, ...}
+    step_00001234/manifest.json   checksums of every leaf and file, key paths, versions, fingerprint; its own checksum
+    step_00001234/arrays/         an Orbax checkpoint of {"00000": leaf, "00001": leaf, ...}
 
 A folder without a valid manifest does not exist as a step.
 """
@@ -49,25 +49,15 @@ class DamagedError(Exception):
 
 
 class Leaf(NamedTuple):
-    """One array of a state as it lies on the disk.
+    """One array of a state as it lies on the disk."""
 
-    Attributes:
-        path: where it stands in the tree, such as ``.params['dense']['kernel']``.
-        dtype: its type in memory, such as ``float32`` or, for typed PRNG keys, ``key<fry>``.
-        shape: its shape in memory.
-        key: the PRNG's name for typed keys, else an empty string.
-        stored_dtype: type of the stored array (uint32 for keys).
-        stored_shape: shape of the stored array (keys have one more axis).
-        sha256: of the stored array's bytes in C order.
-    """
-
-    path: str
-    dtype: str
-    shape: list[int]
-    key: str
-    stored_dtype: str
-    stored_shape: list[int]
-    sha256: str
+    path: str  # where it stands in the tree, such as ``.params['dense']['kernel']``
+    dtype: str  # in memory, such as ``float32`` or, for typed PRNG keys, ``key<fry>``
+    shape: list[int]  # in memory
+    key: str  # the PRNG's name for typed keys, else an empty string
+    stored_dtype: str  # uint32 for keys
+    stored_shape: list[int]  # keys have one more axis
+    sha256: str  # of the stored array's bytes in C order
 
 
 def save(folder: str | os.PathLike[str], step: int, state: PyTree, fingerprint: str, *, keep: int = 3) -> None:
@@ -115,17 +105,15 @@ def restore(folder: str | os.PathLike[str], like: State, fingerprint: str) -> tu
 
     Args:
         folder: the checkpoints' folder; it is only read.
-        like: pytree of the saved structure, of arrays or `jax.ShapeDtypeStruct`s: gives containers, dtypes,
-            shapes and placement. NumPy leaves come back as NumPy, Python scalars as Python scalars, all
-            others as JAX arrays.
+        like: pytree of the saved structure, of arrays or `jax.ShapeDtypeStruct`s: gives containers, dtypes, shapes and placement.
+            NumPy leaves come back as NumPy, Python scalars as Python scalars, all others as JAX arrays.
         fingerprint: of the configuration that wants to continue.
 
     Returns:
         `(step, state)`, or None where nothing was ever saved.
 
     Raises:
-        InputError: the checkpoint belongs to another configuration or program; or there are steps and all
-            are damaged.
+        InputError: the checkpoint belongs to another configuration or program; or there are steps and all are damaged.
     """
     folder = Path(folder).absolute()
     found = _folders(folder)
@@ -189,16 +177,12 @@ def _encode(state: PyTree) -> tuple[list[np.ndarray], list[Leaf]]:
         is_key = dtype.startswith("key<")
         array = np.asarray(jax.random.key_data(leaf) if is_key else leaf, order="C")
         if array.dtype.hasobject or array.dtype.kind in "USMm":
-            raise TypeError(
-                f"leaf {jax.tree_util.keystr(path)} is a {type(leaf).__name__}, expected an array of numbers"
-            )
+            name = jax.tree_util.keystr(path)
+            raise TypeError(f"leaf {name} is a {type(leaf).__name__}, expected an array of numbers")
         key = str(jax.random.key_impl(leaf)) if is_key else ""
+        kept = str(array.dtype), list(array.shape), _sha256(array)
         stored.append(array)
-        leaves.append(
-            Leaf(
-                jax.tree_util.keystr(path), dtype, list(shape), key, str(array.dtype), list(array.shape), _sha256(array)
-            )
-        )
+        leaves.append(Leaf(jax.tree_util.keystr(path), dtype, list(shape), key, *kept))
     return stored, leaves
 
 
@@ -211,9 +195,8 @@ def _type(leaf: PyTree) -> tuple[str, tuple[int, ...]]:
 def _decode(like: State, leaves: list[Leaf], stored: list[np.ndarray]) -> State:
     """Put verified arrays into the containers, types and placement of `like`."""
     targets, structure = jax.tree_util.tree_flatten(like)
-    return jax.tree_util.tree_unflatten(
-        structure, [_place(target, leaf, array) for target, leaf, array in zip(targets, leaves, stored, strict=True)]
-    )
+    placed = [_place(*each) for each in zip(targets, leaves, stored, strict=True)]
+    return jax.tree_util.tree_unflatten(structure, placed)
 
 
 def _place(target: PyTree, leaf: Leaf, array: np.ndarray) -> PyTree:
@@ -260,11 +243,10 @@ def _read_arrays(path: Path, manifest: Json) -> list[np.ndarray]:
     """Read and verify every leaf; files first: TensorStore answers damage with noise or nothing."""
     for name, expected in manifest["files"].items():
         try:
-            actual = _sha256_of_file(path / name)
+            if _sha256_of_file(path / name) != expected:
+                raise DamagedError(f"{name} has another checksum than when it was saved")
         except OSError as error:
             raise DamagedError(f"{name} cannot be read: {error.strerror}") from error
-        if actual != expected:
-            raise DamagedError(f"{name} has another checksum than when it was saved")
     leaves = [Leaf(**leaf) for leaf in manifest["leaves"]]
     stored = [np.empty(leaf.stored_shape, np.dtype(leaf.stored_dtype)) for leaf in leaves]
     arrays = _named(stored)
