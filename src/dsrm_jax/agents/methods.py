@@ -5,33 +5,27 @@ from inspect import signature
 
 from flax import linen as nn
 
-from dsrm_jax.agents.a2c import A2C, A2CConfig
-from dsrm_jax.agents.a2c import make_a2c as make_a2c
+from dsrm_jax.agents.a2c import A2C, A2CConfig, make_a2c
 from dsrm_jax.agents.agent import Agent, Method
-from dsrm_jax.agents.bcq import BCQ, BCQConfig
-from dsrm_jax.agents.bcq import make_bcq as make_bcq
-from dsrm_jax.agents.dnair import DNAIR, DNAIR_DSRM, DNaIRConfig
-from dsrm_jax.agents.dnair import make_dnair as make_dnair
-from dsrm_jax.agents.dorl import DORL, DORLConfig
-from dsrm_jax.agents.dorl import make_dorl as make_dorl
-from dsrm_jax.agents.dsrm_hrl import DSRM_HRL, HRL, HRL_BOD, HRL_RCE, HRL_TCE
-from dsrm_jax.agents.dsrm_hrl import make_dsrm_hrl as make_dsrm_hrl
-from dsrm_jax.agents.fcpo import FCPO, FCPOConfig
-from dsrm_jax.agents.fcpo import make_fcpo as make_fcpo
-from dsrm_jax.agents.flat import FLAT
-from dsrm_jax.agents.flat import make_flat as make_flat
-from dsrm_jax.agents.mofir import MOFIR, MOFIRConfig
-from dsrm_jax.agents.mofir import make_mofir as make_mofir
+from dsrm_jax.agents.bcq import BCQ, BCQConfig, make_bcq
+from dsrm_jax.agents.dnair import DNAIR, DNAIR_DSRM, DNaIRConfig, make_dnair
+from dsrm_jax.agents.dorl import DORL, DORLConfig, make_dorl
+from dsrm_jax.agents.dsrm_hrl import DSRM_HRL, HRL, HRL_BOD, HRL_RCE, HRL_TCE, make_dsrm_hrl
+from dsrm_jax.agents.fcpo import FCPO, FCPOConfig, make_fcpo
+from dsrm_jax.agents.flat import FLAT, make_flat
+from dsrm_jax.agents.mofir import MOFIR, MOFIRConfig, make_mofir
 from dsrm_jax.agents.replay import ReplayConfig
-from dsrm_jax.agents.sac4ir import SAC4IR, SAC4IRConfig
-from dsrm_jax.agents.sac4ir import make_sac4ir as make_sac4ir
+from dsrm_jax.agents.sac4ir import SAC4IR, SAC4IRConfig, make_sac4ir
 from dsrm_jax.agents.settings import SharedConfig
-from dsrm_jax.agents.td3 import TD3, TD3Config
-from dsrm_jax.agents.td3 import make_td3 as make_td3
+from dsrm_jax.agents.td3 import TD3, TD3Config, make_td3
 from dsrm_jax.agents.yardsticks import ORACLE, QUOTA_GREEDY, QUOTA_GREEDY_PURIFIED, QUOTA_RANDOM, RANDOM
 from dsrm_jax.errors import InputError
 from dsrm_jax.plugins import call, is_plugin, load
 from dsrm_jax.settings import configuration
+
+__all__ = ["METHODS", "AgentConfig", "check_method", "keywords_of", "make_agent", "method_of"]
+__all__ += ["make_a2c", "make_bcq", "make_dnair", "make_dorl", "make_dsrm_hrl", "make_fcpo", "make_flat", "make_mofir"]
+__all__ += ["make_sac4ir", "make_td3"]
 
 TABLE = (
     *(DSRM_HRL, A2C, TD3, BCQ, MOFIR, DORL, DNAIR, SAC4IR, FCPO),

@@ -34,7 +34,8 @@ def check_names(config: Config) -> None:
     check_method(config.agent.method)
     check_source(config.data.env)
     _maker(config)
-    for what, name in (("reward", config.environment.reward), ("leave rule", config.environment.leave)):
+    networks = (("agent.manager", config.agent.manager), ("agent.worker", config.agent.worker))
+    for what, name in (("reward", config.environment.reward), ("leave rule", config.environment.leave), *networks):
         if name:
             plugins.load(name, what=what)
     response_of(config.environment.response)
