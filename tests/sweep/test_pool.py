@@ -11,6 +11,7 @@ import pytest
 
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError
+from dsrm_jax.runs.lock import held
 from dsrm_jax.sweep import pool
 from dsrm_jax.sweep.plan import Plan
 
@@ -127,7 +128,7 @@ def test_two_sweeps_never_share_a_folder(tmp_path, calls):
     sweep(tmp_path, [10])
     before = (tmp_path / "sweep" / "groups.json").read_bytes()
     with (
-        pool._alone(tmp_path / "sweep"),
+        held(tmp_path / "sweep" / ".lock", busy="a sweep of the test's own"),
         pytest.raises(InputError, match=r"another sweep is running in .*sweep: wait for it"),
     ):
         sweep(tmp_path, [10, 20])

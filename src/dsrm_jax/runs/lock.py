@@ -1,7 +1,7 @@
 """A lock on a file that goes with the process, however it ends."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from dsrm_jax.errors import InputError
@@ -12,20 +12,20 @@ class BusyError(InputError):
 
 
 @contextlib.contextmanager
-def held(path: Path, *, busy: str, unwritable: Callable[[object], str]) -> Iterator[OSError | None]:
+def held(path: Path, *, busy: str, advice: str = "choose another folder") -> Iterator[OSError | None]:
     """Hold an advisory lock on a file, which is made where it is absent, while the block runs.
 
     Args:
         path: the file.
         busy: what to say where another process holds it.
-        unwritable: what to say, given the reason, where the file cannot be opened.
+        advice: what to do where the file cannot be opened.
 
     Yields:
         None, or why the file system gives no locks; the block runs all the same. Off POSIX nothing is locked.
 
     Raises:
         BusyError: `busy`.
-        InputError: `unwritable`.
+        InputError: the file cannot be opened.
     """
     try:
         import fcntl
@@ -35,7 +35,7 @@ def held(path: Path, *, busy: str, unwritable: Callable[[object], str]) -> Itera
     try:
         file = path.open("a")
     except OSError as error:
-        raise InputError(unwritable(error.strerror or error)) from error
+        raise InputError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
     with file:
         without: OSError | None = None
         try:

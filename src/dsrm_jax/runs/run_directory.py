@@ -128,9 +128,7 @@ def locked(run: RunDirectory) -> Iterator[None]:
         InputError: another process holds it, or the folder cannot be written.
     """
     busy = f"another process is training in {run.path}: wait for it, or choose another output folder"
-    with held(
-        run.lock, busy=busy, unwritable=lambda why: f"cannot write {run.lock}: {why}; choose another folder"
-    ) as without:
+    with held(run.lock, busy=busy) as without:
         if without is not None:
             _log.warning("%s is not locked: %s", run.path, without.strerror or without)
         yield

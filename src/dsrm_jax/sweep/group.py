@@ -26,7 +26,7 @@ from dsrm_jax.runs.evaluate import rule_of, summary_of
 from dsrm_jax.runs.logging import nonfinite
 from dsrm_jax.runs.memory import Memory
 from dsrm_jax.runs.pieces import environment_of, purifier_of, trainer_of, without_process
-from dsrm_jax.runs.prepare import Prepared, perception_like, prepare, remembered_worlds, seed_keys
+from dsrm_jax.runs.prepare import perception_like, prepare, remembered_worlds, seed_keys
 from dsrm_jax.runs.run import chunk_size, metric_rows, num_updates
 from dsrm_jax.simulator.world import World
 from dsrm_jax.sweep.handover import hand_over
@@ -40,18 +40,12 @@ VALIDATION = 4
 
 
 class Programs(NamedTuple):
-    """What trains and evaluates a group, compiled.
-
-    Attributes:
-        init, train: None for a method that learns nothing.
-        evaluate: gives complete sessions.
-        updates: of one call of `train`.
-    """
+    """What trains and evaluates a group, compiled; a method that learns nothing has neither `init` nor `train`."""
 
     init: Compiled | None
     train: Compiled | None
-    evaluate: Compiled
-    updates: int
+    evaluate: Compiled  # gives complete sessions
+    updates: int  # of one call of `train`
 
 
 def run_group(points: Sequence[Point], folder: Path, memory: Memory, say: Say, *, validate: bool) -> list[Json]:
@@ -66,18 +60,16 @@ def run_group(points: Sequence[Point], folder: Path, memory: Memory, say: Say, *
         folder: of the sweep.
         memory: Stage I of earlier groups, see `prepare`.
         say: told what is being done.
-        validate: evaluate in the training simulator.
-
-    Returns:
-        The results, as written.
+        validate: evaluate in the training simulator, also where the method itself trains in a model of the log.
 
     Raises:
         InputError: settings or data that cannot be used.
     """
     config = points[0].config
-    agents = _stack([point.config.agent for point in points])
+    agents = jax.tree.map(lambda *values: jnp.asarray(values, jnp.float32), *(point.config.agent for point in points))
     log, worlds, _ = remembered_worlds(config, say, memory)
-    world = _true_training_world(config, say, memory) if validate else worlds.test
+    plain = replace(config, agent=AgentConfig())
+    world = remembered_worlds(plain, say, memory)[1].train if validate else worlds.test
     shared, share = without_process(config), partial(share_process, purifier_of(config))
     ahead = 0.0
 
@@ -106,20 +98,9 @@ def run_group(points: Sequence[Point], folder: Path, memory: Memory, say: Say, *
     )
     timing = {name: value / len(points) if name.endswith("_seconds") else value for name, value in timing.items()}
     return [
-        _write(point, folder, of_each(mine), [_of_point(row, i) for row in rows], prepared, timing)
+        _write(point, folder, of_each(mine), _rows_of(rows, i), prepared.facts, timing)
         for i, (point, mine) in enumerate(zip(points, of_each(sessions), strict=True))
     ]
-
-
-def _true_training_world(config: Config, say: Say, memory: Memory) -> World:
-    """Return the training simulator, also where the method itself trains in a model of the log."""
-    plain = replace(config, agent=AgentConfig())
-    return remembered_worlds(plain, say, memory)[1].train
-
-
-def _stack(agents: Sequence[AgentConfig]) -> AgentConfig:
-    """Return one configuration whose floats are arrays `(P,)`."""
-    return jax.tree.map(lambda *values: jnp.asarray(values, jnp.float32), *agents)
 
 
 def _compile(
@@ -157,17 +138,11 @@ def _compile(
 def _player(config: Config) -> Callable[..., Sessions]:
     """Return `(agent settings, key, policy, world, perception) -> Sessions`."""
     environment, settings = environment_of(config), config.evaluation
+    size = {"num_sessions": settings.num_sessions, "num_users": settings.num_users}
 
     def play(agent: AgentConfig, key: jax.Array, policy: PyTree, world: World, perception: Perception) -> Sessions:
-        own = replace(config, agent=agent)
-        return run_sessions(
-            key,
-            rule_of(own, agent.method, policy, world, perception),
-            environment,
-            world,
-            num_sessions=settings.num_sessions,
-            num_users=settings.num_users,
-        )
+        rule = rule_of(replace(config, agent=agent), agent.method, policy, world, perception)
+        return run_sessions(key, rule, environment, world, **size)
 
     return play
 
@@ -179,8 +154,7 @@ def _train(
     if programs.init is None or programs.train is None:
         return (), [], {"train_seconds": 0.0, "user_steps_per_second": math.nan}
     started = time.perf_counter()
-    state = programs.init(agents, seed_keys(config, 0), world, perception)
-    jax.block_until_ready(state)
+    state = jax.block_until_ready(programs.init(agents, seed_keys(config, 0), world, perception))
     began = time.perf_counter()
     rows: list[Json] = []
     for _ in range(num_updates(config) // programs.updates):
@@ -196,12 +170,12 @@ def _train(
     return state.agent, rows, timing
 
 
-def _of_point(row: Json, index: int) -> Json:
-    return {name: value[index] if isinstance(value, list) else value for name, value in row.items()}
+def _rows_of(rows: list[Json], point: int) -> list[Json]:
+    return [{name: x[point] if isinstance(x, list) else x for name, x in row.items()} for row in rows]
 
 
 def _write(
-    point: Point, folder: Path, sessions: list[Sessions], rows: list[Json], prepared: Prepared, timing: dict[str, float]
+    point: Point, folder: Path, sessions: list[Sessions], rows: list[Json], facts: Json, timing: dict[str, float]
 ) -> Json:
     config, path = point.config, folder / point.name
     path.mkdir(parents=True, exist_ok=True)
@@ -211,20 +185,16 @@ def _write(
         "env": config.data.env,
         "method": config.agent.method,
         "max_len": config.environment.max_len,
-        "source": prepared.facts["source"],
+        "source": facts["source"],
         "diverged": any(nonfinite(row) for row in rows),
         "timing": timing,
         "result": summary_of(config, sessions),
-        "stage_one": {k: v for k, v in prepared.facts.items() if k.endswith(("seconds", "loss")) or k == "probes"},
+        "stage_one": {k: v for k, v in facts.items() if k.endswith(("seconds", "loss")) or k == "probes"},
     }
     if rows:
         write_text(path / "metrics.jsonl", "".join(json.dumps(json_value(row)) + "\n" for row in rows))
-    _write_sessions(path / "sessions.npz", sessions)
-    write_text(path / "result.json", json.dumps(json_value(result), indent=1) + "\n")
-    return result
-
-
-def _write_sessions(path: Path, sessions: Sequence[Sessions]) -> None:
     names = ("length", "clicks", "popular", "imbalance", "broken")
     arrays = {name: np.stack([getattr(s, name) for s in sessions]) for name in names}
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(path / "sessions.npz", **arrays)  # type: ignore[arg-type]
+    write_text(path / "result.json", json.dumps(json_value(result), indent=1) + "\n")
+    return result

@@ -53,14 +53,10 @@ def hand_over(
 
 def _take_turn(turn: contextlib.ExitStack, lock: Path, meanwhile: Callable[[], object], say: Say) -> None:
     """Enter the lock, after another worker if it must be."""
-
-    def unwritable(why: object) -> str:
-        return f"cannot write in {lock.parent}: {why}"
-
     waits = 0
     while True:
         try:
-            turn.enter_context(held(lock, busy="another worker makes it", unwritable=unwritable))
+            turn.enter_context(held(lock, busy="another worker makes it"))
             return
         except BusyError:
             if waits == 0:

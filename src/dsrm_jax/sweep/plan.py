@@ -21,40 +21,26 @@ LARGEST_GROUP = 12
 
 @dataclass(frozen=True)
 class Point:
-    """One configuration of a grid.
+    """One configuration of a grid."""
 
-    Attributes:
-        name: its folder, the same for the same configuration, as long as that gives the same numbers.
-        values: the grid's fields, dotted, and their values here.
-        config: the whole configuration.
-    """
-
-    name: str
-    values: Json
-    config: Config
+    name: str  # its folder, the same for the same configuration, as long as that gives the same numbers
+    values: Json  # the grid's fields, dotted, and their values here
+    config: Config  # the whole configuration
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep file says.
+    """What a sweep file says."""
 
-    Attributes:
-        base: the configuration that the grid varies.
-        grid: dotted field names and the values that each takes.
-        validate: evaluate on validation sessions in the TRAINING simulator, for choosing, instead of the held-out one.
-    """
-
-    base: Config
-    grid: dict[str, tuple[object, ...]]
-    validate: bool = False
+    base: Config  # that the grid varies
+    grid: dict[str, tuple[object, ...]]  # dotted field names and the values that each takes
+    validate: bool = False  # evaluate validation sessions in the TRAINING simulator, for choosing, not held-out ones
 
 
 def load_plan(path: str, budget_name: str | None = None) -> Plan:
     """Read a sweep file: TOML with `budget`, `validate`, a table `[grid]` of dotted fields, and sections of `Config`.
 
-    Args:
-        path: the file.
-        budget_name: replaces the file's budget; None: the file's, or the default budget.
+    `budget_name` replaces the file's budget; None: the file's, or the default budget.
 
     Raises:
         InputError: the file is unreadable, or names what does not exist.

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import from_json
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import from_json_value, load_json, write_text
@@ -65,17 +64,17 @@ def run_points(points: Sequence[Point], folder: Path, *, validate: bool, workers
     if workers < 0:
         raise InputError(f"--workers is {workers}, expected 0 (one per core) or more")
     _make_folder(folder)
-    with _alone(folder):
+    busy = f"another sweep is running in {folder}: wait for it, or choose another --out"
+    with held(folder / ".lock", busy=busy, advice="choose another --out"):  # its workers would read this one's groups
         _forget_stage_one(folder)
-        _write_plan(folder, points, validate=validate)
+        document = {"validate": validate, "points": points_json(points)}
+        write_text(folder / "plan.json", json.dumps(document) + "\n")
         unfinished = [p for p in points if not (folder / p.name / "result.json").exists()]
         groups = sorted(group(unfinished), key=lambda members: _affinity(members[0]))
         if unfinished:
-            say(
-                f"{len(points)} points, {len(points) - len(unfinished)} of them finished before; "
-                f"{len(groups)} programs to run"
-            )
-            _write_groups(folder, groups, validate)
+            before = len(points) - len(unfinished)
+            say(f"{len(points)} points, {before} of them finished before; {len(groups)} programs to run")
+            _write_groups(folder, groups, validate=validate)
             with _terminable():
                 _Pool(folder, groups, workers or cores(), say).run()
             _forget_stage_one(folder)
@@ -105,16 +104,9 @@ def read_groups(folder: Path) -> tuple[list[list[Point]], bool]:
 
 def _affinity(point: Point) -> tuple[str, ...]:
     """Return what neighbours in the queue should share, since a worker keeps Stage I of what it did before, and its programs."""
-    config: Config = point.config
-    return (
-        config.data.env,
-        repr(config.synthetic),
-        repr(config.encoder),
-        repr(at_defaults(config.purifier)),
-        config.agent.method,
-        repr(config.environment),
-        repr(config),
-    )
+    config = point.config
+    stage_one = repr(config.synthetic), repr(config.encoder), repr(at_defaults(config.purifier))
+    return (config.data.env, *stage_one, config.agent.method, repr(config.environment), repr(config))
 
 
 def _make_folder(folder: Path) -> None:
@@ -125,16 +117,6 @@ def _make_folder(folder: Path) -> None:
         raise InputError(f"cannot make {folder}: {error.strerror or error}; choose another --out") from error
     if others and not (folder / "plan.json").exists():
         raise InputError(f"{folder} is not empty and holds no sweep (no plan.json): choose a new or empty --out")
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other sweeps out of a folder, whose workers would read this one's groups; the lock goes with the process."""
-    busy = f"another sweep is running in {folder}: wait for it, or choose another --out"
-    with held(
-        folder / ".lock", busy=busy, unwritable=lambda why: f"cannot write in {folder}: {why}; choose another --out"
-    ):
-        yield
 
 
 @contextlib.contextmanager
@@ -154,12 +136,7 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _write_plan(folder: Path, points: Sequence[Point], *, validate: bool) -> None:
-    path = folder / "plan.json"
-    write_text(path, json.dumps({"validate": validate, "points": points_json(points)}) + "\n")
-
-
-def _write_groups(folder: Path, groups: Sequence[Sequence[Point]], validate: bool) -> None:
+def _write_groups(folder: Path, groups: Sequence[Sequence[Point]], *, validate: bool) -> None:
     document = {"validate": validate, "groups": [points_json(members) for members in groups]}
     write_text(folder / "groups.json", json.dumps(document) + "\n")
 
@@ -254,12 +231,9 @@ class _Pool:
             else:
                 done = answer["done"]
                 seconds = sum(result["seconds"] for result in done)
-                ranges = (
-                    f"Len {_range(done, 'length', 2)}, R_each {_range(done, 'reward', 3)}, "
-                    f"p {_range(done, 'broken', 2)}"
-                )
+                length, reward, broken = (_range(done, *m) for m in (("length", 2), ("reward", 3), ("broken", 2)))
                 points = f" of {len(done)} points" if len(done) > 1 else ""
-                self._say(index, f"{ranges}{points}, {seconds:.0f} s")
+                self._say(index, f"Len {length}, R_each {reward}, p {broken}{points}, {seconds:.0f} s")
 
     def _say(self, index: int, text: str, *, counts: bool = True) -> None:
         self.finished += counts

@@ -19,15 +19,10 @@ def compiled(
     *arguments: PyTree,
     donate_argnums: int | None = None,
 ) -> Compiled:
-    """Return a compiled program for some arguments: the last one of its name, where that serves them too.
+    """Return a compiled program for arguments of some shapes and types: the last one of its name, where that serves them too.
 
-    Args:
-        memory: where the last program of each name is kept.
-        name: of the program.
-        config: all that `function` is closed over, but the agent's floats, which it takes as an argument.
-        function: pure.
-        arguments: with the shapes and types that the program is for; `jax.ShapeDtypeStruct`s will do.
-        donate_argnums: of `jax.jit`.
+    `memory` keeps the last program of each name. `config` is all that the pure `function` is closed over, but the agent's floats,
+    which it takes as an argument. `jax.ShapeDtypeStruct`s will do for arguments.
     """
     types = tuple((x.shape, x.dtype) for x in jax.tree.leaves(jax.eval_shape(lambda *x: x, *arguments)))
     structures = jax.tree.structure(config.agent), jax.tree.structure(arguments)

@@ -23,15 +23,10 @@ COLUMNS = (("length", "Len", 2), ("reward", "R_each", 3), ("return", "R_cum", 2)
 
 
 def sweep_tables(results: Sequence[Json], folder: Path, *, validate: bool) -> list[RenderableType]:
-    """Lay out a sweep's results.
+    """Lay out the results of one plan, from `pool.run_plans`, as tables for `rich.console.Console.print`.
 
-    Args:
-        results: of one plan, from `pool.run_plans`.
-        folder: of the sweep, for the sessions behind paired differences.
-        validate: whether the sessions were validation sessions in the training simulator.
-
-    Returns:
-        Tables for `rich.console.Console.print`.
+    `folder` is the sweep's, for the sessions behind paired differences; `validate` says whether the sessions were validation
+    sessions in the training simulator.
     """
     if not results:
         return []
@@ -44,12 +39,7 @@ def sweep_tables(results: Sequence[Json], folder: Path, *, validate: bool) -> li
 
 
 def methods_table(rows: Sequence[Json], folder: Path) -> RenderableType:
-    """Lay out the methods of one cell of a grid, with wall time; DSRM-HRL first where it is there.
-
-    Args:
-        rows: results whose values differ in the method alone.
-        folder: of the sweep, with its `plan.json`.
-    """
+    """Lay out the methods of one cell of a grid, whose values differ in the method alone; DSRM-HRL first where it is there."""
     rows = sorted(rows, key=lambda r: r["method"] != PAPER_METHOD)
     found = {r["method"]: dict(r["result"]) for r in rows}
     first = rows[0]
