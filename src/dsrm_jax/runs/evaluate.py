@@ -30,14 +30,9 @@ def compared_methods(world: World, trained: str) -> list[str]:
 
 
 def rule_of(config: Config, method: str, policy: PyTree, world: World, perception: Perception) -> Act:
-    """Return the rule by which a method fills slates.
+    """Return the rule by which a method of `METHODS` fills slates in a world.
 
-    Args:
-        config: of the run.
-        method: a name of `agents.methods.METHODS`.
-        policy: the method's trained state; `()` where it learns nothing.
-        world: where it is to act.
-        perception: frozen encoder and purifier of one seed.
+    `policy` is its trained state, of one seed as the perception is; `()` where it learns nothing.
 
     Raises:
         InputError: an unknown method, or the oracle in a world whose truth nobody knows.
@@ -63,8 +58,8 @@ def evaluate_methods(
     Args:
         config: of the run; `evaluation` says how many sessions, `training.seeds` which seeds.
         methods: names of `agents.methods.METHODS`.
-        agent_state: trained state of `config.agent.method` with a leading seed axis; None where that method
-            learns nothing or is not among `methods`. The yardsticks have no state.
+        agent_state: trained state of `config.agent.method` with a leading seed axis; None where that method learns nothing or is
+            not among `methods`. The yardsticks have no state.
         world: the held-out world.
         perception: as trained, one purifier per seed.
         say: told how long compiling and each method took.
@@ -78,18 +73,12 @@ def evaluate_methods(
     environment = environment_of(config)
     trained = () if agent_state is None else agent_state
     states = tuple(trained if method == config.agent.method else () for method in methods)
+    size = {"num_sessions": config.evaluation.num_sessions, "num_users": config.evaluation.num_users}
 
     def run(key: jax.Array, choice: tuple[jax.Array, PyTree], world: World, perception: Perception) -> Sessions:
         index, states = choice
         rules = [rule_of(config, m, own, world, perception) for m, own in zip(methods, states, strict=True)]
-        return run_sessions(
-            key,
-            any_of(index, rules),
-            environment,
-            world,
-            num_sessions=config.evaluation.num_sessions,
-            num_users=config.evaluation.num_users,
-        )
+        return run_sessions(key, any_of(index, rules), environment, world, **size)
 
     mapped = jax.jit(jax.vmap(run, in_axes=(0, (None, 0), None, SEED_AXES)))
     keys = seed_keys(config, 2)
@@ -121,18 +110,10 @@ def summary_of(config: Config, per_seed: Sequence[Sessions]) -> Json:
 def evaluate_all(
     config: Config, agent_state: PyTree, worlds: Worlds, perception: Perception, say: Say
 ) -> dict[str, Json]:
-    """Evaluate the trained method beside every yardstick.
+    """Evaluate the trained method beside every yardstick in the test world; arguments as of `evaluate_methods`.
 
-    Args:
-        config: of the run.
-        agent_state: trained state with a leading seed axis.
-        worlds: only the test world is used.
-        perception: as trained, one purifier per seed.
-        say: told what is being done, a line each.
-
-    Returns:
-        Method name to what `metrics.summarise` gives, the trained method first. Its result also holds
-        `difference`: of each other method, the intervals of `metrics.difference`.
+    It returns method name to what `metrics.summarise` gives, the trained method first, whose result also holds `difference`: of
+    each other method, the intervals of `metrics.difference`.
     """
     methods = compared_methods(worlds.test, config.agent.method)
     sessions = evaluate_methods(config, methods, agent_state, worlds.test, perception, say)

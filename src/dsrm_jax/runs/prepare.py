@@ -135,13 +135,9 @@ def prepare(config: Config, say: Say = print, memory: Memory | None = None, shar
     """Load the data, build the worlds and train everything that is frozen in Stage II.
 
     Item embeddings and encoder depend on the data's seed alone and are shared; each seed of the run trains its own purifier.
-
-    Args:
-        config: a validated configuration.
-        say: told what is being done, a line each.
-        memory: where one process that prepares several configurations keeps what they share; it is added to.
-        share: `(name, shapes, make) -> StageOne`, how several processes share Stage I: returns what `make()` would, of its
-            own or another process. Equal names stand for equal results.
+    `memory` is where one process that prepares several configurations keeps what they share; it is added to. `share`, a function
+    `(name, shapes, make) -> StageOne`, is how several processes share Stage I: it returns what `make()` would, of its own or
+    another process. Equal names stand for equal results.
 
     Raises:
         InputError: data or settings that cannot be used.
@@ -265,10 +261,9 @@ def _fit_purifiers(
         collectors = Collectors(environment, agent, encoder, purifier)
         fitted, again = refresh_perception(keys, collectors, Perception(params, fitted), worlds.train, posterior)
         losses = losses if again is None else again
-    loss = np.asarray(tail_mean(losses)).tolist()
-    seconds = time.perf_counter() - started
-    say(f"Stage I, {purifier_settings(config).kind} purifier: {seconds:.0f} s")
-    return fitted, {"purifier_loss": loss, "purifier_seconds": seconds}
+    facts = {"purifier_loss": np.asarray(tail_mean(losses)).tolist(), "purifier_seconds": time.perf_counter() - started}
+    say(f"Stage I, {purifier_settings(config).kind} purifier: {facts['purifier_seconds']:.0f} s")
+    return fitted, facts
 
 
 def _targets(config: Config, params: EncoderParams, posterior: UserPosterior, worlds: Worlds) -> Float[Array, "U D"]:

@@ -34,17 +34,10 @@ def recommender(agent: Agent, policy: PyTree, world: World, perception: Percepti
     """Return the pure function `(item, click, length, time, unlogged) -> slate` of one trained policy, acting by its mode;
     what draws, such as a purifier with noise, draws the same every time.
 
-    Args:
-        agent: the method.
-        policy: its trained state, of one seed.
-        world: only its catalogue is read.
-        perception: encoder, and the purifier of that seed.
-        perceive: what the agent sees, from `make_perceive`.
-
-    Returns:
-        A function of `item` `(B, H)` int32 vocabulary indices, `click` `(B, H)` bool, `length` `(B,)` int32 (a `History`, oldest
-        first and right-aligned), `time` `(B,)` int32 (steps of the session so far) and `unlogged` `(B,)` int32 (how many of the
-        latest events the training log's policy did not choose: `Observation`) that gives `(B, K)` int32 vocabulary indices.
+    Policy and perception are of one seed; of the world only its catalogue is read; `perceive`, what the agent sees, is from
+    `make_perceive`. The function takes `item` `(B, H)` int32 vocabulary indices, `click` `(B, H)` bool, `length` `(B,)` int32 (a
+    `History`, oldest first and right-aligned), `time` `(B,)` int32 (steps of the session so far) and `unlogged` `(B,)` int32 (how
+    many of the latest events the training log's policy did not choose: `Observation`) and gives `(B, K)` int32 indices.
     """
     catalogue = make_catalogue(perception.encoder.embeddings, world)
 

@@ -26,18 +26,15 @@ Event = tuple[int | str, bool]  # raw item id, whether it was clicked
 
 @dataclass(frozen=True)
 class ExportedPolicy:
-    """A policy read from a file.
-
-    Attributes:
-        meta: history_length, slate_size, platforms, and what else the exporter said: method, source, the whole configuration.
-        item_ids: `(V,)` raw item ids, sorted; a vocabulary index is a position in it.
-        program: `(item (B, H), click (B, H), length (B,), time (B,), unlogged (B,)) -> slate (B, K)`, vocabulary indices,
-            jitted; it compiles once per number of users.
-    """
+    """A policy read from a file."""
 
     meta: Json
+    """history_length, slate_size, platforms, and what else the exporter said: method, source, the whole configuration."""
     item_ids: np.ndarray
+    """`(V,)` raw item ids, sorted; a vocabulary index is a position in it."""
     program: Callable[..., jax.Array]
+    """`(item (B, H), click (B, H), length (B,), time (B,), unlogged (B,)) -> slate (B, K)`, vocabulary indices, jitted; it
+    compiles once per number of users."""
 
     def recommend(
         self,
