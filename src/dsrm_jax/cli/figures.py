@@ -34,12 +34,8 @@ def learning_curves(path: Path, rows: Sequence[Json], *, title: str, smooth: int
 def draw_learning_curves(rows: Sequence[Json], *, title: str, smooth: int = 15) -> "Figure":
     """Draw reward, session length and imbalance against training steps: a line per seed, their mean and their range.
 
-    The numbers are of the training simulator with exploration on; held-out numbers are in the table.
-
-    Args:
-        rows: of `metrics.jsonl`, at least one; `step` an int, every other metric a list over seeds.
-        title: names the data and the method.
-        smooth: updates that the running mean spans.
+    The numbers are of the training simulator with exploration on; held-out numbers are in the table. Of `metrics.jsonl`'s rows,
+    at least one, `step` is an int, every other metric a list over seeds; the running mean spans `smooth` updates.
     """
     from matplotlib.figure import Figure
 

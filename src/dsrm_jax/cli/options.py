@@ -1,5 +1,6 @@
 """Options that the commands share: every field of the configuration as a flag, over a TOML file, over a budget."""
 
+import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,11 +109,8 @@ def check_json(path: str) -> None:
 
 def _early(argv: Sequence[str]) -> Output:
     """Read the two options that decide the others' defaults."""
-    found = {}
+    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("config", "budget"):
-        for i, word in enumerate(argv):
-            if word == f"--{name}" and i + 1 < len(argv):
-                found[name] = argv[i + 1]
-            elif word.startswith(f"--{name}="):
-                found[name] = word.split("=", 1)[1]
-    return Output(**found)
+        default = getattr(Output, name)
+        reader.add_argument(f"--{name}", nargs="?", default=default, const=default)  # a missing value is refused later
+    return Output(**vars(reader.parse_known_args(argv)[0]))

@@ -34,16 +34,11 @@ FREE_SECTIONS = frozenset({"evaluation"})
 
 
 def merge(config: C, overrides: Mapping[str, object], where: str) -> C:
-    """Return a configuration with some fields replaced, checking every name and type.
+    """Return a configuration, any tree of frozen dataclasses, with some fields replaced, checking every name and type.
 
-    Args:
-        config: `Config` or any tree of frozen dataclasses.
-        overrides: nested mapping of field names to plain values, as TOML or JSON give them. An int is
-            accepted for a float and a list for a tuple; a bool is never a number.
-        where: what to call the source in errors, such as a file name.
-
-    Returns:
-        A new configuration of the same type. Ranges are not checked here; `validate` does.
+    `overrides` is a nested mapping of field names to plain values, as TOML or JSON give them: an int is accepted for a float and
+    a list for a tuple; a bool is never a number. `where` names the source in errors, such as a file. Ranges are not checked here;
+    `validate` does.
 
     Raises:
         InputError: an unknown name (with the nearest valid one), a wrong type or choice; names `where` and the dotted field.
@@ -111,11 +106,7 @@ def fields(config: Settings, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def validate(config: Config, where: str = "configuration") -> None:
-    """Check the type of every field and the range of every number.
-
-    Args:
-        config: the configuration; every field a plain Python value, not an array.
-        where: what to call its source in errors.
+    """Check the type of every field, a plain Python value, not an array, and the range of every number; `where` as `merge`.
 
     Raises:
         InputError: one sentence with the dotted field, its value and the expected range.
@@ -163,15 +154,7 @@ def to_json(config: Settings) -> Json:
 
 
 def from_json(document: Mapping[str, object], where: str) -> Config:
-    """Return the configuration of nested dictionaries; absent fields keep their defaults.
-
-    Args:
-        document: what `to_json` or `load_toml` returned.
-        where: what to call the source in errors.
-
-    Raises:
-        InputError: as `merge`.
-    """
+    """Return the configuration of what `to_json` or `load_toml` gave; absent fields keep their defaults; raises as `merge`."""
     return merge(Config(), document, where)
 
 
@@ -179,14 +162,8 @@ def config_fingerprint(config: Config, *, data: str = "") -> str:
     """Return a digest of what decides a checkpoint's meaning.
 
     Two configurations share it exactly when a state saved under one continues under the other. Free to differ are the evaluation,
-    the number of steps, checkpointing and display, and the folder of a named data set's files.
-
-    Args:
-        config: a validated configuration.
-        data: identity of the data that was loaded (its source and a checksum), where the caller knows it.
-
-    Returns:
-        64 hexadecimal digits, SHA-256 of canonical JSON.
+    the number of steps, checkpointing and display, and the folder of a named data set's files. `data` is the identity of the data
+    that was loaded (its source and a checksum), where the caller knows it; the digest is 64 hexadecimal digits.
     """
     own = config.data.env == "log" or is_plugin(config.data.env)
     free = FREE_FIELDS - ({"data.path"} if own else set())

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
+from dsrm_jax.files import digest
 from dsrm_jax.types import Json
 
 FORMAT = 1
@@ -25,23 +26,17 @@ ROW_COLUMNS: dict[str, type] = {
 
 
 def fingerprint(files: Iterable[Path], settings: Mapping[str, object], code: Iterable[Path] = ()) -> str:
-    """Name everything that a parsed log depends on: source files, settings and the parser itself.
+    """Name, by 64 hexadecimal digits, everything that a parsed log depends on.
 
-    Args:
-        files: source files; path, size and modification time count, their bytes are not read.
-        settings: plain values that change what is parsed.
-        code: the parser's own files; their bytes count.
-
-    Returns:
-        64 hexadecimal digits.
+    That is path, size and modification time of the source files, whose bytes are not read, settings (plain values) that change
+    what is parsed, and the bytes of the parser's own files.
     """
     states = []
     for path in sorted(files):
         state = path.stat()
         states.append([str(path.resolve()), state.st_size, state.st_mtime_ns])
     parsers = [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in sorted(code)]
-    text = json.dumps([FORMAT, states, dict(settings), parsers], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest([FORMAT, states, dict(settings), parsers])
 
 
 def through_cache(
@@ -54,14 +49,8 @@ def through_cache(
 ) -> InteractionLog:
     """Return the cached log where it is whole and current; else parse, and write the cache.
 
-    A cache that cannot be written (read-only or full disk) costs a warning, never the run.
-
-    Args:
-        path: the cache file, ending in `.npz`.
-        files: source files.
-        settings: plain values that change what is parsed.
-        parse: reads the sources.
-        code: the parser's own files: a cache that other code wrote is stale.
+    A cache, an `.npz` file, that cannot be written (read-only or full disk) costs a warning, never the run. It is current where
+    `fingerprint` of the files, settings and code is the one that it was written under; `parse` reads the sources.
     """
     key = fingerprint(files, settings, code)
     log = read_log(path, key)
@@ -79,15 +68,10 @@ def through_cache(
 
 
 def write_log(path: Path, log: InteractionLog, key: str) -> None:
-    """Write a log's columns, whole or not at all.
-
-    Args:
-        path: the file; its folder is created.
-        log: a log of real data; a synthetic world's truth cannot be stored.
-        key: its fingerprint.
+    """Write the columns of a log of real data under its fingerprint, whole or not at all, into a folder that is made.
 
     Raises:
-        ValueError: the log is synthetic, or a column is of Python objects.
+        ValueError: the log is synthetic, whose truth cannot be stored, or a column is of Python objects.
         OSError: the file cannot be written.
     """
     if log.synthetic is not None:

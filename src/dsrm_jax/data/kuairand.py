@@ -17,27 +17,13 @@ STANDARD_LOGS = ("log_standard_4_08_to_4_21_pure.csv", "log_standard_4_22_to_5_0
 RANDOM_LOG = "log_random_4_22_to_5_08_pure.csv"
 FILES = (*STANDARD_LOGS, RANDOM_LOG)
 ITEM_FEATURES = ("author_id", "video_type", "upload_type", "visible_status", "music_id", "music_type")
-LOG_COLUMNS: dict[str, type[pl.DataType]] = {
-    "user_id": pl.Int32,
-    "video_id": pl.Int32,
-    "date": pl.Int32,
-    "hourmin": pl.Int32,
-    "time_ms": pl.Int64,
-    "is_click": pl.Int32,
-    "is_like": pl.Int32,
-    "is_follow": pl.Int32,
-    "is_comment": pl.Int32,
-    "is_forward": pl.Int32,
-    "is_hate": pl.Int32,
-    "long_view": pl.Int32,
-    "play_time_ms": pl.Int64,
-    "duration_ms": pl.Int64,
-    "profile_stay_time": pl.Int64,
-    "comment_stay_time": pl.Int64,
-    "is_profile_enter": pl.Int32,
-    "is_rand": pl.Int32,
-    "tab": pl.Int32,
-}
+MILLISECONDS = ("time_ms", "play_time_ms", "duration_ms", "profile_stay_time", "comment_stay_time")
+LOG_NAMES = (
+    "user_id", "video_id", "date", "hourmin", "time_ms", "is_click", "is_like", "is_follow", "is_comment", "is_forward",
+    "is_hate", "long_view", "play_time_ms", "duration_ms", "profile_stay_time", "comment_stay_time", "is_profile_enter",
+    "is_rand", "tab",
+)  # fmt: skip
+LOG_COLUMNS: dict[str, type[pl.DataType]] = {name: pl.Int64 if name in MILLISECONDS else pl.Int32 for name in LOG_NAMES}
 
 
 def load_kuairand(

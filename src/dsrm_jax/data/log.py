@@ -104,11 +104,7 @@ class InteractionLog:
 def popular_group(exposure: np.ndarray) -> np.ndarray:
     """Mark the top 20 % of items by exposure, ties to the smaller index (raw ids are sorted, so to the smaller id).
 
-    Args:
-        exposure: `(J,)` counts in the training log.
-
-    Returns:
-        `(J,)` bool with `round(0.2 J)` (at least one) true entries.
+    Given `(J,)` counts in the training log, `round(0.2 J)` entries of `(J,)` bool, and at least one, are true.
     """
     num_popular = max(1, round(POPULAR_SHARE * len(exposure)))
     order = np.argsort(-exposure, kind="stable")

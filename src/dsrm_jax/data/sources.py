@@ -1,9 +1,7 @@
 """From a name, a file, a frame or arrays to an `InteractionLog`: which loader, which folder, cache or synthetic world."""
 
-import hashlib
 import importlib
 import inspect
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -14,6 +12,7 @@ from dsrm_jax.data.cache import through_cache
 from dsrm_jax.data.log import InteractionLog, Table
 from dsrm_jax.data.settings import DataConfig, SyntheticConfig
 from dsrm_jax.errors import InputError, unknown_name
+from dsrm_jax.files import digest
 from dsrm_jax.settings import check
 from dsrm_jax.types import Json
 
@@ -80,38 +79,16 @@ def load_log(
     exposure_bias: float = SyntheticConfig.exposure_bias,
     history_scale: float = SyntheticConfig.history_scale,
 ) -> InteractionLog:
-    """Return the log of a data set, of a file, or of rows in memory.
+    """Return the log of a data set, of a file, or of rows in memory; `log.source` says where it came from.
+
+    `source` is a data set's name, a CSV or Parquet file, a Polars or pandas frame, a mapping of names to arrays, or
+    `module:function`: a function that returns one of those, or a log, given the keywords that it names. The keywords are those
+    fields of `DataConfig` and `SyntheticConfig`, which say what each means; columns are named for rows in memory too.
 
     With an empty `path` a data set's files are looked for in the default data folder (environment variable
     DSRM_DATA, else `data/` under the current directory), and for kuairec and kuairand the embedded synthetic
     world stands in where there are none. With `cache` the parsed log of 32 MB of files or more is kept
     in `.dsrm_cache/` beside the data set's folder, or in the folder that DSRM_CACHE names.
-
-    Args:
-        source: a data set's name, a CSV or Parquet file, a Polars or pandas frame, a mapping of names to arrays, or
-            `module:function`: a function that returns one of those, or a log, given the keywords below that it names.
-        path: the data set's folder (env=log: its file).
-        seed: of the synthetic world and of random splits.
-        click: KuaiRec's click, `valid_play` or `watch_ratio`.
-        click_threshold: watch ratio from which on a play is a click (`click="watch_ratio"`).
-        like_threshold: stars from which on a MovieLens rating is a click.
-        between_value: click probability of a pair in neither extreme of the signed KuaiRec sample, in [0, 1].
-        test_fraction: share of each user's rows, the latest, held out where the source has no split, in (0, 1).
-        k_core: rows that each user and item must have; 0: any.
-        catalogue: `test` or `train`: whose items are recommended from.
-        user_column: column of user ids (files and rows in memory, as the next four).
-        item_column: column of item ids.
-        click_column: column of 0/1 clicks or graded feedback.
-        time_column: column of times; empty: `time`, where there is one, else the rows' order.
-        click_from: feedback from which on a row is a click.
-        cache: keep the parsed log beside the data folder.
-        popularity_lift: mean lift of the click logit per standard deviation of log-popularity; negative: the calibrated value.
-        popularity_bend: standard deviation over users of that lift, in logits; negative: the calibrated value.
-        exposure_bias: exponent on popularity in the logging policy; negative: the calibrated value.
-        history_scale: multiplier of the rows per user, above 0.
-
-    Returns:
-        The log; `log.source` says where it came from.
 
     Raises:
         InputError: an unknown name, a `path` without the data set's files, a value out of range, or a file, column or row
@@ -141,11 +118,7 @@ def load_log(
 
 
 def check_source(name: str) -> None:
-    """Refuse a data set's name, or a function in place of one, that does not exist.
-
-    Raises:
-        InputError: with the nearest valid name.
-    """
+    """Refuse, with an `InputError`, a data set's name, or a function in place of one, that does not exist."""
     if name not in SOURCES:
         plugins.load(name, what="environment (env)", names=SOURCES)
 
@@ -179,11 +152,7 @@ def _of_data_set(env: str, given: Json) -> InteractionLog:
 
 
 def data_path(env: str, path: str | os.PathLike[str] = "") -> Path:
-    """Return the folder (env=log: the file) that a data set is read from; it may not exist.
-
-    Args:
-        env: a data set's name.
-        path: what the user named; empty: nothing.
+    """Return the folder (env=log: the file) that a data set is read from, `path` where the user named it; it may not exist.
 
     Raises:
         InputError: env=log without a path.
@@ -218,22 +187,17 @@ def cache_path(path: Path, settings: Mapping[str, object]) -> Path:
     """Return the cache file of a folder or file read with these settings, the data set's name among them under `env`."""
     folder = os.environ.get("DSRM_CACHE")
     root = Path(folder).expanduser() if folder else path.resolve().parent / ".dsrm_cache"
-    text = json.dumps([str(path.resolve()), settings], sort_keys=True)
-    return root / f"{settings['env']}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
+    return root / f"{settings['env']}-{digest([str(path.resolve()), settings])[:16]}.npz"
 
 
 def source_files(path: Path) -> list[Path]:
     """Return the files that a cache depends on: the file itself, or a folder's, hidden ones left out."""
     if path.is_file():
         return [path]
-    found: list[Path] = []
-    for depth in range(1, SEARCH_DEPTH + 1):
-        found += path.glob("/".join("*" * depth))
-    return [
-        file
-        for file in found
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    found = [
+        file for depth in range(1, SEARCH_DEPTH + 1) for file in path.glob("/".join("*" * depth)) if file.is_file()
     ]
+    return [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
 
 
 def _loader(name: str) -> Callable[..., InteractionLog]:

@@ -48,14 +48,8 @@ def k_core(user: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:
 def latest_fraction(user: np.ndarray, fraction: float) -> np.ndarray:
     """Mark each user's latest rows, as the held-out split of a source that has none.
 
-    A user of n rows gives round(fraction n) of them, halves up, and always keeps at least one for training.
-
-    Args:
-        user: `(N,)` int32, non-decreasing, each user's rows in time order.
-        fraction: share to hold out, in (0, 1).
-
-    Returns:
-        `(N,)` bool, true for held-out rows.
+    A user of n rows gives round(fraction n) of them, halves up, and always keeps at least one for training. `user` is `(N,)`
+    int32, non-decreasing, each user's rows in time order, the result `(N,)` bool, true for held-out rows.
 
     Raises:
         InputError: the fraction is not between 0 and 1, or holds no row out.
@@ -77,11 +71,8 @@ def latest_fraction(user: np.ndarray, fraction: float) -> np.ndarray:
 def given_split(train: Interactions, test: Interactions, *, k: int = 0, catalogue: str = "test") -> InteractionLog:
     """Return the log of a source's own training and test rows over one vocabulary, still without a name.
 
-    Args:
-        train: training rows with raw ids, in any order.
-        test: held-out rows; those of users or items that the k-core drops are dropped too.
-        k: k-core of the training rows; 0: keep all.
-        catalogue: `"test"` or `"train"`: whose items are recommended from.
+    Rows have raw ids, in any order. Of the training rows the k-core is kept (k = 0: all), and held-out rows of users or items
+    that it drops are dropped too; `catalogue` is that of `DataConfig`.
 
     Raises:
         InputError: the k-core leaves no row in one of the splits.
@@ -101,11 +92,7 @@ def given_split(train: Interactions, test: Interactions, *, k: int = 0, catalogu
 def temporal_split(rows: Interactions, *, fraction: float, k: int = 0, catalogue: str = "test") -> InteractionLog:
     """Return the log that holds out each user's latest rows (see `latest_fraction`), still without a name.
 
-    Args:
-        rows: all rows, with raw ids, in any order.
-        fraction: share of each user's rows to hold out, in (0, 1).
-        k: k-core of all rows, taken before the split; 0: keep all.
-        catalogue: `"test"` or `"train"`: whose items are recommended from.
+    Rows have raw ids, in any order; their k-core is taken before the split (k = 0: all); `catalogue` is that of `DataConfig`.
 
     Raises:
         InputError: the k-core leaves no row, or the fraction is out of range or holds no row out.

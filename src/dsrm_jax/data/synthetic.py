@@ -126,15 +126,8 @@ def generate(
         shown = popular_rows(exposure, start, weights, test_users, test_items)
         block = complete_block(held_out, target.num_users, test_users, test_items, target.test_rows)
     else:
-        shown = selected_rows(
-            exposure,
-            start,
-            weights,
-            truth.user_factors,
-            truth.item_factors,
-            candidates=target.candidates,
-            strength=strength,
-        )
+        factors = truth.user_factors, truth.item_factors
+        shown = selected_rows(exposure, start, weights, *factors, candidates=target.candidates, strength=strength)
         test_start = _row_start(target, test_users, activity, target.test_rows)
         block = test_start, uniform_rows(held_out, int(test_start[-1]), test_items)
     train = _interactions(clicks, truth, start, shown, target.start_time, target.train_days)

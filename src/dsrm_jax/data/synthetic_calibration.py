@@ -141,14 +141,7 @@ WORLDS = {"kuairec": KUAIREC, "kuairand": KUAIRAND}
 
 
 def calibration(env: str) -> Calibration:
-    """Return the calibration of a data set.
-
-    Args:
-        env: `"kuairec"` or `"kuairand"`.
-
-    Raises:
-        InputError: no synthetic world has that name.
-    """
+    """Return the calibration of a data set, `"kuairec"` or `"kuairand"`; `InputError` where no synthetic world has that name."""
     if env not in WORLDS:
         raise unknown_name("synthetic world", env, WORLDS)
     return WORLDS[env]

@@ -20,16 +20,10 @@ def popularity_weights(num_items: int, sigma: float, clip: float) -> np.ndarray:
 
 
 def rows_per_user(num_users: int, rows: int, levels: tuple[float, ...], quantiles: tuple[float, ...]) -> np.ndarray:
-    """Return row counts with a given quantile function, scaled to an exact total.
+    """Return row counts of a given quantile function: `(n,)` int64, ascending up to rounding, at least 1, summing to `rows`.
 
-    Args:
-        num_users: n.
-        rows: total, at least n.
-        levels: ascending levels from 0 to 1 of the quantile function.
-        quantiles: its ascending values there, at least 1; between levels their logarithm is interpolated.
-
-    Returns:
-        `(n,)` int64, ascending up to rounding, each at least 1, summing to `rows`.
+    `levels` ascend from 0 to 1 and `quantiles`, at least 1, are the function's values there; between levels their logarithm is
+    interpolated.
     """
     raw = np.exp(np.interp((np.arange(num_users) + 0.5) / num_users, levels, np.log(quantiles)))
     low, high = 0.0, rows / raw.sum()
@@ -106,12 +100,8 @@ def popular_rows(
 ) -> np.ndarray:
     """Draw each row's item, `(N,)` int32, by popularity alone, keeping a block of users and items out of the log.
 
-    Args:
-        rng: source of randomness.
-        start: `(U + 1,)` row offsets.
-        weights: `(I,)` probability of each item.
-        excluded_users: users of the block, ascending.
-        excluded_items: items that these users are never shown.
+    `start` are `(U + 1,)` row offsets, `weights` the `(I,)` probability of each item; the excluded users, ascending, are never
+    shown the excluded items.
     """
     shown = draw(rng, alias_table(weights), int(start[-1]))
     others = weights.copy()
@@ -137,14 +127,8 @@ def selected_rows(
 ) -> np.ndarray:
     """Draw each row's item, `(N,)` int32, in two stages: candidates by popularity, then one of them by the user's taste.
 
-    Args:
-        rng: source of randomness.
-        start: `(U + 1,)` row offsets.
-        weights: `(I,)` probability of each item in the first stage.
-        user_factors: `(U, F)` float32.
-        item_factors: `(I, F)` float32.
-        candidates: items drawn, with replacement, in the first stage.
-        strength: s; the second stage is a softmax of s times the inner product.
+    `start` are `(U + 1,)` row offsets and factors `(U, F)` and `(I, F)` float32. The first stage draws `candidates` items, with
+    replacement, by their `(I,)` weights; the second is a softmax of `strength` times the inner product.
     """
     table, num_items = alias_table(weights), len(weights)
     item = np.ascontiguousarray(item_factors.T)

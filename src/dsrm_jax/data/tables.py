@@ -17,15 +17,9 @@ def read_table(
 ) -> pl.DataFrame:
     """Read some columns of a table with the types they must have, in file order.
 
-    Only the named columns are parsed, by all cores, straight to their final types.
-
-    Args:
-        path: a CSV file with a header line, or a Parquet file (suffix `.parquet`).
-        columns: column name to Polars type; each must be in the file.
-        nullable: those of the columns that may have missing values.
-
-    Returns:
-        A frame of at least one row with exactly `columns`, in that order.
+    Only the named columns are parsed, by all cores, straight to their final types. The file is a CSV file with a header line, or
+    a Parquet file (suffix `.parquet`); the frame has at least one row and exactly `columns` (name to Polars type), in that order,
+    of which those in `nullable` may have missing values.
 
     Raises:
         InputError: the file is missing, empty or malformed, a column is missing, or a value is missing or of another type.
@@ -51,20 +45,12 @@ def read_table(
 
 
 def read_text_columns(path: str | Path, columns: Collection[str]) -> pl.DataFrame:
-    """Read columns as text, missing values as null: for codes whose type differs between releases.
-
-    Raises:
-        InputError: as `read_table`.
-    """
+    """Read columns as text, missing values as null: for codes whose type differs between releases; raises as `read_table`."""
     return read_table(path, dict.fromkeys(columns, pl.String), nullable=tuple(columns))
 
 
 def available_columns(path: str | Path) -> tuple[str, ...]:
-    """Return the names of a table's columns; empty where the file does not exist.
-
-    Raises:
-        InputError: the file is empty or no table.
-    """
+    """Return the names of a table's columns; empty where the file does not exist; `InputError` where it is empty or no table."""
     path = Path(path)
     return _column_names(path) if path.is_file() else ()
 
@@ -83,11 +69,7 @@ def require(path: str | Path, values: pl.Series, good: pl.Series, expected: str)
 
 
 def require_not_negative(path: str | Path, frame: pl.DataFrame, names: Sequence[str]) -> None:
-    """Raise for the first negative, infinite or not-a-number value in the named columns.
-
-    Raises:
-        InputError: naming file, line, column and value.
-    """
+    """Raise, as `require`, for the first negative, infinite or not-a-number value in the named columns."""
     for name in names:
         values = frame[name]
         good = (values >= 0) & values.is_finite() if values.dtype.is_float() else values >= 0
@@ -95,11 +77,7 @@ def require_not_negative(path: str | Path, frame: pl.DataFrame, names: Sequence[
 
 
 def require_binary(path: str | Path, frame: pl.DataFrame, names: Sequence[str]) -> None:
-    """Raise for the first value other than 0 or 1 in the named columns.
-
-    Raises:
-        InputError: naming file, line, column and value.
-    """
+    """Raise, as `require`, for the first value other than 0 or 1 in the named columns."""
     for name in names:
         require(path, frame[name], (frame[name] == 0) | (frame[name] == 1), "0 or 1")
 

@@ -17,11 +17,7 @@ Member = tuple[str, bool, bool, Callable[[], IO[bytes] | None]]
 
 
 def extract(path: Path, root: Path) -> None:
-    """Extract a zip or tar archive into a folder, plain files only and never outside it.
-
-    Args:
-        path: the archive.
-        root: an existing, empty folder.
+    """Extract a zip or tar archive into an existing, empty folder, plain files only and never outside it.
 
     Raises:
         InputError: a member with an absolute path, a drive letter or a ``..`` part, a link, a device, or an

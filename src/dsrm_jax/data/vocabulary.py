@@ -14,22 +14,17 @@ def vocabulary(*ids: np.ndarray) -> np.ndarray:
 
 
 def to_index(ids: np.ndarray, known: np.ndarray, *, what: str = "id", missing: bool = False) -> np.ndarray:
-    """Map raw ids to their positions in a vocabulary.
+    """Map `(N,)` raw ids to their positions in a vocabulary, `(V,)` sorted, unique raw ids: int32 in [0, V).
 
-    Args:
-        ids: `(N,)` raw ids.
-        known: `(V,)` sorted, unique raw ids.
-        what: what the ids name, for the message, such as `"user_id"`.
-        missing: whether unknown ids become -1.
-
-    Returns:
-        `(N,)` int32 in [0, V), or -1.
+    Where ids may be `missing`, unknown ones become -1; `what` they name, such as `"user_id"`, is for the message.
 
     Raises:
         InputError: an id is not in the vocabulary, and none may be missing.
     """
     ids = np.asarray(ids)
-    index, found = _position(ids, known)
+    index = np.searchsorted(known, ids).astype(np.int32)
+    np.minimum(index, max(len(known) - 1, 0), out=index)
+    found = known[index] == ids if len(known) else np.zeros(len(ids), dtype=bool)
     if missing:
         return np.where(found, index, np.int32(-1))
     if not found.all():
@@ -53,17 +48,10 @@ def category_codes(values: Sequence[str | None]) -> np.ndarray:
 def align_features(
     ids: np.ndarray, columns: Mapping[str, Sequence[str | None]], known: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Bring a feature table's columns into a vocabulary's order as codes.
+    """Bring a feature table's columns into a vocabulary's order: name to `(V,)` int32 codes, -1 where value or row is missing.
 
-    Codes are numbered over the whole table, so they do not depend on which rows the log happens to hold.
-
-    Args:
-        ids: `(N,)` raw ids of the table's rows, each at most once.
-        columns: name to N texts, None where missing.
-        known: `(V,)` sorted raw ids of the log.
-
-    Returns:
-        Name to `(V,)` int32 codes, -1 where the value or the whole row is missing.
+    Codes are numbered over the whole table, so they do not depend on which rows the log happens to hold. `ids` are the `(N,)` raw
+    ids of the table's rows, each at most once, `columns` name to N texts, None where missing, `known` the log's sorted raw ids.
     """
     index = to_index(ids, known, missing=True)
     rows = np.flatnonzero(index >= 0)
@@ -76,15 +64,10 @@ def align_features(
 
 
 def multi_hot(ids: np.ndarray, tags: Iterable[Sequence[int]], known: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Bring a table of tag lists into a vocabulary's order.
+    """Bring a table of tag lists into a vocabulary's order: `(I, C)` bool, true where the item has the tag, and the tags' names.
 
-    Args:
-        ids: `(N,)` raw item ids of the table's rows.
-        tags: N lists of tag numbers, empty where missing.
-        known: `(I,)` sorted raw item ids of the log.
-
-    Returns:
-        `(I, C)` bool, true where the item has the tag, and the C tags' names in numerical order; C counts the whole table's tags.
+    `ids` are the `(N,)` raw item ids of the table's rows, `tags` N lists of numbers, empty where missing, `known` the log's
+    sorted item ids. The names are in numerical order; C counts the whole table's tags.
     """
     tags = list(tags)
     names = sorted({tag for row in tags for tag in row})
@@ -94,14 +77,6 @@ def multi_hot(ids: np.ndarray, tags: Iterable[Sequence[int]], known: np.ndarray)
         if item >= 0:
             hot[item, [column[tag] for tag in row]] = True
     return hot, tuple(str(name) for name in names)
-
-
-def _position(ids: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if len(known) == 0:
-        return np.zeros(len(ids), dtype=np.int32), np.zeros(len(ids), dtype=bool)
-    index = np.searchsorted(known, ids).astype(np.int32)
-    np.minimum(index, len(known) - 1, out=index)
-    return index, known[index] == ids
 
 
 def _unique(ids: np.ndarray) -> np.ndarray:

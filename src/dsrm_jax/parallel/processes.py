@@ -59,9 +59,6 @@ def joined(processes: Processes) -> Iterator[None]:
     An error that all processes raise (see `everywhere` and `first`) is left to process 0 to report. A process that fails alone
     leaves at once; the others notice within `HEARTBEAT_SECONDS` and are stopped by JAX.
 
-    Args:
-        processes: what the command line says of them.
-
     Raises:
         InputError: options that do not go together, no cluster, or the coordinator cannot be reached.
     """
@@ -93,19 +90,10 @@ def joined(processes: Processes) -> Iterator[None]:
 
 
 def check_processes(processes: Processes) -> None:
-    """Refuse options that do not go together.
-
-    Raises:
-        InputError: `--distributed` beside the explicit ones, some of those without the others, or values out of range.
-    """
-    explicit = {
-        "--coordinator": processes.coordinator,
-        "--num-processes": processes.num_processes,
-        "--process-index": processes.process_index,
-    }
-    default = {"--coordinator": "", "--num-processes": 0, "--process-index": -1}
-    given = [name for name, value in explicit.items() if value != default[name]]
-    missing = [name for name in explicit if name not in given]
+    """Refuse options: `--distributed` beside the explicit ones, some of those without the others, or values out of range."""
+    fields = {"--coordinator": "coordinator", "--num-processes": "num_processes", "--process-index": "process_index"}
+    given = [name for name, field in fields.items() if getattr(processes, field) != getattr(Processes, field)]
+    missing = [name for name in fields if name not in given]
     if processes.distributed and given:
         raise InputError(f"--distributed asks the cluster for what {given[0]} says: leave one of them out")
     if given and missing:
@@ -130,11 +118,7 @@ def check_processes(processes: Processes) -> None:
 
 
 def check_joined() -> None:
-    """Refuse to work where JAX sees other processes that this one was not joined to, as on a TPU pod.
-
-    Raises:
-        InputError: they would all write the same files, and wait for each other for ever.
-    """
+    """Refuse to work where JAX sees processes that this one has not joined, as on a TPU pod: all would write the same files."""
     if jax.process_count() > 1 and not jax.distributed.is_initialized():
         raise InputError(
             f"JAX sees {jax.process_count()} processes, and this one is joined to none of them: add --distributed"
@@ -154,9 +138,7 @@ def console(*, stderr: bool = False) -> Console:
 def exchange(topic: str, value: object) -> list[Any]:
     """Return what every process said on a topic, in order; waits for all of them.
 
-    Args:
-        topic: a name; all processes give the same ones in the same order.
-        value: what this one says, as `serialise.json_value` takes it.
+    All processes give the same topics in the same order; a value is what `files.json_value` takes.
     """
     if not jax.distributed.is_initialized():
         return [value]
@@ -195,11 +177,7 @@ def everywhere(topic: str, make: Callable[[], T]) -> T:
 
 
 def first(topic: str, make: Callable[[], T]) -> T:
-    """Return in every process what `make()` returns in process 0, where alone it is called.
-
-    Args:
-        topic: as for `exchange`.
-        make: its result travels as JSON: `serialise.json_value` says what is possible.
+    """Return in every process what `make()` returns in process 0, where alone it is called; it travels as in `exchange`.
 
     Raises:
         InputError: it raised one; then it is raised everywhere.
@@ -215,11 +193,7 @@ def first(topic: str, make: Callable[[], T]) -> T:
 
 
 def require_same(what: str, value: str) -> None:
-    """Refuse to go on where the processes were given different things.
-
-    Args:
-        what: what the value is of, such as "settings".
-        value: a digest.
+    """Refuse to go on where the processes were given different things: `value` is a digest of `what`, such as "settings".
 
     Raises:
         InputError: in every process, naming the first that differs from process 0.

@@ -22,15 +22,9 @@ from dsrm_jax.types import PyTree
 def mesh_shape(num_seeds: int, num_users: int, num_devices: int, num_processes: int = 1) -> tuple[int, int]:
     """Return how many devices share the seeds and how many share each seed's users: as many in all as can be put to use.
 
-    Args:
-        num_seeds: policies trained together.
-        num_users: users in parallel of each.
-        num_devices: of all processes together, the same number in each.
-        num_processes: each takes part with the same number of devices.
-
-    Returns:
-        `(s, u)`: s divides `num_seeds`, u divides `num_users`, s u is at most `num_devices` and a multiple of `num_processes`.
-        Of equally large ones the one with more devices along the seeds, which need not communicate.
+    Seeds are policies trained together, users those in parallel of each; devices are those of all processes, each of which takes
+    part with the same number. Of the result `(s, u)` s divides `num_seeds`, u divides `num_users`, s u is at most `num_devices`
+    and a multiple of `num_processes`; of equally large ones it has more devices along the seeds, which need not communicate.
 
     Raises:
         InputError: there is none, since some process would be left without work.
@@ -54,10 +48,7 @@ def mesh_shape(num_seeds: int, num_users: int, num_devices: int, num_processes: 
 def make_mesh(num_seeds: int, num_users: int, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
     """Return the mesh, with axes "seeds" and "users", that a run is spread over; None where it has one device to itself.
 
-    Args:
-        num_seeds: policies trained together.
-        num_users: users in parallel of each.
-        devices: what there is; all that JAX sees by default.
+    The devices are all that JAX sees by default; the counts are those of `mesh_shape`.
 
     Raises:
         InputError: as `mesh_shape`, or some process has fewer devices than the others.
@@ -86,11 +77,9 @@ def along(mesh: Mesh, *axes: str) -> NamedSharding:
 
 
 def place(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Place arrays on a mesh.
+    """Place arrays, typed keys too, on a mesh by `NamedSharding`s, a prefix of the tree.
 
-    Args:
-        tree: pytree of arrays, typed keys too, with the same values in every process; or placed as asked already.
-        shardings: `NamedSharding`s, a prefix of the tree.
+    They have the same values in every process, or lie as asked already.
     """
     return jax.tree.map(lambda sharding, part: jax.tree.map(lambda x: _place(x, sharding), part), shardings, tree)
 
@@ -119,13 +108,10 @@ def _fetch(x: PyTree) -> PyTree:
 
 
 def from_first(tree: PyTree) -> PyTree:
-    """Return process 0's arrays in every process; they are left alone where there is one process.
+    """Return process 0's arrays in every process, given local ones of the same shapes; one process's are left alone.
 
     Processes that compute the same numbers on different hosts may differ in the last bits, and a program over all of them must
     start from the same.
-
-    Args:
-        tree: pytree of local arrays, of the same shapes in every process.
     """
     return tree if jax.process_count() == 1 else jax.tree.map(_from_first, tree)
 

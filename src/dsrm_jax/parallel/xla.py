@@ -26,8 +26,6 @@ SHORT_PROGRAMS = (
 AFFECTED = ("0.10.", "0.11.")  # by the faults above
 KNOWING = ("0.9.", *AFFECTED, "0.12.")  # all flags here; XLA stops at an unknown one
 ACCELERATORS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm7-plugin", "libtpu")
-
-
 MOST_CORES = 4  # measured on two; each device's share of 64 users should stay worth a program of its own
 
 
@@ -36,10 +34,8 @@ def use_cores(environ: MutableMapping[str, str]) -> None:
 
     Left to one device of two cores, XLA splits the reverse scan's many small products, and loses by it what it gains elsewhere:
     an update of DSRM-HRL (64 users, S = 20) takes 90 to 108 ms, and 64 to 70 ms on two devices of half the users each. Where the
-    number of devices is set already, or there is one core, nothing changes; accelerators do not read it.
-
-    Args:
-        environ: `os.environ`, before JAX starts its first backend.
+    number of devices is set already, or there is one core, nothing changes; accelerators do not read it. `environ` is
+    `os.environ`, before JAX starts its first backend.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     told = "JAX_NUM_CPU_DEVICES" in environ or "xla_force_host_platform_device_count" in environ.get("XLA_FLAGS", "")
@@ -48,11 +44,9 @@ def use_cores(environ: MutableMapping[str, str]) -> None:
 
 
 def set_flags(environ: MutableMapping[str, str], more: tuple[str, ...] = ()) -> None:
-    """Append to XLA_FLAGS what the installed jaxlib needs; a flag that is set already stays as it is.
+    """Append to XLA_FLAGS of `os.environ`, before JAX starts, what the installed jaxlib needs; a flag that is set stays as it is.
 
-    Args:
-        environ: `os.environ`, before JAX starts its first backend.
-        more: flags wanted besides, such as `SHORT_PROGRAMS` in a process that compiles much and runs little.
+    `more` are flags wanted besides, such as `SHORT_PROGRAMS` in a process that compiles much and runs little.
     """
     wanted = (*(FLAGS if _installed(AFFECTED) else ()), *(more if _installed(KNOWING) else ()))
     if missing := _missing(environ, wanted):

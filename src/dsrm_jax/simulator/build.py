@@ -10,6 +10,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
+from dsrm_jax.data.synthetic import Truth, preference_factors
 from dsrm_jax.errors import InputError
 from dsrm_jax.settings import check
 from dsrm_jax.simulator.log_responses import Fit, MakeResponse, Split, check_kind, response_of, uses_matrix
@@ -169,7 +170,5 @@ def _session_starts(log: InteractionLog, users: np.ndarray) -> SessionStarts:
 
 
 def _synthetic_preference(log: InteractionLog, users: np.ndarray) -> tuple[Array, Array, Array]:
-    from dsrm_jax.data.synthetic import Truth, preference_factors
-
     user, item, appeal = preference_factors(cast(Truth, log.synthetic), users, log.catalogue)
     return jnp.asarray(user, jnp.float32), jnp.asarray(item, jnp.float32), jnp.asarray(appeal, jnp.float32)

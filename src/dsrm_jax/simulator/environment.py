@@ -153,9 +153,7 @@ def make_environment(
     )
     can_truncate = leave is not None or 0 < step_cap < max_len
     max_steps = (step_cap or max_len) if can_truncate else max_len
-    if leave is None:
-        leave = make_temper(slate_size=slate_size, max_len=max_len, ad_bound=ad_bound, ad_penalty=ad_penalty)
-    rule = leave
+    rule = leave or make_temper(slate_size=slate_size, max_len=max_len, ad_bound=ad_bound, ad_penalty=ad_penalty)
     unbalanced = unbalanced_slates(slate_size, ad_bound)
     is_broken = rule.broken or (lambda num_popular: unbalanced[num_popular])
     has_own_reward = reward is not mean_click
@@ -256,7 +254,7 @@ def scalar(reward: Float[Array, ""]) -> Float[Array, ""]:
 
 def observe(state: EnvState) -> Observation:
     """Return what a policy may see of a session: the history, who chose it and the time, never the user or the temper."""
-    return Observation(history=state.history, time=state.time, unlogged=state.unlogged)
+    return Observation(state.history, state.time, state.unlogged)
 
 
 def session_sums(state: EnvState, *, slate_size: int) -> Info:

@@ -43,19 +43,11 @@ def fit_factors(
     Adam's step size decays to zero by a cosine from `learning_rate`. The same key, which is consumed, and rows give the same bits
     on the same CPU. The result's float32 tables are in the order of the indices, its `item_bias` holds the intercept.
 
-    Args:
-        key: typed PRNG key.
-        user: `(N,)` integers in [0, U), `num_users`.
-        item: `(N,)` integers in [0, I), `num_items`.
-        click: `(N,)` bool.
-        num_users: U.
-        num_items: I.
-        dim: F, number of factors.
-        epochs: passes over the rows, each in a new order (up to one step's rows twice, to fill the last step).
-        batch_size: rows per gradient step at most; smaller where an epoch would have fewer than 128 steps.
-        learning_rate: Adam's initial step size.
-        l2: precision of the Gaussian prior on factors, non-negative, in units of rows: near 0 a sparse log is learnt by heart,
-            and 3 is near the best for held-out rows of KuaiRand.
+    Of N rows `user` and `item` are integers in [0, U) and [0, I), U = `num_users` and I = `num_items`, and `click` is bool. There
+    are F = `dim` factors. Each of the `epochs` passes visits every row once, in a new order (up to one step's rows twice, to fill
+    the last step), at most `batch_size` a step, and fewer where an epoch would have less than 128 steps. `l2` is the precision of
+    the Gaussian prior on factors, non-negative, in units of rows: near 0 a sparse log is learnt by heart, and 3 is near the best
+    for held-out rows of KuaiRand.
 
     Raises:
         InputError: if there is no row, the arrays differ in length, or an index lies outside its table.

@@ -60,20 +60,10 @@ def fit_transformer(
     weigh as much as others (KuaiSim weighs them by the clicks' odds): probabilities stay calibrated. The parameters with the best
     AUC on a random share of `fit_rows`, which no gradient step sees, are kept.
 
-    Args:
-        key: typed PRNG key; consumed.
-        rows: the log, on host or device.
-        fit_rows: `(n,)` row numbers that may be fitted.
-        features: of users and items.
-        num_items: I, size of the vocabulary.
-        catalogue: `(J,)` vocabulary index of each catalogue position.
-        history_length: H.
-        epochs: passes over `fit_rows` at most.
-        batch_size: rows per gradient step, at most.
-        learning_rate: Adam's step size.
-        rows_per_epoch: rows that one epoch visits, drawn at random; None: all.
-        validation_share: share of `fit_rows` kept for early stopping, in (0, 1).
-        patience: epochs without a better AUC after which the fit stops.
+    The key is consumed; `rows` are the log, on host or device; `fit_rows`, `(n,)`, number those of them that may be fitted;
+    I = `num_items` is the size of the vocabulary; `catalogue` the `(J,)` vocabulary index of each catalogue position. Of at most
+    `epochs` passes each visits `rows_per_epoch` rows, drawn at random (None: all), at most `batch_size` a step. The validation
+    share, in (0, 1), is kept for early stopping: after `patience` epochs without a better AUC.
 
     Raises:
         InputError: if there are fewer than two rows to fit.
@@ -90,7 +80,9 @@ def fit_transformer(
     batch_size = min(batch_size, len(train))
     steps = max(1, min(len(train), rows_per_epoch or len(train)) // batch_size)
 
-    params = _init(model, init_key, rows, features)
+    one = jnp.zeros((1,), jnp.int32)
+    history, feedback = row_histories(rows, one, length=history_length, padding=num_items)
+    params = jax.jit(model.init)(init_key, one, history, feedback, one, features)["params"]
     carry = (params, optax.scale_by_adam().init(params))
     fit_epoch = jax.jit(partial(_fit_epoch, model, learning_rate=learning_rate))
     freeze = jax.jit(partial(_freeze, model))
@@ -130,12 +122,6 @@ def _row_click_logit(
         return click_logit(response, user, history, feedback, item[:, None])[:, 0]
 
     return jax.lax.map(logit, batches)
-
-
-def _init(model: UserResponseModel, key: Key[Array, ""], rows: SessionStarts, features: Features) -> PyTree:
-    index = jnp.zeros((1,), jnp.int32)
-    history, feedback = row_histories(rows, index, length=model.history_length, padding=model.num_items)
-    return jax.jit(model.init)(key, index, history, feedback, index, features)["params"]
 
 
 def _freeze(

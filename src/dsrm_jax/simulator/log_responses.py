@@ -12,6 +12,7 @@ from scipy.special import expit
 
 from dsrm_jax import plugins
 from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
+from dsrm_jax.data.synthetic import Truth, response_factors
 from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.simulator.calibration import auc, calibration_table, expected_calibration_error, log_loss
 from dsrm_jax.simulator.fit import fit_factors, row_logit
@@ -120,8 +121,6 @@ def check_response(response: Response, name: str, *, num_items: int, fit: Fit) -
 
 
 def _synthetic_response(log: InteractionLog, users: np.ndarray) -> FactorResponse:
-    from dsrm_jax.data.synthetic import Truth, response_factors
-
     truth = cast(Truth, log.synthetic)
     user, item, user_bias, item_bias = response_factors(truth, users, log.catalogue)
     return FactorResponse(*(jnp.asarray(x, dtype=jnp.float32) for x in (user, item, user_bias, item_bias)))

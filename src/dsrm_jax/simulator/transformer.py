@@ -222,12 +222,9 @@ def click_logit(
 def one_hot_features(
     user_codes: Mapping[str, np.ndarray], item_codes: Mapping[str, np.ndarray], categories: Bool[np.ndarray, "I C"]
 ) -> Features:
-    """Turn integer codes into the model's features; missing (-1) is a level of its own, as in KuaiSim.
+    """Turn names' `(U,)` and `(I,)` int32 codes into the model's features; missing (-1) is a level of its own, as in KuaiSim.
 
-    Args:
-        user_codes: name to `(U,)` int32 codes, -1 where missing; features of more than 64 levels are left out.
-        item_codes: name to `(I,)` int32 codes, likewise.
-        categories: `(I, C)` bool multi-hot; C may be 0.
+    Features of more than 64 levels are left out; `categories` are `(I, C)` bool multi-hot, and C may be 0.
     """
 
     def one_hot(codes: Mapping[str, np.ndarray]) -> list[np.ndarray]:

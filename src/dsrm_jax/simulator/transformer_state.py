@@ -59,14 +59,10 @@ def frozen_user_state(
     feedback: Float[Array, "B H F"],
     user: Float[Array, "B E"],
 ) -> Float[Array, "B 3E"]:
-    """Return what `UserResponseModel.user_state` returns, up to rounding.
+    """Return what `UserResponseModel.user_state` returns, up to rounding, given the model's parameters and the items' table.
 
-    Args:
-        params: the model's parameters.
-        table: `token_table` of the items.
-        history: `(B, H)` int32 rows of `table`, oldest first, the padding item's before the first event.
-        feedback: `(B, H, F)` float32 0/1, zero where there is no event.
-        user: `(B, E)` float32 user encodings.
+    The history is int32 rows of the table, oldest first, the padding item's before the first event; the feedback is float32 0/1,
+    zero where there is no event.
     """
     positions = token_table(params, params["position"]["embedding"])
     summed = jax.tree.map(lambda item, position: item[history] + position, table, positions)
