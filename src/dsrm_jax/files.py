@@ -18,50 +18,39 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def load_toml(path: str | os.PathLike[str]) -> Json:
-    """Read a TOML file of overrides.
-
-    Args:
-        path: the file; UTF-8, tables named as the sections of `Config`.
-
-    Returns:
-        Nested dictionaries, ready for `merge`.
+    """Read a TOML file, such as one of overrides ready for `merge`.
 
     Raises:
-        InputError: the file is missing, unreadable or not TOML; names the line.
+        InputError: the file is missing, unreadable, not UTF-8 or not TOML; names the line.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(_read(path, "is not UTF-8 text ({where}): save it as UTF-8"))
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not valid TOML: {error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def load_json(path: str | os.PathLike[str]) -> Json:
-    """Read a JSON file that holds one object.
-
-    Args:
-        path: the file, UTF-8.
-
-    Returns:
-        The object; the strings that `json_value` writes for NaN and infinities come back as strings.
+    """Read a JSON file that holds one object; the strings that `json_value` writes for NaN and infinities stay strings.
 
     Raises:
-        InputError: the file is missing, unreadable, not JSON or not an object; names the line.
+        InputError: the file is missing, unreadable, not UTF-8, not JSON or not an object; names the line.
     """
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(_read(path, "is damaged: {where} is not UTF-8 text"))
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is damaged: line {error.lineno} is not valid JSON ({error.msg})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is damaged: byte {error.start} is not UTF-8 text") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     if not isinstance(document, dict):
         raise InputError(f"{path} is damaged: expected one JSON object, found {kind_of(document)}")
     return document
+
+
+def _read(path: str | os.PathLike[str], undecodable: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} {undecodable.format(where=f'byte {error.start}')}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def canonical(document: object) -> str:
@@ -77,14 +66,9 @@ def digest(document: object) -> str:
 def json_value(value: object) -> Any:
     """Return scalars, arrays and nested containers as JSON values.
 
-    A float32 becomes its shortest decimal form, which reads back to the same float32. NaN and infinities
-    become the strings ``NaN``, ``Infinity`` and ``-Infinity``: the text stays valid JSON and nothing is lost.
-
-    Args:
-        value: None, bool, number, string, NumPy or JAX array, path, or a mapping or sequence of those.
-
-    Raises:
-        TypeError: anything else.
+    A float32 becomes its shortest decimal form, which reads back to the same float32. NaN and infinities become the strings
+    ``NaN``, ``Infinity`` and ``-Infinity``: the text stays valid JSON and nothing is lost. What is not None, a bool, number,
+    string, NumPy or JAX array, path, or a mapping or sequence of those, is a `TypeError`.
     """
     if value is None or isinstance(value, (bool, int, str)):
         return value
@@ -128,11 +112,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file so that, whatever happens, either the old or the whole new content is there.
-
-    Args:
-        path: the file; its folder must exist.
-        content: flushed to the disk, then renamed into place.
+    """Write a file so that, whatever happens, either the old or the whole new content is there; its folder must exist.
 
     Raises:
         InputError: the disk is full or the folder cannot be written; the old file is untouched.

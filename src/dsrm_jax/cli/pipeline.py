@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,9 +33,7 @@ from dsrm_jax.runs.run import Saved, num_updates, restore, run_mesh, start
 from dsrm_jax.runs.run import train as train_loop
 from dsrm_jax.runs.run_directory import RunDirectory, create, layout, locked, open_run, read_summary, write_summary
 from dsrm_jax.simulator.build import Worlds
-from dsrm_jax.types import Json
-
-Say = Callable[[str], None]
+from dsrm_jax.types import Json, Say
 
 
 def new_run(out: str | os.PathLike[str], config: Config) -> RunDirectory:

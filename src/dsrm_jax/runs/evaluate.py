@@ -1,7 +1,7 @@
 """Evaluate a trained method and the yardsticks in the held-out simulator, all on the same users."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,7 @@ from dsrm_jax.runs.prepare import seed_keys
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.world import World
 from dsrm_jax.training.rollout import Act
-from dsrm_jax.types import Json, PyTree
-
-Say = Callable[[str], None]
+from dsrm_jax.types import Json, PyTree, Say
 
 
 def compared_methods(world: World, trained: str) -> list[str]:

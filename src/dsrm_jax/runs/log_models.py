@@ -16,9 +16,8 @@ from dsrm_jax.runs.memory import Memory, once
 from dsrm_jax.runs.pieces import encoder_of, lengths_of
 from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.world import SessionStarts, World
-from dsrm_jax.types import Json
+from dsrm_jax.types import Json, Say
 
-Say = Callable[[str], None]
 T = TypeVar("T")
 # of the data's key; 0 is that of the worlds, others are in `prepare`
 FACTORS_STAGE, ENCODER_STAGE, POSTERIOR_STAGE = 1, 2, 5

@@ -42,11 +42,10 @@ from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.world import SessionStarts, World
 from dsrm_jax.training.random_exposure import random_exposure_states
 from dsrm_jax.training.refresh import Collectors, refresh_perception
-from dsrm_jax.types import Json, PyTree
+from dsrm_jax.types import Json, PyTree, Say
 
 # purifier settings that Stage I does not read, but for `paper` and those of one's own
 REVERSE_ONLY = (*OF_PROCESS, "sampler", "noise_scale", "guidance_scale", "guidance_steps", "exposure_scale")
-Say = Callable[[str], None]
 REFRESH_STAGE = 3
 # of `data_key`, beside those of `log_models`
 WORLDS_STAGE, PROBES_STAGE, RANDOM_EXPOSURE_STAGE = 0, 3, 4

@@ -8,7 +8,7 @@ import platform
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,7 +141,7 @@ def surroundings() -> Json:
         "versions": {
             "python": platform.python_version(),
             "dsrm-jax": __version__,
-            **{name: _version(name) for name in PACKAGES},
+            **{name: version(name) for name in PACKAGES},
         },
         "platform": {"system": platform.platform(), "cpus": os.cpu_count(), "backend": platform_if_started()},
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
@@ -187,10 +187,3 @@ def _warn_of_versions(run: RunDirectory, recorded: Mapping[str, object]) -> None
         _log.warning(
             "%s was made with other versions (%s): numbers may differ in the last bits", run.path, "; ".join(changed)
         )
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

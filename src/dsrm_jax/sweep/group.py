@@ -32,9 +32,8 @@ from dsrm_jax.simulator.world import World
 from dsrm_jax.sweep.handover import hand_over
 from dsrm_jax.sweep.plan import Point
 from dsrm_jax.sweep.programs import compiled
-from dsrm_jax.types import Json, PyTree
+from dsrm_jax.types import Json, PyTree, Say
 
-Say = Callable[[str], None]
 # stage of `seed_keys` of validation sessions: 2 is that of held-out ones, 3 of Stage I's refresh
 VALIDATION = 4
 

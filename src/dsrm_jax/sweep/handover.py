@@ -12,8 +12,8 @@ from dsrm_jax.runs import checkpoint
 from dsrm_jax.runs.lock import BusyError, held
 from dsrm_jax.runs.prepare import StageOne
 from dsrm_jax.sweep.pool import STAGE_ONE
+from dsrm_jax.types import Say
 
-Say = Callable[[str], None]
 POLL_SECONDS = 0.2
 FACTS = "facts.json"
 
@@ -23,18 +23,9 @@ def hand_over(
 ) -> StageOne:
     """Return what a worker made and wrote under a name, or make and write it; one worker at a time.
 
-    What lies there damaged is made anew, and what cannot be written is not shared: neither stops a sweep.
-
-    Args:
-        folder: of the sweep.
-        meanwhile: called once before the first wait for another worker, to do what does not need the result.
-        say: told what is waited for, and why something is not shared.
-        name: equal names stand for equal results.
-        like: shapes of the result.
-        make: makes it.
-
-    Raises:
-        InputError: as `make`.
+    What lies there damaged is made anew, and what cannot be written is not shared: neither stops a sweep. Equal names stand for
+    equal results, whose shapes are those of `like`. `meanwhile` is called once before the first wait for another worker, to do
+    what does not need the result. It raises what `make` does.
     """
     place = folder / STAGE_ONE / name
     with contextlib.ExitStack() as turn:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,9 +20,8 @@ from dsrm_jax.files import from_json_value, load_json, write_text
 from dsrm_jax.purify.settings import at_defaults
 from dsrm_jax.runs.lock import held
 from dsrm_jax.sweep.plan import Plan, Point, expand, group, points_json
-from dsrm_jax.types import Json
+from dsrm_jax.types import Json, Say
 
-Say = Callable[[str], None]
 STAGE_ONE = "stage-one"  # folder in that of the sweep, while it runs: what its workers share (`handover`)
 ATTEMPTS = 2  # a group that kills its worker this often is reported and left
 
@@ -46,15 +45,9 @@ def run_plans(plans: Sequence[Plan], folder: Path, *, workers: int, say: Say) ->
 def run_points(points: Sequence[Point], folder: Path, *, validate: bool, workers: int, say: Say) -> list[Json]:
     """Run every point that has no result yet, and return all results in the points' order.
 
-    Args:
-        points: from `plan.expand`.
-        folder: of the sweep; made if absent. What was run in it before under the same names counts as finished.
-        validate: evaluate on validation sessions in the training simulator.
-        workers: processes, each on a core of its own; 0: one per core.
-        say: told one line per finished group.
-
-    Returns:
-        What each point's `result.json` holds; points that failed are left out, and were reported.
+    The sweep's folder is made if absent; what was run in it before under the same names counts as finished. `validate`: evaluate
+    on validation sessions in the training simulator. `workers` are processes, each on a core of its own; 0: one per core. Each
+    result is what the `result.json` of a point holds; points that failed are left out, and were reported.
 
     Raises:
         InputError: there is no point, or the folder holds other files, is another sweep's at work or cannot be written.
