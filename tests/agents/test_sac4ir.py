@@ -51,7 +51,7 @@ def view_of(state):
 
 def make_parts(**own):
     own = SAC4IRConfig(discount=0.5, entropy_ratio=RATIO, **own)
-    networks = {"actor": sac4ir.SoftActor(16), "critic": sac4ir.ItemValues(16)}
+    networks = {"actor": sac4ir.SlatePolicy(16), "critic": sac4ir.ItemValues(16)}
     return Parts(own, SharedConfig(sharpness=5.0), ReplayConfig(), K, networks, {})
 
 
@@ -80,8 +80,8 @@ def example():
 
 
 def reference_policy(parts, params, seen, catalogue):
-    action, sharpness = parts.apply("actor", params["actor"], seen[:, :-1])
-    logits = 5.0 * float(sharpness) * np.asarray(action, np.float64) @ np.asarray(item_features(catalogue)).T
+    action, sharpness = parts.apply("actor", params["actor"], seen[:, :-1], 5.0)
+    logits = float(sharpness) * np.asarray(action, np.float64) @ np.asarray(item_features(catalogue)).T
     return special.softmax(logits, axis=1), special.log_softmax(logits, axis=1)
 
 

@@ -8,7 +8,7 @@ from which the field's baselines descend (github.com/Applied-Machine-Learning-La
 Shapes: B users, T steps, N = T B samples, K slate size, J items, D state dimensions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -109,18 +109,14 @@ class ActorCritic(NamedTuple):
 
 def make_actor_critic(settings: A2CConfig, shared: SharedConfig, *, slate_size: int) -> ActorCritic:
     """Return the networks and the optimiser."""
-    optimiser = actor_critic_optimiser(
-        settings.actor_learning_rate, shared.learning_rate, max_grad_norm=shared.max_grad_norm
-    )
+    rates = {"policy": settings.actor_learning_rate, "value": shared.learning_rate}
+    optimiser = adam_apart(rates, max_grad_norm=shared.max_grad_norm)
     policy, value = SlatePolicy(shared.hidden), Value(shared.hidden)
     return ActorCritic(settings, shared, slate_size, policy, value, optimiser)
 
 
-def actor_critic_optimiser(
-    policy_rate: float, value_rate: float, *, max_grad_norm: float
-) -> optax.GradientTransformation:
-    """Return Adam over `{"policy": ..., "value": ...}`; the two are clipped apart, so neither drowns the other."""
-    rates = {"policy": policy_rate, "value": value_rate}
+def adam_apart(rates: Mapping[str, float], *, max_grad_norm: float) -> optax.GradientTransformation:
+    """Return Adam over a dict of networks, each with its own rate and clipped on its own, so that none drowns another."""
     steps = {
         part: optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(rate, eps=1e-5))
         for part, rate in rates.items()
@@ -172,18 +168,15 @@ def improve(
     reward: Float[Array, "T B"],
     catalogue: Catalogue,
 ) -> tuple[ActorCriticState, dict[str, jax.Array]]:
-    """Learn from a rollout of the current policy, each sample once.
+    """Learn from a rollout of the current policy, each sample once; the key is consumed.
 
     Args:
         parts: from `make_actor_critic`.
         agent: what acted.
-        key: deals the samples into `settings.minibatches`; consumed.
+        key: deals the samples into minibatches.
         rollout: its `reward` is not read.
         reward: what to maximise.
         catalogue: the items.
-
-    Returns:
-        The learnt state and scalar metrics.
     """
     advantage, target = rollout_advantage(
         rollout,

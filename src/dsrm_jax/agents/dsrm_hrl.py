@@ -17,7 +17,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents import goals, ppo
-from dsrm_jax.agents.actor_critic import rollout_advantage
+from dsrm_jax.agents.actor_critic import adam_apart, rollout_advantage
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
 from dsrm_jax.agents.fairness import observe_slates, slate_fairness, start_counts
 from dsrm_jax.agents.goals import GoalState
@@ -96,14 +96,7 @@ def make_dsrm_hrl(
     for level, network in levels.items():
         if not isinstance(network, nn.Module):
             raise InputError(f"dsrm_hrl.{level} is a {type(network).__name__}, expected a flax.linen.Module")
-    # each level's gradients are clipped on their own, so neither level drowns the other
-    optimiser = optax.multi_transform(
-        {
-            level: optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5))
-            for level in LEVELS
-        },
-        {level: level for level in LEVELS},
-    )
+    optimiser = adam_apart(dict.fromkeys(LEVELS, learning_rate), max_grad_norm=max_grad_norm)
     parts = _Parts(settings, slate_size, levels["manager"], levels["worker"], optimiser)
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 

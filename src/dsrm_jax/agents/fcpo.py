@@ -77,8 +77,8 @@ class HyperAction:
     """What `act` records beside the slate.
 
     Attributes:
-        w: `(..., E)` float32, the sampled hyper-action: this is the action.
-        log_prob: `(...)` float32, its Gaussian log-density.
+        w: the sampled hyper-action: this is the action.
+        log_prob: its Gaussian log-density.
     """
 
     w: Float[Array, "... E"]
@@ -118,15 +118,12 @@ def fit_values(
         key: typed PRNG key.
         apply: `(params of one value function, inputs) -> (N,)`.
         params: one set per value function.
-        opt_state: of all of them together.
+        opt_state: of all of them together, with `optimiser`.
         inputs: `(N, ...)` pytree.
-        targets: `(N,)` float32 of each.
+        targets: of each.
         optimiser: the step.
         epochs: passes over the samples.
         minibatches: per pass; divides N.
-
-    Returns:
-        Parameters and optimiser's state.
     """
     num_samples = next(iter(targets.values())).shape[0]
 

@@ -18,7 +18,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents import goals, ppo
-from dsrm_jax.agents.actor_critic import Value, actor_critic_optimiser, rollout_advantage
+from dsrm_jax.agents.actor_critic import Value, adam_apart, rollout_advantage
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
 from dsrm_jax.agents.fairness import observe_slates, slate_fairness, start_counts
 from dsrm_jax.agents.goals import GoalState
@@ -106,7 +106,7 @@ def make_flat(
     `manager_discount` is the one discount.
     """
     settings = settings_of(SharedConfig, "flat", locals())
-    optimiser = actor_critic_optimiser(learning_rate, learning_rate, max_grad_norm=max_grad_norm)
+    optimiser = adam_apart({"policy": learning_rate, "value": learning_rate}, max_grad_norm=max_grad_norm)
     parts = _Parts(settings, slate_size, FlatPolicy(hidden), Value(hidden), optimiser)
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
 

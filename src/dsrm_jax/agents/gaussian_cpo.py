@@ -123,17 +123,11 @@ def gaussian_kl(
 def fisher_product(
     policy: GaussianPolicy, params: PyTree, inputs: PyTree, *, damping: float | Float[Array, ""]
 ) -> Callable[[Float[Array, "P"]], Float[Array, "P"]]:
-    """Return v -> (F + damping I) v on flattened parameters, F the mean Fisher matrix of a Gaussian policy.
+    """Return v -> (F + damping I) v on flattened parameters, F the mean Fisher matrix of a Gaussian policy over the inputs.
 
     F is the Gauss-Newton matrix J' M J: J differentiates (mean, log_std) by the parameters, and M is the Gaussian's own Fisher
     matrix, 1 / std^2 for means and 2 for log-deviations. It equals the Hessian of the mean KL divergence, at the price of one
-    product with J and one with J'.
-
-    Args:
-        policy: `(params, inputs) -> (mean (N, E), log_std (E,))`.
-        params: pytree.
-        inputs: `(N, ...)`, the samples that F is averaged over.
-        damping: added to the diagonal, above 0.
+    product with J and one with J'. `damping` is above 0.
     """
     flat, unravel = ravel_pytree(params)
 

@@ -144,16 +144,15 @@ def proximal_epochs(
     *,
     settings: SharedConfig,
 ) -> tuple[PyTree, PyTree, dict[str, jax.Array]]:
-    """Descend in `settings.epochs` passes over a rollout.
+    """Descend in `settings.epochs` passes over what an agent saw and did, dealt into minibatches; the key is consumed.
 
     Args:
         loss: `(params, (view, record, slate, target, credit)) -> (loss, metrics)` of N samples.
         optimiser: of the agent's parameters.
         agent: that acted.
-        key: deals the samples into minibatches; consumed.
-        rollout: what it saw and did.
-        learnt_from: value targets, leaves `(T, B)`, and credit of its choices, leaves `(T, B, ...)`, which is normalised in
-            each minibatch.
+        key: typed PRNG key.
+        rollout: of that agent.
+        learnt_from: value targets `(T, B)`, and credit `(T, B, ...)`, which is normalised in each minibatch.
         settings: epochs and minibatches.
 
     Returns:

@@ -17,8 +17,9 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents import item_values, replay
+from dsrm_jax.agents.actor_critic import SlatePolicy
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
-from dsrm_jax.agents.hyper_action import HyperActor, item_features
+from dsrm_jax.agents.hyper_action import item_features
 from dsrm_jax.agents.item_values import ItemValues
 from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, Parts, ReplayConfig, ReplayState
 from dsrm_jax.agents.settings import SharedConfig
@@ -46,18 +47,6 @@ class SAC4IRConfig:
     """Temperature alpha at the start."""
     propensity_power: float = number(default=0.0, within=NON_NEGATIVE)
     """Exponent of the inverse-propensity weights of clicks in the reward; 0: plain clicks."""
-
-
-class SoftActor(nn.Module):
-    """`state (..., D) -> (w (..., E), sharpness)`: logits of the items are sharpness x <w, item features>."""
-
-    hidden: int
-
-    @nn.compact
-    def __call__(self, state: Float[Array, "... D"]) -> tuple[Float[Array, "... E"], Float[Array, ""]]:
-        """Return the hyper-action and a positive factor that starts at 1."""
-        sharpness = jnp.exp(self.param("log_sharpness", nn.initializers.zeros, ()))
-        return HyperActor(self.hidden)(state), sharpness
 
 
 def make_sac4ir(
@@ -89,7 +78,7 @@ def make_sac4ir(
         The `Agent`; greedy, it shows the policy's mode, whose exposure the entropy bound says nothing about. Its `init`
         raises InputError where clicks are to be weighted and the catalogue has no exposure counts.
     """
-    networks: dict[str, nn.Module] = {"actor": SoftActor(hidden), "critic": ItemValues(hidden)}
+    networks: dict[str, nn.Module] = {"actor": SlatePolicy(hidden), "critic": ItemValues(hidden)}
     rates = dict.fromkeys((*networks, "log_temperature"), learning_rate)
     parts = replay.make_parts("sac4ir", SAC4IRConfig, locals(), networks, rates)
     return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
@@ -175,7 +164,7 @@ def _init(parts: Parts[SAC4IRConfig], key: jax.Array, catalogue: Catalogue, logg
     actor_key, critic_key = jax.random.split(key)
     seen = jnp.zeros((1, catalogue.vectors.shape[1] + 1))
     params = {
-        "actor": parts.networks["actor"].init(actor_key, seen[:, :-1]),
+        "actor": parts.networks["actor"].init(actor_key, seen[:, :-1], parts.shared.sharpness),
         "critic": jax.vmap(lambda key: parts.networks["critic"].init(key, seen))(jax.random.split(critic_key)),
         "log_temperature": jnp.log(jnp.float32(parts.settings.initial_temperature)),
     }
@@ -257,8 +246,8 @@ def _logits(
     parts: Parts[SAC4IRConfig], params: PyTree, state: Float[Array, "B D"], catalogue: Catalogue
 ) -> Float[Array, "B J"]:
     """Return the policy's logits of every item."""
-    action, sharpness = parts.apply("actor", params, state)
-    return (parts.shared.sharpness * sharpness * action) @ item_features(catalogue).T
+    action, sharpness = parts.apply("actor", params, state, parts.shared.sharpness)
+    return (sharpness * action) @ item_features(catalogue).T
 
 
 def _both(parts: Parts[SAC4IRConfig], params: PyTree, seen: Float[Array, "B D+1"]) -> Float[Array, "2 B E+1"]:
