@@ -13,13 +13,7 @@ class InputError(ValueError):
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> InputError:
-    """Return the error for a misspelt name, with the nearest valid one.
-
-    Args:
-        kind: what the name should name, such as ``"environment"``.
-        name: what the user wrote.
-        valid: the names that would have been accepted.
-    """
+    """Return the error for a misspelt name of a kind, such as ``"environment"``, with the nearest of the valid ones."""
     choices = sorted(valid)
     near = get_close_matches(name, choices, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""

@@ -20,13 +20,9 @@ def is_plugin(text: str) -> bool:
 def load(text: str, *, what: str, names: Iterable[str] = ()) -> Plugin:
     """Return the function that a text such as ``my_lab.slates:make_agent`` names.
 
-    Args:
-        text: an importable module, a colon, and a name in it (dotted, for an attribute of a class).
-        what: what the function stands for, such as ``"method"``, for errors.
-        names: the built-in names, of which the nearest is proposed where there is no colon.
-
-    Returns:
-        The function, or anything else that can be called.
+    The text is an importable module, a colon, and a name in it (dotted, for an attribute of a class). `what` the function stands
+    for, such as ``"method"``, is for errors; `names` are the built-in names, of which the nearest is proposed where there is no
+    colon. Anything that can be called will do for a function.
 
     Raises:
         InputError: an unknown name; a module that cannot be imported; no such function in it, or not a function.
@@ -70,13 +66,7 @@ def _imported(module: str, text: str, what: str) -> Any:
 def call(function: Plugin, offered: Mapping[str, object], *required: object) -> Any:
     """Call a plug-in with those of the offered keywords that its signature names; with all, where it takes ``**keywords``.
 
-    Args:
-        function: from `load`, or a user's own.
-        offered: keyword arguments that it may ask for.
-        required: positional arguments that it must take.
-
-    Returns:
-        What it returns.
+    The function is from `load`, or a user's own; `required` are positional arguments that it must take.
 
     Raises:
         InputError: it needs something that is not offered, takes fewer positional arguments, or raised an exception.

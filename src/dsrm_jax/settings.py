@@ -87,10 +87,8 @@ def configuration(cls: type[C]) -> type[C]:
 def check(cls: type[Settings], where: str, **values: object) -> None:
     """Check values against the ranges and choices on the fields of a settings class.
 
-    Args:
-        cls: a class that `configuration` made.
-        where: what the values belong to in errors, such as ``"environment"``.
-        values: by field name; each element of a tuple or array counts, and traced values pass.
+    `where` is what the values belong to in errors, such as ``"environment"``. Values are given by field name; each element of a
+    tuple or array counts, and traced values pass.
 
     Raises:
         InputError: one sentence with ``<where>.<field>``, the value and what was expected.

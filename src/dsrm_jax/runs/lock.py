@@ -15,17 +15,11 @@ class BusyError(InputError):
 def held(path: Path, *, busy: str, advice: str = "choose another folder") -> Iterator[OSError | None]:
     """Hold an advisory lock on a file, which is made where it is absent, while the block runs.
 
-    Args:
-        path: the file.
-        busy: what to say where another process holds it.
-        advice: what to do where the file cannot be opened.
-
-    Yields:
-        None, or why the file system gives no locks; the block runs all the same. Off POSIX nothing is locked.
+    It yields None, or why the file system gives no locks; the block runs all the same. Off POSIX nothing is locked.
 
     Raises:
-        BusyError: `busy`.
-        InputError: the file cannot be opened.
+        BusyError: `busy`, since another process holds the lock.
+        InputError: the file cannot be opened; closes with the `advice`.
     """
     try:
         import fcntl

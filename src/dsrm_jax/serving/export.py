@@ -73,17 +73,10 @@ def export_policy(
 
     The program takes any number of users and is lowered for every platform; its arrays are constants of it.
 
-    Args:
-        path: the file, whole or not at all.
-        agent: the method; a trained one, since the file draws nothing and answers the same question alike.
-        policy: its trained state, of one seed.
-        world: whose catalogue is recommended from.
-        perception: encoder, and the purifier of that seed.
-        perceive: what the agent sees, from `make_perceive`.
-        item_ids: `(V,)` raw item ids, sorted, as of `InteractionLog`.
-        history_length: H, events that the policy is given.
-        platforms: names that `jax.export` knows.
-        facts: what else the file should say of the policy, such as its method, seed and configuration; JSON values.
+    The file is written whole or not at all. Agent, policy, world, perception and `perceive` are as of `recommender`, the agent a
+    trained one, since the file draws nothing and answers the same question alike. `item_ids` are `(V,)` raw item ids, sorted, as
+    of `InteractionLog`; `history_length` is H, events that the policy is given; `platforms` are names that `jax.export` knows;
+    `facts`, JSON values, are what else the file should say of the policy, such as its method, seed and configuration.
 
     Raises:
         InputError: the file cannot be written.
