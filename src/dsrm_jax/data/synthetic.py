@@ -10,21 +10,10 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from dsrm_jax.data import synthetic_exposure as policy
 from dsrm_jax.data.log import InteractionLog, Interactions
 from dsrm_jax.data.settings import DataConfig, SyntheticConfig
 from dsrm_jax.data.synthetic_calibration import Calibration, calibration
-from dsrm_jax.data.synthetic_exposure import (
-    alias_table,
-    block_product,
-    complete_block,
-    draw,
-    popular_rows,
-    popularity_weights,
-    rows_per_user,
-    selected_rows,
-    uniform_rows,
-    user_blocks,
-)
 from dsrm_jax.settings import check
 
 CALIBRATION_ROWS = 50_000
@@ -123,13 +112,15 @@ def generate(
     start = _row_start(target, active, activity, num_rows)
     weights = _logging_weights(target, log_popularity, config.exposure_bias)
     if target.complete:
-        shown = popular_rows(exposure, start, weights, test_users, test_items)
-        block = complete_block(held_out, target.num_users, test_users, test_items, target.test_rows)
+        shown = policy.popular_rows(exposure, start, weights, test_users, test_items)
+        block = policy.complete_block(held_out, target.num_users, test_users, test_items, target.test_rows)
     else:
         factors = truth.user_factors, truth.item_factors
-        shown = selected_rows(exposure, start, weights, *factors, candidates=target.candidates, strength=strength)
+        shown = policy.selected_rows(
+            exposure, start, weights, *factors, candidates=target.candidates, strength=strength
+        )
         test_start = _row_start(target, test_users, activity, target.test_rows)
-        block = test_start, uniform_rows(held_out, int(test_start[-1]), test_items)
+        block = test_start, policy.uniform_rows(held_out, int(test_start[-1]), test_items)
     train = _interactions(clicks, truth, start, shown, target.start_time, target.train_days)
     test_time = target.start_time + DAY * (0 if target.complete else target.train_days)
     test = _interactions(held_out, truth, *block, test_time, target.test_days)
@@ -155,7 +146,7 @@ def _or_calibrated(value: float, calibrated: float) -> float:
 
 def _items(rng: np.random.Generator, target: Calibration) -> tuple[np.ndarray, np.ndarray]:
     """Return standardised log-popularity `(I,)`, least for test-only items, and categories `(I, C)`."""
-    weights = popularity_weights(target.num_items, target.popularity_sigma, target.popularity_clip)
+    weights = policy.popularity_weights(target.num_items, target.popularity_sigma, target.popularity_clip)
     test_only = target.num_items - target.train_items
     log_weight = np.log(np.concatenate([rng.permutation(weights[test_only:]), weights[:test_only]]))
     shares = np.asarray(target.tag_counts) / sum(target.tag_counts)
@@ -245,8 +236,8 @@ def _calibrate(
     truth = _bend(preference, target, SyntheticConfig(), conformity)
     n = CALIBRATION_ROWS
     users = rng.choice(target.num_users, n, p=activity / activity.sum())
-    table = alias_table(_logging_weights(target, truth.log_popularity, -1.0))
-    items = draw(rng, table, n * target.candidates)
+    table = policy.alias_table(_logging_weights(target, truth.log_popularity, -1.0))
+    items = policy.draw(rng, table, n * target.candidates)
     taste, logit = _pair_logits(truth, np.repeat(users, target.candidates), items)
     if target.candidates == 1:
         rate, sample = target.log_rate, logit
@@ -287,7 +278,7 @@ def _test_items(rng: np.random.Generator, target: Calibration, truth: Truth, tes
 
 def _activity(rng: np.random.Generator, target: Calibration) -> np.ndarray:
     """Return the training rows of each user `(U,)` at history scale 1; 0 for users of the test log alone."""
-    rows = rows_per_user(target.train_users, target.train_rows, target.row_levels, target.row_quantiles)
+    rows = policy.rows_per_user(target.train_users, target.train_rows, target.row_levels, target.row_quantiles)
     activity = np.zeros(target.num_users, np.int64)
     activity[rng.choice(target.num_users, target.train_users, replace=False)] = rng.permutation(rows)
     return activity
@@ -297,14 +288,14 @@ def _row_start(target: Calibration, users: np.ndarray, activity: np.ndarray, num
     """Return `(U + 1,)` row offsets of a log that these users share in the order of their activity."""
     rows = np.zeros_like(activity)
     ascending = users[np.argsort(activity[users], kind="stable")]
-    rows[ascending] = rows_per_user(len(users), num_rows, target.row_levels, target.row_quantiles)
+    rows[ascending] = policy.rows_per_user(len(users), num_rows, target.row_levels, target.row_quantiles)
     return np.concatenate([[0], np.cumsum(rows)])
 
 
 def _logging_weights(target: Calibration, log_popularity: np.ndarray, exposure_bias: float) -> np.ndarray:
     """Return the logging policy's probability of each item `(I,)`; items of the test log alone get none."""
     exponent = _or_calibrated(exposure_bias, target.exposure_bias)
-    calibrated = popularity_weights(target.num_items, target.popularity_sigma, target.popularity_clip)
+    calibrated = policy.popularity_weights(target.num_items, target.popularity_sigma, target.popularity_clip)
     weights = np.exp(exponent * np.log(calibrated).std() * log_popularity.astype(np.float64))
     weights[target.train_items :] = 0.0
     return weights / weights.sum()
@@ -320,9 +311,9 @@ def _interactions(
     item = np.ascontiguousarray(np.column_stack([item, np.ones_like(item_bias), item_bias]).T)
     row_user = np.repeat(np.arange(num_users, dtype=np.int32), np.diff(start))
     click, time = np.empty(len(shown), bool), np.empty(len(shown), np.int64)
-    for first, last in user_blocks(start, num_items):
+    for first, last in policy.user_blocks(start, num_items):
         rows = slice(start[first], start[last])
-        logit = block_product(user[first:last], item)
+        logit = policy.block_product(user[first:last], item)
         odds = np.take(logit, (row_user[rows] - np.int32(first)) * np.int32(num_items) + shown[rows])
         odds = np.exp(np.negative(odds, out=odds), out=odds)  # against a click
         click[rows] = rng.random(len(odds), dtype=np.float32) * (1.0 + odds) < 1.0

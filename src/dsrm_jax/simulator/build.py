@@ -66,14 +66,8 @@ def make_worlds(
         InputError: if the catalogue is smaller than a slate, a world would have no users, or the log lacks the source that
             `response` names.
     """
-    check(
-        EnvironmentConfig,
-        "environment",
-        response_dim=response_dim,
-        response_epochs=response_epochs,
-        slate_size=slate_size,
-        history_length=history_length,
-    )
+    fit = Fit(response_dim, response_epochs, history_length, slate_size)
+    check(EnvironmentConfig, "environment", **fit._asdict())
     if len(log.catalogue) < slate_size:
         raise InputError(
             f"the catalogue of {log.source} has {len(log.catalogue)} items but environment.slate_size is "
@@ -82,7 +76,6 @@ def make_worlds(
     kinds = {"train": response if train_response is None else train_response, "test": response}
     for kind in (response, kinds["train"]):
         check_kind(log, kind)
-    fit = Fit(response_dim, response_epochs, history_length, slate_size)
     splits, phrase = _splits(log, uses_matrix(log, response))
     worlds: dict[str, World] = {}
     report: Json = {"source": log.source, "users": phrase}

@@ -139,18 +139,7 @@ def make_environment(
     Raises:
         InputError: if a setting is out of range; the functions raise it where the world does not fit them (`check_world`).
     """
-    check(
-        EnvironmentConfig,
-        "environment",
-        slate_size=slate_size,
-        max_len=max_len,
-        history_length=history_length,
-        arrival_length=arrival_length,
-        ad_bound=ad_bound,
-        ad_penalty=ad_penalty,
-        slate_correlation=slate_correlation,
-        step_cap=step_cap,
-    )
+    check(EnvironmentConfig, "environment", **locals())
     can_truncate = leave is not None or 0 < step_cap < max_len
     max_steps = (step_cap or max_len) if can_truncate else max_len
     rule = leave or make_temper(slate_size=slate_size, max_len=max_len, ad_bound=ad_bound, ad_penalty=ad_penalty)

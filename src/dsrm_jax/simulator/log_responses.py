@@ -42,10 +42,10 @@ class Split(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """How responses are fitted: factors, passes over the rows, events of a history, items of a slate."""
+    """How responses are fitted, by the fields of `EnvironmentConfig`."""
 
-    dim: int
-    epochs: int
+    response_dim: int
+    response_epochs: int
     history_length: int
     slate_size: int
 
@@ -152,8 +152,8 @@ def _factor_response(key: Key[Array, ""], log: InteractionLog, split: Split, fit
         fitted.click,
         num_users=log.num_users,
         num_items=log.num_items,
-        dim=fit.dim,
-        epochs=fit.epochs,
+        dim=fit.response_dim,
+        epochs=fit.response_epochs,
     )
     quality = _quality(row_logit(response, rows.user[held], rows.item[held]), rows.click[held])
     users, items = split.users, log.catalogue
@@ -180,7 +180,7 @@ def _transformer_response(key: Key[Array, ""], log: InteractionLog, split: Split
         num_items=log.num_items,
         catalogue=log.catalogue,
         history_length=fit.history_length,
-        epochs=fit.epochs,
+        epochs=fit.response_epochs,
         rows_per_epoch=TRANSFORMER_ROWS,
     )
     index = np.flatnonzero(held)[:: max(1, int(held.sum()) // TRANSFORMER_REPORT_ROWS)]
