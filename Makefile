@@ -89,7 +89,7 @@ test: setup ## run the fast tests (under ten minutes on two cores)
 	@$(BIN)/python -m pytest -n 2
 
 test-all: setup ## run every test, the slow ones too
-	@$(BIN)/python -m pytest -n 2 -m 'slow or not slow'
+	@DSRM_FLAGS=users $(BIN)/python -m pytest -n 2 -m 'slow or not slow'
 
 test-versions: test-oldest test-newest ## run a short selection on the oldest and the newest packages that are supported
 
@@ -97,7 +97,7 @@ test-oldest test-newest: test-%:
 	@if [ -z "$(PYTHON_$*)" ]; then \
 	  echo "skipped: .constraints-$*.txt needs Python $(if $(filter oldest,$*),3.11 or 3.12,3.13 or newer), and there is none"; \
 	else \
-	  $(MAKE) --no-print-directory .venv-$*/.ready && .venv-$*/bin/python -m pytest -n 2 $(VERSIONS); \
+	  $(MAKE) --no-print-directory .venv-$*/.ready && DSRM_FLAGS=users .venv-$*/bin/python -m pytest -n 2 $(VERSIONS); \
 	fi
 
 .venv-oldest/.ready .venv-newest/.ready: .venv-%/.ready: pyproject.toml experiments/pyproject.toml .constraints-%.txt
