@@ -15,7 +15,8 @@ from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.purifier import Learning, Purifier, PurifierBatch
 from dsrm_jax.purify.stage_one import fit_purifier, fit_purifiers
 from dsrm_jax.purify.targets import sample_states
-from dsrm_jax.runs.pieces import purifier_of, purifier_settings
+from dsrm_jax.purify.windows import Windows
+from dsrm_jax.runs.pieces import purifier_of, purifier_settings, windows_of
 from dsrm_jax.runs.prepare import Prepared, Say, data_key, seed_keys
 from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.types import PyTree
@@ -87,16 +88,15 @@ def _sampler(
     config: Config, subjects: Subjects, starts: SessionStarts, posterior: UserPosterior
 ) -> Callable[..., PurifierBatch]:
     """Return `(key, rows, mask_rate=0, target="mode") -> PurifierBatch` of training users."""
+    windows = windows_of(config, starts)
 
     def sample(key: Array, rows: int, mask_rate: float = 0.0, target: str = "mode") -> PurifierBatch:
         return sample_states(
             key,
             subjects.encoder,
             subjects.perception.encoder,
-            starts,
+            windows,
             posterior,
-            history_length=config.environment.history_length,
-            arrival_length=config.environment.arrival_length,
             mask_rate=mask_rate,
             batch_size=rows,
             target=target,
@@ -129,36 +129,16 @@ def _paper(
     """Return Eq. (7)'s purifier as printed, and how far its condition leaks the target (P2)."""
     printed = replace(config, purifier=replace(purifier_settings(config), kind="paper"))
     purifier, encoder, worlds = purifier_of(printed), subjects.perception.encoder, prepared.worlds
-    env = config.environment
-    keys, starts = seed_keys(config, 1)[:1], worlds.train.starts
-    params, _ = fit_purifiers(
-        keys,
-        subjects.encoder,
-        purifier,
-        encoder,
-        starts,
-        posterior,
-        history_length=env.history_length,
-        arrival_length=env.arrival_length,
-    )
+    train, test = (windows_of(config, world.starts) for world in (worlds.train, worlds.test))
+    params, _ = fit_purifiers(seed_keys(config, 1)[:1], subjects.encoder, purifier, encoder, train, posterior)
     one = jax.tree.map(lambda x: x[0], params)
     held_out = cast(UserPosterior, prepared.posterior).of(worlds.test_users)
 
     @jax.jit
-    def probe(key: Array, perception: Perception, starts: SessionStarts, known: UserPosterior) -> Array:
-        found = probe_perception(
-            key,
-            subjects.encoder,
-            purifier,
-            perception,
-            starts,
-            known,
-            history_length=env.history_length,
-            arrival_length=env.arrival_length,
-        )
-        return found["leak"]
+    def probe(key: Array, perception: Perception, windows: Windows, known: UserPosterior) -> Array:
+        return probe_perception(key, subjects.encoder, purifier, perception, windows, known)["leak"]
 
-    leak = probe(key, Perception(encoder, one), worlds.test.starts, held_out)
+    leak = probe(key, Perception(encoder, one), test, held_out)
     return applied(purifier, one), float(leak)
 
 

@@ -42,6 +42,7 @@ _EXPORTS = {
     "Perception": "purify.perception",
     "fit_perception": "purify.stage_one",
     "fit_purifiers": "purify.stage_one",
+    "Windows": "purify.windows",
     "make_catalogue": "purify.encoder",
     "View": "purify.view",
     "Catalogue": "purify.view",

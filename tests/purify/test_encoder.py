@@ -23,6 +23,7 @@ from dsrm_jax.purify.encoder import (
     summary_dim,
     user_states,
 )
+from dsrm_jax.purify.windows import Windows
 from dsrm_jax.simulator.history import history_before
 from dsrm_jax.simulator.response import FactorResponse, TableResponse
 from dsrm_jax.simulator.world import History, SessionStarts, World
@@ -184,9 +185,7 @@ def fitted(embeddings, log):
         jax.random.key(0),
         encoder,
         embeddings,
-        log.starts,
-        history_length=H,
-        arrival_length=H,
+        Windows(log.starts, H, H),
         iterations=600,
         batch_size=64,
         learning_rate=0.05,

@@ -1,7 +1,6 @@
 """From observations to views, and what Stage I learns from, in a world where an item gives its user away."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.purifier import Purifier, PurifierBatch
 from dsrm_jax.purify.stage_one import fit_purifiers
 from dsrm_jax.purify.targets import Visited, sample_states
+from dsrm_jax.purify.windows import Windows
 from dsrm_jax.runs.pieces import encoder_of, perceive_of, purifier_of
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.world import History, SessionStarts
@@ -73,30 +73,24 @@ def observation():
 
 def fit(keys, config, encoder_params, starts):
     modules = encoder_of(config), purifier_of(config)
-    return fit_purifiers(keys, *modules, encoder_params, starts, KNOWN, history_length=H, arrival_length=50)
+    return fit_purifiers(keys, *modules, encoder_params, Windows(starts, H, 50), KNOWN)
 
 
 def probing(config, perception, num_states=2000):
     """`probe_perception` of several seeds, as one program."""
     modules = encoder_of(config), purifier_of(config)
-    probe = partial(probe_perception, history_length=H, num_states=num_states)
-    axes = (None, seed_axes(perception), None, None)
-    return jax.jit(jax.vmap(lambda key, *given: probe(key, *modules, *given), in_axes=axes, axis_size=3))
+
+    def probe(key, perception, starts, known):
+        return probe_perception(key, *modules, perception, Windows(starts, H), known, num_states=num_states)
+
+    return jax.jit(jax.vmap(probe, in_axes=(None, seed_axes(perception), None, None), axis_size=3))
 
 
 def draw(key, encoder_params, starts, mask_rate, rows=2000):
     encoder = encoder_of(CONFIG)
     sample = jax.jit(
         lambda key, mask_rate: sample_states(
-            key,
-            encoder,
-            encoder_params,
-            starts,
-            KNOWN,
-            history_length=H,
-            arrival_length=H,
-            mask_rate=mask_rate,
-            batch_size=rows,
+            key, encoder, encoder_params, Windows(starts, H, H), KNOWN, mask_rate=mask_rate, batch_size=rows
         )
     )
     return jax.tree.map(np.asarray, sample(key, mask_rate))
@@ -235,10 +229,8 @@ def sampled(encoder_params, starts, **options):
         jax.random.key(7),
         encoder_of(CONFIG),
         encoder_params,
-        starts,
+        Windows(starts, H, H),
         KNOWN,
-        history_length=H,
-        arrival_length=H,
         mask_rate=0.3,
         batch_size=2000,
         **options,

@@ -28,6 +28,7 @@ from dsrm_jax.purify.rce import (
     sample_labelled_states,
 )
 from dsrm_jax.purify.stage_one import fit_purifier
+from dsrm_jax.purify.windows import Windows
 from dsrm_jax.simulator.world import History, SessionStarts
 
 N, M, H, D, V = 6, 5, 7, 3, 11
@@ -121,8 +122,8 @@ def log():
 
 def test_drawn_states_and_labels_are_those_the_frozen_encoder_was_trained_on(log):
     encoder, params, starts = log
-    draw = partial(sample_labelled_states, encoder=encoder, history_length=H, arrival_length=H, batch_size=16)
-    batch = jax.jit(draw)(jax.random.key(1), params=params, starts=starts)
+    draw = partial(sample_labelled_states, encoder=encoder, batch_size=16)
+    batch = jax.jit(draw)(jax.random.key(1), params=params, windows=Windows(starts, H, H))
     kernel, bias = sorted(jax.tree.leaves(params.network), key=np.ndim)[::-1]
     again = LinearEncoder(kernel, bias)
     np.testing.assert_allclose(encode(again, batch.condition.summary), batch.state, rtol=1e-4, atol=1e-5)

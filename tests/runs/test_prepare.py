@@ -16,6 +16,7 @@ from dsrm_jax.purify.encoder import Embeddings
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.posterior import fit_posterior
 from dsrm_jax.purify.stage_one import fit_purifiers
+from dsrm_jax.purify.windows import Windows
 from dsrm_jax.runs import log_models
 from dsrm_jax.runs import prepare as stage_one
 from dsrm_jax.runs.pieces import encoder_of, purifier_of
@@ -40,7 +41,7 @@ def trained(config):
         params = encoder_of(config).init(jax.random.key(0), embeddings)
         posterior = fit_posterior(jax.random.key(1), embeddings, starts, jnp.zeros((USERS, DIM + 1)))
         modules = encoder_of(config), purifier_of(config)
-        purifier, _ = fit_purifiers(seed_keys(config, 1), *modules, params, starts, posterior)
+        purifier, _ = fit_purifiers(seed_keys(config, 1), *modules, params, Windows(starts), posterior)
         return Perception(params, purifier)
 
     return jax.eval_shape(train)

@@ -15,6 +15,7 @@ from dsrm_jax.purify.exposure import silent_exposure
 from dsrm_jax.purify.leverage import leverage_of
 from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.stage_one import fit_purifiers
+from dsrm_jax.purify.windows import Windows
 from dsrm_jax.runs import prepare
 from dsrm_jax.runs.pieces import encoder_of, purifier_of
 from dsrm_jax.runs.prepare import seed_keys
@@ -94,9 +95,7 @@ def test_stage_one_learns_it_instead_of_what_the_window_shows(world, params):
     encoder = encoder_of(config).init(jax.random.key(2), params.embeddings)
     module, regression = encoder_of(config), purifier_of(config)
     keys, posterior = seed_keys(config, 1), known(target)
-    purifier, _ = fit_purifiers(
-        keys, module, regression, encoder, world.starts, posterior, history_length=4, arrival_length=1
-    )
+    purifier, _ = fit_purifiers(keys, module, regression, encoder, Windows(world.starts, 4, 1), posterior)
 
     rng = np.random.default_rng(4)
     window = History(

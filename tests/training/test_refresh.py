@@ -15,6 +15,7 @@ from dsrm_jax.purify.leverage import leverage_of
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.stage_one import fit_purifiers
+from dsrm_jax.purify.windows import Windows
 from dsrm_jax.runs.pieces import encoder_of, environment_of, purifier_of
 from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.world import SessionStarts, World
@@ -70,7 +71,7 @@ def perception(world):
     encoder = encoder_of(CONFIG).init(jax.random.key(0), Embeddings(VECTORS, jnp.zeros(ITEMS)))
     keys = jax.random.split(jax.random.key(1), 2)
     modules = encoder_of(CONFIG), purifier_of(CONFIG)
-    purifier, _ = fit_purifiers(keys, *modules, encoder, world.starts, KNOWN, history_length=H, arrival_length=50)
+    purifier, _ = fit_purifiers(keys, *modules, encoder, Windows(world.starts, H, 50), KNOWN)
     return Perception(EncoderParams(encoder.embeddings, encoder.network), purifier)
 
 

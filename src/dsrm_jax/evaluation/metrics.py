@@ -96,9 +96,8 @@ def influences(
 ) -> dict[str, Float[np.ndarray, "N"]]:
     """Return by how much each session moves a seed's metrics, to first order and times N.
 
-    For a mean it is the session's distance from it; for a ratio of sums, rate = sum(x) / sum(length), it is
-    (x - rate * length) / mean(length), the delta method. Their standard deviation over sqrt(N) is the metric's
-    standard error.
+    For a mean it is the session's distance from it; for a ratio of sums, rate = sum(x) / sum(length), it is (x - rate * length) /
+    mean(length), the delta method. Their standard deviation over sqrt(N) is the metric's standard error.
 
     Args:
         sessions: of one seed, host arrays.

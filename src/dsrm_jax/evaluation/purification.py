@@ -10,24 +10,18 @@ from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.purifier import Purifier
 from dsrm_jax.purify.targets import sample_states
-from dsrm_jax.simulator.settings import EnvironmentConfig
-from dsrm_jax.simulator.world import SessionStarts
+from dsrm_jax.purify.windows import Windows
 
 
 @struct.dataclass
 class Change:
-    """How far purified states moved from observed ones (P1).
+    """How far purified states moved from observed ones (P1)."""
 
-    Attributes:
-        relative: mean of |s_hat - s| / |s| over states; below .01 the purifier is the identity, whatever its
-            loss says.
-        cosine: mean cosine of s_hat and s, in [-1, 1].
-        cka: linear CKA of the two sets, in [0, 1]; 1: same geometry up to rotation and scale; near 0: what
-            the states said of their users is lost.
-    """
-
+    # mean of |s_hat - s| / |s| over states; below .01 the purifier is the identity, whatever its loss says
     relative: Float[Array, ""]
-    cosine: Float[Array, ""]
+    cosine: Float[Array, ""]  # mean cosine of s_hat and s, in [-1, 1]
+    # linear CKA of the two sets, in [0, 1]; 1: same geometry up to rotation and scale; near 0: what the states said of
+    # their users is lost
     cka: Float[Array, ""]
 
 
@@ -43,8 +37,7 @@ def change(state: Float[Array, "N D"], purified: Float[Array, "N D"]) -> Change:
 def linear_cka(x: Float[Array, "N D"], y: Float[Array, "N E"]) -> Float[Array, ""]:
     """Return linear centred kernel alignment |Y'X|_F^2 / (|X'X|_F |Y'Y|_F) of centred columns, in [0, 1].
 
-    Invariant to rotations and to one scale per argument; 0 where either argument is constant.
-    Source: Kornblith et al. 2019.
+    Invariant to rotations and to one scale per argument; 0 where either argument is constant. Source: Kornblith et al. 2019.
     """
     x = x - jnp.mean(x, axis=0)
     y = y - jnp.mean(y, axis=0)
@@ -68,26 +61,16 @@ def probe_perception(
     encoder: Encoder,
     purifier: Purifier,
     perception: Perception,
-    starts: SessionStarts,
+    windows: Windows,
     posterior: UserPosterior,
     *,
-    history_length: int = EnvironmentConfig.history_length,
-    arrival_length: int = EnvironmentConfig.arrival_length,
     num_states: int = 2000,
 ) -> dict[str, Float[Array, ""]]:
     """Measure P1, P2 and P6 of a trained purifier on histories of users it need not have seen.
 
-    Args:
-        key: consumed; draws the histories, the purifier's noise and P2's.
-        encoder: of histories.
-        purifier: of observed states.
-        perception: trained, of one seed; its `process` serves instead of the purifier's own where it has one.
-        starts: log rows of the users to probe.
-        posterior: of these users; its mode without the window's own events stands for the clean state, so that no kind is
-            rewarded for what it shares with the target's own estimate.
-        history_length: H.
-        arrival_length: the fewest events of a window, where the log holds them.
-        num_states: histories drawn.
+    The key is consumed. `perception` is trained, of one seed; a `process` of its own serves instead of the purifier's.
+    `num_states` histories are drawn from `windows` of the users to probe, whose posterior's mode without the window's own events
+    stands for the clean state, so that no kind is rewarded for what it shares with the target's own estimate.
 
     Returns:
         `change` (P1, relative), `cosine`, `cka`, `recovery` (P6) and, of diffusion models, `leak` (P2: error at k = 1 over the
@@ -95,16 +78,7 @@ def probe_perception(
     """
     batch_key, purify_key, leak_key = jax.random.split(key, 3)
     batch = sample_states(
-        batch_key,
-        encoder,
-        perception.encoder,
-        starts,
-        posterior,
-        history_length=history_length,
-        arrival_length=arrival_length,
-        mask_rate=0.0,
-        batch_size=num_states,
-        target="full",
+        batch_key, encoder, perception.encoder, windows, posterior, mask_rate=0.0, batch_size=num_states, target="full"
     )
     params, process = perception.purifier, perception.process
     given = () if process is None else (process,)

@@ -26,45 +26,25 @@ T = TypeVar("T")
 
 @struct.dataclass
 class Sessions:
-    """Exact sums of N complete sessions, and what was shown in them all together.
+    """Exact sums of N complete sessions, and what was shown in them all together."""
 
-    Attributes:
-        length: `(N,)` int32, steps until the user left (or `step_cap` cut the session).
-        clicks: `(N,)` int32; divided by K it is the session's return R_cum.
-        popular: `(N,)` int32, popular items shown.
-        imbalance: `(N,)` int32, sum over the session's slates of |2n - K|, n their popular items; divided by K
-            it is the sum of abs(2s - 1).
-        broken: `(N,)` int32, slates at or above the bound.
-        step_popular: `(batches, T)` int32, popular items that a batch of sessions showed at its step t.
-        step_slates: `(batches, T)` int32, slates that it showed then, one per session still under way.
-        item_count: `(J,)` int32, how often each item was shown.
-        total: `(N,)` float32, summed rewards where the environment has one of its own (in floats, not exact); None elsewhere.
-    """
-
-    length: Int[Array, "N"]
-    clicks: Int[Array, "N"]
-    popular: Int[Array, "N"]
+    length: Int[Array, "N"]  # steps until the user left (or `step_cap` cut the session)
+    clicks: Int[Array, "N"]  # divided by K it is the session's return R_cum
+    popular: Int[Array, "N"]  # popular items shown
+    # sum over the session's slates of |2n - K|, n their popular items; divided by K it is the sum of abs(2s - 1)
     imbalance: Int[Array, "N"]
-    broken: Int[Array, "N"]
-    step_popular: Int[Array, "batches T"]
-    step_slates: Int[Array, "batches T"]
-    item_count: Int[Array, "J"]
+    broken: Int[Array, "N"]  # slates at or above the bound
+    step_popular: Int[Array, "batches T"]  # popular items that a batch of sessions showed at its step t
+    step_slates: Int[Array, "batches T"]  # slates that it showed then, one per session still under way
+    item_count: Int[Array, "J"]  # how often each item was shown
+    # summed rewards where the environment has one of its own (in floats, not exact); None elsewhere
     total: Float[Array, "N"] | None = None
 
 
 def agent_rule(
     agent: Agent, policy: PyTree, perceive: Perceive, world: World, perception: Perception, *, greedy: bool = True
 ) -> Act:
-    """Return the rule by which a trained agent fills slates.
-
-    Args:
-        agent: the method.
-        policy: its trained state.
-        perceive: what it sees.
-        world: where it acts.
-        perception: frozen encoder and purifier.
-        greedy: act by the policy's mode instead of a sample.
-    """
+    """Return the rule by which an agent of trained state `policy` fills slates, by its mode (`greedy`) or by a sample."""
     catalogue = make_catalogue(perception.encoder.embeddings, world)
 
     def act(key: jax.Array, env: EnvState, observation: Observation) -> tuple[jax.Array, PyTree]:
@@ -96,12 +76,8 @@ def oracle_rule(world: World, *, slate_size: int) -> Act:
 def any_of(index: Int[Array, ""], rules: Sequence[Act]) -> Act:
     """Return the rule of an index, so that methods can share one compiled program.
 
-    Most of what is compiled is the environment and not the method: one program for six methods compiles in a
-    third of the time of six, and runs the branch of one method alone.
-
-    Args:
-        index: `()` int32, which rule. Map it over nothing, or all branches are computed.
-        rules: what to choose from.
+    Most of what is compiled is the environment and not the method: one program for six methods compiles in a third of the time of
+    six, and runs the branch of one method alone. Map `index` over nothing, or all branches are computed.
     """
 
     def act(key: jax.Array, env: EnvState, observation: Observation) -> tuple[jax.Array, PyTree]:
@@ -121,10 +97,9 @@ def run_sessions(
 ) -> Sessions:
     """Run complete sessions from arrival to leaving; pure, to be jitted and vmapped over seeds.
 
-    A session counts from its first step to its last, whoever else is still there, so long sessions weigh as
-    much as short ones, and nothing that is shown to a user who has left counts anywhere. The users who arrive
-    and the randomness they respond with depend on the key alone: under the same key two rules meet the same
-    users, session by session (`metrics.difference`).
+    A session counts from its first step to its last, whoever else is still there, so long sessions weigh as much as short ones,
+    and nothing that is shown to a user who has left counts anywhere. The users who arrive and the randomness they respond with
+    depend on the key alone: under the same key two rules meet the same users, session by session (`metrics.difference`).
 
     Args:
         key: typed PRNG key; consumed.

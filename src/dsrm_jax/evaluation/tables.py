@@ -45,15 +45,13 @@ def results_table(
     Args:
         results: method to `metrics.summarise`'s result, in the order of the rows. The first may hold
             `difference` (`metrics.difference` by method); those to `RIVALS` stand below the table.
-        source: what the data are; stands in the first line, so that no table can be mistaken for one of real
-            data.
+        source: what the data are; stands in the first line, so that no table can be mistaken for one of real data.
         env: data set, for the paper's row.
         max_len: T0, for the paper's row.
         num_seeds: seeds behind each row.
 
     Returns:
-        What `rich.console.Console.print` takes: two tables side by side, or one above the other where the
-        console is too narrow.
+        What `rich.console.Console.print` takes: two tables side by side, or one above the other where the console is too narrow.
     """
     first, *_ = results.values()
     title = f"{source}; max_len {max_len}; {_count(num_seeds, 'seed')}, {first['sessions']:,} held-out sessions"

@@ -1,1 +1,1 @@
-"""History to observed state to purified state."""
+"""History to observed state to purified state. Floats are float32 and integers int32, unless said otherwise."""

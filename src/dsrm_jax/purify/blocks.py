@@ -18,10 +18,8 @@ def in_blocks(function: Callable[..., PyTree], *rows: PyTree) -> PyTree:
     stay where they are used, which halves the time. Other devices hide that and want the whole batch. Rows that lie on
     several devices stay there: a block takes its share from each.
 
-    Args:
-        function: pure, each row of its result depends on the same row of its arguments alone.
-        rows: pytrees of arrays with one leading axis in common; where its size is symbolic, as in an exported program, there are
-            no blocks.
+    Each row of the function's result depends on the same row of its arguments alone. Where the size of the leading axis is
+    symbolic, as in an exported program, there are no blocks.
     """
     count = jax.tree.leaves(rows)[0].shape[0]
     most = ROWS * user_devices()

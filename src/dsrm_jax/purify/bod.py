@@ -19,6 +19,7 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Key
 
+from dsrm_jax.purify.arrays import Scalar
 from dsrm_jax.purify.purifier import Learning, Purifier
 from dsrm_jax.purify.rce import LabelledBatch, LinearEncoder, click_logits, encode, make_denoiser, start_encoder
 from dsrm_jax.purify.settings import DenoiserConfig
@@ -55,25 +56,23 @@ def make_bod_purifier(
     *,
     reading: str = DenoiserConfig.reading,
     hidden: int = DenoiserConfig.hidden,
-    alignment_weight: float | Float[Array, ""] = DenoiserConfig.alignment_weight,
-    uniformity_weight: float | Float[Array, ""] = DenoiserConfig.uniformity_weight,
+    alignment_weight: Scalar = DenoiserConfig.alignment_weight,
+    uniformity_weight: Scalar = DenoiserConfig.uniformity_weight,
     iterations: int = DenoiserConfig.iterations,
     batch_size: int = DenoiserConfig.batch_size,
-    learning_rate: float | Float[Array, ""] = DenoiserConfig.learning_rate,
+    learning_rate: Scalar = DenoiserConfig.learning_rate,
 ) -> Purifier:
     """Build the purifier that BOD trains; `online` weights a history's clicks by the generator.
 
-    The keywords are fields of `DenoiserConfig`, which says what each means; floats may be traced.
-
-    Raises:
-        InputError: a value is out of range or unknown.
+    The keywords are fields of `DenoiserConfig`, which says what each means; floats may be traced. Raises InputError where a value
+    is out of range or unknown.
     """
     check(DenoiserConfig, "denoiser", **locals())
 
     def init(key: Key[Array, ""], batch: LabelledBatch) -> BODParams:
         dim = batch.state.shape[-1]
         generator = Generator(hidden).init(key, jnp.zeros((1, dim)), jnp.zeros((1, 1, dim)))
-        return BODParams(start_encoder(dim), generator)
+        return BODParams(start_encoder(key, batch), generator)
 
     def loss(params: BODParams, key: PyTree, batch: LabelledBatch) -> Float[Array, ""]:
         """Return the inner loss in the encoder plus the outer loss in the generator."""

@@ -6,18 +6,15 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
+from dsrm_jax.purify.arrays import States
+
 
 @struct.dataclass
 class LevelFeatures:
-    """What the network knows of diffusion levels: FiLM scales and shifts of its hidden layers.
+    """What the network knows of diffusion levels: FiLM scales and shifts of its hidden layers."""
 
-    Attributes:
-        scale: `(..., 2, F)` float32, multiplies each layer's pre-activation.
-        shift: `(..., 2, F)` float32, added to it.
-    """
-
-    scale: Float[Array, "... 2 F"]
-    shift: Float[Array, "... 2 F"]
+    scale: Float[Array, "... 2 F"]  # multiplies each layer's pre-activation
+    shift: Float[Array, "... 2 F"]  # added to it
 
 
 def time_embedding(time: Float[Array, "..."], num_frequencies: int = 16) -> Float[Array, "... E"]:
@@ -31,14 +28,10 @@ class Denoiser(nn.Module):
     """MLP [state, condition, level] -> hidden -> hidden -> state, FiLM level features, zero last layer.
 
     Three methods instead of one call: `levels` and `project` are run once, `denoise` once per level.
-
-    Attributes:
-        dim: state dimensions D.
-        hidden: width F.
     """
 
-    dim: int
-    hidden: int
+    dim: int  # state dimensions D
+    hidden: int  # width F
 
     def setup(self) -> None:
         """Declare the layers."""
@@ -57,9 +50,7 @@ class Denoiser(nn.Module):
         """Project conditions into the first layer; a zero projection stands for no condition."""
         return self.condition_layer(condition)
 
-    def denoise(
-        self, noised: Float[Array, "... D"], features: LevelFeatures, projected: Float[Array, "... F"]
-    ) -> Float[Array, "... D"]:
+    def denoise(self, noised: States, features: LevelFeatures, projected: Float[Array, "... F"]) -> States:
         """Return the prediction `(..., D)` for noised states at the level of `features`."""
         scale, shift = features.scale, features.shift
         hidden = self.state_layer(noised) + projected
@@ -67,8 +58,6 @@ class Denoiser(nn.Module):
         hidden = nn.silu(scale[..., 1, :] * self.hidden_layer(hidden) + shift[..., 1, :])
         return self.output_layer(hidden)
 
-    def __call__(
-        self, noised: Float[Array, "... D"], time: Float[Array, "..."], condition: Float[Array, "... C"]
-    ) -> Float[Array, "... D"]:
+    def __call__(self, noised: States, time: Float[Array, "..."], condition: Float[Array, "... C"]) -> States:
         """Return `denoise` with its level features and projection computed in place; `init` traces this."""
         return self.denoise(noised, self.levels(time), self.project(condition))

@@ -11,23 +11,19 @@ from typing import Literal
 import jax
 from jaxtyping import Array, Float, Int
 
+from dsrm_jax.purify.arrays import States
 from dsrm_jax.purify.schedule import Level, Schedule
 from dsrm_jax.types import PyTree
 
-Predict = Callable[[Float[Array, "... D"], PyTree, PyTree], tuple[Float[Array, "... D"], PyTree]]
-"""`(noised state, features of the level, memory) -> (predicted eps, memory)`."""
+Predict = Callable[[States, PyTree, PyTree], tuple[States, PyTree]]
 
 
-def add_noise(
-    step: Schedule | Level, clean: Float[Array, "... D"], noise: Float[Array, "... D"] | float
-) -> Float[Array, "... D"]:
+def add_noise(step: Schedule | Level, clean: States, noise: States | float) -> States:
     """Noise clean states (Eq. 2): s^(k) = sqrt(alpha_bar_k) s^(0) + sqrt(1 - alpha_bar_k) eps, `noise`; 0 gives the mean."""
     return step.signal[..., None] * clean + step.noise[..., None] * noise
 
 
-def velocity(
-    step: Schedule | Level, clean: Float[Array, "... D"], noise: Float[Array, "... D"]
-) -> Float[Array, "... D"]:
+def velocity(step: Schedule | Level, clean: States, noise: States) -> States:
     """Return v = sqrt(alpha_bar_k) eps - sqrt(1 - alpha_bar_k) s^(0), well-scaled at every level.
 
     With s^(k) it is a rotation of (s^(0), eps): eps where the signal is intact, -s^(0) where it is drowned.
@@ -36,17 +32,12 @@ def velocity(
     return step.signal[..., None] * noise - step.noise[..., None] * clean
 
 
-def eps_from_velocity(step: Schedule, noised: Float[Array, "... D"], v: Float[Array, "... D"]) -> Float[Array, "... D"]:
+def eps_from_velocity(step: Schedule, noised: States, v: States) -> States:
     """Return eps = sqrt(1 - alpha_bar_k) s^(k) + sqrt(alpha_bar_k) v, which puts v into Eq. (3)."""
     return step.noise[..., None] * noised + step.signal[..., None] * v
 
 
-def reverse_step(
-    step: Schedule,
-    noised: Float[Array, "... D"],
-    eps: Float[Array, "... D"],
-    noise: Float[Array, "... D"] | None = None,
-) -> Float[Array, "... D"]:
+def reverse_step(step: Schedule, noised: States, eps: States, noise: States | None = None) -> States:
     """Go to level k - 1 (Eq. 3): (s^(k) - beta_k / sqrt(1 - alpha_bar_k) eps) / sqrt(alpha_k) + sigma_k z.
 
     `noised` is s^(k), `eps` what the network predicts, `noise` z, None for the mean; sigma_k is the posterior's, 0 at k = 1.
@@ -56,7 +47,7 @@ def reverse_step(
     return mean if noise is None else mean + step.posterior_std[..., None] * noise
 
 
-def ddim_step(step: Schedule, noised: Float[Array, "... D"], eps: Float[Array, "... D"]) -> Float[Array, "... D"]:
+def ddim_step(step: Schedule, noised: States, eps: States) -> States:
     """Go to the level before by the deterministic implicit step: noise the predicted s^(0) with the predicted eps.
 
     s^(k-1) = sqrt(alpha_bar_{k-1}) x0 + sqrt(1 - alpha_bar_{k-1}) eps, written with the per-step alpha so that nothing is
@@ -70,30 +61,26 @@ def ddim_step(step: Schedule, noised: Float[Array, "... D"], eps: Float[Array, "
 def reverse(
     predict: Predict,
     schedule: Schedule,
-    noised: Float[Array, "... D"],
+    noised: States,
     features: PyTree,
     *,
     start: int | Int[Array, ""] | None = None,
     noise: Float[Array, "S ... D"] | None = None,
     memory: PyTree = None,
     sampler: Literal["ddpm", "ddim"] = "ddpm",
-) -> Float[Array, "... D"]:
-    """Run the reverse process from level k* down to 1 as one `lax.scan`, or where k* is traced as a loop, which has no
+) -> States:
+    """Run the reverse process from level k* down to 1, s^(0), as one `lax.scan`, or where k* is traced as a loop, which has no
     reverse-mode derivative; deterministic unless noise is given.
 
     Args:
         predict: `(s^(k), features of level k, memory) -> (eps, memory)`, called once per level.
         schedule: leaves `(S,)`.
-        noised: `(..., D)` float32, s^(k*).
-        features: pytree with leading axis S, entry k - 1 handed to `predict` at level k: what depends on the
-            level alone is computed once instead of in the scan.
+        noised: s^(k*).
+        features: leading axis S, entry k - 1 handed to `predict` at level k: what depends on the level alone is computed once.
         start: k* in 1..S; None: S.
-        noise: `(S or k*, ..., D)` float32, entry k - 1 is the z of level k; None: no noise.
-        memory: pytree that `predict` hands on from level to level, such as where an iterative solver stopped.
+        noise: `(S or k*, ..., D)`, entry k - 1 is the z of level k; None: no noise.
+        memory: what `predict` hands on from level to level, such as where an iterative solver stopped.
         sampler: `ddpm` takes Eq. (3), `ddim` the implicit step, which is always deterministic.
-
-    Returns:
-        `(..., D)` float32, s^(0).
     """
     inputs = (schedule, features, noise)
 

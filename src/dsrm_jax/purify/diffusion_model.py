@@ -8,8 +8,9 @@ import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
+from dsrm_jax.purify.arrays import Scalar, States
 from dsrm_jax.purify.denoiser import Denoiser, LevelFeatures
 from dsrm_jax.purify.diffusion import add_noise, eps_from_velocity, reverse, velocity
 from dsrm_jax.purify.encoder import Evidence
@@ -26,6 +27,7 @@ Moved: TypeAlias = Callable[..., tuple[Array, PyTree]]
 """`(expected s^(0), its variance, whether to look anew, memory) -> (guided s^(0), memory)`, once per level."""
 Guide: TypeAlias = Callable[[PyTree, Array, Evidence], tuple[Moved, PyTree]]
 """`(params, state, evidence) -> (how levels are guided, first memory)`."""
+Fit: TypeAlias = "Callable[[Array], Normaliser | Whitening]"
 
 
 @struct.dataclass
@@ -35,41 +37,47 @@ class Normaliser:
     mean: Float[Array, "D"]
     std: Float[Array, "D"]
 
-    def apply(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    def apply(self, x: States) -> States:
         """Return x with mean 0 and variance 1."""
         return (x - self.mean) / self.std
 
-    def invert(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    def invert(self, x: States) -> States:
         """Undo `apply`."""
         return x * self.std + self.mean
 
 
+def fit_normaliser(x: Float[Array, "N D"]) -> Normaliser:
+    """Return the mean and standard deviation of each coordinate over rows."""
+    std = jnp.std(x, axis=0)
+    return Normaliser(jnp.mean(x, axis=0), jnp.where(std > 1e-6, std, 1.0))
+
+
+def uniform_times(key: Key[Array, ""], rows: int) -> tuple[Level, float]:
+    """Return levels at uniform times of the continuous process, weighted alike; the key is consumed."""
+    return at_time(1.0 - jax.random.uniform(key, (rows,))), 1.0
+
+
 @struct.dataclass
 class PurifierParams:
-    """Arrays of a diffusion purifier.
+    """Arrays of a diffusion purifier."""
 
-    Attributes:
-        network: variables of `Denoiser`, the only trained leaves.
-        state, condition, target: how each input of `PurifierBatch` is normalised; `guided` whitens states and targets alike.
-        exposure: of `guided`, what the log's choices tell: silent after `init`, for batches of states do not tell it.
-    """
-
-    network: PyTree
+    network: PyTree  # variables of `Denoiser`, the only trained leaves
+    # how each input of `PurifierBatch` is normalised; `guided` whitens states and targets alike
     state: Normaliser | Whitening
     condition: Normaliser
     target: Normaliser | Whitening
-    exposure: Exposure | None = None
+    exposure: Exposure | None = None  # of `guided`: silent after `init`, for batches of states do not tell it
 
 
 def make_diffusion_model(
     diffusion: Diffusion,
     learning: Learning,
     *,
-    view: Callable[[PurifierBatch], PurifierBatch],
+    view: Callable[[PurifierBatch], PurifierBatch] = lambda batch: batch,
     condition: Callable[[Array, Evidence], Array] | None = None,
-    dropout: float | Float[Array, ""] = 0.0,
-    draw: Draw | None = None,
-    fit: Callable[[Array], Normaliser | Whitening] | None = None,
+    dropout: Scalar = 0.0,
+    draw: Draw = uniform_times,
+    fit: Fit = fit_normaliser,
     guide: Guide | None = None,
 ) -> Purifier:
     """Build a purifier that learns states by diffusion and purifies them by the reverse process (Eq. 2, 3 and 7).
@@ -82,19 +90,15 @@ def make_diffusion_model(
     Args:
         diffusion: how the reverse process runs.
         learning: how Stage I trains.
-        view: of a batch, what the kind learns from.
+        view: of a batch, what the kind learns from; by default all of it.
         condition: `(state, evidence) -> (..., C)`, what the network is told beside the noised state; None: nothing.
         dropout: probability that a row's whole condition is left out in training, in [0, 1].
-        draw: levels that a batch is noised to; None: uniform times of the continuous process, weighted alike, which divides each
-            level's term of Eq. (7) by alpha_bar, for that hardly weighs the levels that purification starts from.
-        fit: how states and targets are normalised; None: coordinate by coordinate.
+        draw: levels that a batch is noised to; by default uniform times, weighted alike, which divides each level's term of Eq.
+            (7) by alpha_bar, for that hardly weighs the levels that purification starts from.
+        fit: how states and targets are normalised; by default coordinate by coordinate.
         guide: how the expected clean state is moved at each level; None: it is not.
-
-    Raises:
-        InputError: the schedule is unknown.
     """
-    make_schedule(diffusion.schedule, diffusion.diffusion_steps)  # named here, before anything is traced
-    draw = draw or uniform_times
+    make_schedule(diffusion.schedule, diffusion.diffusion_steps)  # an unknown one is named before anything is traced
 
     def project(params: PurifierParams, told: Array) -> Array:
         told = params.condition.apply(told)
@@ -105,16 +109,12 @@ def make_diffusion_model(
         return init_params(key, view(batch), hidden=diffusion.hidden, fit=fit)
 
     def errors(
-        params: PurifierParams,
-        key: Key[Array, ""],
-        batch: PurifierBatch,
-        step: Level | Schedule,
-        keep: Bool[Array, "N"],
+        params: PurifierParams, key: Key[Array, ""], batch: PurifierBatch, step: Level | Schedule, keep: Array
     ) -> Float[Array, "N"]:
         """Return each row's mean square error of v; the error of eps is sqrt(alpha_bar) times that of v."""
         batch = view(batch)
-        condition_map, target_map = jax.lax.stop_gradient((params.condition, params.target))
-        fixed = replace(params, condition=condition_map, target=target_map)
+        told_as, target_as = jax.lax.stop_gradient((params.condition, params.target))
+        fixed = replace(params, condition=told_as, target=target_as)
         clean = fixed.target.apply(batch.target)
         eps = jax.random.normal(key, clean.shape)
         noised = add_noise(step, clean, eps)
@@ -150,12 +150,8 @@ def make_diffusion_model(
     draws = not (isinstance(diffusion.noise_scale, int | float) and diffusion.noise_scale == 0)
 
     def purify(
-        params: PurifierParams,
-        key: Key[Array, ""] | None,
-        state: Float[Array, "... D"],
-        evidence: Evidence,
-        process: ReverseProcess | None = None,
-    ) -> Float[Array, "... D"]:
+        params: PurifierParams, key: PyTree, state: States, evidence: Evidence, process: ReverseProcess | None = None
+    ) -> States:
         """Run the reverse process from the noised state; everything else is computed before the scan."""
         process = process_of(params) if process is None else process
         schedule = process.schedule
@@ -196,15 +192,8 @@ def make_diffusion_model(
     return Purifier(init, loss, purify, process_of, draws, learning, leak=leak)
 
 
-def init_params(
-    key: Key[Array, ""],
-    batch: PurifierBatch,
-    *,
-    hidden: int,
-    fit: Callable[[Array], Normaliser | Whitening] | None = None,
-) -> PurifierParams:
+def init_params(key: Key[Array, ""], batch: PurifierBatch, *, hidden: int, fit: Fit = fit_normaliser) -> PurifierParams:
     """Return a fresh network and the normalisation of a batch; the key is consumed."""
-    fit = fit or fit_normaliser
     chex.assert_equal_shape([batch.state, batch.target])
     row = jax.tree.map(lambda x: x[:1], batch)
     denoiser = Denoiser(batch.target.shape[-1], hidden)
@@ -213,26 +202,10 @@ def init_params(
     return PurifierParams(network, fit(batch.state), told, fit(batch.target))
 
 
-def fit_normaliser(x: Float[Array, "N D"]) -> Normaliser:
-    """Return the mean and standard deviation of each coordinate over rows."""
-    std = jnp.std(x, axis=0)
-    return Normaliser(jnp.mean(x, axis=0), jnp.where(std > 1e-6, std, 1.0))
-
-
-def uniform_times(key: Key[Array, ""], rows: int) -> tuple[Level, float]:
-    """Return levels at uniform times of the continuous process, weighted alike; the key is consumed."""
-    return at_time(1.0 - jax.random.uniform(key, (rows,))), 1.0
-
-
 def gaussian_floor(target: Float[Array, "N D"], schedule: Schedule) -> Float[Array, "S"]:
-    """Return the eps error of the best UNCONDITIONAL Gaussian denoiser at each level (P2).
+    """Return the eps error of the best UNCONDITIONAL Gaussian denoiser of (normalised) targets at each level (P2).
 
-    It is the mean of alpha_bar v / (alpha_bar v + 1 - alpha_bar) over eigenvalues v of the targets'
-    covariance.
-
-    Args:
-        target: `(N, D)` float32 in the coordinates that the denoiser works in (normalised).
-        schedule: leaves `(S,)`.
+    It is the mean of alpha_bar v / (alpha_bar v + 1 - alpha_bar) over eigenvalues v of the targets' covariance.
     """
     variance = jnp.maximum(jnp.linalg.eigvalsh(jnp.atleast_2d(jnp.cov(target, rowvar=False))), 0.0)
     kept = schedule.alpha_bar[:, None] * variance
@@ -242,8 +215,7 @@ def gaussian_floor(target: Float[Array, "N D"], schedule: Schedule) -> Float[Arr
 def leak_ratio(losses: Float[Array, "S"], floor: Float[Array, "S"]) -> Float[Array, "S"]:
     """Return the denoiser's eps error over `gaussian_floor` at each level (P2).
 
-    About 1: no better than an unconditional Gaussian. Moderately below 1: the condition informs, as it
-    should. Below .2 at k = 1, where the noise is far smaller than any honest uncertainty: the condition
-    contains the target, and the reverse process only copies it (the identity trap).
+    About 1: no better than an unconditional Gaussian. Moderately below 1: the condition informs, as it should. Below .2 at k = 1,
+    where the noise is far smaller than any honest uncertainty: it contains the target, which is only copied (the identity trap).
     """
     return losses / floor

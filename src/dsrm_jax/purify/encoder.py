@@ -15,12 +15,12 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from dsrm_jax.purify.arrays import States
 from dsrm_jax.purify.settings import EncoderConfig
 from dsrm_jax.purify.view import Catalogue
+from dsrm_jax.purify.windows import Windows
 from dsrm_jax.settings import check
-from dsrm_jax.simulator.history import random_windows
 from dsrm_jax.simulator.response import FactorResponse
-from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.simulator.world import History, SessionStarts, World
 from dsrm_jax.types import PyTree
 
@@ -30,15 +30,10 @@ NUM_LABELS = 20  # events after each history whose clicks the encoder predicts
 
 @struct.dataclass
 class Embeddings:
-    """Frozen item side of the state space.
+    """Frozen item side of the state space."""
 
-    Attributes:
-        vectors: `(V, D)` float32, a fitted factor per item and a final 1.
-        bias: `(V,)` float32, the click logit that an average user gives the item.
-    """
-
-    vectors: Float[Array, "V D"]
-    bias: Float[Array, "V"]
+    vectors: Float[Array, "V D"]  # a fitted factor per item and a final 1
+    bias: Float[Array, "V"]  # the click logit that an average user gives the item
 
 
 @struct.dataclass
@@ -59,7 +54,7 @@ class Encoder(NamedTuple):
     """
 
     init: Callable[[Key[Array, ""], Embeddings], EncoderParams]
-    encode: Callable[[EncoderParams, Float[Array, "... C"]], Float[Array, "... D"]]
+    encode: Callable[[EncoderParams, Float[Array, "... C"]], States]
     state_dim: int
 
 
@@ -76,7 +71,6 @@ def user_states(factors: FactorResponse) -> Float[Array, "U D"]:
 
 def make_catalogue(embeddings: Embeddings, world: World) -> Catalogue:
     """Return what a policy knows of a world's items."""
-    num_items = world.item.shape[0]
     outside = jnp.full(embeddings.bias.shape[0], -1, jnp.int32)
     return Catalogue(
         vectors=embeddings.vectors[world.item],
@@ -85,38 +79,25 @@ def make_catalogue(embeddings: Embeddings, world: World) -> Catalogue:
         is_popular=world.is_popular,
         exposure=world.exposure,
         clicked=world.clicked,
-        position=outside.at[world.item].set(jnp.arange(num_items, dtype=jnp.int32)),
+        position=outside.at[world.item].set(jnp.arange(world.item.shape[0], dtype=jnp.int32)),
     )
 
 
 @struct.dataclass
 class Evidence:
-    """What a history says about its user: features of fixed size, and the events themselves in the state's space.
+    """What a history says about its user: features of fixed size, and the events themselves in the state's space."""
 
-    Attributes:
-        summary: `(..., C)` float32, `summarise`.
-        vectors: `(..., H, D)` float32, item vectors of the events.
-        bias: `(..., H)` float32, the click logit that an average user gives each item.
-        click: `(..., H)` bool.
-        shown: `(..., H)` bool, slots that hold an event which may be looked at.
-        item: `(..., H)` int32 vocabulary indices.
-        logged: `(..., H)` bool, those of the shown events that the training log's policy chose.
-    """
-
-    summary: Float[Array, "... C"]
-    vectors: Float[Array, "... H D"] | None = None
-    bias: Float[Array, "... H"] | None = None
+    summary: Float[Array, "... C"]  # `summarise`
+    vectors: Float[Array, "... H D"] | None = None  # item vectors of the events
+    bias: Float[Array, "... H"] | None = None  # the click logit that an average user gives each item
     click: Bool[Array, "... H"] | None = None
-    shown: Bool[Array, "... H"] | None = None
-    item: Int[Array, "... H"] | None = None
-    logged: Bool[Array, "... H"] | None = None
+    shown: Bool[Array, "... H"] | None = None  # slots that hold an event which may be looked at
+    item: Int[Array, "... H"] | None = None  # vocabulary indices
+    logged: Bool[Array, "... H"] | None = None  # those of the shown events that the training log's policy chose
 
 
 def gather_evidence(
-    embeddings: Embeddings,
-    history: History,
-    visible: Bool[Array, "... H"] | None = None,
-    unlogged: Int[Array, "..."] | int = 0,
+    embeddings: Embeddings, history: History, visible: Array | None = None, unlogged: Int[Array, "..."] | int = 0
 ) -> Evidence:
     """Return the evidence of a history. What is not used of it costs nothing under `jit`.
 
@@ -124,9 +105,7 @@ def gather_evidence(
     of a history from that log.
     """
     slots = history.item.shape[-1]
-    shown = jnp.arange(slots) >= slots - history.length[..., None]
-    if visible is not None:
-        shown = shown & visible
+    shown = present(history) if visible is None else present(history) & visible
     return Evidence(
         summary=summarise(embeddings, history, visible),
         vectors=_look_up(embeddings.vectors, history.item),
@@ -138,11 +117,15 @@ def gather_evidence(
     )
 
 
+def present(history: History) -> Bool[Array, "... H"]:
+    """Return which slots of histories hold an event."""
+    slots = history.item.shape[-1]
+    return jnp.arange(slots) >= slots - history.length[..., None]
+
+
 def recent_items(history: History) -> Int[Array, "... R"]:
     """Return the vocabulary indices of the last `NUM_RECENT` events, oldest first, -1 where there is none."""
-    slots = history.item.shape[-1]
-    present = jnp.arange(slots) >= slots - history.length[..., None]
-    return jnp.where(present, history.item, -1)[..., -NUM_RECENT:]
+    return jnp.where(present(history), history.item, -1)[..., -NUM_RECENT:]
 
 
 def summarise(embeddings: Embeddings, history: History, visible: jax.Array | None = None) -> Float[Array, "... C"]:
@@ -153,15 +136,12 @@ def summarise(embeddings: Embeddings, history: History, visible: jax.Array | Non
         skipped ones; the sum of (click - expected click) vector, which is the gradient of the user's log-likelihood at the
         average user, and the diagonal of its curvature, both divided by 10; log(1 + clicks) and log(1 + events).
     """
-    slots = history.item.shape[-1]
-    present = jnp.arange(slots) >= slots - history.length[..., None]
-    if visible is not None:
-        present = present & visible
+    looked_at = present(history) if visible is None else present(history) & visible
     vectors = _look_up(embeddings.vectors, history.item)
     expected = jax.nn.sigmoid(_look_up(embeddings.bias, history.item))
-    clicked = (present & history.click).astype(jnp.float32)
-    skipped = (present & ~history.click).astype(jnp.float32)
-    shown = present.astype(jnp.float32)
+    clicked = (looked_at & history.click).astype(jnp.float32)
+    skipped = (looked_at & ~history.click).astype(jnp.float32)
+    shown = looked_at.astype(jnp.float32)
     weights = jnp.stack([clicked, skipped, clicked - expected * shown], axis=-2)
     pooled = jnp.einsum("...wh,...hd->...wd", weights, vectors)
     curvature = jnp.einsum("...h,...hd->...d", expected * (1 - expected) * shown, jnp.square(vectors))
@@ -197,7 +177,7 @@ class _Network(nn.Module):
     hidden: int
 
     @nn.compact
-    def __call__(self, summary: Float[Array, "... C"]) -> Float[Array, "... D"]:
+    def __call__(self, summary: Float[Array, "... C"]) -> States:
         if not self.hidden:
             return nn.Dense(self.state_dim, kernel_init=nn.initializers.zeros)(summary[..., : self.state_dim])
         x = nn.silu(nn.Dense(self.hidden)(summary))
@@ -214,14 +194,9 @@ def make_encoder(
 ) -> Encoder:
     """Build the history encoder.
 
-    Args:
-        kind: what the state is made of: `clicked` maps the mean vector of the clicked items linearly (what was skipped leaves no
-            trace, as in most interactive recommenders), `exposure` uses the whole summary.
-        dim: item embedding dimensions; the state has one more.
-        hidden: width of the network of `exposure`.
-
-    Raises:
-        InputError: on an unknown kind, or a width below 1.
+    The keywords are fields of `EncoderConfig`, which says what each means. `clicked` maps the mean vector of the clicked items,
+    so that what was skipped leaves no trace; `exposure` uses the whole summary. Raises InputError on an unknown kind, or a width
+    below 1.
     """
     check(EncoderConfig, "encoder", kind=kind, dim=dim, hidden=hidden)
     state_dim = dim + 1
@@ -240,22 +215,16 @@ def fit_encoder(
     key: Key[Array, ""],
     encoder: Encoder,
     embeddings: Embeddings,
-    starts: SessionStarts,
+    windows: Windows,
     *,
-    history_length: int = EnvironmentConfig.history_length,
-    arrival_length: int = EnvironmentConfig.arrival_length,
     iterations: int = EncoderConfig.iterations,
     batch_size: int = EncoderConfig.batch_size,
     learning_rate: float = EncoderConfig.learning_rate,
 ) -> tuple[EncoderParams, Float[Array, "iterations"]]:
     """Train the encoder to predict the clicks that follow a history; only the network moves.
 
-    The key is consumed. Histories are windows of the training rows `starts`, of at most `history_length` events and, where the
-    log holds them, at least `arrival_length`. Adam runs for `iterations` steps of `batch_size` histories, its step size decaying
-    from `learning_rate` to 0 by a cosine.
-
-    Returns:
-        `(params, losses)`: losses are the batches' mean binary cross-entropy in nats.
+    The key is consumed. `windows` are of training rows. Adam runs for `iterations` steps of `batch_size` histories, its step size
+    decaying from `learning_rate` to 0 by a cosine. Losses are the batches' mean binary cross-entropy in nats.
     """
     init_key, scan_key = jax.random.split(key)
     params = encoder.init(init_key, embeddings)
@@ -265,19 +234,18 @@ def fit_encoder(
         return next_click_loss(encoder, EncoderParams(embeddings, network), history, label)
 
     @jax.jit
-    def run(network: PyTree, keys: jax.Array, embeddings: Embeddings, starts: SessionStarts) -> PyTree:
+    def run(network: PyTree, keys: jax.Array, embeddings: Embeddings, windows: Windows) -> PyTree:
         def body(carry: PyTree, key: jax.Array) -> PyTree:
             network, opt_state = carry
             row_key, window_key = jax.random.split(key)
-            rows = jax.random.randint(row_key, (batch_size,), 0, starts.user.shape[0])
-            history = random_windows(window_key, starts, rows, length=history_length, least=arrival_length)
-            value, grads = jax.value_and_grad(loss)(network, history, labels_from(starts, rows), embeddings)
+            rows, history = windows.draw(row_key, window_key, batch_size)
+            value, grads = jax.value_and_grad(loss)(network, history, labels_from(windows.starts, rows), embeddings)
             updates, opt_state = optimiser.update(grads, opt_state)
             return (optax.apply_updates(network, updates), opt_state), value
 
         return jax.lax.scan(body, (network, optimiser.init(network)), keys)
 
-    (network, _), losses = run(params.network, jax.random.split(scan_key, iterations), embeddings, starts)
+    (network, _), losses = run(params.network, jax.random.split(scan_key, iterations), embeddings, windows)
     return EncoderParams(embeddings, network), losses
 
 

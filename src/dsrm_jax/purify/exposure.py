@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Key
 
-from dsrm_jax.purify.encoder import Embeddings
+from dsrm_jax.purify.arrays import States
+from dsrm_jax.purify.encoder import Embeddings, present
 from dsrm_jax.purify.leverage import Leverage, rows_of
 from dsrm_jax.simulator.history import history_before
 from dsrm_jax.simulator.world import SessionStarts
@@ -31,21 +32,13 @@ RIDGE = 1e-4  # of the mean variance
 
 @struct.dataclass
 class Exposure:
-    """What one event that the log chose says about its user's state.
+    """What one event that the log chose says about its user's state."""
 
-    Attributes:
-        centre: `(D,)` float32, mean state.
-        mean: `(D,)` float32, mean vector of a shown item.
-        gain: `(D, D)` float32; `(vector - mean) @ gain` is the gradient of the log-likelihood at the centre.
-        precision: `(D, D)` float32, its negative Hessian.
-        correlation: `()` float32 in [0, 1], of the residuals of a user's events: `independent_share`.
-    """
-
-    centre: Float[Array, "D"]
-    mean: Float[Array, "D"]
-    gain: Float[Array, "D D"]
-    precision: Float[Array, "D D"]
-    correlation: Float[Array, ""]
+    centre: Float[Array, "D"]  # mean state
+    mean: Float[Array, "D"]  # mean vector of a shown item
+    gain: Float[Array, "D D"]  # `(vector - mean) @ gain` is the gradient of the log-likelihood at the centre
+    precision: Float[Array, "D D"]  # its negative Hessian
+    correlation: Float[Array, ""]  # in [0, 1], of the residuals of a user's events: `independent_share`
 
 
 def silent_exposure(dim: int) -> Exposure:
@@ -62,13 +55,12 @@ def fit_exposure(
     The slope is that of a regression of shown vectors on the full-log embeddings. These are posterior modes, whose errors do not
     flatten a slope as far as the factorisation's prior is as wide as preferences are (a wider one flattens, a narrower one
     steepens it). The correlation is a moment estimate: how much wider the windows' sums of residuals spread than those of
-    independent events would, after what is due to the embeddings' errors is taken away.
-
-    The key is consumed. `full` are users' full-log embeddings, and `posterior` says how far these may be off.
+    independent events would, after what is due to the embeddings' errors is taken away. The key is consumed. `full` are users'
+    full-log embeddings, and `posterior` says how far these may be off.
     """
     rows = jax.random.randint(key, (WINDOWS,), 0, starts.user.shape[0])
     history = jax.vmap(lambda row: history_before(starts, row, length=WINDOW_LENGTH))(rows)
-    shown = (jnp.arange(WINDOW_LENGTH) >= WINDOW_LENGTH - history.length[:, None]).astype(jnp.float32)
+    shown = present(history).astype(jnp.float32)
     vectors = embeddings.vectors[history.item][..., :-1]
     state, count = full[starts.user[rows]], history.length.astype(jnp.float32)
     events = jnp.maximum(jnp.sum(count), 1.0)
@@ -94,9 +86,7 @@ def independent_share(exposure: Exposure, count: Float[Array, "..."]) -> Float[A
     return 1.0 / (1.0 + jnp.maximum(count - 1.0, 0.0) * exposure.correlation)
 
 
-def read_exposure(
-    exposure: Exposure, shown_sum: Float[Array, "... D"], count: Float[Array, "..."], at: Float[Array, "... D"]
-) -> Float[Array, "... D"]:
+def read_exposure(exposure: Exposure, shown_sum: States, count: Float[Array, "..."], at: States) -> States:
     """Return the gradient, at a state, of the log-likelihood of what the log showed, its events taken for independent.
 
     `shown_sum` is the sum of the vectors of the items that the log chose, and `count` their number, both times

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
+from dsrm_jax.purify.arrays import Scalar, States
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.exposure import Exposure, independent_share, read_exposure
 
@@ -29,23 +30,17 @@ CONJUGATE_STEPS = 3
 
 @struct.dataclass
 class Whitening:
-    """An affine map to coordinates with mean 0 and covariance I, fixed at `init`.
-
-    Attributes:
-        mean: `(D,)` float32.
-        factor: `(D, D)` float32, lower Cholesky factor L of the covariance.
-        inverse: `(D, D)` float32, its inverse.
-    """
+    """An affine map to coordinates with mean 0 and covariance I, fixed at `init`."""
 
     mean: Float[Array, "D"]
-    factor: Float[Array, "D D"]
-    inverse: Float[Array, "D D"]
+    factor: Float[Array, "D D"]  # lower Cholesky factor L of the covariance
+    inverse: Float[Array, "D D"]  # its inverse
 
-    def apply(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    def apply(self, x: States) -> States:
         """Return x in whitened coordinates."""
         return (x - self.mean) @ self.inverse.T
 
-    def invert(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    def invert(self, x: States) -> States:
         """Undo `apply`."""
         return x @ self.factor.T + self.mean
 
@@ -67,38 +62,23 @@ class Likelihood:
 
     Events stay in the state's own coordinates and x is brought there: one product per state where whitening the events would
     take one per event.
-
-    Attributes:
-        whitening: of the states.
-        vectors: `(..., H, D)` float32; the click logit of event h is `<vectors[h], whitening.invert(x)> + bias[h]`.
-        bias: `(..., H)` float32, the click logit that an average user gives the item.
-        click: `(..., H)` float32, 0 or 1.
-        weight: `(..., H)` float32, guidance scale where there is an event, else 0.
-        exposure: what the log's choices tell.
-        chosen: `(..., D)` float32, sum of the vectors of the items that the log chose, times the exposure's scale and their
-            independent share.
-        count: `(...)` float32, how many they are, times the same.
-        curvature: `(..., D, D)` float32, negative Hessian in x: of the clicks averaged over the prior, of the exposure exact.
     """
 
-    whitening: Whitening
-    vectors: Float[Array, "... H D"]
-    bias: Float[Array, "... H"]
-    click: Float[Array, "... H"]
-    weight: Float[Array, "... H"]
-    exposure: Exposure
-    chosen: Float[Array, "... D"]
-    count: Float[Array, "..."]
+    whitening: Whitening  # of the states
+    vectors: Float[Array, "... H D"]  # the click logit of event h is `<vectors[h], whitening.invert(x)> + bias[h]`
+    bias: Float[Array, "... H"]  # the click logit that an average user gives the item
+    click: Float[Array, "... H"]  # 0 or 1
+    weight: Float[Array, "... H"]  # guidance scale where there is an event, else 0
+    exposure: Exposure  # what the log's choices tell
+    # sum of the vectors of the items that the log chose, times the exposure's scale and their independent share
+    chosen: States
+    count: Float[Array, "..."]  # how many they are, times the same
+    # negative Hessian in x: of the clicks averaged over the prior, of the exposure exact
     curvature: Float[Array, "... D D"]
 
 
 def likelihood_of(
-    evidence: Evidence,
-    whitening: Whitening,
-    exposure: Exposure,
-    *,
-    scale: float | Float[Array, ""],
-    exposure_scale: float | Float[Array, ""],
+    evidence: Evidence, whitening: Whitening, exposure: Exposure, *, scale: Scalar, exposure_scale: Scalar
 ) -> Likelihood:
     """Return the likelihood of a history: of its clicks given what was shown, times that of what the log showed.
 
@@ -127,18 +107,13 @@ def likelihood_of(
 
 @struct.dataclass
 class Expansion:
-    """The log-likelihood to second order about a point, with the fixed curvature.
+    """The log-likelihood to second order about a point, with the fixed curvature."""
 
-    Attributes:
-        at: `(..., D)` float32, the point.
-        gradient: `(..., D)` float32, of the log-likelihood there.
-    """
-
-    at: Float[Array, "... D"]
-    gradient: Float[Array, "... D"]
+    at: States  # the point
+    gradient: States  # of the log-likelihood there
 
 
-def expand(likelihood: Likelihood, at: Float[Array, "... D"]) -> Expansion:
+def expand(likelihood: Likelihood, at: States) -> Expansion:
     """Return the expansion about a point: all that reads the events, and most of what guidance costs."""
     state = likelihood.whitening.invert(at)
     logit = jnp.einsum("...hd,...d->...h", likelihood.vectors, state) + likelihood.bias
@@ -149,12 +124,8 @@ def expand(likelihood: Likelihood, at: Float[Array, "... D"]) -> Expansion:
 
 
 def expanded_mean(
-    likelihood: Likelihood,
-    expansion: Expansion,
-    mean: Float[Array, "... D"],
-    variance: Float[Array, "..."],
-    guess: Float[Array, "... D"],
-) -> Float[Array, "... D"]:
+    likelihood: Likelihood, expansion: Expansion, mean: States, variance: Float[Array, "..."], guess: States
+) -> States:
     """Move a guess to the mode of N(x; mean, variance I) times the expanded likelihood.
 
     A Newton step of the mode that `guided_mean` looks for, where the expansion is about the guess.
@@ -169,31 +140,20 @@ def expanded_mean(
 
 
 def guided_mean(
-    likelihood: Likelihood,
-    mean: Float[Array, "... D"],
-    variance: Float[Array, "..."],
-    guess: Float[Array, "... D"],
-    *,
-    iterations: int,
-) -> Float[Array, "... D"]:
+    likelihood: Likelihood, mean: States, variance: Float[Array, "..."], guess: States, *, iterations: int
+) -> States:
     """Move a guess towards the mode of N(x; mean, variance I) times the likelihood, by Newton steps with a fixed curvature.
 
-    The mode is a fixed point whatever the curvature; the curvature decides how fast it is reached. Each linear system is
-    solved by a few conjugate-gradient steps, matrix products alone.
-
-    Args:
-        likelihood: of the history.
-        mean: `(..., D)` float32, what the prior expects.
-        variance: `(...)` float32, positive.
-        guess: `(..., D)` float32, where to start, such as the estimate of the level before.
-        iterations: Newton steps.
+    The mode is a fixed point whatever the curvature; the curvature decides how fast it is reached. Each linear system is solved
+    by a few conjugate-gradient steps, matrix products alone. `variance` is positive; a good `guess` is the estimate of the level
+    before.
     """
     for _ in range(iterations):
         guess = expanded_mean(likelihood, expand(likelihood, guess), mean, variance, guess)
     return guess
 
 
-def _solve(multiply: Callable[[Array], Array], right: Float[Array, "... D"]) -> Float[Array, "... D"]:
+def _solve(multiply: Callable[[Array], Array], right: States) -> States:
     """Run conjugate gradients on a positive definite system from zero."""
     x, residual, direction = jnp.zeros_like(right), right, right
     square = jnp.sum(residual**2, axis=-1, keepdims=True)

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-from jaxtyping import Array, Float
-
 from dsrm_jax.errors import unknown_name
+from dsrm_jax.purify.arrays import Scalar
 from dsrm_jax.purify.bod import make_bod_purifier
 from dsrm_jax.purify.guided import make_guided
 from dsrm_jax.purify.masked import make_masked, make_regression
@@ -20,7 +19,6 @@ from dsrm_jax.purify.settings import PurifierConfig
 from dsrm_jax.purify.tce import make_tce_purifier
 from dsrm_jax.settings import check
 
-Scalar = float | Float[Array, ""]
 KINDS = ("identity", "paper", "sdedit", "masked", "guided", "regression")
 DENOISERS: dict[str, Callable[..., Purifier]] = {
     "rce": make_rce_purifier,
@@ -54,13 +52,8 @@ def make_purifier(
     """Build a purifier.
 
     `kind` is one of `KINDS`, each described in its module; `DENOISERS` have makers and settings of their own. The other keywords
-    are fields of `PurifierConfig`, which says what each means and which kinds read it; floats may be traced.
-
-    Returns:
-        The purifier; state and condition have the dimensions of the batch that `init` is given.
-
-    Raises:
-        InputError: kind, target, schedule or a number is not valid.
+    are fields of `PurifierConfig`, which says what each means and which kinds read it; floats may be traced. State and condition
+    have the dimensions of the batch that `init` is given. Raises InputError where a value is unknown or out of range.
     """
     check(PurifierConfig, "purifier", **locals())
     diffusion = Diffusion(diffusion_steps, schedule, sampler, sampling_steps, start_fraction, noise_scale, hidden)

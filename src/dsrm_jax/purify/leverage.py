@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
+from dsrm_jax.purify.arrays import States
 from dsrm_jax.purify.encoder import Embeddings
 from dsrm_jax.simulator.fit import BIAS_PRIOR
 from dsrm_jax.simulator.world import SessionStarts
@@ -22,16 +23,12 @@ class Leverage:
 
     M is what a row of the log adds on average, P the prior's precision. Tells how far a user's mode moves when rows are added or
     left out, and how far it may be off.
-
-    Attributes:
-        basis: `(D, D)` float32, columns P^(-1/2) Q.
-        eigenvalue: `(D,)` float32, of P^(-1/2) M P^(-1/2).
     """
 
-    basis: Float[Array, "D D"]
-    eigenvalue: Float[Array, "D"]
+    basis: Float[Array, "D D"]  # columns P^(-1/2) Q
+    eigenvalue: Float[Array, "D"]  # of P^(-1/2) M P^(-1/2)
 
-    def solve(self, right: Float[Array, "... D"], rows: Float[Array, "..."]) -> Float[Array, "... D"]:
+    def solve(self, right: States, rows: Float[Array, "..."]) -> States:
         """Return (rows M + P)^(-1) right."""
         inside = right @ self.basis / (1.0 + rows[..., None] * self.eigenvalue)
         return inside @ self.basis.T
@@ -41,7 +38,7 @@ class Leverage:
         inside = jnp.diagonal(self.basis.T @ matrix @ self.basis)
         return jnp.sum(inside / (1.0 + rows[..., None] * self.eigenvalue), axis=-1)
 
-    def draw(self, key: Key[Array, ""], rows: Float[Array, "..."]) -> Float[Array, "... D"]:
+    def draw(self, key: Key[Array, ""], rows: Float[Array, "..."]) -> States:
         """Draw from N(0, (rows M + P)^(-1)), the posterior about each mode; the key is consumed."""
         noise = jax.random.normal(key, (*rows.shape, self.eigenvalue.shape[0]))
         return (noise * jax.lax.rsqrt(1.0 + rows[..., None] * self.eigenvalue)) @ self.basis.T
@@ -58,10 +55,7 @@ def leverage_of(curvature: Float[Array, "D D"]) -> Leverage:
 def click_curvature(
     key: Key[Array, ""], embeddings: Embeddings, starts: SessionStarts, full: Float[Array, "U D"]
 ) -> Float[Array, "D D"]:
-    """Estimate the mean negative Hessian of one click's log-likelihood, at users' modes `full`, on a sample of the log's rows.
-
-    The key is consumed.
-    """
+    """Estimate a click's mean negative log-likelihood Hessian at modes `full`, on a sample of rows; the key is consumed."""
     rows = jax.random.randint(key, (SAMPLED_ROWS,), 0, starts.user.shape[0])
     vectors = embeddings.vectors[starts.item[rows]]
     logit = jnp.sum(vectors * full[starts.user[rows]], axis=-1) + embeddings.bias[starts.item[rows]]

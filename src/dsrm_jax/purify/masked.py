@@ -1,9 +1,12 @@
 """`masked`: condition a masked view of the history, target a cleaner state; and `regression`, the same without diffusion."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from dsrm_jax.purify.arrays import Scalar
 from dsrm_jax.purify.denoiser import Denoiser
 from dsrm_jax.purify.diffusion_model import PurifierParams, init_params, make_diffusion_model
 from dsrm_jax.purify.encoder import Evidence
@@ -12,7 +15,7 @@ from dsrm_jax.purify.purifier import Learning, Purifier, PurifierBatch
 from dsrm_jax.types import PyTree
 
 
-def make_masked(diffusion: Diffusion, learning: Learning, *, condition_dropout: float | Float[Array, ""]) -> Purifier:
+def make_masked(diffusion: Diffusion, learning: Learning, *, condition_dropout: Scalar) -> Purifier:
     """Build the purifier that learns from Eq. (2) applied to the cleaner target, but starts from the noised OBSERVED state.
 
     With the default start at level S of a rescaled or cosine schedule (alpha_bar below 1e-4) nothing of that state survives but
@@ -20,22 +23,12 @@ def make_masked(diffusion: Diffusion, learning: Learning, *, condition_dropout: 
     alpha_bar_k*.
     """
     return make_diffusion_model(
-        diffusion,
-        learning,
-        view=lambda batch: batch,
-        condition=lambda state, evidence: evidence.summary,
-        dropout=condition_dropout,
+        diffusion, learning, condition=lambda state, evidence: evidence.summary, dropout=condition_dropout
     )
 
 
 def make_regression(learning: Learning, *, hidden: int) -> Purifier:
-    """Build the control of `masked`: the same network maps observed state and condition to the target in one pass.
-
-    Its loss is the mean square error of the normalised target.
-    """
-
-    def init(key: Key[Array, ""], batch: PurifierBatch) -> PurifierParams:
-        return init_params(key, batch, hidden=hidden)
+    """Build the control of `masked`: its network maps state and condition to the normalised target at once, by square error."""
 
     def output(params: PurifierParams, state: Array, evidence: Evidence) -> Array:
         denoiser = Denoiser(state.shape[-1], hidden)
@@ -54,4 +47,4 @@ def make_regression(learning: Learning, *, hidden: int) -> Purifier:
     def purify(params: PurifierParams, key: PyTree, state: Array, evidence: Evidence) -> Array:
         return params.target.invert(output(params, state, evidence))
 
-    return Purifier(init, loss, purify, learning=learning)
+    return Purifier(partial(init_params, hidden=hidden), loss, purify, learning=learning)

@@ -45,10 +45,7 @@ def seed_axes(perception: Perception) -> Perception:
 
 
 def make_perceive(encoder: Encoder, purifier: Purifier) -> Perceive:
-    """Build `(perception, key, observation) -> View`, batched over leading dimensions of the observation.
-
-    The key is consumed; it is used by purifiers that draw noise (`Purifier.draws`).
-    """
+    """Build `(perception, key, observation) -> View` of batched observations; the key is for `Purifier.draws`, and consumed."""
 
     def perceive(perception: Perception, key: jax.Array, observation: Observation) -> View:
         def look(history: History, unlogged: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -70,11 +67,8 @@ def share_process(purifier: Purifier, perception: Perception) -> Perception:
     """Return a perception with the purifier's reverse process beside its parameters.
 
     A purifier's number of diffusion steps and its schedule decide how often a loop runs and what it reads, not what it does:
-    purifiers that differ in nothing else are served by one program that takes the process as an argument.
-
-    Args:
-        purifier: any; where it has no reverse process, or draws noise for every level of it, nothing changes.
-        perception: its parameters, with a leading seed axis.
+    purifiers that differ in nothing else are served by one program that takes the process as an argument. Where a purifier has
+    none, or draws noise for every level of it, nothing changes. Its parameters have a leading seed axis.
     """
     make = purifier.process
     if make is None or purifier.draws:

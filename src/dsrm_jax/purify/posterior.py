@@ -15,7 +15,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
-from dsrm_jax.purify.encoder import Embeddings
+from dsrm_jax.purify.encoder import Embeddings, present
 from dsrm_jax.purify.exposure import Exposure, fit_exposure, independent_share, read_exposure
 from dsrm_jax.purify.leverage import Leverage, click_curvature, leverage_of, rows_of
 from dsrm_jax.simulator.world import History, SessionStarts
@@ -25,21 +25,14 @@ ROWS_AT_ONCE = 1 << 18  # summed in blocks: the vectors of 12.5 million rows wou
 
 @struct.dataclass
 class UserPosterior:
-    """Gaussian posteriors N(mode, (rows M + P)^(-1)) of users' states: the cleanest states that a log holds of them.
-
-    Attributes:
-        mode: `(U, D)` float32.
-        rows: `(U,)` float32, how many rows the log holds of each user.
-        leverage: their precision; M holds what a row's click and its being shown add.
-        exposure: what the log's choices tell.
-        share: `()` float32, what a row's being shown counts here: the independent share of as many rows as the user of a mean
-            row has. Users with fewer are told somewhat too little by it, those with more too much.
-    """
+    """Gaussian posteriors N(mode, (rows M + P)^(-1)) of users' states: the cleanest states that a log holds of them."""
 
     mode: Float[Array, "U D"]
-    rows: Float[Array, "U"]
-    leverage: Leverage
-    exposure: Exposure
+    rows: Float[Array, "U"]  # how many rows the log holds of each user
+    leverage: Leverage  # their precision; M holds what a row's click and its being shown add
+    exposure: Exposure  # what the log's choices tell
+    # what a row's being shown counts here: the independent share of as many rows as the user of a mean row has. Users with
+    # fewer are told somewhat too little by it, those with more too much.
     share: Float[Array, ""]
 
     def of(self, user: Int[np.ndarray, "N"]) -> "UserPosterior":
@@ -57,9 +50,8 @@ def fit_posterior(
     """Add what the log showed to what its users clicked.
 
     The exposure is fitted to modes that have not seen it; one Newton step, exact where the clicks' log-likelihood is quadratic,
-    then moves each mode by what the user's rows show.
-
-    The key is consumed; `clicked` are the modes given the clicks alone (`encoder.user_states`).
+    then moves each mode by what the user's rows show. The key is consumed; `clicked` are the modes given the clicks alone
+    (`encoder.user_states`).
     """
     curvature_key, exposure_key = jax.random.split(key)
     curvature = click_curvature(curvature_key, embeddings, starts, clicked)
@@ -79,18 +71,16 @@ def without_window(
     """Return users' modes as they would be without the window's own events: one Newton step back.
 
     At the mode the gradient over all rows vanishes, so that of the others is minus the window's. Matters where a window is much
-    of what the log holds of a user (53 rows on average in KuaiRand): the target must not repeat the condition's own noise.
-
-    The histories' events are rows of the log. Of a user without any nothing is taken out, for nothing was put in.
+    of what the log holds of a user (53 rows on average in KuaiRand): the target must not repeat the condition's own noise. The
+    histories' events are rows of the log. Of a user without any nothing is taken out, for nothing was put in.
     """
-    slots = history.item.shape[-1]
-    present = jnp.arange(slots) >= slots - history.length[..., None]
+    held = present(history).astype(jnp.float32)
     mode = posterior.mode[user]
     vectors = embeddings.vectors[history.item]
     logit = jnp.einsum("bhd,bd->bh", vectors, mode) + embeddings.bias[history.item]
-    surprise = present * (history.click - jax.nn.sigmoid(logit))
+    surprise = held * (history.click - jax.nn.sigmoid(logit))
     own = jnp.einsum("bh,bhd->bd", surprise, vectors)
-    shown = jnp.einsum("bh,bhd->bd", present.astype(jnp.float32), vectors)
+    shown = jnp.einsum("bh,bhd->bd", held, vectors)
     count = history.length.astype(jnp.float32)
     own += posterior.share * read_exposure(posterior.exposure, shown, count, at=mode)
     others = posterior.rows[user] - history.length

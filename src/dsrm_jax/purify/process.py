@@ -11,53 +11,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
+from dsrm_jax.purify.arrays import Scalar
 from dsrm_jax.purify.denoiser import Denoiser, LevelFeatures
 from dsrm_jax.purify.schedule import Schedule, ScheduleName, make_schedule, sampling_levels
 from dsrm_jax.purify.settings import PurifierConfig
 from dsrm_jax.types import PyTree
 
-# of the log-likelihood in one reverse process: with every one of 20 levels the states differ by .4 %
-EXPANSIONS = 10
-# that a shared program's arrays hold; a process with more levels gets the next multiple
-LEVELS = 512
+EXPANSIONS = 10  # of the log-likelihood in one reverse process: with every one of 20 levels the states differ by .4 %
+LEVELS = 512  # that a shared program's arrays hold; a process with more levels gets the next multiple
 
 
 class Diffusion(NamedTuple):
-    """How a diffusion model is run, and how wide its denoiser is: fields of `PurifierConfig`, and `own_start`.
-
-    Attributes:
-        own_start: what a `start_fraction` of 0 stands for, in (0, 1].
-    """
+    """How a diffusion model is run, and how wide its denoiser is: fields of `PurifierConfig`, and `own_start`."""
 
     diffusion_steps: int = PurifierConfig.diffusion_steps
     schedule: ScheduleName = PurifierConfig.schedule
     sampler: Literal["ddpm", "ddim"] = PurifierConfig.sampler
     sampling_steps: int = PurifierConfig.sampling_steps
-    start_fraction: float | Float[Array, ""] = PurifierConfig.start_fraction
-    noise_scale: float | Float[Array, ""] = PurifierConfig.noise_scale
+    start_fraction: Scalar = PurifierConfig.start_fraction
+    noise_scale: Scalar = PurifierConfig.noise_scale
     hidden: int = PurifierConfig.hidden
-    own_start: float = 1.0
+    own_start: float = 1.0  # what a `start_fraction` of 0 stands for, in (0, 1]
 
 
 @struct.dataclass
 class ReverseProcess:
-    """Levels that a purifier steps down through.
+    """Levels that a purifier steps down through."""
 
-    Attributes:
-        schedule: leaves `(M,)`.
-        features: leaves `(M, ...)`, what the denoiser makes of each level.
-        expands: `(M,)` bool, at which levels guidance expands the likelihood anew.
-        start: k* in 1..M, where the process begins: a Python int where it is known, and then `reverse` is a scan of k* steps; an
-            array where it is an argument of the program, and then a loop of as many, which has no reverse-mode derivative.
-        lowest: leaves `(1,)`, level 1 of the whole schedule, visited or not, at which a leak shows (`Purifier.leak`).
-    """
-
-    schedule: Schedule
-    features: LevelFeatures
-    expands: Bool[Array, "M"]
+    schedule: Schedule  # leaves `(M,)`
+    features: LevelFeatures  # leaves `(M, ...)`, what the denoiser makes of each level
+    expands: Bool[Array, "M"]  # at which levels guidance expands the likelihood anew
+    # k* in 1..M, where the process begins: a Python int where it is known, and then `reverse` is a scan of k* steps; an
+    # array where it is an argument of the program, and then a loop of as many, which has no reverse-mode derivative
     start: int | Int[Array, ""]
+    # leaves `(1,)`, level 1 of the whole schedule, visited or not, at which a leak shows (`Purifier.leak`)
     lowest: Schedule
 
 

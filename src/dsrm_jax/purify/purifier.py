@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Key
 
+from dsrm_jax.purify.arrays import Scalar, States
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.exposure import Exposure
 from dsrm_jax.purify.process import ReverseProcess
@@ -17,31 +18,21 @@ from dsrm_jax.types import PyTree
 
 @struct.dataclass
 class PurifierBatch:
-    """States to learn from, one row per history.
+    """States to learn from, one row per history."""
 
-    Attributes:
-        state: `(N, D)` float32, observed state of the full history.
-        condition: `(N, ...)` what the denoiser may see, such as the evidence of a masked view of the history.
-        target: `(N, D)` float32, the cleaner state to reconstruct; its own noise must not be in `condition`.
-    """
-
-    state: Float[Array, "N D"]
-    condition: Evidence
-    target: Float[Array, "N D"]
+    state: Float[Array, "N D"]  # observed state of the full history
+    condition: Evidence  # `(N, ...)` what the denoiser may see, such as the evidence of a masked view of the history
+    target: Float[Array, "N D"]  # the cleaner state to reconstruct; its own noise must not be in `condition`
 
 
 class Learning(NamedTuple):
-    """How Stage I trains a purifier.
+    """How Stage I trains a purifier; what is not listed is a field of `PurifierConfig`.
 
     Attributes:
         target: the cleaner state of each batch: `draw` or `mode` of the user's posterior, or one of `targets.TARGETS`.
         labelled: batches are `rce.LabelledBatch`: histories with the clicks that followed them, no cleaner state.
-        iterations: gradient steps.
-        batch_size: N.
         learning_rate: Adam's first step size; it decays to 0 by a cosine.
         ema: decay of the moving average of the weights, in [0, 1); not read where `labelled`.
-        mask_rate: mean share of a history's events that `condition` hides, in [0, .5].
-        refresh_rounds: times that Stage I goes on with histories which a policy made (`training.refresh`).
         ramp: gradient steps over which `LabelledBatch.progress` rises from 0 to 1.
     """
 
@@ -49,9 +40,9 @@ class Learning(NamedTuple):
     labelled: bool = False
     iterations: int = PurifierConfig.iterations
     batch_size: int = PurifierConfig.batch_size
-    learning_rate: float | Float[Array, ""] = PurifierConfig.learning_rate
-    ema: float | Float[Array, ""] = PurifierConfig.ema
-    mask_rate: float | Float[Array, ""] = PurifierConfig.mask_rate
+    learning_rate: Scalar = PurifierConfig.learning_rate
+    ema: Scalar = PurifierConfig.ema
+    mask_rate: Scalar = PurifierConfig.mask_rate
     refresh_rounds: int = 0
     ramp: int = 0
 
@@ -74,7 +65,7 @@ class Purifier(NamedTuple):
 
     init: Callable[..., PyTree]
     loss: Callable[..., Float[Array, ""]]
-    purify: Callable[..., Float[Array, "... D"]]
+    purify: Callable[..., States]
     process: Callable[[PyTree], ReverseProcess] | None = None
     draws: bool = False
     learning: Learning = Learning()

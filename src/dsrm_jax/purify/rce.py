@@ -18,37 +18,26 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Key
 
+from dsrm_jax.purify.arrays import Scalar, States
 from dsrm_jax.purify.encoder import Encoder, EncoderParams, Evidence, gather_evidence, labels_from
 from dsrm_jax.purify.purifier import Learning, Purifier
 from dsrm_jax.purify.settings import DenoiserConfig
+from dsrm_jax.purify.windows import Windows
 from dsrm_jax.settings import check
-from dsrm_jax.simulator.history import random_windows
-from dsrm_jax.simulator.settings import EnvironmentConfig
-from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.types import PyTree
 
 
 @struct.dataclass
 class LabelledBatch:
-    """Histories and the events that followed them.
+    """Histories and the events that followed them."""
 
-    Attributes:
-        state: `(N, D)` float32, observed state.
-        condition: `(N, ...)` evidence of the history.
-        vectors: `(N, M, D)` float32, item vectors of the events.
-        bias: `(N, M)` float32, the click logit that an average user gives each item.
-        click: `(N, M)` bool.
-        present: `(N, M)` bool, whether there is such an event.
-        progress: `()` float32 in [0, 1], share of `Learning.ramp` done.
-    """
-
-    state: Float[Array, "N D"]
-    condition: Evidence
-    vectors: Float[Array, "N M D"]
-    bias: Float[Array, "N M"]
+    state: Float[Array, "N D"]  # observed state
+    condition: Evidence  # `(N, ...)` evidence of the history
+    vectors: Float[Array, "N M D"]  # item vectors of the events
+    bias: Float[Array, "N M"]  # the click logit that an average user gives each item
     click: Bool[Array, "N M"]
-    present: Bool[Array, "N M"]
-    progress: Float[Array, ""] | float = 1.0
+    present: Bool[Array, "N M"]  # whether there is such an event
+    progress: Float[Array, ""] | float = 1.0  # in [0, 1], share of `Learning.ramp` done
 
 
 @struct.dataclass
@@ -60,24 +49,13 @@ class LinearEncoder:
 
 
 def sample_labelled_states(
-    key: Key[Array, ""],
-    encoder: Encoder,
-    params: EncoderParams,
-    starts: SessionStarts,
-    *,
-    history_length: int = EnvironmentConfig.history_length,
-    arrival_length: int = EnvironmentConfig.arrival_length,
-    batch_size: int = DenoiserConfig.batch_size,
+    key: Key[Array, ""], encoder: Encoder, params: EncoderParams, windows: Windows, *, batch_size: int
 ) -> LabelledBatch:
-    """Draw N = `batch_size` histories of the training rows and the up to M events that follow each; the key is consumed.
-
-    A history has at most `history_length` events and, where the log holds them, at least `arrival_length`.
-    """
+    """Draw N = `batch_size` histories of the training rows and the up to M events that follow each; the key is consumed."""
     row_key, window_key = jax.random.split(key)
-    rows = jax.random.randint(row_key, (batch_size,), 0, starts.user.shape[0])
-    history = random_windows(window_key, starts, rows, length=history_length, least=arrival_length)
+    rows, history = windows.draw(row_key, window_key, batch_size)
     evidence = gather_evidence(params.embeddings, history)
-    label = labels_from(starts, rows)
+    label = labels_from(windows.starts, rows)
     return LabelledBatch(
         state=encoder.encode(params, evidence.summary),
         condition=evidence,
@@ -89,49 +67,36 @@ def sample_labelled_states(
     )
 
 
+def start_encoder(key: PyTree, batch: LabelledBatch) -> LinearEncoder:
+    """Return the encoder before training: the clicked items' mean itself, which lives in the states' space; draws nothing."""
+    state_dim = batch.state.shape[-1]
+    return LinearEncoder(jnp.eye(state_dim), jnp.zeros(state_dim))
+
+
 def make_denoiser(
     *,
     reading: str,
     learning: Learning,
     loss: Callable[..., Float[Array, ""]],
     weigh: Callable[..., Float[Array, "... H"]],
-    init: Callable[..., PyTree] | None = None,
+    init: Callable[..., PyTree] = start_encoder,
     encoder: Callable[[PyTree], LinearEncoder] = lambda params: params,
 ) -> Purifier:
     """Build the purifier that a denoising loss trains.
 
-    Args:
-        reading: `pretrain`, or `online`, which also weights a history's clicks.
-        learning: how Stage I trains it.
-        loss: `(params, key, batch) -> scalar` of a `LabelledBatch`.
-        weigh: `(params, evidence) -> (..., H)`, what each event counts.
-        init: of the parameters; None: those of the encoder, before training.
-        encoder: of the parameters.
-
-    Returns:
-        A `Purifier`; `purify` ignores the state and draws nothing.
-
-    Raises:
-        InputError: on an unknown reading.
+    `loss` is of a `LabelledBatch`; `weigh` takes `(params, evidence)` to what each event counts, of which `online` makes use;
+    `init` makes the parameters, and `encoder` takes the encoder out of them. `purify` ignores the state and draws nothing.
     """
 
-    def purify(params: PyTree, key: PyTree, state: Float[Array, "... D"], evidence: Evidence) -> Float[Array, "... D"]:
+    def purify(params: PyTree, key: PyTree, state: States, evidence: Evidence) -> States:
         if reading == "pretrain":
             return encode(encoder(params), evidence.summary)
         return encode_weighted(encoder(params), evidence, weigh(params, require_events(evidence)))
 
-    def start(key: PyTree, batch: LabelledBatch) -> LinearEncoder:
-        return start_encoder(batch.state.shape[-1])
-
-    return Purifier(init or start, loss, purify, learning=learning)
+    return Purifier(init, loss, purify, learning=learning)
 
 
-def start_encoder(state_dim: int) -> LinearEncoder:
-    """Return the encoder before training: the clicked items' mean itself, which lives in the states' space."""
-    return LinearEncoder(jnp.eye(state_dim), jnp.zeros(state_dim))
-
-
-def encode(params: LinearEncoder, summary: Float[Array, "... C"]) -> Float[Array, "... D"]:
+def encode(params: LinearEncoder, summary: Float[Array, "... C"]) -> States:
     """Return the state of a history from its `summarise` features, of which the first D are the clicked mean."""
     return summary[..., : params.bias.shape[0]] @ params.kernel + params.bias
 
@@ -143,7 +108,7 @@ def require_events(evidence: Evidence) -> PyTree:
     return evidence
 
 
-def encode_weighted(params: LinearEncoder, evidence: Evidence, weight: Float[Array, "... H"]) -> Float[Array, "... D"]:
+def encode_weighted(params: LinearEncoder, evidence: Evidence, weight: Float[Array, "... H"]) -> States:
     """Return the state of a history whose clicks count `weight` each; weights of 1 give `encode`."""
     clicked = jnp.where(require_events(evidence).click & evidence.shown, weight, 0.0)
     total = jnp.sum(clicked, axis=-1, keepdims=True)
@@ -151,9 +116,7 @@ def encode_weighted(params: LinearEncoder, evidence: Evidence, weight: Float[Arr
     return mean @ params.kernel + params.bias
 
 
-def click_logits(
-    state: Float[Array, "... D"], vectors: Float[Array, "... M D"], bias: Float[Array, "... M"]
-) -> Float[Array, "... M"]:
+def click_logits(state: States, vectors: Float[Array, "... M D"], bias: Float[Array, "... M"]) -> Float[Array, "... M"]:
     """Return each state's click logit for its own M items."""
     return jnp.einsum("...d,...md->...m", state, vectors) + bias
 
@@ -167,17 +130,15 @@ def event_logits(params: LinearEncoder, evidence: Evidence) -> Float[Array, "...
 def make_rce_purifier(
     *,
     reading: str = DenoiserConfig.reading,
-    beta: float | Float[Array, ""] = DenoiserConfig.beta,
+    beta: Scalar = DenoiserConfig.beta,
     iterations: int = DenoiserConfig.iterations,
     batch_size: int = DenoiserConfig.batch_size,
-    learning_rate: float | Float[Array, ""] = DenoiserConfig.learning_rate,
+    learning_rate: Scalar = DenoiserConfig.learning_rate,
 ) -> Purifier:
     """Build the purifier that R-CE trains; `online` weights a history's clicks by y_hat^beta.
 
-    The keywords are fields of `DenoiserConfig`, which says what each means; floats may be traced.
-
-    Raises:
-        InputError: a value is out of range or unknown.
+    The keywords are fields of `DenoiserConfig`, which says what each means; floats may be traced. Raises InputError where a value
+    is out of range or unknown.
     """
     check(DenoiserConfig, "denoiser", **locals())
 
@@ -195,9 +156,7 @@ def make_rce_purifier(
     return make_denoiser(reading=reading, learning=learning, loss=loss, weigh=weigh)
 
 
-def rce_weight(
-    logit: Float[Array, "..."], click: Bool[Array, "..."], *, beta: float | Float[Array, ""]
-) -> Float[Array, "..."]:
+def rce_weight(logit: Float[Array, "..."], click: Bool[Array, "..."], *, beta: Scalar) -> Float[Array, "..."]:
     """Return y_hat^beta where clicked, (1 - y_hat)^beta where not; constants of the loss, no gradient passes."""
     signed = jnp.where(click, logit, -logit)
     return jax.lax.stop_gradient(jnp.exp(beta * jax.nn.log_sigmoid(signed)))

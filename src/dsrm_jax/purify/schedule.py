@@ -22,42 +22,25 @@ _RATE, _GROWTH = 0.1, 9.95  # -log alpha_bar(t) = _RATE t + _GROWTH t^2: a thous
 
 @struct.dataclass
 class Level:
-    """How much is left of signal and noise at some levels of the continuous process.
+    """How much is left of signal and noise at times of the continuous process."""
 
-    Attributes:
-        time: `(...)` float32 in (0, 1], t.
-        signal: `(...)` float32, sqrt(alpha_bar(t)).
-        noise: `(...)` float32, sqrt(1 - alpha_bar(t)).
-    """
-
-    time: Float[Array, "..."]
-    signal: Float[Array, "..."]
-    noise: Float[Array, "..."]
+    time: Float[Array, "..."]  # in (0, 1], t
+    signal: Float[Array, "..."]  # sqrt(alpha_bar(t))
+    noise: Float[Array, "..."]  # sqrt(1 - alpha_bar(t))
 
 
 @struct.dataclass
 class Schedule:
-    """Coefficients of levels k = 1..S, level k at index k - 1; a slice of it has the same type.
+    """Coefficients of levels k = 1..S, level k at index k - 1; a slice of it has the same type."""
 
-    Attributes:
-        beta: `(S,)` float32 in (0, 1), variance added between levels k - 1 and k.
-        alpha: `(S,)` float32, 1 - beta.
-        alpha_bar: `(S,)` float32, product of alpha over levels 1..k; the variance that the signal keeps.
-        signal: `(S,)` float32, sqrt(alpha_bar).
-        noise: `(S,)` float32, sqrt(1 - alpha_bar), rounded once from float64: the difference cancels in float32.
-        noise_before: `(S,)` float32, sqrt(1 - alpha_bar_{k-1}) of the level that a step leads to, 0 at k = 1.
-        posterior_std: `(S,)` float32, sigma_k = sqrt(beta_k (1 - alpha_bar_{k-1}) / (1 - alpha_bar_k)), 0 at k = 1.
-        time: `(S,)` float32 in (0, 1], t with alpha_bar(t) = alpha_bar_k; 1 where level k keeps less than exp(-10.05).
-    """
-
-    beta: Float[Array, "S"]
-    alpha: Float[Array, "S"]
-    alpha_bar: Float[Array, "S"]
-    signal: Float[Array, "S"]
-    noise: Float[Array, "S"]
-    noise_before: Float[Array, "S"]
-    posterior_std: Float[Array, "S"]
-    time: Float[Array, "S"]
+    beta: Float[Array, "S"]  # in (0, 1), variance added between levels k - 1 and k
+    alpha: Float[Array, "S"]  # 1 - beta
+    alpha_bar: Float[Array, "S"]  # product of alpha over levels 1..k; the variance that the signal keeps
+    signal: Float[Array, "S"]  # sqrt(alpha_bar)
+    noise: Float[Array, "S"]  # sqrt(1 - alpha_bar), rounded once from float64: the difference cancels in float32
+    noise_before: Float[Array, "S"]  # sqrt(1 - alpha_bar_{k-1}) of the level that a step leads to, 0 at k = 1
+    posterior_std: Float[Array, "S"]  # sigma_k = sqrt(beta_k (1 - alpha_bar_{k-1}) / (1 - alpha_bar_k)), 0 at k = 1
+    time: Float[Array, "S"]  # in (0, 1], t with alpha_bar(t) = alpha_bar_k; 1 where level k keeps less than exp(-10.05)
 
 
 def make_schedule(name: ScheduleName, diffusion_steps: int, *, sampling_steps: int = 0) -> Schedule:
@@ -70,9 +53,6 @@ def make_schedule(name: ScheduleName, diffusion_steps: int, *, sampling_steps: i
         diffusion_steps: number of levels S, at least 1.
         sampling_steps: levels M that a shorter reverse process visits, `sampling_levels`; 0 or more than S: all. A step then
             leads over several levels at once, and beta is the variance added between two visited ones.
-
-    Returns:
-        The schedule, leaves `(S,)` or `(M,)` float32.
 
     Raises:
         InputError: the name is unknown or S is below 1.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from dsrm_jax.purify.purifier import Purifier, PurifierBatch
 from dsrm_jax.purify.rce import LabelledBatch, sample_labelled_states
 from dsrm_jax.purify.settings import EncoderConfig
 from dsrm_jax.purify.targets import Visited, sample_states
+from dsrm_jax.purify.windows import Windows
 from dsrm_jax.simulator.fit import fit_factors
 from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.settings import EnvironmentConfig
@@ -47,22 +49,9 @@ def fit_perception(
 ) -> Perception:
     """Run Stage I: item embeddings, history encoder, users' posteriors and the purifier, all from the training log.
 
-    Args:
-        key: consumed.
-        log: its training rows are read.
-        encoder: what to train on it; its `state_dim` is that of embeddings and states.
-        purifier: what to train; its `learning` says how.
-        starts: rows that histories are drawn from, such as a training world's; None: all training rows.
-        users: of each user of `starts`, the index in the log; None: they are the same.
-        history_length: H, events that a history holds.
-        arrival_length: the fewest events of a history, where the log holds them.
-        embedding_epochs: passes over the log for the item embeddings.
-        iterations: this and the next two are the encoder's: gradient steps,
-        batch_size: histories per step,
-        learning_rate: Adam's first step size.
-
-    Returns:
-        The perception of one seed, without a leading axis.
+    The key is consumed. Histories end before the rows `starts`, such as those of a training world's users, who are `users` of the
+    log; None: all training rows. `history_length` and `arrival_length` are as `Windows` takes them. The other keywords are fields
+    of `EncoderConfig`; how the purifier is trained says its `learning`. The perception is of one seed, without a leading axis.
 
     Raises:
         InputError: the purifier learns from sessions in a training simulator, which a log is not.
@@ -75,22 +64,13 @@ def fit_perception(
     factor_key, encoder_key, posterior_key, purifier_key = jax.random.split(key, 4)
     factors = factorise(factor_key, log, dim=encoder.state_dim - 1, epochs=embedding_epochs)
     posterior = log_posterior(posterior_key, log, factors)
-    starts = log_starts(log) if starts is None else starts
+    windows = Windows(log_starts(log) if starts is None else starts, history_length, arrival_length)
+    items = embeddings_from(factors)
     params, _ = fit_encoder(
-        encoder_key,
-        encoder,
-        embeddings_from(factors),
-        starts,
-        history_length=history_length,
-        arrival_length=arrival_length,
-        iterations=iterations,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
+        encoder_key, encoder, items, windows, iterations=iterations, batch_size=batch_size, learning_rate=learning_rate
     )
     of_users = posterior if users is None else posterior.of(users)
-    fitted, _ = jax.jit(fit_of(encoder, purifier, history_length, arrival_length))(
-        purifier_key, params, starts, of_users
-    )
+    fitted, _ = jax.jit(partial(_fit, encoder, purifier))(purifier_key, params, windows, of_users)
     return Perception(params, fitted)
 
 
@@ -119,98 +99,59 @@ def fit_purifiers(
     encoder: Encoder,
     purifier: Purifier,
     params: EncoderParams,
-    starts: SessionStarts,
+    windows: Windows,
     posterior: UserPosterior,
     *,
-    history_length: int = EnvironmentConfig.history_length,
-    arrival_length: int = EnvironmentConfig.arrival_length,
     visited: Visited | None = None,
     initial: PyTree = None,
 ) -> tuple[PyTree, Float[Array, "N iterations"]]:
     """Train one purifier per key, all in one program.
 
-    Args:
-        keys: `(N,)` typed PRNG keys, one per seed; consumed.
-        encoder: of histories.
-        purifier: what to train.
-        params: trained encoder.
-        starts: training rows.
-        posterior: of the users of `starts`, as `sample_states` takes it.
-        history_length: H, events that a history holds.
-        arrival_length: the fewest events of a history, where the log holds them.
-        visited: of each seed, histories to mix with log windows (`training.refresh`); None: log windows alone.
-        initial: of each seed, parameters to go on from; None: fresh ones.
-
-    Returns:
-        `(purifier params, losses)`, each with a leading axis N.
+    The keys, one per seed, are consumed. `params` are those of the trained encoder; the other arguments are as `sample_states`
+    takes them, `visited` with a leading axis N; `initial` are each seed's parameters to go on from, None: fresh ones. Returned
+    are the purifiers' parameters and losses, each with a leading axis N.
     """
-    fit = fit_of(encoder, purifier, history_length, arrival_length)
-    mapped = jax.jit(jax.vmap(fit, in_axes=(0, None, None, None, 0, 0)))
-    return mapped(keys, params, starts, posterior, visited, initial)
+    mapped = jax.jit(jax.vmap(partial(_fit, encoder, purifier), in_axes=(0, None, None, None, 0)))
+    return mapped(keys, params, windows, posterior, (visited, initial))
 
 
-def fit_of(
-    encoder: Encoder, purifier: Purifier, history_length: int, arrival_length: int
-) -> Callable[..., tuple[PyTree, Float[Array, "iterations"]]]:
-    """Return what `fit_purifiers` maps over seeds: `(key, params, starts, posterior, visited, initial) -> (params, losses)`."""
-
-    def fit(
-        key: Key[Array, ""],
-        params: EncoderParams,
-        starts: SessionStarts,
-        posterior: UserPosterior,
-        visited: Visited | None = None,
-        initial: PyTree = None,
-    ) -> tuple[PyTree, Float[Array, "iterations"]]:
-        sample = batch_sampler(
-            encoder,
-            purifier,
-            params,
-            starts,
-            posterior,
-            history_length=history_length,
-            arrival_length=arrival_length,
-            visited=visited,
-        )
-        fitted, losses = fit_purifier(key, purifier, sample, initial=initial)
-        if purifier.inform is not None:
-            fitted = purifier.inform(fitted, posterior.exposure)
-        return fitted, losses
-
-    return fit
+def _fit(
+    encoder: Encoder,
+    purifier: Purifier,
+    key: Key[Array, ""],
+    params: EncoderParams,
+    windows: Windows,
+    posterior: UserPosterior,
+    earlier: tuple[Visited | None, PyTree] = (None, None),
+) -> tuple[PyTree, Float[Array, "iterations"]]:
+    """Train the purifier of one seed; `earlier` are `visited` and `initial` of `fit_purifiers`."""
+    visited, initial = earlier
+    sample = batch_sampler(encoder, purifier, params, windows, posterior, visited=visited)
+    fitted, losses = fit_purifier(key, purifier, sample, initial=initial)
+    if purifier.inform is not None:
+        fitted = purifier.inform(fitted, posterior.exposure)
+    return fitted, losses
 
 
 def batch_sampler(
     encoder: Encoder,
     purifier: Purifier,
     params: EncoderParams,
-    starts: SessionStarts,
+    windows: Windows,
     posterior: UserPosterior,
     *,
-    history_length: int = EnvironmentConfig.history_length,
-    arrival_length: int = EnvironmentConfig.arrival_length,
     visited: Visited | None = None,
 ) -> SampleBatch:
     """Return `(key) -> batch` of what the purifier's `learning` asks for; arguments as `fit_purifiers` takes them."""
     learning = purifier.learning
     if learning.labelled:
-        return lambda key: sample_labelled_states(
-            key,
-            encoder,
-            params,
-            starts,
-            history_length=history_length,
-            arrival_length=arrival_length,
-            batch_size=learning.batch_size,
-        )
+        return lambda key: sample_labelled_states(key, encoder, params, windows, batch_size=learning.batch_size)
     return lambda key: sample_states(
         key,
         encoder,
         params,
-        starts,
+        windows,
         posterior,
-        history_length=history_length,
-        arrival_length=arrival_length,
         mask_rate=learning.mask_rate,
         batch_size=learning.batch_size,
         target=learning.target,
@@ -223,17 +164,10 @@ def fit_purifier(
 ) -> tuple[PyTree, Float[Array, "iterations"]]:
     """Train a purifier by its `learning` as one jitted scan; `vmap` over keys for several seeds.
 
-    Adam with a cosine decay to 0 and gradient norms clipped at 1, and a moving average of the weights, whose decay is at most
-    (1 + i) / (10 + i) at iteration i. Purifiers of labelled batches are trained as the encoder is: neither clipped nor averaged.
-
-    Args:
-        key: consumed.
-        purifier: what to train.
-        sample_batch: pure function of a key; called for `init`, 8 times for the normalisation, and once per iteration.
-        initial: parameters to go on from; None: those of `init`.
-
-    Returns:
-        The parameters and the loss of each iteration, `(iterations,)` float32.
+    Adam with a cosine decay to 0 and gradient norms clipped at 1, and a moving average of the weights, whose decay is at most (1
+    + i) / (10 + i) at iteration i. Purifiers of labelled batches are trained as the encoder is: neither clipped nor averaged. The
+    key is consumed. `sample_batch` is called for `init`, 8 times for the normalisation, and once per iteration. `initial` are
+    parameters to go on from; None: those of `init`. Returned are the parameters and each iteration's loss.
     """
     learning = purifier.learning
     if learning.labelled:
@@ -282,12 +216,7 @@ def fit_purifier(
 
 
 def perception_like(
-    encoder: Encoder,
-    purifier: Purifier,
-    *,
-    num_items: int,
-    num_seeds: int,
-    history_length: int = EnvironmentConfig.history_length,
+    encoder: Encoder, purifier: Purifier, *, num_items: int, num_seeds: int, history_length: int
 ) -> Perception:
     """Return the shapes of the perception that Stage I makes, to restore a checkpoint into.
 
@@ -299,10 +228,10 @@ def perception_like(
         items = Embeddings(vectors=jnp.zeros((num_items, dim)), bias=jnp.zeros(num_items))
         params = encoder.init(jax.random.key(0), items)
         row = jnp.zeros(1, jnp.int32)
-        starts = SessionStarts(row, row, row > 0, jnp.arange(2, dtype=jnp.int32))
+        windows = Windows(SessionStarts(row, row, row > 0, jnp.arange(2, dtype=jnp.int32)), history_length)
         told, one = silent_exposure(dim), jnp.ones(())
         known = UserPosterior(jnp.zeros((1, dim)), one[None], leverage_of(jnp.eye(dim)), told, one)
-        sample = batch_sampler(encoder, purifier, params, starts, known, history_length=history_length)
+        sample = batch_sampler(encoder, purifier, params, windows, known)
 
         def init(key: Key[Array, ""]) -> PyTree:
             made = purifier.init(key, sample(key))

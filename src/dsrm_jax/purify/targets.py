@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dsrm_jax.purify.encoder import Encoder, EncoderParams, gather_evidence, summarise
+from dsrm_jax.purify.arrays import Scalar
+from dsrm_jax.purify.encoder import Encoder, EncoderParams, gather_evidence, present, summarise
 from dsrm_jax.purify.posterior import UserPosterior, without_window
 from dsrm_jax.purify.purifier import PurifierBatch
 from dsrm_jax.purify.settings import PurifierConfig
-from dsrm_jax.simulator.history import random_windows, unlogged_before
-from dsrm_jax.simulator.settings import EnvironmentConfig
+from dsrm_jax.purify.windows import Windows
+from dsrm_jax.simulator.history import unlogged_before
 from dsrm_jax.simulator.world import History, SessionStarts
 from dsrm_jax.types import PyTree
 
@@ -23,27 +24,20 @@ POPULARITY_ROWS = 500_000
 
 @struct.dataclass
 class Visited:
-    """Histories that a policy made in the training simulator.
+    """Histories that a policy made in the training simulator."""
 
-    Attributes:
-        history: `(M, H)`.
-        user: `(M,)` int32, users of the training world.
-    """
-
-    history: History
-    user: Int[Array, "M"]
+    history: History  # `(M, H)`
+    user: Int[Array, "M"]  # users of the training world
 
 
 def sample_states(
     key: Key[Array, ""],
     encoder: Encoder,
     params: EncoderParams,
-    starts: SessionStarts,
+    windows: Windows,
     posterior: UserPosterior,
     *,
-    history_length: int = EnvironmentConfig.history_length,
-    arrival_length: int = EnvironmentConfig.arrival_length,
-    mask_rate: float | Float[Array, ""] = PurifierConfig.mask_rate,
+    mask_rate: Scalar = PurifierConfig.mask_rate,
     batch_size: int = PurifierConfig.batch_size,
     target: str = "mode",
     visited: Visited | None = None,
@@ -57,23 +51,19 @@ def sample_states(
         key: consumed.
         encoder: module of `params`.
         params: trained encoder.
-        starts: training rows.
+        windows: of training rows.
         posterior: of their users; its mode is their cleaner state (or what `training.random_exposure` shows of them).
-        history_length: H, events that a history holds.
-        arrival_length: the fewest events of a history, where the log holds them.
         mask_rate: mean share of hidden events, in [0, .5].
         batch_size: N.
         target: which cleaner state. `mode`: the posterior's. `draw`: a draw about it, so that targets vary as preferences do and
             not as their estimates, which shrink towards the mean the more the less the log holds of a user. Or a choice of
-            `PurifierConfig.target`: `full`: the mode without the window's own events; `random_exposure`: the mode; the others
-            make theirs of the window itself.
+            `PurifierConfig.target`, of which `random_exposure` is the mode too.
         visited: histories that a policy made in the training simulator; every second one of the batch is drawn from them. No
             event of a session is a row of the log.
     """
     row_key, window_key, rate_key, mask_key, view_key, visit_key = jax.random.split(key, 6)
-    embeddings = params.embeddings
-    rows = jax.random.randint(row_key, (batch_size,), 0, starts.user.shape[0])
-    history = random_windows(window_key, starts, rows, length=history_length, least=arrival_length)
+    embeddings, starts = params.embeddings, windows.starts
+    rows, history = windows.draw(row_key, window_key, batch_size)
     user = starts.user[rows]
     unlogged = jax.vmap(lambda row, n: unlogged_before(starts, row, length=n))(rows, history.length)
     clean = posterior.mode[user]
@@ -130,14 +120,9 @@ def exposures(starts: SessionStarts, item: Int[Array, "..."]) -> Float[Array, ".
 
 
 def corrupted(key: Key[Array, ""], history: History, starts: SessionStarts, rate: Float[Array, "B 1"]) -> History:
-    """Replace events, each with probability `rate`, by rows of the whole log: what everybody is shown, and clicks on it.
-
-    The key is consumed.
-    """
+    """Replace each event with probability `rate` by a row of the whole log, as everybody is shown them; the key is consumed."""
     which_key, row_key = jax.random.split(key)
-    slots = history.item.shape[-1]
-    present = jnp.arange(slots) >= slots - history.length[..., None]
-    replaced = present & (jax.random.uniform(which_key, history.item.shape) < rate)
+    replaced = present(history) & (jax.random.uniform(which_key, history.item.shape) < rate)
     rows = jax.random.randint(row_key, history.item.shape, 0, starts.user.shape[0])
     return History(
         item=jnp.where(replaced, starts.item[rows], history.item),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from dsrm_jax.purify.arrays import Scalar
 from dsrm_jax.purify.purifier import Learning, Purifier
 from dsrm_jax.purify.rce import LabelledBatch, LinearEncoder, click_logits, encode, event_logits, make_denoiser
 from dsrm_jax.purify.settings import DenoiserConfig
@@ -19,18 +20,16 @@ from dsrm_jax.types import PyTree
 def make_tce_purifier(
     *,
     reading: str = DenoiserConfig.reading,
-    drop_rate: float | Float[Array, ""] = DenoiserConfig.drop_rate,
+    drop_rate: Scalar = DenoiserConfig.drop_rate,
     ramp: int = DenoiserConfig.ramp,
     iterations: int = DenoiserConfig.iterations,
     batch_size: int = DenoiserConfig.batch_size,
-    learning_rate: float | Float[Array, ""] = DenoiserConfig.learning_rate,
+    learning_rate: Scalar = DenoiserConfig.learning_rate,
 ) -> Purifier:
     """Build the purifier that T-CE trains; `online` drops clicks of a history as the loss drops those of a batch.
 
-    The keywords are fields of `DenoiserConfig`, which says what each means; floats may be traced.
-
-    Raises:
-        InputError: a value is out of range or unknown.
+    The keywords are fields of `DenoiserConfig`, which says what each means; floats may be traced. Raises InputError where a value
+    is out of range or unknown.
     """
     check(DenoiserConfig, "denoiser", **locals())
 
@@ -51,21 +50,12 @@ def make_tce_purifier(
 
 
 def kept(
-    loss: Float[Array, "... M"],
-    click: Bool[Array, "... M"],
-    present: Bool[Array, "... M"],
-    *,
-    rate: float | Float[Array, ""],
+    loss: Float[Array, "... M"], click: Bool[Array, "... M"], present: Bool[Array, "... M"], *, rate: Scalar
 ) -> Bool[Array, "... M"]:
     """Return which samples T-CE keeps: all but the floor(rate M') positives of largest loss, M' the samples present.
 
-    Where there are fewer positives than that, all of them are dropped; of equal losses at the boundary all are kept.
-
-    Args:
-        loss: of each sample; no gradient passes through the choice.
-        click: which are positives.
-        present: which are samples at all; the others are never kept.
-        rate: in [0, 1].
+    Where there are fewer positives (`click`) than that, all of them are dropped; of equal losses at the boundary all are kept.
+    What is no sample (`present`) is never kept. No gradient passes through the choice. `rate` is in [0, 1].
     """
     positive = click & present
     value = jnp.where(positive, jax.lax.stop_gradient(loss), -jnp.inf)

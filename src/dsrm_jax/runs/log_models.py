@@ -13,7 +13,7 @@ from dsrm_jax.purify.encoder import EncoderParams, embeddings_from, fit_encoder
 from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.stage_one import factorise, log_posterior, tail_mean
 from dsrm_jax.runs.memory import Memory, once
-from dsrm_jax.runs.pieces import encoder_of, lengths_of
+from dsrm_jax.runs.pieces import encoder_of, windows_of
 from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 from dsrm_jax.types import Json, Say
@@ -76,11 +76,10 @@ def _fit_encoder(
             key,
             encoder_of(config),
             embeddings_from(factors),
-            starts,
+            windows_of(config, starts),
             iterations=settings.iterations,
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
-            **lengths_of(config),
         )
     )
     loss = float(tail_mean(losses))

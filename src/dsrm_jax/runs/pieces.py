@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial, wraps
-from typing import TypedDict
 
 from jaxtyping import Array, Key
 
@@ -18,10 +17,12 @@ from dsrm_jax.purify.kinds import DENOISERS, PURIFIERS
 from dsrm_jax.purify.perception import Perceive, make_perceive
 from dsrm_jax.purify.purifier import Purifier
 from dsrm_jax.purify.settings import PurifierConfig, at_defaults
+from dsrm_jax.purify.windows import Windows
 from dsrm_jax.simulator.build import Worlds, make_worlds
 from dsrm_jax.simulator.environment import Environment, Reward, make_environment, mean_click
 from dsrm_jax.simulator.leave import Leave
 from dsrm_jax.simulator.log_responses import KINDS, MakeResponse
+from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.training.loop import Trainer, make_trainer
 
 
@@ -58,17 +59,9 @@ def environment_of(config: Config) -> Environment:
     return make_environment(**plugins.asked(make_environment, settings))
 
 
-class Lengths(TypedDict):
-    """How many events a history that Stage I learns from holds: at most and, where the log has them, at least."""
-
-    history_length: int
-    arrival_length: int
-
-
-def lengths_of(config: Config) -> Lengths:
-    """Return the lengths of the histories that encoder and purifier learn from."""
-    section = config.environment
-    return Lengths(history_length=section.history_length, arrival_length=section.arrival_length)
+def windows_of(config: Config, starts: SessionStarts) -> Windows:
+    """Return the histories of a log's rows that encoder and purifier learn from."""
+    return Windows(starts, config.environment.history_length, config.environment.arrival_length)
 
 
 def _reward_of(section: EnvironmentConfig) -> Reward:

@@ -26,15 +26,16 @@ from dsrm_jax.purify.perception import Perception, seed_axes, share_process
 from dsrm_jax.purify.posterior import UserPosterior, fit_posterior
 from dsrm_jax.purify.settings import OF_PROCESS, at_defaults
 from dsrm_jax.purify.stage_one import fit_purifiers, tail_mean
+from dsrm_jax.purify.windows import Windows
 from dsrm_jax.runs.log_models import LogModels, fit_log_models
 from dsrm_jax.runs.memory import Memory, once
 from dsrm_jax.runs.pieces import (
     encoder_of,
     environment_of,
-    lengths_of,
     log_of,
     purifier_of,
     purifier_settings,
+    windows_of,
     without_process,
     worlds_of,
 )
@@ -171,24 +172,25 @@ def _probe(
     config: Config, perception: Perception, starts: SessionStarts, held_out: UserPosterior, memory: Memory
 ) -> dict[str, np.ndarray]:
     """Return `probe_perception` on held-out users, `(N,)` each; one program serves all reverse processes."""
-    shared, lengths, seeds = without_process(config), lengths_of(config), len(config.training.seeds)
+    shared, windows, seeds = without_process(config), windows_of(config, starts), len(config.training.seeds)
     perception = share_process(purifier_of(config), perception)
     encoder, purifier = encoder_of(shared), purifier_of(shared)
 
     def of_seed(
-        key: Key[Array, ""], perception: Perception, starts: SessionStarts, posterior: UserPosterior
+        key: Key[Array, ""], perception: Perception, windows: Windows, posterior: UserPosterior
     ) -> dict[str, Array]:
-        return probe_perception(key, encoder, purifier, perception, starts, posterior, **lengths)
+        return probe_perception(key, encoder, purifier, perception, windows, posterior)
 
     def make() -> Callable[..., dict[str, Array]]:
         # the identity has no parameters that could tell the number of seeds
         axes = (None, seed_axes(perception), None, None)
         return jax.jit(jax.vmap(of_seed, in_axes=axes, axis_size=seeds))
 
-    read = (shared.encoder, purifier_settings(shared), shared.denoiser, *lengths.values())
+    read = (shared.encoder, purifier_settings(shared), shared.denoiser, windows.length, windows.least)
     run = once(memory, ("probe", *read, seeds), make)
     key = jax.random.fold_in(data_key(config), PROBES_STAGE)
-    return {name: np.asarray(x) for name, x in run(key, perception, starts, held_out).items()}
+    found = run(key, perception, windows, held_out)
+    return {name: np.asarray(x) for name, x in found.items()}
 
 
 def stage_one_name(config: Config, log: InteractionLog) -> str:
@@ -252,8 +254,8 @@ def _fit_purifiers(
     started = time.perf_counter()
     encoder, purifier, environment = encoder_of(config), purifier_of(config), environment_of(config)
     posterior = replace(posterior, mode=_targets(config, params, posterior, worlds))
-    keys, lengths = seed_keys(config, 1), lengths_of(config)
-    fitted, losses = fit_purifiers(keys, encoder, purifier, params, worlds.train.starts, posterior, **lengths)
+    windows = windows_of(config, worlds.train.starts)
+    fitted, losses = fit_purifiers(seed_keys(config, 1), encoder, purifier, params, windows, posterior)
     if purifier.learning.refresh_rounds:
         keys = seed_keys(config, REFRESH_STAGE)
         agent = make_quota_greedy_purified(slate_size=environment.slate_size)

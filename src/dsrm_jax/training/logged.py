@@ -47,13 +47,8 @@ def logged_data(
     user's log holds after the rows already read and takes their logged clicks; reward, history and leaving follow the
     environment's rules. Where the log runs out another session starts; the last step read is not marked as terminated.
 
-    Args:
-        key: typed PRNG key; consumed.
-        environment: its slate size, leave rule and history length.
-        world: the training world; only `starts`, `item` and `is_popular` are read, never its responses.
-        perception: frozen encoder and purifier of one seed.
-        perceive: from `make_perceive`.
-        catalogue: of the world.
+    The key is consumed. Of the environment slate size, reward, leave rule and lengths are read, and of the (training) world
+    `starts`, `item` and `is_popular`, never its responses. The perception is one seed's.
 
     Returns:
         8,192 transitions (some of them twice where the log holds fewer slates), and the whole log's item sequence.
@@ -77,11 +72,7 @@ def next_slate(
 ) -> tuple[Int[Array, "K"], Bool[Array, "K"], Int[Array, ""], Bool[Array, ""]]:
     """Return the next K distinct catalogue items that one user's log holds from a row on.
 
-    Args:
-        world: for its log.
-        position: `(V,)` int32, catalogue position of each vocabulary index or -1.
-        row: `()` int32, the first row that may be read.
-        slate_size: K.
+    `position` is the catalogue position of each vocabulary index, or -1; `row` the first row of the world's log that may be read.
 
     Returns:
         `(slate, click, following, found)`: catalogue positions, logged clicks, the row after the last one read, and whether K

@@ -31,34 +31,23 @@ BEHAVIOUR_USERS, BEHAVIOUR_STEPS = 128, 64
 
 @struct.dataclass
 class TrainState:
-    """Everything that a resumed run needs, arrays only.
+    """Everything that a resumed run needs, arrays only."""
 
-    Attributes:
-        agent: the agent's own state.
-        env: `(B,)` sessions under way.
-        view: `(B,)` what the agent will act on next.
-        key: typed PRNG key of this seed.
-        step: int32, batched environment steps taken.
-    """
-
-    agent: PyTree
-    env: EnvState
-    view: View
-    key: Key[Array, ""]
-    step: Int[Array, ""]
+    agent: PyTree  # the agent's own state
+    env: EnvState  # `(B,)` sessions under way
+    view: View  # `(B,)` what the agent will act on next
+    key: Key[Array, ""]  # typed PRNG key of this seed
+    step: Int[Array, ""]  # int32, batched environment steps taken
 
 
 class Trainer(NamedTuple):
-    """Pure functions of one seed.
+    """Pure functions of one seed."""
 
-    Attributes:
-        init: `(key, world, perception) -> TrainState`. The key is consumed.
-        iterate: `(state, world, perception) -> (state, metrics)`: T steps of B users and one update.
-        train: `(state, world, perception, num_updates) -> (state, metrics)`: a scan of `iterate`, metrics stacked.
-    """
-
+    # `(key, world, perception) -> TrainState`. The key is consumed.
     init: Callable[[jax.Array, World, Perception], TrainState]
+    # `(state, world, perception) -> (state, metrics)`: T steps of B users and one update
     iterate: Callable[[TrainState, World, Perception], tuple[TrainState, Metrics]]
+    # `(state, world, perception, num_updates) -> (state, metrics)`: a scan of `iterate`, metrics stacked
     train: Callable[[TrainState, World, Perception, int], tuple[TrainState, Metrics]]
 
 
@@ -136,14 +125,7 @@ def make_train(
 ) -> Callable[[Key[Array, ""], World, Perception], tuple[PyTree, Metrics]]:
     """Build a whole training as one pure function, to be jitted and vmapped over seeds.
 
-    Args:
-        environment: where it acts.
-        agent: what learns.
-        encoder: of histories.
-        purifier: of observed states.
-        num_users: B, users in parallel.
-        rollout_length: T, steps between updates.
-        num_updates: rollouts, each followed by one update.
+    Arguments are as `make_trainer` takes them; `num_updates` is the number of rollouts, each followed by one update.
 
     Returns:
         `train(key, world, perception) -> (policy, metrics)`: the agent's trained state, as `Agent.act` takes it, and metrics with

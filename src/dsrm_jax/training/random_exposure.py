@@ -30,20 +30,10 @@ def random_exposure_states(
 ) -> Float[Array, "U D"]:
     """Show each user of a world uniformly random items of its catalogue, one at a time, and encode what they click.
 
-    Clicks are drawn as in sessions, each item a slate of its own to a user without history. Their number is the longest history
-    that the encoder was trained on, at most `MOST_EVENTS`; items may come again.
-
-    Args:
-        key: typed PRNG key; consumed.
-        encoder: module of `params`.
-        params: trained encoder.
-        world: the training world, never the held-out one.
-        history_length: events that a history holds.
-        slate_correlation: this and the next say how clicks are drawn, as `make_environment` takes them.
-        double_sigmoid: likewise.
-
-    Returns:
-        `(U, D)` float32.
+    The key is consumed. `params` are those of the trained encoder; `world` is the training world, never the held-out one. Clicks
+    are drawn as in sessions, for which `make_environment` takes the keywords too, each item a slate of its own to a user without
+    history. Their number is the longest history that the encoder was trained on, `history_length`, at most `MOST_EVENTS`; items
+    may come again.
     """
     num_events = min(MOST_EVENTS, history_length)
     nothing = jnp.zeros(history_length, jnp.int32)

@@ -17,6 +17,7 @@ from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.purifier import Purifier
 from dsrm_jax.purify.stage_one import fit_purifiers
 from dsrm_jax.purify.targets import Visited
+from dsrm_jax.purify.windows import Windows
 from dsrm_jax.simulator.environment import Environment, EnvState, Observation
 from dsrm_jax.simulator.world import World
 from dsrm_jax.training.rollout import play
@@ -38,14 +39,8 @@ class Collectors(NamedTuple):
 def collect_histories(key: Key[Array, ""], collectors: Collectors, world: World, perception: Perception) -> Visited:
     """Let a policy on the purified state make histories, and keep them with their users.
 
-    Args:
-        key: typed PRNG key; consumed.
-        collectors: who makes them; the agent's state is `()`, and it acts greedily.
-        world: the training world, never the held-out one.
-        perception: frozen encoder and one purifier.
-
-    Returns:
-        `NUM_USERS * NUM_STEPS` histories as they stood before each step.
+    The key is consumed. The agent's state is `()`, and it acts greedily. `world` is the training world, never the held-out one;
+    `perception` has one purifier. There are `NUM_USERS * NUM_STEPS` histories, as they stood before each step.
     """
     environment, agent, encoder, purifier = collectors
     perceive = make_perceive(encoder, purifier)
@@ -72,12 +67,8 @@ def refresh_perception(
 ) -> tuple[PyTree, Float[Array, "N iterations"] | None]:
     """Run the purifier's `refresh_rounds` rounds of collecting histories and training on them mixed with log windows.
 
-    Args:
-        keys: `(N,)` typed PRNG keys, one per seed; consumed.
-        collectors: who makes histories; the purifier is the one that is trained.
-        perception: trained so far, purifiers with a leading axis N.
-        world: the training world.
-        posterior: of its users, as `fit_purifiers` takes it.
+    The keys, one per seed, are consumed. The collectors' purifier is the one that is trained; those trained so far have a leading
+    axis N in `perception`. `world` is the training world, and `posterior` that of its users.
 
     Returns:
         `(purifier params, losses)` with a leading axis N; the purifiers as they were and None where no round is asked for.
@@ -99,10 +90,8 @@ def refresh_perception(
             encoder,
             purifier,
             perception.encoder,
-            world.starts,
+            Windows(world.starts, environment.history_length, environment.arrival_length),
             posterior,
-            history_length=environment.history_length,
-            arrival_length=environment.arrival_length,
             visited=visited,
             initial=params,
         )

@@ -24,27 +24,16 @@ Act = Callable[..., tuple[Slates, PyTree]]
 
 
 class Step(NamedTuple):
-    """One step of B users.
+    """One step of B users."""
 
-    Attributes:
-        env: the sessions before it.
-        seen: what was acted on.
-        slate: `(B, K)` int32 catalogue positions.
-        record: what `act` returned beside the slate.
-        reward: `(B,)` float32.
-        terminated: `(B,)` bool.
-        truncated: `(B,)` bool.
-        info: of the environment.
-    """
-
-    env: PyTree
-    seen: PyTree
-    slate: Slates
-    record: PyTree
+    env: PyTree  # the sessions before it
+    seen: PyTree  # what was acted on
+    slate: Slates  # `(B, K)` int32 catalogue positions
+    record: PyTree  # what `act` returned beside the slate
     reward: Float[Array, "B"]
     terminated: Bool[Array, "B"]
     truncated: Bool[Array, "B"]
-    info: Info
+    info: Info  # of the environment
 
 
 Keep = Callable[[jax.Array, Step], PyTree]  # (key, step) -> what is kept of it; the key is consumed
@@ -106,17 +95,8 @@ def experience(
 ) -> tuple[tuple[EnvState, View], Rollout, Info]:
     """Go on with sessions for T steps, a new one wherever one ends, and keep what an agent learns from.
 
-    Args:
-        keys: `(T,)` typed PRNG keys; consumed.
-        act: `(key, view) -> (slates, record)`.
-        start: sessions under way and what is seen of them.
-        environment: the simulator.
-        perceive: what the agent sees.
-        world: where it acts.
-        perception: frozen encoder and purifier.
-
-    Returns:
-        `(end, rollout, info)`: where the next T steps start, the rollout, and what else the environment says of each step.
+    The keys are consumed. `start` are sessions under way and what is seen of them. Returned are where the next T steps start, the
+    rollout, and what else the environment says of each step.
     """
 
     def keep(key: jax.Array, step: Step) -> tuple[Rollout, Info]:
@@ -160,18 +140,8 @@ def play(
 ) -> tuple[PyTree, PyTree]:
     """Let B users come and act on what is seen of them for T steps; where one leaves, the environment says who is next.
 
-    Args:
-        key: typed PRNG key; consumed.
-        act: how slates are filled, `(*keys, env, observation) -> (slates, record)`.
-        environment: the simulator; with `until_left`, nobody is next.
-        world: where.
-        keep: what is kept of a step.
-        num_users: B.
-        num_steps: T.
-        draws: keys that `act` consumes.
-
-    Returns:
-        `(sessions after the last step, what was kept, time-major)`.
+    The key is consumed. With an environment of `until_left`, nobody is next. `act`, `keep` and `draws` are as in `make_step`.
+    Returned are the sessions after the last step and what was kept, time-major.
     """
     reset_key, run_key = jax.random.split(key)
     observation, env = reset_users(reset_key, environment, world, num_users=num_users)
