@@ -13,6 +13,8 @@ from dsrm_jax.parallel import xla
 from dsrm_jax.parallel.xla import FLAGS, SHORT_PROGRAMS, set_flags, use_cores
 
 CODE = """
+import os
+
 os.environ["XLA_FLAGS"] = ""
 from dsrm_jax.cli import main as cli
 cli.prepare_process()
@@ -103,6 +105,8 @@ def test_each_core_is_a_device_unless_the_user_said_otherwise(monkeypatch):
 
 
 MAPPED = """
+import os
+
 os.environ["XLA_FLAGS"] = ""
 from dsrm_jax.parallel.xla import set_flags
 set_flags(os.environ)
