@@ -44,17 +44,11 @@ BLOCK_SIZE = (
 
 @struct.dataclass
 class FactoredScores:
-    """Scores of B users for J items that are not multiplied out: query . vector + bias.
+    """Scores of B users for J items that are not multiplied out: query . vector + bias."""
 
-    Attributes:
-        query: `(B, E)` float32.
-        vectors: `(J, E)` float32.
-        bias: `(J,)` float32, -inf bars an item; None: 0.
-    """
-
-    query: Float[Array, "B E"]
-    vectors: Float[Array, "J E"]
-    bias: Float[Array, "J"] | None = None
+    query: Float[Array, "B E"]  # `(B, E)` float32
+    vectors: Float[Array, "J E"]  # `(J, E)` float32
+    bias: Float[Array, "J"] | None = None  # `(J,)` float32, -inf bars an item; None: 0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -230,21 +224,13 @@ def _best_items(
 
 @struct.dataclass
 class _Blocks:
-    """A catalogue in C blocks of L neighbours, the last one padded; or one block, or one for each user.
+    """A catalogue in C blocks of L neighbours, the last one padded; or one block, or one for each user."""
 
-    Attributes:
-        first: `(C,)` int32, position of each block's first item.
-        vectors: `(C, L, E)` float32.
-        bias: `(C, L)` float32 or None.
-        is_popular: `(C, L)` bool; None where there are no groups.
-        num_items: J.
-    """
-
-    first: Array
-    vectors: Array
-    bias: Array | None
-    is_popular: Array | None
-    num_items: int = struct.field(pytree_node=False)
+    first: Array  # `(C,)` int32, position of each block's first item
+    vectors: Array  # `(C, L, E)` float32
+    bias: Array | None  # `(C, L)` float32 or None
+    is_popular: Array | None  # `(C, L)` bool; None where there are no groups
+    num_items: int = struct.field(pytree_node=False)  # J
 
 
 def _own_size(scores: FactoredScores) -> int:

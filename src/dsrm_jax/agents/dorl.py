@@ -57,19 +57,12 @@ class DORLConfig:
 
 @struct.dataclass
 class DORLState:
-    """Arrays of the agent.
+    """Arrays of the agent."""
 
-    Attributes:
-        actor_critic: what learns.
-        models: frozen parameters of the world models, a leading axis of members.
-        entropy: frozen, from the log.
-        floor: `()` float32, R_min.
-    """
-
-    actor_critic: ActorCriticState
-    models: PyTree
-    entropy: LogEntropy
-    floor: Float[Array, ""]
+    actor_critic: ActorCriticState  # what learns
+    models: PyTree  # frozen parameters of the world models, a leading axis of members
+    entropy: LogEntropy  # frozen, from the log
+    floor: Float[Array, ""]  # `()` float32, R_min
 
 
 class _Parts(NamedTuple):

@@ -74,15 +74,10 @@ class FCPOState:
 
 @struct.dataclass
 class HyperAction:
-    """What `act` records beside the slate.
+    """What `act` records beside the slate."""
 
-    Attributes:
-        w: the sampled hyper-action: this is the action.
-        log_prob: its Gaussian log-density.
-    """
-
-    w: Float[Array, "... E"]
-    log_prob: Float[Array, "..."]
+    w: Float[Array, "... E"]  # the sampled hyper-action: this is the action
+    log_prob: Float[Array, "..."]  # its Gaussian log-density
 
 
 class GaussianHyperActor(nn.Module):

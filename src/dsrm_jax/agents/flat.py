@@ -32,17 +32,11 @@ from dsrm_jax.types import PyTree
 
 @struct.dataclass
 class FlatDecision:
-    """What `act` records beside the slate.
+    """What `act` records beside the slate."""
 
-    Attributes:
-        output: `(..., 2)` float32, the raw Gaussian draw; `goal_from` turns it into z.
-        log_prob: `(..., K + 1)` float32: of the output, then of each slot.
-        value: `(...)` float32.
-    """
-
-    output: Float[Array, "... 2"]
-    log_prob: Float[Array, "... K+1"]
-    value: Float[Array, "..."]
+    output: Float[Array, "... 2"]  # `(..., 2)` float32, the raw Gaussian draw; `goal_from` turns it into z
+    log_prob: Float[Array, "... K+1"]  # `(..., K + 1)` float32: of the output, then of each slot
+    value: Float[Array, "..."]  # `(...)` float32
 
 
 class Emission(NamedTuple):

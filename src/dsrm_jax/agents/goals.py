@@ -113,10 +113,9 @@ def slot_advantage(
 ) -> Float[Array, "... K"]:
     """Return the slate's advantage with every click but the slot's own replaced by its expectation.
 
-    Slot k gets `advantage - sum over j != k of (clicks_j - expected_j) / K`: given the items, the other slots'
-    clicks are noise to the slot's choice. With each item's own click probability as `expected_click` the mean
-    policy gradient is the same and its variance smaller; an error in that probability biases the gradient by
-    what later slots lose to an earlier choice.
+    Slot k gets `advantage - sum over j != k of (clicks_j - expected_j) / K`: given the items, the other slots' clicks are noise
+    to the slot's choice. With each item's own click probability as `expected_click` the mean policy gradient is the same and its
+    variance smaller; an error in that probability biases the gradient by what later slots lose to an earlier choice.
 
     Args:
         advantage: of the slate, whose reward is the mean click.

@@ -1,9 +1,8 @@
 """Q-values of every item of a catalogue, as methods of one value an item learn them.
 
-An item's value is Q(s, i) = E[r_i + gamma V(s')], where V(s) is the mean of Q over the K shown items: SlateQ's
-decomposition (Ie et al. 2019) with equal weights, so that V is the discounted sum of the slates' mean rewards. A single Q of the
-whole slate, the sum of its items' (the DQN of github.com/1163710212/HER4IF), leaves single items undetermined: one may rise as
-another falls.
+An item's value is Q(s, i) = E[r_i + gamma V(s')], where V(s) is the mean of Q over the K shown items: SlateQ's decomposition (Ie
+et al. 2019) with equal weights, so that V is the discounted sum of the slates' mean rewards. A single Q of the whole slate, the
+sum of its items' (the DQN of github.com/1163710212/HER4IF), leaves single items undetermined: one may rise as another falls.
 
 Shapes: B users, J items, K slate size, D state dimensions, E = D + 3 item features.
 """

@@ -20,15 +20,10 @@ _NOTHING = np.uint32(2**32 - 1)  # key of an empty entry, whose value is 1 as if
 
 @struct.dataclass
 class LogEntropy:
-    """P_E(k) of every tuple that the log says something about, k = 1 ... W; all others have 1.
+    """P_E(k) of every tuple that the log says something about, k = 1 ... W; all others have 1."""
 
-    Attributes:
-        key: `(W, C)` uint32, hashes of the tuples, ascending.
-        value: `(W, C)` float32 in [0, 1].
-    """
-
-    key: UInt32[Array, "W C"]
-    value: Float[Array, "W C"]
+    key: UInt32[Array, "W C"]  # `(W, C)` uint32, hashes of the tuples, ascending
+    value: Float[Array, "W C"]  # `(W, C)` float32 in [0, 1]
 
 
 def fit_log_entropy(

@@ -42,35 +42,24 @@ class ReplayConfig:
 
 @struct.dataclass
 class Replay:
-    """The last `capacity` rows that were added.
+    """The last `capacity` rows that were added."""
 
-    Attributes:
-        rows: any pytree of arrays `(capacity, ...)`.
-        index: `()` int32, where the next row goes.
-        size: `()` int32, rows held, at most `capacity`.
-    """
-
-    rows: PyTree
-    index: Int[Array, ""]
-    size: Int[Array, ""]
+    rows: PyTree  # any pytree of arrays `(capacity, ...)`
+    index: Int[Array, ""]  # `()` int32, where the next row goes
+    size: Int[Array, ""]  # `()` int32, rows held, at most `capacity`
 
 
 @struct.dataclass
 class Experience:
-    """What is kept of a transition: no more than values are learnt from.
+    """What is kept of a transition: no more than values are learnt from."""
 
-    Attributes:
-        features: `(..., D + 1)` float32, state and clock (`networks.features`).
-        action: `(..., E)` float32, the hyper-action that was carried out, noise included; or `(..., K)` int32, the slate.
-        reward: `(...)` float32, `(..., M)` float32 of several objectives, or `(..., K)` bool, the slots' clicks.
-        terminated: `(...)` bool.
-        next_features: `(..., D + 1)` float32, of what the same user truly saw next; meaningless where terminated.
-    """
-
-    features: Float[Array, "... D+1"]
+    features: Float[Array, "... D+1"]  # `(..., D + 1)` float32, state and clock (`networks.features`)
+    # `(..., E)` float32, the hyper-action that was carried out, noise included; or `(..., K)` int32, the slate
     action: Float[Array, "... E"] | Int[Array, "... K"]
+    # `(...)` float32, `(..., M)` float32 of several objectives, or `(..., K)` bool, the slots' clicks
     reward: Float[Array, "..."] | Bool[Array, "... K"]
-    terminated: Bool[Array, "..."]
+    terminated: Bool[Array, "..."]  # `(...)` bool
+    # `(..., D + 1)` float32, of what the same user truly saw next; meaningless where terminated
     next_features: Float[Array, "... D+1"]
 
 

@@ -1,10 +1,9 @@
 """Plackett-Luce slates: draw them, score them, take their mode.
 
-A slate of K distinct items is filled slot by slot. Slot k belongs to a group of items (popular, long tail, or
-any) and draws an item i of its group that no earlier slot took, with probability exp(s_i - R_k), where R_k is
-the logsumexp of the scores still to be had. `num_popular` gives the groups: the first `num_popular` slots are
-popular and the rest long tail (quota), or every slot draws from the whole catalogue where it is None
-(penalty).
+A slate of K distinct items is filled slot by slot. Slot k belongs to a group of items (popular, long tail, or any) and draws an
+item i of its group that no earlier slot took, with probability exp(s_i - R_k), where R_k is the logsumexp of the scores still to
+be had. `num_popular` gives the groups: the first `num_popular` slots are popular and the rest long tail (quota), or every slot
+draws from the whole catalogue where it is None (penalty).
 
 Scores come as an array, or as `FactoredScores`, which are never multiplied out for a large catalogue. A score of -inf bars an
 item: it is taken only where the slot's group has nothing else left. Where only barred items are left in a group their order is
@@ -53,9 +52,8 @@ def sample_slate(
             product where the catalogue has at most `LARGEST_WHOLE` items.
 
     Returns:
-        `(slate, log_prob)`: `(B, K)` int32 catalogue positions, distinct in each row; `(B, K)` float32
-        log-probability of each slot's item given the slots before it, equal to `slate_log_prob`. Their sum
-        over K is the slate's.
+        `(slate, log_prob)`: `(B, K)` int32 catalogue positions, distinct in each row; `(B, K)` float32 log-probability of each
+        slot's item given the slots before it, equal to `slate_log_prob`. Their sum over K is the slate's.
 
     Raises:
         ValueError: where `slate_size` is not in [1, J].

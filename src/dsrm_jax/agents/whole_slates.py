@@ -1,12 +1,10 @@
 """Plackett-Luce slates of scores that are one array, users by items: what `slates` does with catalogues of thousands.
 
-Speed. Random numbers and sorts over the catalogue cost more than scoring it, so a draw is a two-step inverse
-CDF over blocks of about 64 items, and the log-probability of a known slate takes one pass over the catalogue
-forward and one backward.
+Speed. Random numbers and sorts over the catalogue cost more than scoring it, so a draw is a two-step inverse CDF over blocks of
+about 64 items, and the log-probability of a known slate takes one pass over the catalogue forward and one backward.
 
-Accuracy. Mass is only ever added, never subtracted: blocks that lose an item are summed again, and R_k is
-built from the items that no slot took plus the picks of slots k, k + 1, ... Scores of any finite size are
-therefore safe.
+Accuracy. Mass is only ever added, never subtracted: blocks that lose an item are summed again, and R_k is built from the items
+that no slot took plus the picks of slots k, k + 1, ... Scores of any finite size are therefore safe.
 
 Shapes: B users, J items, K slate size, G groups; C blocks of L items.
 """
@@ -171,8 +169,7 @@ def _not_after(slate_size: int) -> Bool[Array, "K K"]:
 def group_logsumexp(scores: Float[Array, "B J"], is_popular: Popular) -> tuple[PerGroup, PerGroup]:
     """Peak (0 where there is no mass) and logsumexp of each group's scores.
 
-    The forms below are the ones that XLA vectorises on a CPU: sums over `where` are several times slower than
-    the product.
+    The forms below are the ones that XLA vectorises on a CPU: sums over `where` are several times slower than the product.
     """
     if is_popular is None:
         peak = finite(row_max(scores))

@@ -11,16 +11,12 @@ from dsrm_jax.simulator.world import History, SessionStarts
 
 @struct.dataclass
 class Windows:
-    """Log rows, and how much of the user's past a history holds that ends before one of them.
+    """Log rows, and how much of the user's past a history holds that ends before one of them."""
 
-    Attributes:
-        starts: the rows.
-        length: H, the most events of a history, static.
-        least: the fewest, where the log holds them, static.
-    """
-
-    starts: SessionStarts
+    starts: SessionStarts  # the rows
+    # H, the most events of a history, static
     length: int = struct.field(pytree_node=False, default=EnvironmentConfig.history_length)
+    # the fewest, where the log holds them, static
     least: int = struct.field(pytree_node=False, default=EnvironmentConfig.arrival_length)
 
     def draw(self, row_key: Key[Array, ""], window_key: Key[Array, ""], number: int) -> tuple[Int[Array, "B"], History]:

@@ -1,8 +1,7 @@
 """Checkpoints that restore the same bits or say why not.
 
-Orbax reads and writes the arrays; this file adds what it does not do: a manifest of checksums in every step's
-folder, one atomic rename that makes a step exist, and a walk back to the newest good step. A step's folder
-holds
+Orbax reads and writes the arrays; this file adds what it does not do: a manifest of checksums in every step's folder, one atomic
+rename that makes a step exist, and a walk back to the newest good step. A step's folder holds
 
     step_00001234/manifest.json   checksums of every leaf and file, key paths, versions, fingerprint; its own checksum
     step_00001234/arrays/         an Orbax checkpoint of {"00000": leaf, "00001": leaf, ...}
