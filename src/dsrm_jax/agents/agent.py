@@ -15,53 +15,34 @@ from dsrm_jax.types import PyTree
 
 @struct.dataclass
 class Rollout:
-    """T steps of B users, time-major.
+    """T steps of B users, time-major."""
 
-    Attributes:
-        view: `(T, B, ...)`, what the agent saw before it acted.
-        slate: catalogue positions.
-        record: `(T, B, ...)`, whatever `Agent.act` returned beside the slate (log-probabilities, goals).
-        clicks: of each slot.
-        reward: the environment's, by default the mean click in [0, 1]; never shaped.
-        popular_share: s of the slate, in [0, 1].
-        terminated: the user left for good.
-        truncated: the session was cut; bootstraps from `final_view`.
-        final_view: `(T, B, ...)`, the true last view of sessions that ended at a step, or None where the environment
-            cannot truncate (then no one bootstraps from it).
-        last_view: `(B, ...)`, the view after the last step.
-    """
-
-    view: View
-    slate: Int[Array, "T B K"]
-    record: PyTree
-    clicks: Bool[Array, "T B K"]
-    reward: Float[Array, "T B"]
-    popular_share: Float[Array, "T B"]
-    terminated: Bool[Array, "T B"]
-    truncated: Bool[Array, "T B"]
+    view: View  # `(T, B, ...)`, what the agent saw before it acted
+    slate: Int[Array, "T B K"]  # catalogue positions
+    record: PyTree  # `(T, B, ...)`, whatever `Agent.act` returned beside the slate (log-probabilities, goals)
+    clicks: Bool[Array, "T B K"]  # of each slot
+    reward: Float[Array, "T B"]  # the environment's, by default the mean click in [0, 1]; never shaped
+    popular_share: Float[Array, "T B"]  # s of the slate, in [0, 1]
+    terminated: Bool[Array, "T B"]  # the user left for good
+    truncated: Bool[Array, "T B"]  # the session was cut; bootstraps from `final_view`
+    # `(T, B, ...)`, the true last view of sessions that ended at a step, or None where the environment cannot truncate (then no
+    # one bootstraps from it)
     final_view: View | None
-    last_view: View
+    last_view: View  # `(B, ...)`, the view after the last step
 
 
 @struct.dataclass
 class Transition:
-    """One step each of N users, in no order: what replay buffers hold and offline methods learn from.
-
-    The fields of `Rollout`, and:
-
-    Attributes:
-        record: `()` for logged slates.
-        terminated: nothing follows, targets carry (1 - terminated).
-        next_view: `(N, ...)`, what was truly seen next: where a session was cut its own last view, never the next user's.
-    """
+    """One step each of N users, in no order: fields as `Rollout`'s. What replay buffers hold and offline methods learn from."""
 
     view: View
     slate: Int[Array, "N K"]
-    record: PyTree
+    record: PyTree  # `()` for logged slates
     clicks: Bool[Array, "N K"]
     reward: Float[Array, "N"]
     popular_share: Float[Array, "N"]
-    terminated: Bool[Array, "N"]
+    terminated: Bool[Array, "N"]  # nothing follows, targets carry (1 - terminated)
+    # `(N, ...)`, what was truly seen next: where a session was cut its own last view, never the next user's
     next_view: View
 
 
@@ -82,19 +63,15 @@ def transitions(rollout: Rollout) -> Transition:
 
 @struct.dataclass
 class LoggedData:
-    """What an offline method may learn from: the training log, in the agents' own terms.
+    """What an offline method may learn from: the training log, in the agents' own terms."""
 
-    Attributes:
-        transitions: slates of K consecutive logged items of one user, with their logged clicks; sessions end by the
-            environment's own leave rule.
-        item: `(N,)` int32, catalogue position of every row of the log, -1 outside the catalogue; users one after the
-            other, each in time order.
-        user: `(N,)` int32, the rows' users.
-    """
-
+    # slates of K consecutive logged items of one user, with their logged clicks; sessions end by the environment's own leave
+    # rule
     transitions: Transition
+    # `(N,)` int32, catalogue position of every row of the log, -1 outside the catalogue; users one after the other, each in
+    # time order
     item: Int[Array, "N"]
-    user: Int[Array, "N"]
+    user: Int[Array, "N"]  # `(N,)` int32, the rows' users
 
 
 Logged: TypeAlias = LoggedData | None
@@ -121,40 +98,26 @@ class Agent(NamedTuple):
 
 
 class Method(NamedTuple):
-    """All that depends on a method's name.
+    """All that depends on a method's name."""
 
-    Attributes:
-        name: as flags and files have it.
-        label: as tables and pictures print it.
-        about: one phrase.
-        make: `(*, slate_size, ...) -> Agent`; None where only evaluation knows what it acts on.
-        settings: the settings classes that its keywords are fields of; one that none of them has is `SharedConfig`'s.
-        borrowed: keywords that bear another name there: keyword to class and field.
-        networks: keywords that take a network, None for the method's own.
-        state: the purifier's kind where that is left to the method; `identity`: it acts on the observed state.
-        replays: most of its time goes into updates from a replay buffer, which every device would make in full: three seeds on
-            two cores take 1.1 (DNaIR) to 1.6 times (BCQ) as long with their users on two devices; TD3, whose updates are small,
-            takes .8.
-        needs_log: it learns from the training log (`LoggedData` is handed to its `init`).
-        in_model: it trains in a simulator whose responses were fitted to the training log, never in the true one.
-        novelty: it rewards novelty, which needs items of different popularity.
-        draws: it draws its slates whatever it is asked, so that no program could answer alike.
-        learns: it trains.
-        rival: what any learner has to beat: tables print the difference to it.
-    """
-
-    name: str
-    label: str
-    about: str
+    name: str  # as flags and files have it
+    label: str  # as tables and pictures print it
+    about: str  # one phrase
+    # `(*, slate_size, ...) -> Agent`; None where only evaluation knows what it acts on
     make: Callable[..., Agent] | None
+    # the settings classes that its keywords are fields of; one that none of them has is `SharedConfig`'s
     settings: tuple[type, ...] = ()
-    borrowed: Mapping[str, tuple[type, str]] = {}
-    networks: tuple[str, ...] = ()
+    borrowed: Mapping[str, tuple[type, str]] = {}  # keywords that bear another name there: keyword to class and field
+    networks: tuple[str, ...] = ()  # keywords that take a network, None for the method's own
+    # the purifier's kind where that is left to the method; `identity`: it acts on the observed state
     state: str = "identity"
+    # most of its time goes into updates from a replay buffer, which every device would make in full: three seeds on two cores
+    # take 1.1 (DNaIR) to 1.6 times (BCQ) as long with their users on two devices; TD3, whose updates are small, takes .8
     replays: bool = False
-    needs_log: bool = False
+    needs_log: bool = False  # it learns from the training log (`LoggedData` is handed to its `init`)
+    # it trains in a simulator whose responses were fitted to the training log, never in the true one
     in_model: bool = False
-    novelty: bool = False
-    draws: bool = False
-    learns: bool = True
-    rival: bool = False
+    novelty: bool = False  # it rewards novelty, which needs items of different popularity
+    draws: bool = False  # it draws its slates whatever it is asked, so that no program could answer alike
+    learns: bool = True  # it trains
+    rival: bool = False  # what any learner has to beat: tables print the difference to it

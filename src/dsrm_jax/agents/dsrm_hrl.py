@@ -34,19 +34,12 @@ LEVELS = ("manager", "worker")
 
 @struct.dataclass
 class Decision:
-    """What `act` records beside the slate.
+    """What `act` records beside the slate, float32; values are V of each level."""
 
-    Attributes:
-        output: `(..., 2)` float32, the manager's raw Gaussian draw; `goal_from` turns it into z.
-        manager_log_prob: `(...)` float32.
-        manager_value, worker_value: `(...)` float32, V of each level.
-        worker_log_prob: `(..., K)` float32, per slot.
-    """
-
-    output: Float[Array, "... 2"]
+    output: Float[Array, "... 2"]  # the manager's raw Gaussian draw; `goal_from` turns it into z
     manager_log_prob: Float[Array, "..."]
     manager_value: Float[Array, "..."]
-    worker_log_prob: Float[Array, "... K"]
+    worker_log_prob: Float[Array, "... K"]  # of each slot
     worker_value: Float[Array, "..."]
 
 

@@ -23,22 +23,14 @@ GaussianPolicy = Callable[[PyTree, PyTree], tuple[Float[Array, "N E"], Float[Arr
 
 @struct.dataclass
 class PolicyBatch:
-    """What one constrained step learns from.
+    """What one constrained step learns from."""
 
-    Attributes:
-        inputs: `(N, ...)` pytree, what the policy saw.
-        action: what it drew, with `log_prob` under the policy that drew it.
-        advantage: of the reward, any scale: it is normalised.
-        cost_advantage: in the units of `excess`: it is centred and never scaled, since a scale would move the limit.
-        excess: c, mean cost of a step minus its limit, plus the margin.
-    """
-
-    inputs: PyTree
-    action: Float[Array, "N E"]
-    log_prob: Float[Array, "N"]
-    advantage: Float[Array, "N"]
-    cost_advantage: Float[Array, "N"]
-    excess: Float[Array, ""]
+    inputs: PyTree  # `(N, ...)`, what the policy saw
+    action: Float[Array, "N E"]  # what it drew
+    log_prob: Float[Array, "N"]  # under the policy that drew it
+    advantage: Float[Array, "N"]  # of the reward, any scale: it is normalised
+    cost_advantage: Float[Array, "N"]  # in the units of `excess`: centred, never scaled, which would move the limit
+    excess: Float[Array, ""]  # c, mean cost of a step minus its limit, plus the margin
 
 
 def constrained_step(

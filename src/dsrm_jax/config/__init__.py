@@ -16,27 +16,3 @@ from dsrm_jax.config.tree import Config, DataConfig, EvaluationConfig, Synthetic
 from dsrm_jax.purify.settings import DenoiserConfig, EncoderConfig, PurifierConfig
 from dsrm_jax.settings import configuration
 from dsrm_jax.simulator.settings import EnvironmentConfig
-
-__all__ = [
-    "A2CConfig",
-    "AgentConfig",
-    "BCQConfig",
-    "Config",
-    "DNaIRConfig",
-    "DORLConfig",
-    "DataConfig",
-    "DenoiserConfig",
-    "EncoderConfig",
-    "EnvironmentConfig",
-    "EvaluationConfig",
-    "FCPOConfig",
-    "MOFIRConfig",
-    "PurifierConfig",
-    "ReplayConfig",
-    "SAC4IRConfig",
-    "SyntheticConfig",
-    "TD3Config",
-    "TrainingConfig",
-    "configuration",
-    "to_dict",
-]

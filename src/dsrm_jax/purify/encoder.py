@@ -45,17 +45,12 @@ class EncoderParams:
 
 
 class Encoder(NamedTuple):
-    """A map from histories to observed states, as pure functions.
+    """A map from histories to observed states, as pure functions."""
 
-    Attributes:
-        init: `(key, embeddings) -> params`. The key is consumed.
-        encode: `(params, summary (..., C)) -> state (..., D)`, from the features of `summarise`.
-        state_dim: D.
-    """
-
-    init: Callable[[Key[Array, ""], Embeddings], EncoderParams]
+    init: Callable[[Key[Array, ""], Embeddings], EncoderParams]  # `(key, embeddings) -> params`. The key is consumed
+    # `(params, summary (..., C)) -> state (..., D)`, from the features of `summarise`
     encode: Callable[[EncoderParams, Float[Array, "... C"]], States]
-    state_dim: int
+    state_dim: int  # D
 
 
 def embeddings_from(factors: FactorResponse) -> Embeddings:

@@ -19,16 +19,11 @@ from dsrm_jax.types import PyTree
 
 @struct.dataclass
 class Perception:
-    """Everything frozen before Stage II.
+    """Everything frozen before Stage II."""
 
-    Attributes:
-        encoder: shared by all seeds, it is a product of the log.
-        purifier: parameters of the purifier; with a leading seed axis where several seeds are trained together.
-        process: the reverse process that a program takes as an argument (`share_process`); None: the purifier's own.
-    """
-
-    encoder: EncoderParams
-    purifier: PyTree
+    encoder: EncoderParams  # shared by all seeds, it is a product of the log
+    purifier: PyTree  # parameters of the purifier; with a leading seed axis where several seeds are trained together
+    # the reverse process that a program takes as an argument (`share_process`); None: the purifier's own
     process: ReverseProcess | None = None
 
 

@@ -26,25 +26,17 @@ class PurifierBatch:
 
 
 class Learning(NamedTuple):
-    """How Stage I trains a purifier; what is not listed is a field of `PurifierConfig`.
+    """How Stage I trains a purifier; what is not listed is a field of `PurifierConfig`."""
 
-    Attributes:
-        target: the cleaner state of each batch: `draw` or `mode` of the user's posterior, or one of `targets.TARGETS`.
-        labelled: batches are `rce.LabelledBatch`: histories with the clicks that followed them, no cleaner state.
-        learning_rate: Adam's first step size; it decays to 0 by a cosine.
-        ema: decay of the moving average of the weights, in [0, 1); not read where `labelled`.
-        ramp: gradient steps over which `LabelledBatch.progress` rises from 0 to 1.
-    """
-
-    target: str = "draw"
-    labelled: bool = False
+    target: str = "draw"  # the cleaner state: `draw` or `mode` of the user's posterior, or one of `targets.TARGETS`
+    labelled: bool = False  # batches are `rce.LabelledBatch`: histories with the clicks that followed, no cleaner state
     iterations: int = PurifierConfig.iterations
     batch_size: int = PurifierConfig.batch_size
-    learning_rate: Scalar = PurifierConfig.learning_rate
-    ema: Scalar = PurifierConfig.ema
+    learning_rate: Scalar = PurifierConfig.learning_rate  # Adam's first; it decays to 0 by a cosine
+    ema: Scalar = PurifierConfig.ema  # not read where `labelled`
     mask_rate: Scalar = PurifierConfig.mask_rate
     refresh_rounds: int = 0
-    ramp: int = 0
+    ramp: int = 0  # gradient steps over which `LabelledBatch.progress` rises from 0 to 1
 
 
 class Purifier(NamedTuple):

@@ -6,41 +6,28 @@ from jaxtyping import Array, Bool, Float, Int
 
 @struct.dataclass
 class View:
-    """What a policy knows of its users.
+    """What a policy knows of its users."""
 
-    Attributes:
-        state: `(..., D)` float32, purified state.
-        observed: `(..., D)` float32, observed state before purification.
-        time: `(...)` int32, steps already taken in the session.
-        recent: `(..., R)` int32, vocabulary indices of the last events, oldest first; -1 where there is none. None where a caller
-            has no use for it.
-    """
-
-    state: Float[Array, "... D"]
-    observed: Float[Array, "... D"]
-    time: Int[Array, "..."]
+    state: Float[Array, "... D"]  # `(..., D)` float32, purified state
+    observed: Float[Array, "... D"]  # `(..., D)` float32, observed state before purification
+    time: Int[Array, "..."]  # `(...)` int32, steps already taken in the session
+    # `(..., R)` int32, vocabulary indices of the last events, oldest first; -1 where there is none. None where a caller has no
+    # use for it
     recent: Int[Array, "... R"] | None = None
 
 
 @struct.dataclass
 class Catalogue:
-    """What a policy knows of the items it may show, frozen, in catalogue order.
+    """What a policy knows of the items it may show, frozen, in catalogue order."""
 
-    Attributes:
-        vectors: `(J, D)` float32 item vectors in the state's space: <state, vector> + bias is the encoder's click logit.
-        bias: `(J,)` float32.
-        log_popularity: `(J,)` float32, standardised log(1 + training exposure).
-        is_popular: `(J,)` bool.
-        exposure: `(J,)` float32, rows of the training log that show the item; this and the next two are None where a
-            caller has no use for them.
-        clicked: `(J,)` float32, those of them that were clicked.
-        position: `(V,)` int32, catalogue position of each vocabulary index, -1 outside the catalogue.
-    """
-
+    # `(J, D)` float32 item vectors in the state's space: <state, vector> + bias is the encoder's click logit
     vectors: Float[Array, "J D"]
-    bias: Float[Array, "J"]
-    log_popularity: Float[Array, "J"]
-    is_popular: Bool[Array, "J"]
+    bias: Float[Array, "J"]  # `(J,)` float32
+    log_popularity: Float[Array, "J"]  # `(J,)` float32, standardised log(1 + training exposure)
+    is_popular: Bool[Array, "J"]  # `(J,)` bool
+    # `(J,)` float32, rows of the training log that show the item; this and the next two are None where a caller has no use for
+    # them
     exposure: Float[Array, "J"] | None = None
-    clicked: Float[Array, "J"] | None = None
+    clicked: Float[Array, "J"] | None = None  # `(J,)` float32, those of them that were clicked
+    # `(V,)` int32, catalogue position of each vocabulary index, -1 outside the catalogue
     position: Int[Array, "V"] | None = None
