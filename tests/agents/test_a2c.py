@@ -1,4 +1,5 @@
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -48,14 +49,14 @@ def agent():
 
 @pytest.fixture(scope="module")
 def started(agent, catalogue):
-    return agent.init(jax.random.key(0), catalogue)
+    return jax.jit(agent.init)(jax.random.key(0), catalogue)
 
 
 @pytest.fixture(scope="module")
 def rollout(agent, started, catalogue):
     rng = np.random.default_rng(1)
     view = view_of(STEPS, USERS)
-    slate, record = jax.vmap(lambda k, v: agent.act(started, k, v, catalogue))(
+    slate, record = jax.jit(jax.vmap(lambda k, v: agent.act(started, k, v, catalogue)))(
         jax.random.split(jax.random.key(1), STEPS), view
     )
     clicks = jnp.asarray(rng.random((STEPS, USERS, SLATE)) < 0.5)
@@ -75,7 +76,7 @@ def rollout(agent, started, catalogue):
 
 def test_an_untrained_policy_ranks_by_the_encoders_click_logit(agent, started, catalogue):
     view = view_of(USERS)
-    slate, _ = agent.act(started, jax.random.key(0), view, catalogue, greedy=True)
+    slate, _ = jax.jit(partial(agent.act, greedy=True))(started, jax.random.key(0), view, catalogue)
     logit = np.asarray(view.state, float) @ np.asarray(catalogue.vectors, float).T + np.asarray(catalogue.bias)
     np.testing.assert_array_equal(slate, np.argsort(-logit, axis=1)[:, :SLATE])
 
@@ -110,8 +111,9 @@ def test_entropy_to_go_as_credit_has_the_gradient_of_the_entropy():
         weight = jnp.exp(log_prob.sum(-1))
         return jnp.sum(jax.lax.stop_gradient(weight[:, None] * entropy_to_go(log_prob)) * log_prob)
 
-    np.testing.assert_allclose(jax.grad(credited)(scores), jax.grad(entropy)(scores), atol=1e-5)
-    chance = np.exp(np.asarray(log_probs(scores).sum(-1), float))
+    exact = jax.jit(jax.grad(entropy))(scores)
+    np.testing.assert_allclose(jax.jit(jax.grad(credited))(scores), exact, atol=1e-5)
+    chance = np.exp(np.asarray(jax.jit(log_probs)(scores), float).sum(-1))
     drawn = np.random.default_rng(0).choice(len(slates), 200_000, p=chance / chance.sum())
 
     def sampled(scores):
@@ -119,7 +121,7 @@ def test_entropy_to_go_as_credit_has_the_gradient_of_the_entropy():
         credit = entropy_to_go(log_prob) - jnp.mean(entropy_to_go(log_prob), axis=0)
         return -policy_gradient_loss(log_prob, jax.lax.stop_gradient(log_prob), credit)
 
-    np.testing.assert_allclose(jax.grad(sampled)(scores), jax.grad(entropy)(scores), atol=0.01)
+    np.testing.assert_allclose(jax.jit(jax.grad(sampled))(scores), exact, atol=0.01)
 
 
 def test_nothing_follows_termination_and_a_cut_session_bootstraps_from_its_own_last_view(rollout):

@@ -85,7 +85,8 @@ def logged(users):
 
 def mean_click(agent, agent_state, state, clicks, catalogue):
     view = View(state, state, jnp.zeros(USERS, jnp.int32))
-    slate = np.asarray(agent.act(agent_state, jax.random.key(0), view, catalogue, True)[0])
+    act = jax.jit(partial(agent.act, greedy=True))
+    slate = np.asarray(act(agent_state, jax.random.key(0), view, catalogue)[0])
     return np.take_along_axis(clicks, slate, axis=1).mean(), slate
 
 
@@ -94,7 +95,7 @@ def test_the_discrete_form_finds_the_best_slates_within_the_support_of_the_data(
     pairs = combinations(np.flatnonzero(SHOWN), SLATE)
     best = np.max([clicks[:, list(pair)].mean(1) for pair in pairs], axis=0).mean()
     agent = make_bcq(**SETTINGS)
-    agent_state = agent.init(jax.random.key(0), catalogue, logged)
+    agent_state = jax.jit(agent.init)(jax.random.key(0), catalogue, logged)
     update = jax.jit(partial(agent.update, rollout=None, catalogue=catalogue))
     for seed in range(4):
         agent_state, metrics = update(agent_state, jax.random.key(seed))
@@ -106,7 +107,7 @@ def test_the_discrete_form_finds_the_best_slates_within_the_support_of_the_data(
     assert float(jnp.mean(q)) == pytest.approx(0.9 / (1 - 0.8 * 0.8), rel=0.15)
     assert np.isfinite(float(metrics["value_loss"]))
     # an untrained Q prefers what the data know nothing of, and the mask alone keeps it away
-    untrained = agent.init(jax.random.key(0), catalogue, logged).learner.params["value"]
+    untrained = jax.jit(agent.init)(jax.random.key(0), catalogue, logged).learner.params["value"]
     params = agent_state.learner.params | {"value": untrained}
     misled = agent_state.replace(learner=agent_state.learner.replace(params=params))
     free = make_bcq(**SETTINGS | {"threshold": 0.0})
@@ -123,7 +124,7 @@ def test_the_continuous_form_finds_the_best_of_the_slates_that_logged_directions
     best = np.max([clicks[:, slate].mean(1) for slate in np.asarray(logged_slates)], axis=0).mean()
     # 2,000 transitions, a fifth of them ended by chance: at a discount of .8 critics of actions learn these ends by heart
     agent = make_bcq(**CONTINUOUS | {"hidden": 32, "learning_rate": 1e-3, "discount": 0.4})
-    agent_state = agent.init(jax.random.key(0), catalogue, logged)
+    agent_state = jax.jit(agent.init)(jax.random.key(0), catalogue, logged)
     update = jax.jit(partial(agent.update, rollout=None, catalogue=catalogue))
     for seed in range(6):
         agent_state, _ = update(agent_state, jax.random.key(seed))
@@ -172,6 +173,7 @@ def _seen(state):
     return jnp.concatenate([state, jnp.zeros((len(state), 1))], axis=1)
 
 
+@jax.jit
 def shaken(tree, key):
     leaves, shape = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
@@ -187,7 +189,7 @@ def mlp(params, x):
 
 
 def test_the_discrete_target_agrees_with_a_hand_computation_in_float64(catalogue, logged):
-    agent_state = make_bcq(**SETTINGS).init(jax.random.key(0), catalogue, logged)
+    agent_state = jax.jit(make_bcq(**SETTINGS).init)(jax.random.key(0), catalogue, logged)
     params, target = shaken((agent_state.learner.params,) * 2, jax.random.key(1))
     rng = np.random.default_rng(6)
     seen = rng.normal(size=(20, DIM + 1))
@@ -199,7 +201,7 @@ def test_the_discrete_target_agrees_with_a_hand_computation_in_float64(catalogue
         terminated=jnp.asarray(gone),
         next_features=jnp.asarray(np.where(gone[:, None], np.nan, seen), jnp.float32),
     )
-    found = bcq.td_target(_parts(), Learner(params, target, {}), batch, catalogue)
+    found = jax.jit(partial(bcq.td_target, _parts()))(Learner(params, target, {}), batch, catalogue)
 
     rows = np.asarray(item_rows(catalogue), np.float64)
     anchor = np.hstack([seen[:, :-1], np.ones((20, 1)), np.zeros((20, 2))])
@@ -226,13 +228,14 @@ def test_an_untrained_agent_ranks_by_the_encoders_click_logit(catalogue, users, 
     state, _ = users
     agent = make_bcq(**SETTINGS | {"threshold": 0.0})
     view = View(state, state, jnp.zeros(USERS, jnp.int32))
-    slate, _ = agent.act(agent.init(jax.random.key(0), catalogue, logged), jax.random.key(0), view, catalogue)
+    agent_state = jax.jit(agent.init)(jax.random.key(0), catalogue, logged)
+    slate, _ = jax.jit(agent.act)(agent_state, jax.random.key(0), view, catalogue)
     logit = np.asarray(state @ catalogue.vectors.T + catalogue.bias)
     np.testing.assert_array_equal(slate, np.argsort(-logit, axis=1)[:, :SLATE])
 
 
 def test_the_continuous_target_agrees_with_a_hand_computation_in_float64(catalogue, logged):
-    agent_state = make_bcq(**CONTINUOUS).init(jax.random.key(0), catalogue, logged)
+    agent_state = jax.jit(make_bcq(**CONTINUOUS).init)(jax.random.key(0), catalogue, logged)
     params, target = shaken((agent_state.learner.params, agent_state.learner.target), jax.random.key(1))
     rng = np.random.default_rng(6)
     seen, gone, action_dim = rng.normal(size=(6, DIM + 1)), np.arange(6) % 3 == 0, DIM + 3
@@ -246,7 +249,7 @@ def test_the_continuous_target_agrees_with_a_hand_computation_in_float64(catalog
     )
     parts = parts_of(bcq_continuous.networks(16))
     learner = Learner(params, target, {})
-    found = bcq_continuous.td_target(parts, learner, batch, jnp.asarray(noise, jnp.float32))
+    found = jax.jit(partial(bcq_continuous.td_target, parts))(learner, batch, jnp.asarray(noise, jnp.float32))
 
     best = np.full(6, -np.inf)
     for draw in range(10):
@@ -281,7 +284,7 @@ def test_latents_are_clipped_to_act_and_never_to_train_the_decoder():
 
 def test_the_log_is_held_once_and_rollouts_are_ignored(catalogue, logged):
     agent = make_bcq(**SETTINGS | {"gradient_steps": 1})
-    agent_state = agent.init(jax.random.key(0), catalogue, logged)
+    agent_state = jax.jit(agent.init)(jax.random.key(0), catalogue, logged)
     assert isinstance(agent_state, ReplayState)
     moved, _ = agent.update(agent_state, jax.random.key(1), "not a rollout", catalogue)
     assert int(moved.replay.size) == int(full_replay(logged.transitions.reward).size)

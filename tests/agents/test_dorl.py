@@ -1,5 +1,7 @@
 from types import SimpleNamespace
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,11 +25,11 @@ def catalogue():
     return Catalogue(jnp.zeros((ITEMS, 2)), zeros, zeros, zeros > 0, position=position)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def table():
     """Only item 0 has a P_E(1) below 1, only the pair {0, 1} a P_E(2) below 1 (test_log_entropy has the log by hand)."""
     item = jnp.array([0, 1, 0, 1, 0, 2, 1, 0, 1], jnp.int32)
-    return fit_log_entropy(item, jnp.array([0] * 6 + [1] * 3, jnp.int32), window=2)
+    return jax.jit(partial(fit_log_entropy, window=2))(item, jnp.array([0] * 6 + [1] * 3, jnp.int32))
 
 
 @pytest.fixture
@@ -44,13 +46,17 @@ def view_of(recent):
     return View(state, state, jnp.zeros(len(recent), jnp.int32), recent=jnp.array(recent))
 
 
+def rewards(agent, view, slate, catalogue):
+    return jax.jit(partial(penalised_rewards, settings=CONFIG))(agent, view, slate, catalogue)
+
+
 AFTER_0 = 0.75 * np.log2(4 / 3) + 0.25 * np.log2(4)
 AFTER_01 = (2 * 0.4 * np.log2(5 / 2) + 0.2 * np.log2(5)) / np.log2(3)
 
 
 def test_penalised_reward_by_hand(agent, catalogue):
     """The item shown ends the tuple: after item 1 (vocabulary 7), item 0 has P_E(1) of 0 and P_E(2) of {0, 1}."""
-    found = penalised_rewards(agent, view_of([[-1, 7]]), jnp.array([[0, 2]]), catalogue, settings=CONFIG)
+    found = rewards(agent, view_of([[-1, 7]]), jnp.array([[0, 2]]), catalogue)
     of_0 = 0.2 - 0.5 * 0.1 + 0.25 * (AFTER_0 + AFTER_01) - 0.3
     of_2 = 0.4 - 0.5 * 0.5 + 0.25 * 2 - 0.3
     np.testing.assert_allclose(found, [[of_0, of_2]], atol=1e-6)
@@ -58,7 +64,7 @@ def test_penalised_reward_by_hand(agent, catalogue):
 
 def test_rewards_below_the_floor_are_zero(agent, catalogue):
     harsh = agent.replace(floor=jnp.array(0.6))
-    found = np.asarray(penalised_rewards(harsh, view_of([[7]]), jnp.array([[0, 2]]), catalogue, settings=CONFIG))
+    found = np.asarray(rewards(harsh, view_of([[7]]), jnp.array([[0, 2]]), catalogue))
     assert found[0, 0] == 0
     assert found[0, 1] > 0
 

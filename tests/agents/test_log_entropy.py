@@ -1,11 +1,17 @@
 import itertools
 from collections import Counter, defaultdict
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dsrm_jax.agents.log_entropy import fit_log_entropy, lowest_entropy, slate_entropy, tuple_key
+
+
+def fitted(*sequences, **options):
+    return jax.jit(partial(fit_log_entropy, **options))(*as_arrays(*sequences))
 
 
 def as_arrays(*sequences):
@@ -18,7 +24,7 @@ def as_arrays(*sequences):
 def entropies(table, *pairs):
     """P_E of showing `item` after `past`, for each `(past, item)`."""
     past = jnp.array([p for p, _ in pairs], jnp.int32)
-    return np.asarray(slate_entropy(table, past, jnp.array([[i] for _, i in pairs], jnp.int32)))[:, 0]
+    return np.asarray(jax.jit(slate_entropy)(table, past, jnp.array([[i] for _, i in pairs], jnp.int32)))[:, 0]
 
 
 def test_three_items_by_hand():
@@ -28,7 +34,7 @@ def test_three_items_by_hand():
     2 nothing came: unseen, 1. Pairs {0, 1}: 0, 1, 0, 2 after (0, 1), (1, 0), (0, 1), (1, 0), and 1 after user 1's (1, 0):
     0 twice, 1 twice, 2 once. {0, 2} ends the session: unseen.
     """
-    table = fit_log_entropy(*as_arrays([0, 1, 0, 1, 0, 2], [1, 0, 1]), window=2)
+    table = fitted([0, 1, 0, 1, 0, 2], [1, 0, 1], window=2)
     after_0 = 0.75 * np.log2(4 / 3) + 0.25 * np.log2(4)
     after_01 = (2 * 0.4 * np.log2(5 / 2) + 0.2 * np.log2(5)) / np.log2(3)
     found = entropies(table, ([1], 0), ([0], 1), ([2], 0), ([0], 2), ([-1], 0), ([-1], 1))
@@ -61,7 +67,7 @@ def counted(sequences, window):
 def test_agrees_with_plain_counting(window):
     rng = np.random.default_rng(window)
     sequences = [list(rng.choice([-1, 0, 1, 2, 3], rng.integers(1, 40), p=[0.1, 0.4, 0.3, 0.1, 0.1])) for _ in range(9)]
-    table = fit_log_entropy(*as_arrays(*sequences), window=window)
+    table = fitted(*sequences, window=window)
     reference = counted(sequences, window)
     pairs = [(past, item) for *past, item in itertools.product(range(-1, 4), range(-1, 4), range(4))]
     expected = [reference(past, item) for past, item in pairs]
@@ -71,13 +77,13 @@ def test_agrees_with_plain_counting(window):
 
 def test_the_most_frequent_tuples_stay_where_room_is_short():
     sequences = [[0, 1, 0, 1, 0, 1, 0, 2, 3, 4, 3, 4, 3, 5]]
-    kept = fit_log_entropy(*as_arrays(*sequences), window=1, capacity=1)
+    kept = fitted(*sequences, window=1, capacity=1)
     after_0 = 0.75 * np.log2(4 / 3) + 0.25 * np.log2(4)
     np.testing.assert_allclose(entropies(kept, ([], 0), ([], 3)), [after_0, 1.0], atol=1e-6)
 
 
 def test_a_log_without_neighbours_says_nothing():
-    table = fit_log_entropy(*as_arrays([3], [2], [-1]), window=2)
+    table = fitted([3], [2], [-1], window=2)
     np.testing.assert_array_equal(entropies(table, ([2], 3), ([-1], 0)), [2.0, 2.0])
 
 

@@ -36,18 +36,21 @@ def rows_of(numbers):
 @given(capacity=st.integers(1, 7), lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6))
 def test_the_buffer_holds_what_a_deque_of_its_capacity_holds(capacity, lengths):
     replay, reference, count = start_replay(ROW, capacity=capacity), deque(maxlen=capacity), 0
+    draw = jax.jit(partial(sample, batch_size=32))
+    more = jax.jit(lambda replay, numbers: add(replay, rows_of(numbers)))
     for length in lengths:
         numbers = range(count, count + length)
         count += length
-        replay = add(replay, rows_of(list(numbers)))
+        replay = more(replay, np.array(numbers))
         reference.extend(numbers)
         size, index = int(replay.size), int(replay.index)
         assert size == len(reference)
         start = index - size  # the oldest row is where the next goes, once the buffer is full
-        held = [int(replay.rows["number"][(start + i) % capacity]) for i in range(size)]
+        rows = jax.tree.map(np.asarray, replay.rows)
+        held = [int(rows["number"][(start + i) % capacity]) for i in range(size)]
         assert held == list(reference)
-        np.testing.assert_array_equal(replay.rows["vector"][:, 0], replay.rows["number"])
-        drawn = sample(jax.random.key(count), replay, batch_size=32)
+        np.testing.assert_array_equal(rows["vector"][:, 0], rows["number"])
+        drawn = jax.tree.map(np.asarray, draw(jax.random.key(count), replay))
         assert set(np.asarray(drawn["number"]).tolist()) <= set(reference)
         np.testing.assert_array_equal(drawn["vector"][:, 1], -drawn["number"])
 
