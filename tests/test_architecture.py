@@ -145,7 +145,7 @@ def test_the_page_names_every_room_and_fits_one_screen():
 
 @pytest.mark.parametrize("folder", ["src", "experiments", "tests"])
 def test_nothing_cites_notes_that_a_reader_does_not_have(folder: str):
-    notes = re.compile(r"\bfacts/\w+|/work/|\bshared/(?:facts|design|paper)")
+    notes = re.compile(r"\bfacts/\w+|\bshared/(?:facts|design|paper)")
     citing = {
         str(path.relative_to(ROOT))
         for path in sorted((ROOT / folder).rglob("*"))
