@@ -195,7 +195,7 @@ def test_no_key_is_used_twice(world, perception):
 
 SCRIPT = """
 import jax
-from test_loop import CONFIG, make_trainer, perception, world
+from test_loop import CONFIG, perception, trainer_of, world
 world, perception = (f._get_wrapped_function()() for f in (world, perception))
 trainer = trainer_of(CONFIG)
 train = jax.jit(jax.vmap(lambda k: trainer.train(trainer.init(k, world, perception), world, perception, 200)))
