@@ -1,6 +1,7 @@
 """What CPUs need to be told before JAX starts: flags for some versions of jaxlib, and cores as devices; nothing imports JAX here.
 
-Both faults were measured with jaxlib 0.10.2 on two cores, and found neither in 0.9.2 nor in 0.12.0:
+Both faults were measured with jaxlib 0.10.2 on two cores, and found neither in 0.9.2 nor in 0.12.0. The second is not in 0.10.0,
+0.11.0 and 0.11.2 either; the first is in 0.10.1, and reported of 0.11.0 (github.com/jax-ml/jax, issues 39257 and 40412):
 
 * `jit(vmap(train))` can wait for ever (a race in the concurrency-optimised scheduler);
 * a product, its sum over the last axis and an addition, such as `vmap(lambda u: sum(item * user[u], -1) + bias)`, give WRONG
@@ -60,8 +61,8 @@ def warn_of_faults() -> None:
     on_cpu = platforms.startswith("cpu") if platforms else not any(map(_version, ACCELERATORS))
     if on_cpu and _installed(AFFECTED) and (missing := _missing(os.environ, FLAGS)):
         warnings.warn(
-            f"on CPUs jaxlib {_version('jaxlib')} can hang in vmapped training and compute wrong numbers in a vmap over an "
-            f'axis of size one: set XLA_FLAGS="{" ".join(missing)}" before JAX starts',
+            "on CPUs jaxlib 0.10 and 0.11 can hang in vmapped training, and 0.10.2 computes wrong numbers in a vmap over an axis "
+            f'of size one: set XLA_FLAGS="{" ".join(missing)}" before JAX starts',
             RuntimeWarning,
             stacklevel=3,
         )
