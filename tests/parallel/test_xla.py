@@ -80,7 +80,8 @@ def test_the_front_door_warns_once_where_a_cpu_lacks_its_flags(monkeypatch, jaxl
         for _ in range(3):
             assert dsrm_jax.make_environment
     assert [str(w.message).split(": set")[0] for w in found] == [
-        "on CPUs jaxlib 0.10 and 0.11 can hang in vmapped training, and 0.10.2 computes wrong numbers in a vmap over an axis of size one"
+        "on CPUs jaxlib 0.10 and 0.11 can hang in vmapped training, "
+        "and 0.10.2 computes wrong numbers in a vmap over an axis of size one"
     ] * warned
     assert all(flag in str(w.message) for w in found for flag in FLAGS if flag not in environ.get("XLA_FLAGS", ""))
     assert [Path(w.filename) for w in found] == [Path(__file__)] * warned

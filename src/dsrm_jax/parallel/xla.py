@@ -5,13 +5,11 @@ Both faults were measured with jaxlib 0.10.2 on two cores, and found neither in 
 
 * `jit(vmap(train))` can wait for ever (a race in the concurrency-optimised scheduler);
 * a product, its sum over the last axis and an addition, such as `vmap(lambda u: sum(item * user[u], -1) + bias)`, give WRONG
-  NUMBERS, silently, when mapped once more over an axis of size one (the "ynn" fusions). `tests/parallel/test_xla.py`
-  holds the smallest case.
+  NUMBERS, silently, when mapped once more over an axis of size one ("ynn" fusions; smallest case: `tests/parallel/test_xla.py`).
 
 A third has no flag: a batch of matrices that several CPU devices factorise waits for ever; `training.run.start` avoids it.
 
-The library never touches the environment on import; the command line and the tests call `set_flags` before JAX starts, and
-the front door calls `warn_of_faults`.
+Importing the library touches no environment: the command line and the tests call `set_flags`, the front door `warn_of_faults`.
 """
 
 import os
