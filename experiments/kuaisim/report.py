@@ -17,14 +17,13 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from dsrm_jax.cli.pipeline import newest
 from dsrm_jax.config import Config, TrainingConfig
-from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.sessions import of_each
 from dsrm_jax.purify.perception import SEED_AXES, Perception
 from dsrm_jax.runs.evaluate import rule_of
 from dsrm_jax.runs.pieces import environment_of
-from dsrm_jax.runs.prepare import Say, load_worlds, seed_keys
-from dsrm_jax.runs.run import restore
+from dsrm_jax.runs.prepare import Say, seed_keys
 from dsrm_jax.runs.run_directory import RunDirectory, locked, read_summary, write_summary
 from dsrm_jax.simulator.environment import Environment
 from dsrm_jax.simulator.world import World
@@ -154,11 +153,7 @@ def report_run(run: RunDirectory, config: Config, say: Say) -> Json:
     Raises:
         InputError: the run has no usable checkpoint.
     """
-    log, worlds, _ = load_worlds(config, say)
-    found = restore(run, config, worlds.train, log.num_items, log.digest)
-    if found is None:
-        raise InputError(f"{run.path} has no checkpoint yet: train it first (dsrm-jax resume {run.path})")
-    saved = found[1]
+    _, saved, _, worlds, _ = newest(run, config, say)
     lab = lab_report(config, saved.train.agent, worlds.train, saved.perception)
     cells = ", ".join(f"{name} {np.mean(values):.3f}" for name, values in lab.items())
     say(f"last ten entries, as KuaiSim reports them (training world, exploring): {cells}")

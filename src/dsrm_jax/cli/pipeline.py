@@ -111,7 +111,7 @@ def evaluate(run: RunDirectory, config: Config, *, console: Console | None = Non
     """
     console = console or Console()
     use_compilation_cache()
-    step, saved, _, worlds, facts = _newest(run, config, _speaker(console))
+    step, saved, _, worlds, facts = newest(run, config, _speaker(console))
     last = num_updates(config) * config.training.rollout_length
     facts["source"] += _unfinished(step, config)
     _speaker(console)(f"checkpoint of step {step:,} of {last:,}")
@@ -142,7 +142,7 @@ def export(
     if not folder.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {folder}; make it first")
     say = _speaker(console or Console())
-    step, saved, log, worlds, _ = _newest(run, config, say)
+    step, saved, log, worlds, _ = newest(run, config, say)
     index = config.training.seeds.index(seed)
     policy, purifier = jax.tree.map(lambda x: x[index], (saved.train.agent, saved.perception.purifier))
     perception = replace(saved.perception, purifier=purifier)
@@ -167,8 +167,8 @@ def export(
     return {"path": str(path), "bytes": size, "latency": rows}
 
 
-def _newest(run: RunDirectory, config: Config, say: Say) -> tuple[int, Saved, InteractionLog, Worlds, Json]:
-    """Return the step and the state of a run's newest good checkpoint, its log, worlds and facts."""
+def newest(run: RunDirectory, config: Config, say: Say) -> tuple[int, Saved, InteractionLog, Worlds, Json]:
+    """Return step and state of a run's newest good checkpoint, its log, worlds and facts; InputError where it has none."""
     log, worlds, facts = load_worlds(config, say)
     found = restore(run, config, worlds.train, log.num_items, log.digest)
     if found is None:
