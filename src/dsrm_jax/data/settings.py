@@ -10,8 +10,8 @@ class DataConfig:
     """Which log to read, and how it becomes clicks, a split and a catalogue."""
 
     env: str = "kuairec"
-    """Data set: kuairec, kuairand, kuairec-signed, ml-100k, ml-1m, log (any CSV or Parquet file), or module:function
-    for one of your own, which returns a log, a frame or a mapping of names to arrays."""
+    """Data set: kuairec, kuairand, kuairec-signed, ml-100k, ml-1m, coat, log (any CSV or Parquet file), or
+    module:function for one of your own, which returns a log, a frame or a mapping of names to arrays."""
     path: str = ""
     """Folder (or, for env=log, file) that holds the data set's files; empty: the default data folder, and the
     embedded synthetic world where the files are absent (kuairec and kuairand)."""
@@ -22,7 +22,7 @@ class DataConfig:
     click_threshold: float = number(default=1.0, within=POSITIVE)
     """Watch ratio (play time / duration) from which on a play is a click, where click=watch_ratio."""
     like_threshold: float = number(default=4.0, within=ANY)
-    """Rating from which on a MovieLens rating is a click, in stars."""
+    """Rating from which on a rating of MovieLens or Coat is a click, in stars."""
     between_value: float = number(default=0.5, within=SHARE)
     """Click probability of a pair in neither extreme of the signed KuaiRec sample, in [0, 1]."""
     test_fraction: float = number(default=0.2, within=PROPER_SHARE)
@@ -47,7 +47,7 @@ class DataConfig:
 
 @configuration
 class SyntheticConfig:
-    """Contamination of the embedded worlds: how far feedback is bent away from preference."""
+    """The embedded worlds: how far feedback is bent away from preference, and of which family preference is."""
 
     popularity_lift: float = number(default=-1.0, within=ANY)
     """Mean lift of the click logit per standard deviation of log-popularity; negative: the calibrated value."""
@@ -59,3 +59,9 @@ class SyntheticConfig:
     the calibrated value."""
     history_scale: float = number(default=1.0, within=POSITIVE)
     """Multiplier of the number of logged rows per user (1: Table 1's)."""
+    taste: Literal["mixed", "clusters", "heavy", "curved", "interests"] = "mixed"
+    """How users' tastes are distributed: mixed (nearly Gaussian mixtures of interests in tags), clusters (twelve tight groups),
+    heavy (Student's t with 3 degrees of freedom), curved (places on a map of two dimensions on which items lie, too: what is near
+    is liked), interests (three for each user, an item is liked for the one that it meets best)."""
+    link: Literal["logistic", "cauchit"] = "logistic"
+    """From a click logit to a chance: logistic, or cauchit, whose tails never forget that people click on anything."""

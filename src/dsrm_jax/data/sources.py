@@ -52,6 +52,7 @@ SOURCES = {
     "kuairec-signed": Source(loader="dsrm_jax.data.signed:load_signed", folders=("kuairec-signed", "kuairec")),
     "ml-100k": Source(loader="dsrm_jax.data.movielens:load_movielens", folders=("ml-100k",), options=("100k",)),
     "ml-1m": Source(loader="dsrm_jax.data.movielens:load_movielens", folders=("ml-1m",), options=("1m",)),
+    "coat": Source(loader="dsrm_jax.data.coat:load_coat", folders=("coat",)),
     "log": Source(loader="dsrm_jax.data.own:load_own", folders=()),
 }
 
@@ -78,6 +79,8 @@ def load_log(
     popularity_bend: float = SyntheticConfig.popularity_bend,
     exposure_bias: float = SyntheticConfig.exposure_bias,
     history_scale: float = SyntheticConfig.history_scale,
+    taste: str = SyntheticConfig.taste,
+    link: str = SyntheticConfig.link,
 ) -> InteractionLog:
     """Return the log of a data set, of a file, or of rows in memory; `log.source` says where it came from.
 

@@ -1,8 +1,9 @@
 """Embedded synthetic worlds: logs of Table 1's sizes whose true preference is known.
 
-A world is drawn in three layers: preference (taste, appeal, bias), which no setting touches; response, preference bent by
-popularity; and logging, which decides what the training log shows. `SyntheticConfig` moves the last two only, so two settings
-with one seed have the same users and items, and differ in contamination alone.
+A world is drawn in three layers: preference (taste, appeal, bias); response, preference bent by popularity; and logging, which
+decides what the training log shows. `taste` and `link` choose another family of preference than the learner's; the other settings
+of `SyntheticConfig` move response and logging only, so two of them with one seed have the same users and items, and differ in
+contamination alone.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from dsrm_jax.data import synthetic_exposure as policy
 from dsrm_jax.data.log import InteractionLog, Interactions
 from dsrm_jax.data.settings import DataConfig, SyntheticConfig
 from dsrm_jax.data.synthetic_calibration import Calibration, calibration
+from dsrm_jax.data.synthetic_tastes import blend, link_of, tastes
 from dsrm_jax.settings import check
 
 CALIBRATION_ROWS = 50_000
@@ -26,7 +28,8 @@ class Truth:
     """What decides every click of a synthetic world, for simulators and evaluation only.
 
     The click logit of user u and item i is `<user_factors[u], item_factors[i]> + user_bias[u] + appeal[i] +
-    (popularity_lift + conformity[u]) * log_popularity[i]`; all but the last term is preference.
+    (popularity_lift + conformity[u]) * log_popularity[i]`; all but the last term is preference. Users with several interests have
+    `synthetic_tastes.blend` of their inner products in place of the first term.
     """
 
     user_factors: np.ndarray  # `(U, F)` float32, zero mean over users
@@ -38,6 +41,10 @@ class Truth:
     # multiple of it
     log_popularity: np.ndarray
     popularity_lift: float  # mean logit lift per unit of `log_popularity`
+    interests: np.ndarray | None = (
+        None  # `(U, M, F)` float32, of which `user_factors` is the mean over M; None: there is but one
+    )
+    link: str = "logistic"  # from a logit to a chance, see `SyntheticConfig.link`
 
 
 def response_factors(
@@ -68,7 +75,8 @@ def preference_factors(truth: Truth, users: np.ndarray, items: np.ndarray) -> tu
 def _source(env: str, config: SyntheticConfig, seed: int) -> str:
     """Name the world and every setting that is not its calibrated default, so that no table can hide one."""
     default = asdict(SyntheticConfig())
-    changed = [f", {name} {value:g}" for name, value in asdict(config).items() if value != default[name]]
+    values = {name: value if isinstance(value, str) else f"{value:g}" for name, value in asdict(config).items()}
+    changed = [f", {name} {values[name]}" for name, value in asdict(config).items() if value != default[name]]
     return f"synthetic {env} world (seed {seed}{''.join(changed)})"
 
 
@@ -80,6 +88,8 @@ def generate(
     popularity_bend: float = SyntheticConfig.popularity_bend,
     exposure_bias: float = SyntheticConfig.exposure_bias,
     history_scale: float = SyntheticConfig.history_scale,
+    taste: str = SyntheticConfig.taste,
+    link: str = SyntheticConfig.link,
 ) -> InteractionLog:
     """Draw a synthetic world and its logs; contamination leaves preference as it is, bit by bit.
 
@@ -92,19 +102,19 @@ def generate(
         InputError: there is no such world, or the seed or a setting is out of range.
     """
     target = calibration(env)
-    config = SyntheticConfig(popularity_lift, popularity_bend, exposure_bias, history_scale)
+    config = SyntheticConfig(popularity_lift, popularity_bend, exposure_bias, history_scale, taste, link)  # type: ignore[arg-type]
     check(DataConfig, "data", seed=seed)
     check(SyntheticConfig, "synthetic", **asdict(config))
-    streams = np.random.SeedSequence([seed, target.num_users]).spawn(5)
-    taste, people, exposure, clicks, held_out = (np.random.Generator(np.random.SFC64(s)) for s in streams)
+    streams = np.random.SeedSequence([seed, target.num_users]).spawn(6)
+    shapes, people, exposure, clicks, held_out, others = (np.random.Generator(np.random.SFC64(s)) for s in streams)
 
-    log_popularity, categories = _items(taste, target)
+    log_popularity, categories = _items(shapes, target)
     activity = _activity(people, target)
     test_users = np.sort(people.choice(target.num_users, target.test_users, replace=False)).astype(np.int32)
-    preference, conformity = _preference(taste, target, log_popularity, categories)
-    preference, strength = _calibrate(taste, target, preference, conformity, activity)
+    preference, conformity = _preference(shapes, others, target, log_popularity, categories, config)
+    preference, strength = _calibrate(shapes, target, preference, conformity, activity)
     calibrated = _bend(preference, target, SyntheticConfig(), conformity)
-    test_items = _test_items(taste, target, calibrated, test_users)
+    test_items = _test_items(shapes, target, calibrated, test_users)
     truth = _bend(preference, target, config, conformity)
 
     active = np.flatnonzero(activity)
@@ -162,12 +172,17 @@ def _standardised(x: np.ndarray) -> np.ndarray:
 
 
 def _preference(
-    rng: np.random.Generator, target: Calibration, log_popularity: np.ndarray, categories: np.ndarray
+    rng: np.random.Generator,
+    others: np.random.Generator,
+    target: Calibration,
+    log_popularity: np.ndarray,
+    categories: np.ndarray,
+    config: SyntheticConfig,
 ) -> tuple[Truth, np.ndarray]:
     """Draw preference, without its intercept, and the users' standardised conformity `(U,)`.
 
-    Items are the centroid of their tags and a part of their own; users mix interests in tags and have a part
-    of their own; later dimensions weigh less.
+    Items are the centroid of their tags and a part of their own; users mix interests in tags and have a part of their own; later
+    dimensions weigh less. Another `taste` than `mixed` draws its users, and what it needs of the items, from `others`.
     """
     num_tags = len(target.tags)
     centroids = rng.standard_normal((num_tags, target.dim))
@@ -177,21 +192,28 @@ def _preference(
     interest = rng.gamma(np.sqrt(shares), size=(target.num_users, num_tags))
     user = (interest / interest.sum(axis=1, keepdims=True)) @ centroids
     user += 0.5 * user.std() * rng.standard_normal(user.shape)
-    user, item = user * 0.85 ** np.arange(target.dim), item - item.mean(axis=0)
-    user -= user.mean(axis=0)
+    interests = user[:, None]
+    if config.taste != "mixed":
+        interests, item = tastes(others, config.taste, target.num_users, item, tag_weight)
+    interests, item = interests * 0.85 ** np.arange(target.dim), item - item.mean(axis=0)
+    interests = interests - interests.reshape(-1, target.dim).mean(axis=0)
+    user = interests.reshape(-1, target.dim)
     # The mean square over all pairs of an inner product is the trace of the product of the two covariances.
     variance = np.sum((user.T @ user / len(user)) * (item.T @ item / len(item)))
+    interests = (interests * target.personal_sd / np.sqrt(variance)).astype(np.float32)
     # Left-skewed with a short right tail, as real items' click rates are: .13 .32 .48 .59 .72 at 5 25 50 75 95 % (KuaiRand-Pure).
     appeal = _standardised(np.log(rng.standard_exponential(target.num_items)))
     appeal = _standardised(appeal - log_popularity * np.mean(appeal * log_popularity))
     truth = Truth(
-        user_factors=(user * target.personal_sd / np.sqrt(variance)).astype(np.float32),
+        user_factors=interests.mean(axis=1),
         item_factors=item.astype(np.float32),
         user_bias=(target.user_sd * _standardised(rng.standard_normal(target.num_users))).astype(np.float32),
         appeal=(target.appeal_sd * appeal).astype(np.float32),
         conformity=np.zeros(target.num_users, np.float32),
         log_popularity=log_popularity,
         popularity_lift=0.0,
+        interests=None if interests.shape[1] == 1 else interests,
+        link=config.link,
     )
     return truth, _standardised(rng.standard_normal(target.num_users)).astype(np.float32)
 
@@ -204,14 +226,23 @@ def _bend(preference: Truth, target: Calibration, config: SyntheticConfig, confo
 
 
 def _pair_logits(truth: Truth, users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return taste (the inner product) and the whole click logit `(n,)` of n pairs."""
-    taste = np.einsum("nf,nf->n", truth.user_factors[users], truth.item_factors[items])
+    """Return taste (the inner product, by which the logging policy selects) and the whole click logit `(n,)` of n pairs."""
+    taste = liking = np.einsum("nf,nf->n", truth.user_factors[users], truth.item_factors[items])
     popularity = (truth.popularity_lift + truth.conformity[users]) * truth.log_popularity[items]
-    return taste, taste + truth.user_bias[users] + truth.appeal[items] + popularity
+    if truth.interests is not None:
+        liking = blend(np.einsum("nmf,nf->mn", truth.interests[users], truth.item_factors[items]))
+    return taste, liking + truth.user_bias[users] + truth.appeal[items] + popularity
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1.0 / (1.0 + np.exp(-x))
+def block_logits(truth: Truth, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Return the click logits `(u, i)` of all pairs of some users and items, float32."""
+    user, item, user_bias, item_bias = response_factors(truth, users, items)
+    logit = user @ item.T + user_bias[:, None] + item_bias
+    if truth.interests is None:
+        return logit
+    vectors = truth.item_factors[items].T
+    liking = blend(np.stack([truth.interests[users, m] @ vectors for m in range(truth.interests.shape[1])]))
+    return logit - truth.user_factors[users] @ vectors + liking
 
 
 def _root(rising: Callable[[float], float], low: float, high: float, steps: int) -> float:
@@ -233,7 +264,7 @@ def _calibrate(
     Returns:
         Preference with the intercept in its appeal, and the strength s.
     """
-    truth = _bend(preference, target, SyntheticConfig(), conformity)
+    truth, chance = _bend(preference, target, SyntheticConfig(), conformity), link_of(preference.link)
     n = CALIBRATION_ROWS
     users = rng.choice(target.num_users, n, p=activity / activity.sum())
     table = policy.alias_table(_logging_weights(target, truth.log_popularity, -1.0))
@@ -244,11 +275,11 @@ def _calibrate(
     else:
         uniform = rng.integers(0, target.num_users, n), rng.integers(0, target.num_items, n)
         rate, sample = target.uniform_rate, _pair_logits(truth, *uniform)[1]
-    intercept = _root(lambda x: float(_sigmoid(sample + np.float32(x)).mean()) - rate, -10.0, 10.0, steps=30)
+    intercept = _root(lambda x: float(chance(sample + np.float32(x)).mean()) - rate, -10.0, 10.0, steps=30)
     calibrated = replace(preference, appeal=preference.appeal + np.float32(intercept))
     if target.candidates == 1:
         return calibrated, 0.0
-    clicks = _sigmoid(logit + np.float32(intercept)).reshape(n, -1)
+    clicks = chance(logit + np.float32(intercept)).reshape(n, -1)
     gumbel = rng.gumbel(size=clicks.shape).astype(np.float32)
     taste = taste.reshape(n, -1)
 
@@ -265,8 +296,8 @@ def _test_items(rng: np.random.Generator, target: Calibration, truth: Truth, tes
         return np.arange(target.num_items, dtype=np.int32)
     rate = np.zeros(target.num_items)
     for users in np.array_split(test_users, -(-len(test_users) // 64)):
-        user, item, user_bias, item_bias = response_factors(truth, users, np.arange(target.num_items))
-        rate += _sigmoid(user @ item.T + user_bias[:, None] + item_bias).sum(axis=0) / len(test_users)
+        logit = block_logits(truth, users, np.arange(target.num_items))
+        rate += link_of(truth.link)(logit).sum(axis=0) / len(test_users)
     score, gumbel = _standardised(rate), rng.gumbel(size=target.num_items)
 
     def chosen(tilt: float) -> np.ndarray:
@@ -306,6 +337,7 @@ def _interactions(
 ) -> Interactions:
     """Draw the clicks of the rows `shown`, users in order, and spread them evenly over the days."""
     num_users, num_items = len(start) - 1, len(truth.appeal)
+    usual = truth.interests is None and truth.link == "logistic"
     user, item, user_bias, item_bias = response_factors(truth, np.arange(num_users), np.arange(num_items))
     user = np.column_stack([user, user_bias, np.ones_like(user_bias)])
     item = np.ascontiguousarray(np.column_stack([item, np.ones_like(item_bias), item_bias]).T)
@@ -313,10 +345,14 @@ def _interactions(
     click, time = np.empty(len(shown), bool), np.empty(len(shown), np.int64)
     for first, last in policy.user_blocks(start, num_items):
         rows = slice(start[first], start[last])
-        logit = policy.block_product(user[first:last], item)
-        odds = np.take(logit, (row_user[rows] - np.int32(first)) * np.int32(num_items) + shown[rows])
-        odds = np.exp(np.negative(odds, out=odds), out=odds)  # against a click
-        click[rows] = rng.random(len(odds), dtype=np.float32) * (1.0 + odds) < 1.0
+        if usual:
+            logit = policy.block_product(user[first:last], item)
+            odds = np.take(logit, (row_user[rows] - np.int32(first)) * np.int32(num_items) + shown[rows])
+            odds = np.exp(np.negative(odds, out=odds), out=odds)  # against a click
+            click[rows] = rng.random(len(odds), dtype=np.float32) * (1.0 + odds) < 1.0
+        else:
+            logit = _pair_logits(truth, row_user[rows], shown[rows])[1]
+            click[rows] = rng.random(len(logit), dtype=np.float32) < link_of(truth.link)(logit)
         count = np.diff(start[first : last + 1])
         rank = np.arange(rows.start, rows.stop) - np.repeat(start[first:last], count)
         time[rows] = first_time + rank * np.repeat(days * DAY // np.maximum(1, count), count)

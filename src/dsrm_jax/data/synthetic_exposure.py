@@ -140,8 +140,9 @@ def selected_rows(
         row = np.repeat(np.arange(last - first, dtype=np.int32), np.diff(start[first : last + 1]) * candidates)
         taste = np.take(block_product(user_factors[first:last], item), row * np.int32(num_items) + drawn)
         # Of independent exponentials over their rates the smallest is a draw in proportion to the rates.
-        race = np.exp(np.multiply(taste, np.float32(-strength), out=taste), out=taste)
-        race *= rng.standard_exponential(len(drawn), dtype=np.float32)
+        with np.errstate(over="ignore"):  # an infinite time only loses the race
+            race = np.exp(np.multiply(taste, np.float32(-strength), out=taste), out=taste)
+            race *= rng.standard_exponential(len(drawn), dtype=np.float32)
         winner = race.reshape(size, candidates).argmin(axis=1)
         shown[rows] = drawn[np.arange(size) * candidates + winner]
     show_each_item(rng, shown, np.flatnonzero(weights), np.arange(len(shown)))

@@ -40,6 +40,8 @@ def check_names(config: Config) -> None:
         if name:
             plugins.load(name, what=what)
     response_of(config.environment.response)
+    if config.environment.train_response:
+        response_of(config.environment.train_response)
 
 
 def log_of(config: Config) -> InteractionLog:
@@ -101,8 +103,9 @@ def worlds_of(key: Key[Array, ""], log: InteractionLog, config: Config) -> World
         InputError: a log or response that cannot be used.
     """
     section = config.environment
-    model = "fitted" if method_of(config.agent.method).in_model else None
-    settings = vars(section) | {"response": response_of(section.response), "train_response": model}
+    own = response_of(section.train_response) if section.train_response else None
+    train = "fitted" if method_of(config.agent.method).in_model else own
+    settings = vars(section) | {"response": response_of(section.response), "train_response": train}
     return make_worlds(key, log, **plugins.asked(make_worlds, settings, key, log))
 
 

@@ -230,7 +230,7 @@ def _stage_one_key(config: Config) -> tuple[object, ...]:
 def _worlds_key(config: Config) -> tuple[object, ...]:
     """Return everything that `load_worlds` depends on."""
     env = config.environment
-    response = env.response, env.response_dim, env.response_epochs
+    response = env.response, env.train_response, env.response_dim, env.response_epochs
     histories = env.slate_size, env.history_length, env.arrival_length
     return ("worlds", config.data, config.synthetic, *response, *histories, method_of(config.agent.method).in_model)
 

@@ -17,7 +17,7 @@ from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.simulator.calibration import auc, calibration_table, expected_calibration_error, log_loss
 from dsrm_jax.simulator.fit import fit_factors, row_logit
 from dsrm_jax.simulator.fit_transformer import fit_transformer, row_click_logit
-from dsrm_jax.simulator.response import FactorResponse, TableResponse
+from dsrm_jax.simulator.response import FactorResponse, InterestsResponse, TableResponse
 from dsrm_jax.simulator.transformer import one_hot_features
 from dsrm_jax.simulator.world import History, Response, SessionStarts
 from dsrm_jax.types import Json
@@ -120,10 +120,14 @@ def check_response(response: Response, name: str, *, num_items: int, fit: Fit) -
         )
 
 
-def _synthetic_response(log: InteractionLog, users: np.ndarray) -> FactorResponse:
+def _synthetic_response(log: InteractionLog, users: np.ndarray) -> Response:
     truth = cast(Truth, log.synthetic)
     user, item, user_bias, item_bias = response_factors(truth, users, log.catalogue)
-    return FactorResponse(*(jnp.asarray(x, dtype=jnp.float32) for x in (user, item, user_bias, item_bias)))
+    factors = FactorResponse(*(jnp.asarray(x, dtype=jnp.float32) for x in (user, item, user_bias, item_bias)))
+    if truth.interests is None and truth.link == "logistic":
+        return factors
+    interests = truth.user_factors[:, None] if truth.interests is None else truth.interests
+    return InterestsResponse(jnp.asarray(interests[users], jnp.float32), factors, cauchit=truth.link == "cauchit")
 
 
 def _matrix_response(matrix: ObservedMatrix, users: np.ndarray) -> TableResponse:

@@ -1,7 +1,8 @@
 """How a simulated user answers an item: factors and tables, and what a slate as a whole adds.
 
-`FactorResponse` (fast default, fitted or synthetic) and `TableResponse` (a fully observed matrix) are two `Response`s; the third,
-`transformer.TransformerResponse`, is KuaiSim's user response model. An own one is any pytree with the same two methods.
+`FactorResponse` (fast default, fitted or synthetic), `InterestsResponse` (a synthetic truth that no learner here could be) and
+`TableResponse` (a fully observed matrix) are `Response`s; a fourth, `transformer.TransformerResponse`, is KuaiSim's user response
+model. An own one is any pytree with the same two methods.
 
 Shapes: J catalogue items, U users of the world, H history length, K slate size, F factors.
 """
@@ -31,6 +32,32 @@ class FactorResponse:
     def item_vectors(self) -> Float[Array, "J F"]:
         """See `Response`."""
         return self.item
+
+
+@struct.dataclass
+class InterestsResponse:
+    """Users of M interests: the factors' logit is a soft maximum over them, and chances may follow another link.
+
+    What is not learnt by any purifier or response model here: the truth of synthetic worlds whose `taste` is `interests` or whose
+    `link` is not logistic.
+    """
+
+    interests: Float[Array, "U M F"]  # `(U, M, F)` float32
+    base: FactorResponse  # biases, item factors, and of the user factors those beyond the first F: how users follow popularity
+    cauchit: bool = struct.field(pytree_node=False)  # the chance is 1/2 + arctan(pi x / 4) / pi instead of sigmoid(x)
+
+    def click_probability(self, user: Int[Array, ""], slate: Int[Array, "K"], history: History) -> Float[Array, "K"]:
+        """See `Response`."""
+        base, (num, dim) = self.base, self.interests.shape[1:]
+        liking = self.interests[user] @ base.item[slate, :dim].T
+        liking = jax.nn.logsumexp(liking, axis=0) - jnp.log(num)
+        others = base.item[slate, dim:] @ base.user[user, dim:]
+        logit = liking + others + base.user_bias[user] + base.item_bias[slate]
+        return 0.5 + jnp.arctan(jnp.pi / 4 * logit) / jnp.pi if self.cauchit else jax.nn.sigmoid(logit)
+
+    def item_vectors(self) -> Float[Array, "J F"]:
+        """See `Response`."""
+        return self.base.item
 
 
 @struct.dataclass

@@ -32,6 +32,9 @@ class EnvironmentConfig:
     response: str = "auto"
     """Where the simulated users come from: synthetic, fitted, transformer, matrix, or module:function of (key, log, rows, users);
     auto: the truth of a synthetic world, else a fully observed matrix, else fitted."""
+    train_response: str = ""
+    """Where the users of the TRAINING simulator come from, named as in `response`; empty: as there, so that policies learn in the
+    truth that they are measured in. `fitted`, beside a synthetic or observed truth, gives each simulator a truth of its own."""
     response_dim: int = number(default=16, within=COUNT)
     """Factors of a fitted response model."""
     response_epochs: int = number(default=4, within=COUNT)

@@ -56,7 +56,7 @@ class World:
     is_popular: Bool[Array, "J"]  # `(J,)` bool, the popular group
     log_popularity: Float[Array, "J"]  # `(J,)` float32, log(1 + training exposure) standardised over the catalogue
     # `(U, J)`-factorised truth of a synthetic world, as the arrays user `(U, F)`, item `(J, F)` and appeal `(J,)`: the logit
-    # without popularity; for evaluation only, None elsewhere
+    # without popularity, of users with several interests by their mean; for evaluation only, None elsewhere
     preference: tuple[Float[Array, "U F"], Float[Array, "J F"], Float[Array, "J"]] | None = None
     exposure: Float[Array, "J"] | None = None  # `(J,)` float32, rows of the training log that show the item
     clicked: Float[Array, "J"] | None = None  # `(J,)` float32, those of them that were clicked
