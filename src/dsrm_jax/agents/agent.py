@@ -29,6 +29,8 @@ class Rollout:
     # one bootstraps from it)
     final_view: View | None
     last_view: View  # `(B, ...)`, the view after the last step
+    # what the platform charged for a popular share of 1 (`Mechanism.price`); None where it charges nothing
+    price: Float[Array, "T B"] | None = None
 
 
 @struct.dataclass

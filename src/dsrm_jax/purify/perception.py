@@ -53,7 +53,7 @@ def make_perceive(encoder: Encoder, purifier: Purifier) -> Perceive:
         # one key is one draw for a whole batch
         whole = purifier.draws or observation.time.ndim != 1
         state, observed = look(*seen) if whole else in_blocks(look, *seen)
-        return View(state, observed, observation.time, recent_items(observation.history))
+        return View(state, observed, observation.time, recent_items(observation.history), observation.context)
 
     return perceive
 

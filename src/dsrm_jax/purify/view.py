@@ -14,6 +14,8 @@ class View:
     # `(..., R)` int32, vocabulary indices of the last events, oldest first; -1 where there is none. None where a caller has no
     # use for it
     recent: Int[Array, "... R"] | None = None
+    # `(..., M)` float32, what the platform counts of the session (`Observation.context`); None without mechanisms
+    context: Float[Array, "... M"] | None = None
 
 
 @struct.dataclass

@@ -1,5 +1,6 @@
 """Worlds from a log: who the simulated users are, where their sessions start and how they respond."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -14,6 +15,7 @@ from dsrm_jax.data.synthetic import Truth, preference_factors
 from dsrm_jax.errors import InputError
 from dsrm_jax.settings import check
 from dsrm_jax.simulator.log_responses import Fit, MakeResponse, Split, check_kind, response_of, uses_matrix
+from dsrm_jax.simulator.mechanism import TRAITS, Mechanism, with_mechanisms
 from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.simulator.world import Response, SessionStarts, World
 from dsrm_jax.types import Json
@@ -43,12 +45,14 @@ def make_worlds(
     response_epochs: int = EnvironmentConfig.response_epochs,
     slate_size: int = EnvironmentConfig.slate_size,
     history_length: int = EnvironmentConfig.history_length,
+    mechanisms: Sequence[Mechanism] = (),
 ) -> Worlds:
     """Make the training and the test world over the log's catalogue, of which a slate may hold no more than there is.
 
     The key is consumed; it decides initial parameters, shuffles and held-out rows. The keywords are fields of
     `EnvironmentConfig`; a training world of another response than the test world's, such as `fitted` for methods that learn in a
-    model of the log, has its own in `train_response`.
+    model of the log, has its own in `train_response`. `mechanisms` are the environment's, whose traits the users get; responses
+    and users are the same without them.
 
     `response` is the source of responses. `synthetic`: the truth behind a synthetic log. `matrix`: a split's fully observed
     matrix; a split without one is fitted. `fitted`: logistic factors of the split's rows. `transformer`: KuaiSim's user response
@@ -82,7 +86,10 @@ def make_worlds(
     for split_key, (name, split) in zip(jax.random.split(key), splits.items(), strict=True):
         answers, quality = response_of(split_key, log, split, kinds[name], fit)
         starts = _session_starts(log, split.users)
-        worlds[name] = _world(log, answers, starts, split.users)
+        world = _world(log, answers, starts, split.users)
+        if mechanisms:
+            world = with_mechanisms(jax.random.fold_in(split_key, TRAITS), _remembering(log, world), mechanisms)
+        worlds[name] = world
         report[name] = {"num_users": len(split.users), "start_rows": len(starts.user), **quality}
     return Worlds(worlds["train"], worlds["test"], splits["train"].users, splits["test"].users, report)
 
@@ -127,6 +134,18 @@ def _world(log: InteractionLog, response: Response, starts: SessionStarts, users
         exposure=jnp.asarray(_count(log, np.ones(len(log.train), bool))),
         clicked=jnp.asarray(_count(log, log.train.click)),
     )
+
+
+def _remembering(log: InteractionLog, world: World) -> World:
+    """Return the world with what mechanisms may ask for: categories, and which rows show popular items.
+
+    An item outside the catalogue is popular where the log shows it as often as the least shown of the catalogue's popular items.
+    """
+    popular = log.exposure >= log.exposure[log.catalogue[log.is_popular]].min()
+    popular[log.catalogue] = log.is_popular
+    rows = np.concatenate([[0], np.cumsum(popular[np.asarray(world.starts.item)])])
+    categories = jnp.asarray(log.categories[log.catalogue], bool)
+    return replace(world, popular_rows=jnp.asarray(rows, jnp.int32), categories=categories)
 
 
 def _count(log: InteractionLog, rows: Bool[np.ndarray, "N"]) -> Float[np.ndarray, "J"]:

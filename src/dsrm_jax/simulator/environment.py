@@ -7,7 +7,8 @@ starts the next session when one ends; the `World` comes last. For the contracts
 Shapes: J catalogue items, U users of the world, N log rows, H history length, K slate size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import chex
@@ -18,11 +19,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.settings import check
+from dsrm_jax.simulator import mechanism as remembering
+from dsrm_jax.simulator import shown
 from dsrm_jax.simulator.history import append, history_before, keep_last, unlogged_before
 from dsrm_jax.simulator.leave import Leave, make_temper, unbalanced_slates
+from dsrm_jax.simulator.mechanism import Mechanism, Memories
 from dsrm_jax.simulator.response import slate_probability
 from dsrm_jax.simulator.settings import EnvironmentConfig
-from dsrm_jax.simulator.spaces import Box, Product, Slates
+from dsrm_jax.simulator.spaces import Box, Product, Reals, Slates
 from dsrm_jax.simulator.world import History, World
 from dsrm_jax.types import PyTree
 
@@ -36,6 +40,8 @@ class Observation:
     # `(...)` int32 in [0, H], how many of the latest events the training log's policy did not choose: those of this session,
     # and all of a user whose rows are another log's
     unlogged: Int[Array, "..."]
+    # `(..., M)` float32, what the platform counts of the session (`mechanism.context`); None without mechanisms
+    context: Float[Array, "... M"] | None = None
 
 
 @struct.dataclass
@@ -53,6 +59,10 @@ class EnvState:
     broken: Int[Array, "..."]  # `(...)` int32, slates that broke the bound on abs(2s - 1)
     # `(...)` float32, sum of rewards; None where the reward is `mean_click`, whose sum is clicks / K
     total: Float[Array, "..."] | None = None
+    memory: Memories | None = None  # what mechanisms remember, by their names; None without mechanisms
+    # where users come back: sessions so far and the steps taken before the present one, `(...)` int32; None elsewhere
+    visits: Int[Array, "..."] | None = None
+    before: Int[Array, "..."] | None = None
 
 
 Info = dict[str, PyTree]
@@ -81,6 +91,10 @@ class Environment(NamedTuple):
     arrival_length: int  # logged events that a user arrives with, at most
     leave: Leave  # when users leave
     reward: Reward  # what a slate is worth
+    mechanisms: tuple[Mechanism, ...] = ()  # what gives sessions memory
+    # `(observation, state) -> (observation, state)` of `(B, ...)` arrays, to be called after every step of B users: what they
+    # share is settled among them, and shown; None: they share nothing
+    couple: Callable[[Observation, EnvState], tuple[Observation, EnvState]] | None = None
 
 
 def mean_click(clicks: Bool[Array, "K"], slate: Int[Array, "K"], world: World) -> Float[Array, ""]:
@@ -115,6 +129,7 @@ def make_environment(
     step_cap: int = EnvironmentConfig.step_cap,
     reward: Reward = mean_click,
     leave: Leave | None = None,
+    mechanisms: Sequence[Mechanism] = (),
 ) -> Environment:
     """Build the simulator of sessions: KuaiSim's, with the fairness-aware leave rule.
 
@@ -129,32 +144,52 @@ def make_environment(
     * `clicks` `(K,)` bool, `popular_share` float32 in [0, 1] and `broken` bool, all of this slate;
     * `ended` bool, whether the session is over, and, over the session so far, `session_length` int32, `session_return` float32
       (sum of rewards), `session_popular_share` and `session_broken_share` float32;
-    * `final_observation` (from `step_auto_reset` only): the observation before any reset.
+    * `final_observation` (from `step_auto_reset` only): the observation before any reset;
+    * with mechanisms that have them: `price`, `() float32`, the platform's for this slate, and `visits` int32, sessions of a user
+      who comes back; then `session_` sums are those of all these sessions, and `ended` is when the user stays away.
 
     The other keywords are the fields of `EnvironmentConfig`, which says what each means; only its floats may be traced.
 
     `reward`, `(clicks, slate, world) -> () float32`, is what a slate is worth; the paper's temper follows clicks whatever it is.
     `leave` is another rule by which users leave; sessions are then cut after `step_cap` steps, or `max_len` where that is 0.
+    `mechanisms` give sessions memory; the world is to be made with them (`make_worlds`).
 
     Raises:
-        InputError: if a setting is out of range; the functions raise it where the world does not fit them (`check_world`).
+        InputError: if a setting is out of range or the pieces do not go together; the functions raise it where the world does not
+            fit them (`check_world`, `mechanism.trait_of`).
     """
-    check(EnvironmentConfig, "environment", **locals())
+    check(EnvironmentConfig, "environment", **{name: value for name, value in locals().items() if name != "mechanisms"})
+    mechanisms = tuple(mechanisms)
+    remembering.check_mechanisms(mechanisms)
     can_truncate = leave is not None or 0 < step_cap < max_len
-    max_steps = (step_cap or max_len) if can_truncate else max_len
+    comes_back = next((m for m in mechanisms if m.returns), None)
+    max_steps = ((step_cap or max_len) if can_truncate else max_len) * (comes_back.visits if comes_back else 1)
     rule = leave or make_temper(slate_size=slate_size, max_len=max_len, ad_bound=ad_bound, ad_penalty=ad_penalty)
     unbalanced = unbalanced_slates(slate_size, ad_bound)
     is_broken = rule.broken or (lambda num_popular: unbalanced[num_popular])
     has_own_reward = reward is not mean_click
+    costs = any(m.cost for m in mechanisms)
+    if costs and rule.charge is None:
+        raise InputError("a mechanism takes temper, which the leave rule does not have: give it a Leave with `charge`")
+    shares = any(m.couple for m in mechanisms)
+
+    def observe(state: EnvState) -> Observation:
+        return _observe(state, mechanisms)
 
     def reset(key: jax.Array, world: World) -> tuple[Observation, EnvState]:
         check_world(world, slate_size=slate_size)
-        row = jax.random.randint(key, (), 0, world.starts.user.shape[0])
+        row_key, memory_key = jax.random.split(key) if mechanisms else (key, key)
+        row = jax.random.randint(row_key, (), 0, world.starts.user.shape[0])
         history = history_before(world.starts, row, length=history_length)
         history = keep_last(history, arrival_length)
         zero = jnp.zeros((), jnp.int32)
+        user = world.starts.user[row]
+        memory = None
+        if mechanisms:
+            share = shown.arrival_share(world, row, history.length)
+            memory = remembering.begin(memory_key, mechanisms, user, share, world)
         state = EnvState(
-            user=world.starts.user[row],
+            user=user,
             history=history,
             unlogged=unlogged_before(world.starts, row, length=history.length),
             temper=rule.start(),
@@ -163,12 +198,16 @@ def make_environment(
             popular=zero,
             broken=zero,
             total=jnp.zeros((), jnp.float32) if has_own_reward else None,
+            memory=memory,
+            visits=zero + 1 if comes_back else None,
+            before=zero if comes_back else None,
         )
         return observe(state), state
 
     def step(key: jax.Array, state: EnvState, slate: Int[Array, "K"], world: World) -> StepResult:
         check_world(world, slate_size=slate_size)
         chex.assert_shape(slate, (slate_size,))
+        click_key, memory_key, return_key = jax.random.split(key, 3) if mechanisms else (key, key, key)
         probability = slate_probability(
             world.response,
             state.user,
@@ -177,13 +216,24 @@ def make_environment(
             correlation_weight=slate_correlation,
             double_sigmoid=double_sigmoid,
         )
-        clicks = jax.random.uniform(key, (slate_size,)) < probability
+        probability = remembering.felt(probability, mechanisms, state.memory, state.user, slate, world)
+        clicks = jax.random.uniform(click_key, (slate_size,)) < probability
         num_clicks = jnp.sum(clicks, dtype=jnp.int32)
         num_popular = jnp.sum(world.is_popular[slate], dtype=jnp.int32)
         broken = is_broken(num_popular)
         temper, terminated = rule.step(state.temper, clicks, num_popular)
         check_answers(state.temper, temper, terminated)
         earned = scalar(reward(clicks, slate, world))
+        memory, price = state.memory, None
+        if memory is not None:
+            price = remembering.price_of(mechanisms, memory)
+            if costs:
+                assert rule.charge is not None
+                cost = remembering.total_cost(mechanisms, memory, state.user, slate, world)
+                temper, spent = rule.charge(temper, cost)
+                terminated |= spent
+            memory = remembering.advance(memory_key, mechanisms, memory, state.user, slate, clicks, world)
+            terminated |= remembering.any_leaves(mechanisms, memory)
         state = EnvState(
             user=state.user,
             history=append(state.history, world.item[slate], clicks),
@@ -194,25 +244,40 @@ def make_environment(
             popular=state.popular + num_popular,
             broken=state.broken + broken.astype(jnp.int32),
             total=None if state.total is None else state.total + earned,
+            memory=memory,
+            visits=state.visits,
+            before=state.before,
         )
+        if comes_back:
+            state, back = return_of(return_key, comes_back, rule, state, terminated, world)
+            terminated &= ~back
         truncated = ~terminated & (state.time >= max_steps) if can_truncate else jnp.zeros((), bool)
         info = {"clicks": clicks, "popular_share": num_popular / slate_size, "broken": broken}
         info |= session_sums(state, slate_size=slate_size) | {"ended": terminated | truncated}
+        info |= {} if price is None else {"price": price}
         return observe(state), state, earned, terminated, truncated, info
 
     def step_auto_reset(key: jax.Array, state: EnvState, slate: Int[Array, "K"], world: World) -> StepResult:
         step_key, reset_key = jax.random.split(key)
         final, state, reward, terminated, truncated, info = step(step_key, state, slate, world)
         begun = reset(reset_key, world)
+        if shares and state.memory is not None and begun[1].memory is not None:
+            lasting = remembering.lasting(mechanisms, state.memory, begun[1].memory)
+            begun = observe(replace(begun[1], memory=lasting)), replace(begun[1], memory=lasting)
         observation, state = jax.tree.map(lambda new, old: jnp.where(info["ended"], new, old), begun, (final, state))
         return observation, state, reward, terminated, truncated, info | {"final_observation": final}
+
+    def couple(observation: Observation, state: EnvState) -> tuple[Observation, EnvState]:
+        assert state.memory is not None
+        state = replace(state, memory=remembering.couple(mechanisms, state.memory))
+        return replace(observation, context=jax.vmap(observe)(state).context), state
 
     return Environment(
         reset=reset,
         step=step,
         step_auto_reset=step_auto_reset,
         action_space=lambda world: Slates(world.num_items, slate_size),
-        observation_space=lambda world: observation_space(history_length, max_steps),
+        observation_space=lambda world: observation_space(history_length, max_steps, _num_seen(reset, world)),
         slate_size=slate_size,
         max_steps=max_steps,
         can_truncate=can_truncate,
@@ -220,7 +285,28 @@ def make_environment(
         arrival_length=arrival_length,
         leave=rule,
         reward=reward,
+        mechanisms=mechanisms,
+        couple=couple if shares else None,
     )
+
+
+def return_of(
+    key: jax.Array, comes_back: Mechanism, rule: Leave, state: EnvState, left: Bool[Array, ""], world: World
+) -> tuple[EnvState, Bool[Array, ""]]:
+    """Return the state of a user who may come back after leaving, and whether they did: with fresh temper and what is remembered.
+
+    The key is consumed.
+    """
+    assert comes_back.returns is not None
+    assert state.memory is not None
+    assert state.visits is not None
+    assert state.before is not None
+    trait = remembering.trait_of(comes_back, state.user, world)
+    likely = comes_back.returns(state.memory[comes_back.name], trait)
+    back = left & (state.visits < comes_back.visits) & (jax.random.uniform(key) < likely)
+    temper = jax.tree.map(lambda new, old: jnp.where(back, new, old), rule.start(), state.temper)
+    before = jnp.where(back, state.time, state.before)
+    return replace(state, temper=temper, visits=state.visits + back.astype(jnp.int32), before=before), back
 
 
 def check_answers(before: PyTree, after: PyTree, left: Bool[Array, ""]) -> None:
@@ -241,27 +327,37 @@ def scalar(reward: Float[Array, ""]) -> Float[Array, ""]:
     return jnp.asarray(reward, jnp.float32)
 
 
-def observe(state: EnvState) -> Observation:
-    """Return what a policy may see of a session: the history, who chose it and the time, never the user or the temper."""
-    return Observation(state.history, state.time, state.unlogged)
+def _observe(state: EnvState, mechanisms: Sequence[Mechanism]) -> Observation:
+    """Return what a policy may see of a session: the history, who chose it, the time, what was counted; never user or temper."""
+    time = state.time if state.before is None else state.time - state.before
+    context = None if state.memory is None else remembering.context(mechanisms, state.memory)
+    return Observation(state.history, time, state.unlogged, context)
+
+
+def _num_seen(reset: Callable[[jax.Array, World], tuple[Observation, EnvState]], world: World) -> int | None:
+    """Return M, the numbers that an observation's context holds; None without mechanisms."""
+    seen = jax.eval_shape(reset, jax.random.key(0), world)[0].context
+    return None if seen is None else int(seen.shape[0])
 
 
 def session_sums(state: EnvState, *, slate_size: int) -> Info:
     """Return what `make_environment` tells of a session so far, after at least one step."""
-    return {
+    sums = {
         "session_length": state.time,
         "session_return": state.clicks / slate_size if state.total is None else state.total,
         "session_popular_share": state.popular / (slate_size * state.time),
         "session_broken_share": state.broken / state.time,
     }
+    return sums if state.visits is None else sums | {"visits": state.visits}
 
 
-def observation_space(length: int, max_steps: int) -> Product:
-    """Return the space of observations; vocabulary indices are bounded by their data type alone."""
+def observation_space(length: int, max_steps: int, num_seen: int | None = None) -> Product:
+    """Return the space of observations; vocabulary indices are bounded by their data type alone, what is counted by nothing."""
     history = History(
         item=Box(0, int(jnp.iinfo(jnp.int32).max), (length,)),  # type: ignore[arg-type]
         click=Box(0, 1, (length,), jnp.bool_),  # type: ignore[arg-type]
         length=Box(0, length),  # type: ignore[arg-type]
     )
     counts = Box(0, max_steps), Box(0, length)
-    return Product(Observation(history, *counts))  # type: ignore[arg-type]
+    context = None if num_seen is None else Reals((num_seen,))
+    return Product(Observation(history, *counts, context))  # type: ignore[arg-type]

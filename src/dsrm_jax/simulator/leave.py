@@ -28,6 +28,9 @@ class Leave(NamedTuple):
     step: Callable[[PyTree, Bool[Array, "K"], Int[Array, ""]], tuple[PyTree, Bool[Array, ""]]]
     # `(num_popular () int32) -> () bool`, whether a slate counts as off balance; None: by the environment's `ad_bound`
     broken: Callable[[Int[Array, ""]], Bool[Array, ""]] | None = None
+    # `(memory, amount () int32) -> (memory, left () bool)`, what a mechanism's `cost`, in units of 1/K of a step, takes; None:
+    # such mechanisms and this rule do not go together
+    charge: Callable[[PyTree, Int[Array, ""]], tuple[PyTree, Bool[Array, ""]]] | None = None
 
 
 def make_temper(*, slate_size: int, max_len: int, ad_bound: float | Array, ad_penalty: int) -> Leave:
@@ -48,7 +51,10 @@ def make_temper(*, slate_size: int, max_len: int, ad_bound: float | Array, ad_pe
         temper = temper - (loss + slate_size * ad_penalty * unbalanced[num_popular].astype(jnp.int32))
         return temper, temper < slate_size
 
-    return Leave(start, step, lambda num_popular: unbalanced[num_popular])
+    def charge(temper: Int[Array, ""], amount: Int[Array, ""]) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+        return temper - amount, temper - amount < slate_size
+
+    return Leave(start, step, lambda num_popular: unbalanced[num_popular], charge)
 
 
 def unbalanced_slates(slate_size: int, ad_bound: float | Array) -> Bool[Array, "K+1"]:

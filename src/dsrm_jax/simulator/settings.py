@@ -39,3 +39,19 @@ class EnvironmentConfig:
     """Factors of a fitted response model."""
     response_epochs: int = number(default=4, within=COUNT)
     """Passes over the log when a response model is fitted."""
+
+
+@configuration
+class SatisfactionConfig:
+    """Net popular exposure wears users out beyond a tolerance of their own."""
+
+    memory: float = number(default=0.8, within=SHARE)
+    """Share of the net exposure that a step keeps, beta."""
+    start: float = number(default=0.4, within=SHARE)
+    """Net exposure on arrival."""
+    slope: float = number(default=6.0, within=NON_NEGATIVE)
+    """Click logit lost per unit of net exposure beyond the tolerance."""
+    lowest_tolerance: float = number(default=0.2, within=SHARE)
+    """Lower end of the tolerances, which are uniform over the users."""
+    highest_tolerance: float = number(default=0.8, within=SHARE)
+    """Upper end of the tolerances."""

@@ -34,6 +34,24 @@ class Box:
 
 
 @dataclass(frozen=True)
+class Reals:
+    """Arrays of one shape of finite float32 numbers."""
+
+    shape: tuple[int, ...] = ()
+    dtype: DTypeLike = jnp.float32
+
+    def sample(self, key: jax.Array) -> Shaped[Array, "..."]:
+        """Draw every entry from the standard normal. The key is consumed."""
+        return jax.random.normal(key, self.shape, self.dtype)
+
+    def contains(self, x: Shaped[Array, "..."]) -> Bool[Array, ""]:
+        """Return `()` bool: whether `x` has the shape and data type and is finite."""
+        if jnp.shape(x) != self.shape or jnp.result_type(x) != self.dtype:
+            return jnp.asarray(False)
+        return jnp.all(jnp.isfinite(x))
+
+
+@dataclass(frozen=True)
 class Slates:
     """Ordered slates of K distinct catalogue positions out of J."""
 

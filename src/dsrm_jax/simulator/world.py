@@ -10,6 +10,8 @@ from typing import Protocol
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from dsrm_jax.types import PyTree
+
 
 @struct.dataclass
 class History:
@@ -60,6 +62,11 @@ class World:
     preference: tuple[Float[Array, "U F"], Float[Array, "J F"], Float[Array, "J"]] | None = None
     exposure: Float[Array, "J"] | None = None  # `(J,)` float32, rows of the training log that show the item
     clicked: Float[Array, "J"] | None = None  # `(J,)` float32, those of them that were clicked
+    # what mechanisms need, None without any: what users differ in, a pytree of `(U, ...)` arrays by the mechanism's name;
+    traits: dict[str, PyTree] | None = None
+    categories: Bool[Array, "J C"] | None = None  # the items' categories, multi-hot;
+    # and how many of the first n rows of `starts` show a popular item, n from 0 to N
+    popular_rows: Int[Array, "N+1"] | None = None
 
     @property
     def num_items(self) -> int:

@@ -47,6 +47,7 @@ def make_step(
     look: Callable[[jax.Array, Observation], PyTree],
     keep: Keep,
     draws: int = 1,
+    couple: Callable[[Observation, PyTree], tuple[Observation, PyTree]] | None = None,
 ) -> Callable[[tuple[PyTree, PyTree], jax.Array], tuple[tuple[PyTree, PyTree], PyTree]]:
     """Build the body of a rollout's scan.
 
@@ -59,6 +60,7 @@ def make_step(
         look: what of the observation after the step the next one acts on.
         keep: what is kept of the step.
         draws: keys that `act` consumes.
+        couple: what users share is settled by it after the step (`Environment.couple`); None: nothing.
 
     Returns:
         `((env, seen), key) -> ((env, seen), kept)`; the key is consumed.
@@ -71,6 +73,8 @@ def make_step(
         observation, following, reward, terminated, truncated, info = jax.vmap(respond, in_axes=(0, 0, 0, None))(
             jax.random.split(env_key, slate.shape[0]), env, slate, world
         )
+        if couple is not None:
+            observation, following = couple(observation, following)
         kept = keep(keep_key, Step(env, seen, slate, record, reward, terminated, truncated, info))
         return (following, look(look_key, observation)), kept
 
@@ -113,6 +117,7 @@ def experience(
             truncated=step.truncated,
             final_view=perceive(perception, key, final) if environment.can_truncate else None,
             last_view=None,  # type: ignore[arg-type]  # set once, after the scan
+            price=info.pop("price", None),
         )
         return rollout, info
 
@@ -122,6 +127,7 @@ def experience(
         world,
         look=lambda key, observation: perceive(perception, key, observation),
         keep=keep,
+        couple=environment.couple,
     )
     end, (rollout, info) = jax.lax.scan(step, start, keys)
     return end, replace(rollout, last_view=end[1]), info
@@ -145,7 +151,15 @@ def play(
     """
     reset_key, run_key = jax.random.split(key)
     observation, env = reset_users(reset_key, environment, world, num_users=num_users)
-    step = make_step(environment.step_auto_reset, act, world, look=lambda _, seen: seen, keep=keep, draws=draws)
+    step = make_step(
+        environment.step_auto_reset,
+        act,
+        world,
+        look=lambda _, seen: seen,
+        keep=keep,
+        draws=draws,
+        couple=environment.couple,
+    )
     (env, _), kept = jax.lax.scan(step, (env, observation), jax.random.split(run_key, num_steps))
     return env, kept
 
@@ -163,4 +177,12 @@ def until_left(environment: Environment) -> Environment:
         following = jax.tree.map(lambda new, old: jnp.where(present, new, old), following, env)
         return observation, (following, present & ~info["ended"]), *outcome, info
 
-    return environment._replace(reset=reset, step_auto_reset=step)
+    together = environment.couple
+
+    def couple(observation: Observation, state: PyTree) -> tuple[Observation, PyTree]:
+        assert together is not None
+        env, present = state
+        observation, env = together(observation, env)
+        return observation, (env, present)
+
+    return environment._replace(reset=reset, step_auto_reset=step, couple=together and couple)

@@ -1,0 +1,28 @@
+"""A small world for tests of mechanisms: even positions are popular, users have few and many rows."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from dsrm_jax.simulator.world import SessionStarts, World
+
+NUM_ITEMS, NUM_USERS = 40, 6
+ROWS = [3, 0, 1, 17, 9, 4]
+
+
+def make_world(response, num_items=NUM_ITEMS, rows=tuple(ROWS)):
+    """Return a world whose rows show items of the catalogue, at random."""
+    rng = np.random.default_rng(2)
+    user = np.repeat(np.arange(len(rows)), rows).astype(np.int32)
+    item = 500 + 3 * np.arange(num_items)
+    return World(
+        response=response,
+        starts=SessionStarts(
+            user=jnp.asarray(user),
+            item=jnp.asarray(rng.choice(item, len(user)), jnp.int32),
+            click=jnp.asarray(rng.random(len(user)) < 0.5),
+            first=jnp.asarray(np.concatenate([[0], np.cumsum(rows)]), jnp.int32),
+        ),
+        item=jnp.asarray(item, jnp.int32),
+        is_popular=jnp.asarray(np.arange(num_items) % 2 == 0),
+        log_popularity=jnp.asarray(rng.standard_normal(num_items), jnp.float32),
+    )
