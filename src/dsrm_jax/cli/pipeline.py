@@ -194,7 +194,8 @@ def describe_data(config: Config, *, console: Console | None = None) -> Json:
     """Make a data set's log available (downloading it where it is public and absent), parse it and print its statistics."""
     console = console or Console()
     check_source(config.data.env)
-    if not config.data.path and config.data.env in SOURCES and config.data.env != "log":
+    source = SOURCES.get(config.data.env)
+    if not config.data.path and source and not source.drawn and config.data.env != "log":
         from dsrm_jax.data.download import download
 
         download(config.data.env, data_path(config.data.env), console=console)

@@ -10,8 +10,9 @@ class DataConfig:
     """Which log to read, and how it becomes clicks, a split and a catalogue."""
 
     env: str = "kuairec"
-    """Data set: kuairec, kuairand, kuairec-signed, ml-100k, ml-1m, coat, log (any CSV or Parquet file), or
-    module:function for one of your own, which returns a log, a frame or a mapping of names to arrays."""
+    """Data set: kuairec, kuairand, kuairec-signed, ml-100k, ml-1m, coat, sardine-topk-bored, -boredinf or -uncertain (drawn),
+    log (any CSV or Parquet file), or module:function for one of your own, which returns a log, a frame or a mapping of
+    names to arrays."""
     path: str = ""
     """Folder (or, for env=log, file) that holds the data set's files; empty: the default data folder, and the
     embedded synthetic world where the files are absent (kuairec and kuairand)."""

@@ -32,6 +32,7 @@ class Source:
     options: tuple[str, ...] = ()  # further arguments of the loader
     # file names of which one must be there, else an empty `path` means the synthetic world; empty: no synthetic world stands in
     files: tuple[str, ...] = ()
+    drawn: bool = False  # there are no files: the loader draws a world, called as `function(name, *, ...)`
 
 
 SOURCES = {
@@ -54,6 +55,10 @@ SOURCES = {
     "ml-1m": Source(loader="dsrm_jax.data.movielens:load_movielens", folders=("ml-1m",), options=("1m",)),
     "coat": Source(loader="dsrm_jax.data.coat:load_coat", folders=("coat",)),
     "log": Source(loader="dsrm_jax.data.own:load_own", folders=()),
+    **{
+        name: Source(loader="dsrm_jax.data.sardine:generate_sardine", folders=(), drawn=True)
+        for name in ("sardine-topk-bored", "sardine-topk-boredinf", "sardine-topk-uncertain")
+    },
 }
 
 
@@ -128,6 +133,9 @@ def check_source(name: str) -> None:
 
 def _of_data_set(env: str, given: Json) -> InteractionLog:
     source = SOURCES[env]
+    if source.drawn:
+        draw = _loader(source.loader)
+        return draw(env, **plugins.asked(draw, given, env))
     path = data_path(env, given["path"])
     if source.files and not given["path"] and locate(path, source.files) is None:
         from dsrm_jax.data.synthetic import generate

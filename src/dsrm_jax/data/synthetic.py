@@ -36,7 +36,8 @@ class Truth:
     item_factors: np.ndarray  # `(I, F)` float32, zero mean over items
     user_bias: np.ndarray  # `(U,)` float32, zero mean
     appeal: np.ndarray  # `(I,)` float32, the intercept included
-    conformity: np.ndarray  # `(U,)` float32, zero mean: how much more than average a user's clicks follow popularity
+    # `(U,)` float32, zero mean: how much more than average a user's clicks follow popularity; None: all alike
+    conformity: np.ndarray | None
     # `(I,)` float32, mean 0 and standard deviation 1: what makes items fashionable; the logging policy's weights are `exp` of a
     # multiple of it
     log_popularity: np.ndarray
@@ -52,13 +53,14 @@ def response_factors(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the click logits of a block of users and items as factors and biases.
 
-    The logit is `user @ item.T + user_bias[:, None] + item_bias`; conformity is the last factor. `users (u,)` and `items (i,)`
-    are indices into the log's vocabularies; the result is `user (u, F + 1)`, `item (i, F + 1)`, `user_bias (u,)` and
-    `item_bias (i,)`, all float32.
+    The logit is `user @ item.T + user_bias[:, None] + item_bias`; conformity, where there is any, is the last factor. `users
+    (u,)` and `items (i,)` are indices into the log's vocabularies; the result is `user (u, F + 1)`, `item (i, F + 1)` (F columns
+    without conformity), `user_bias (u,)` and `item_bias (i,)`, all float32.
     """
     popularity = truth.log_popularity[items]
-    user = np.column_stack([truth.user_factors[users], truth.conformity[users]])
-    item = np.column_stack([truth.item_factors[items], popularity])
+    user, item = truth.user_factors[users], truth.item_factors[items]
+    if truth.conformity is not None:
+        user, item = np.column_stack([user, truth.conformity[users]]), np.column_stack([item, popularity])
     item_bias = truth.appeal[items] + np.float32(truth.popularity_lift) * popularity
     return user, item, truth.user_bias[users], item_bias
 
@@ -227,6 +229,7 @@ def _bend(preference: Truth, target: Calibration, config: SyntheticConfig, confo
 
 def _pair_logits(truth: Truth, users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return taste (the inner product, by which the logging policy selects) and the whole click logit `(n,)` of n pairs."""
+    assert truth.conformity is not None
     taste = liking = np.einsum("nf,nf->n", truth.user_factors[users], truth.item_factors[items])
     popularity = (truth.popularity_lift + truth.conformity[users]) * truth.log_popularity[items]
     if truth.interests is not None:
