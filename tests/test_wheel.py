@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MOST_LINES = 20_000
+MOST_LINES = 24_000  # the rebuilt house had 20,000; worlds with memory and inference by mixtures came on top
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -102,6 +102,15 @@ def from_json_value(value: object) -> Any:
     return value
 
 
+def or_null(value: object) -> Any:
+    """Return what `json_value` gave with None for NaN and infinities: for readers who are not this program."""
+    if isinstance(value, list):
+        return [or_null(v) for v in value]
+    if isinstance(value, dict):
+        return {name: or_null(v) for name, v in value.items()}
+    return None if isinstance(value, str) and value in _NON_FINITE else value
+
+
 def _name_non_finite(value: float) -> str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 

@@ -153,9 +153,9 @@ def test_summary_round_trips_and_a_failed_write_keeps_the_old_one(tmp_path, monk
     summary = {"reward": jnp.array([0.1, np.inf], jnp.float32), "n": np.int32(3), "inner": {"a": float("nan")}}
     run_directory.write_summary(run, summary)
     read = run_directory.read_summary(run)
-    assert read["reward"] == [0.1, np.inf]
+    assert read["reward"] == [0.1, None]  # numbers or null, whoever reads it
     assert read["n"] == 3
-    assert np.isnan(read["inner"]["a"])
+    assert read["inner"] == {"a": None}
 
     def full(*args):
         raise OSError(28, "No space left on device")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 from rich.console import Console
+from rich.text import Text
 
 from dsrm_jax.agents.methods import METHODS, method_of
 from dsrm_jax.cli.figures import learning_curves
@@ -19,6 +20,7 @@ from dsrm_jax.data.sources import SOURCES, check_source, data_path
 from dsrm_jax.data.statistics import describe
 from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.tables import data_table, results_table
+from dsrm_jax.evaluation.verdicts import verdicts, warnings
 from dsrm_jax.files import digest
 from dsrm_jax.parallel.devices import described
 from dsrm_jax.parallel.processes import check_joined, everywhere, first, is_first, require_same
@@ -266,7 +268,11 @@ def _measure(run: RunDirectory, config: Config, saved: Saved, worlds: Worlds, fa
         max_len=config.environment.max_len,
         num_seeds=len(config.training.seeds),
     )
-    console.print(table)
     # Stage I's facts are in the summary already, where this process skipped it
-    earlier = read_summary(run) if run.summary.exists() else {}
-    return earlier | {"method": config.agent.method, "results": results, **facts}
+    summary = (read_summary(run) if run.summary.exists() else {}) | facts
+    said = {"verdicts": verdicts(results), "warnings": warnings(summary, results)}
+    console.print(*said["verdicts"], "", sep="\n", highlight=False, markup=False)
+    console.print(table)
+    for warning in said["warnings"]:
+        console.print(Text(f"warning: {warning}", style="yellow"))
+    return summary | {"method": config.agent.method, "results": results} | said

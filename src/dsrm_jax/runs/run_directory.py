@@ -16,7 +16,7 @@ from dsrm_jax import __version__
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import config_fingerprint, differences, from_json, to_json
 from dsrm_jax.errors import InputError
-from dsrm_jax.files import from_json_value, json_value, load_json, write_text
+from dsrm_jax.files import from_json_value, json_value, load_json, or_null, write_text
 from dsrm_jax.parallel.devices import platform_if_started
 from dsrm_jax.runs.lock import held
 from dsrm_jax.types import Json
@@ -105,12 +105,12 @@ def open_run(path: str | os.PathLike[str]) -> tuple[RunDirectory, Config]:
 
 
 def write_summary(run: RunDirectory, summary: Json) -> None:
-    """Write `summary.json`, whole or not at all; values as `json_value` takes them.
+    """Write `summary.json`, whole or not at all; values as `json_value` takes them, null for numbers that are not known.
 
     Raises:
         InputError: it cannot be written; an earlier summary is untouched.
     """
-    write_text(run.summary, json.dumps(json_value(summary), indent=2, allow_nan=False) + "\n")
+    write_text(run.summary, json.dumps(or_null(json_value(summary)), indent=2, allow_nan=False) + "\n")
 
 
 def read_summary(run: RunDirectory) -> Json:

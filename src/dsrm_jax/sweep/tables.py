@@ -14,6 +14,7 @@ from rich.text import Text
 from dsrm_jax.evaluation.metrics import difference
 from dsrm_jax.evaluation.sessions import Sessions
 from dsrm_jax.evaluation.tables import PAPER_METHOD, RIVALS, cell, results_table
+from dsrm_jax.evaluation.verdicts import verdicts
 from dsrm_jax.files import load_json
 from dsrm_jax.types import Json
 
@@ -57,7 +58,7 @@ def methods_table(rows: Sequence[Json], folder: Path) -> RenderableType:
         max_len=first["max_len"],
         num_seeds=len(first["result"]["seeds"]),
     )
-    return Group(table, _times(rows))
+    return Group(*(Text(sentence) for sentence in verdicts(found)), table, _times(rows))
 
 
 def points_table(results: Sequence[Json], where: str) -> RenderableType:

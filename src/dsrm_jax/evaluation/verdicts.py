@@ -1,0 +1,119 @@
+"""A table in words: what beats what, what is level, what got worse, and what should worry its reader.
+
+Every sentence is made from the intervals of the table's own numbers; nothing here looks at a paper.
+"""
+
+import math
+from collections.abc import Mapping
+
+from dsrm_jax.types import Json
+
+RAW, PURIFIED, ORACLE = "quota_greedy", "quota_greedy_purified", "oracle"
+ENOUGH_SESSIONS = 1_000  # a seed, `EvaluationConfig.num_sessions`' default: steps to a tenth
+ENOUGH_USERS = 200
+ENOUGH_ROWS = 20  # of an item or a user on average; below, vectors are mostly their prior
+BALANCED = 0.05  # an AD that nobody would call unfair
+AUC_OF_CHANCE = 0.55
+
+
+def verdicts(results: Mapping[str, Json]) -> list[str]:
+    """Say what the first method's results mean, for somebody who has read no paper.
+
+    Args:
+        results: method to `metrics.summarise`'s result, as `tables.results_table` takes them: the first holds `difference` to
+            the others, in which the sentences' intervals are.
+
+    Returns:
+        Sentences: against ranking by the observed state, against ranking by the purified state, about balance; fewer where a
+        yardstick is absent or the spread is not known.
+    """
+    method, first = next(iter(results.items()))
+    gaps = first.get("difference", {})
+    said = []
+    if RAW in gaps and method != RAW:
+        said.append(_against_raw(method, first, results, gaps[RAW]["length"]))
+    if PURIFIED in gaps and method not in (RAW, PURIFIED) and _differ(results, RAW, PURIFIED):
+        said.append(_against_purified(method, gaps[PURIFIED]["length"]))
+    unfair = first["ad"]["mean"]
+    rival = min((results[name]["ad"]["mean"] for name in (RAW, PURIFIED) if name in results), default=unfair)
+    if unfair > max(BALANCED, rival + BALANCED):
+        said.append(f"It is less balanced for it: AD {unfair:.2f} against {rival:.2f}.")
+    return said
+
+
+def warnings(facts: Json, results: Mapping[str, Json]) -> list[str]:
+    """Say what of a run should worry its reader, and what to do about it.
+
+    Args:
+        facts: of the summary: `data` (`statistics.describe`), `worlds` (`make_worlds`' report), `probes`; any may be absent.
+        results: as of `verdicts`.
+    """
+    said = []
+    recovery = [x for x in facts.get("probes", {}).get("recovery", []) if isinstance(x, float) and math.isfinite(x)]
+    if recovery and sum(recovery) < 0:
+        worse = -sum(recovery) / len(recovery)
+        said.append(
+            f"the purifier moves held-out states {worse:.0%} FURTHER from what the rest of their users' log tells: give it more "
+            "iterations or rows, or act on the observed state (--purifier.kind identity)"
+        )
+    few = min((r["sessions"] / max(len(r["seeds"]), 1) for r in results.values()), default=ENOUGH_SESSIONS)
+    if few < ENOUGH_SESSIONS:
+        said.append(f"{few:,.0f} sessions a seed are few: evaluate with --evaluation.num-sessions {ENOUGH_SESSIONS:,}")
+    rows = facts.get("data", {}).get("train", {})
+    if rows.get("rows"):
+        each = {"item": rows["rows"] / rows["items"], "user": rows["rows"] / rows["users"]}
+        if rows["users"] < ENOUGH_USERS:
+            said.append(f"the training log has {rows['users']:,} users: too few to tell a taste from an accident")
+        for of, count in each.items():
+            if count < ENOUGH_ROWS:
+                said.append(
+                    f"the training log holds {count:.1f} rows per {of}: what is learnt of one is mostly what is true of all"
+                )
+    for name, world in facts.get("worlds", {}).items():
+        auc = world.get("auc") if isinstance(world, Mapping) else None
+        if isinstance(auc, float) and auc < AUC_OF_CHANCE:
+            said.append(
+                f"the users of the {name} simulator were fitted to rows whose clicks they hardly predict (AUC {auc:.2f}): "
+                "no result in it says much"
+            )
+    return said
+
+
+def _against_raw(method: str, first: Json, results: Mapping[str, Json], gap: Json) -> str:
+    rival = results[RAW]["length"]["mean"]
+    lengths = f"{first['length']['mean']:.1f} against {rival:.1f} steps, {_interval(gap)}"
+    if _is_level(gap):
+        return f"{method} keeps users no longer than ranking by what they clicked, half and half ({lengths})."
+    more = "longer" if gap["mean"] > 0 else "LESS long"
+    steps = f"{abs(gap['mean']):.1f} steps {more}"
+    said = f"{method} keeps users {steps} than ranking by what they clicked, half and half ({lengths})"
+    if ORACLE in results and gap["mean"] > 0:
+        lead = results[ORACLE]["length"]["mean"] - rival
+        if lead > 0:
+            said += f", {gap['mean'] / lead:.0%} of what knowing them perfectly would add"
+    return said + "."
+
+
+def _against_purified(method: str, gap: Json) -> str:
+    found = f"Len {gap['mean']:+.2f}, {_interval(gap)}"
+    if _is_level(gap):
+        return f"Reinforcement learning adds nothing over ranking by the purified state here ({found})."
+    if gap["mean"] > 0:
+        return f"Learning to act adds {gap['mean']:.2f} steps on top of ranking by the purified state ({found})."
+    return f"Learning to act COSTS {-gap['mean']:.2f} steps against ranking by the purified state ({found})."
+
+
+def _is_level(gap: Json) -> bool:
+    """Return whether an interval holds 0; one that is not known is never apart from it."""
+    return not (gap["low"] > 0 or gap["high"] < 0)
+
+
+def _interval(gap: Json) -> str:
+    if math.isnan(gap["high"] - gap["low"]):
+        return "interval unknown"
+    return f"interval {gap['low']:+.2f} to {gap['high']:+.2f}"
+
+
+def _differ(results: Mapping[str, Json], one: str, other: str) -> bool:
+    """Return whether two methods of a table did anything else: under `identity` both states are the same."""
+    return any(results[one]["length"][k] != results[other]["length"][k] for k in ("mean", "low", "high"))
