@@ -11,27 +11,25 @@ from scipy import special
 from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.mechanism import with_mechanisms
-from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.satisfaction import make_satisfaction
-from tests.simulator.worlds import NUM_ITEMS, NUM_USERS, make_world
+from tests.simulator.worlds import make_world, remembering_world
 
 SATISFACTION = make_satisfaction(slope=5.0)
 ENVIRONMENT = make_environment(slate_size=4, max_len=9, history_length=7, ad_penalty=0, mechanisms=[SATISFACTION])
-TABLE = np.random.default_rng(3).random((NUM_USERS, NUM_ITEMS)).astype(np.float32)
-WORLD = with_mechanisms(jax.random.key(1), make_world(TableResponse(jnp.asarray(TABLE))), [SATISFACTION])
+WORLD = remembering_world([SATISFACTION])
+TABLE = np.asarray(WORLD.response.probability)
 
 
 def test_clicks_follow_the_logit_less_the_hinge_on_net_exposure():
     """One session of fixed slates under 2,000 keys: click rates of every step are the closed form's."""
     slates = jnp.asarray([[0, 2, 4, 6], [8, 10, 1, 3], [0, 6, 12, 5], [1, 3, 5, 7]], jnp.int32)
-    world = replace(WORLD, starts=jax.tree.map(lambda x: x, WORLD.starts))
 
     def session(key):
         reset_key, *keys = jax.random.split(key, 5)
-        observation, state = ENVIRONMENT.reset(reset_key, world)
+        observation, state = ENVIRONMENT.reset(reset_key, WORLD)
         seen, clicks = [observation.context], []
         for step_key, slate in zip(keys, slates, strict=True):
-            observation, state, *_, info = ENVIRONMENT.step(step_key, state, slate, world)
+            observation, state, *_, info = ENVIRONMENT.step(step_key, state, slate, WORLD)
             seen.append(observation.context)
             clicks.append(info["clicks"])
         return state.user, jnp.stack(seen), jnp.stack(clicks)
@@ -60,7 +58,6 @@ def test_tolerances_fill_their_interval_evenly():
 
 
 def test_a_world_without_the_traits_is_refused():
-    bare = make_world(TableResponse(jnp.asarray(TABLE)))
-    bare = replace(bare, popular_rows=WORLD.popular_rows)
+    bare = replace(make_world(WORLD.response), popular_rows=WORLD.popular_rows)
     with pytest.raises(InputError, match=r"no traits for the mechanism 'satisfaction'.*make_worlds"):
         ENVIRONMENT.reset(jax.random.key(0), bare)

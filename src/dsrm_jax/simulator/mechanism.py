@@ -31,8 +31,8 @@ class Mechanism(NamedTuple):
     """One rule that gives a session memory; what is None it does not do."""
 
     name: str  # unique within an environment
-    # `(key, trait) -> memory`, any pytree of arrays, when a user arrives. The key is consumed
-    start: Callable[[jax.Array, PyTree], PyTree]
+    # `(key, trait, world) -> memory`, any pytree of arrays, when a user arrives. The key is consumed
+    start: Callable[[jax.Array, PyTree, World], PyTree]
     # `(key, memory, trait, slate (K,), clicks (K,), world) -> memory`, after a slate. The key is consumed
     step: Callable[[jax.Array, PyTree, PyTree, Int[Array, "K"], Bool[Array, "K"], World], PyTree]
     # `(memory, trait, items (N,), world) -> (N,)` float32, added to the items' click logits: of any number of items, a slate or
@@ -104,7 +104,7 @@ def begin(
 ) -> Memories:
     """Return what is remembered of a user who arrives; `arrival_share` as `shown.start` takes it. The key is consumed."""
     keys = jax.random.split(key, len(mechanisms))
-    own = {m.name: m.start(k, trait_of(m, user, world)) for m, k in zip(mechanisms, keys, strict=True)}
+    own = {m.name: m.start(k, trait_of(m, user, world), world) for m, k in zip(mechanisms, keys, strict=True)}
     return own | {SHOWN: shown.start(arrival_share)}
 
 

@@ -55,7 +55,7 @@ def make_satisfaction(
 
     return Mechanism(
         "satisfaction",
-        start=lambda key, tolerance: jnp.asarray(start, jnp.float32),
+        start=lambda key, tolerance, world: jnp.asarray(start, jnp.float32),
         step=step,
         feel=feel,
         traits=lambda key, world: jax.random.uniform(

@@ -1,6 +1,6 @@
 """Settings of the simulator of sessions."""
 
-from dsrm_jax.settings import COUNT, COUNT_OR_ZERO, NON_NEGATIVE, SHARE, configuration, number
+from dsrm_jax.settings import ANY, COUNT, COUNT_OR_ZERO, NON_NEGATIVE, SHARE, configuration, number
 
 
 @configuration
@@ -42,6 +42,28 @@ class EnvironmentConfig:
 
 
 @configuration
+class AppealConfig:
+    """Popular items appeal to each user in a measure of their own."""
+
+    offset: float = number(default=0.0, within=ANY)
+    """Added to every click logit."""
+    mean: float = number(default=0.7, within=ANY)
+    """Mean of what popular items get beside it, over the users."""
+    spread: float = number(default=0.7, within=NON_NEGATIVE)
+    """Standard deviation of it."""
+
+
+@configuration
+class MoodConfig:
+    """The appetite for popular items comes and goes within a session."""
+
+    spread: float = number(default=2.0, within=NON_NEGATIVE)
+    """Standard deviation of the mood, in click logits of popular items."""
+    memory: float = number(default=0.8, within=SHARE)
+    """Correlation of the mood at two steps in a row."""
+
+
+@configuration
 class SatisfactionConfig:
     """Net popular exposure wears users out beyond a tolerance of their own."""
 
@@ -55,3 +77,53 @@ class SatisfactionConfig:
     """Lower end of the tolerances, which are uniform over the users."""
     highest_tolerance: float = number(default=0.8, within=SHARE)
     """Upper end of the tolerances."""
+
+
+@configuration
+class ToleranceConfig:
+    """A slate whose popular share is too far from a user's own centre costs extra temper."""
+
+    bound: float = number(default=0.2, within=SHARE)
+    """Distance from the centre from which on a slate costs it."""
+    penalty: int = number(default=1, within=COUNT_OR_ZERO)
+    """Extra temper lost for such a slate, in steps."""
+    mean: float = number(default=0.417, within=SHARE)
+    """Mean of the centres over the users."""
+    spread: float = number(default=0.155, within=NON_NEGATIVE)
+    """Standard deviation of the centres, before they are held within [0, 1]."""
+
+
+@configuration
+class PlatformConfig:
+    """The popular share of what all users are shown has a budget, held by a price."""
+
+    target: float = number(default=0.5, within=SHARE)
+    """Popular share to be kept."""
+    window: int = number(default=10, within=COUNT)
+    """Steps whose share is observed."""
+    gain: float = number(default=0.1, within=NON_NEGATIVE)
+    """How much a step whose share is 1 too high raises the price."""
+    price: float = number(default=0.0, within=ANY)
+    """Price that a platform starts with, in rewards for a popular share of 1."""
+    largest_price: float = number(default=5.0, within=NON_NEGATIVE)
+    """Bound on the price, in either direction."""
+
+
+@configuration
+class RetentionConfig:
+    """Users come back after a session unless what they were shown has worn them out."""
+
+    memory: float = number(default=0.8, within=SHARE)
+    """Share of the net exposure that a step keeps, beta."""
+    start: float = number(default=0.4, within=SHARE)
+    """Net exposure on first arrival."""
+    base: float = number(default=1.0, within=ANY)
+    """Logit of coming back where the exposure is tolerated."""
+    slope: float = number(default=6.0, within=NON_NEGATIVE)
+    """Logit of coming back lost per unit of net exposure beyond the tolerance."""
+    lowest_tolerance: float = number(default=0.2, within=SHARE)
+    """Lower end of the tolerances, which are uniform over the users."""
+    highest_tolerance: float = number(default=0.8, within=SHARE)
+    """Upper end of the tolerances."""
+    visits: int = number(default=30, within=COUNT)
+    """Sessions of a user at most."""
