@@ -1,0 +1,125 @@
+"""Which state a training log speaks for: the ladder that `purifier.kind=auto` climbs, on users whom Stage I left out.
+
+A purifier earns its place by predicting what left-out users of the TRAINING log clicked later, given what they were shown: the
+log-likelihood of the clicks that follow a history, under the state that each rung makes of that history. A rung is taken where it
+is above the one below beyond an interval over users, so what does not help is not used.
+
+Shapes: N histories, M clicks that follow each, D state dimensions.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jaxtyping import Array, Float, Int, Key
+from scipy import stats
+
+from dsrm_jax.purify.arrays import States
+from dsrm_jax.purify.encoder import Embeddings, Labels, labels_from
+from dsrm_jax.purify.windows import Windows
+from dsrm_jax.simulator.world import History, SessionStarts
+from dsrm_jax.types import Json
+
+LEFT_OUT = 0.1  # share of the training users by whom it is chosen
+MOST_LEFT_OUT = 2_000
+HISTORIES = 8_000
+CONFIDENCE = 0.95
+
+
+@struct.dataclass
+class Later:
+    """Histories of left-out users, and what they clicked afterwards."""
+
+    history: History  # `(N, H)`
+    label: Labels  # `(N, M)`
+    user: Int[Array, "N"]  # of `SessionStarts`
+
+
+def leave_out(key: Key[Array, ""], num_users: int) -> tuple[Int[np.ndarray, "U"], Int[np.ndarray, "V"]]:
+    """Return the users to learn from and those to choose by, sorted; the key is consumed.
+
+    A tenth is left out, 2,000 at most and one at least; of a single user none, who then stands on both sides.
+    """
+    wanted = max(1, min(round(LEFT_OUT * num_users), MOST_LEFT_OUT))
+    order = np.random.default_rng(np.asarray(jax.random.bits(key, (4,)))).permutation(num_users)
+    left = np.sort(order[:wanted])
+    return (np.sort(order[wanted:]) if num_users > 1 else left), left
+
+
+def rows_of_users(starts: SessionStarts, users: Int[np.ndarray, "U"]) -> SessionStarts:
+    """Return the rows of some users alone, renumbered 0, 1, ... in their order, which ascends."""
+    user, first = np.asarray(starts.user), np.asarray(starts.first)
+    position = np.full(len(first) - 1, -1, np.int32)
+    position[users] = np.arange(len(users), dtype=np.int32)
+    kept = np.flatnonzero(position[user] >= 0)
+    counts = np.diff(first)[users]
+    return SessionStarts(
+        user=jnp.asarray(position[user[kept]]),
+        item=starts.item[kept],
+        click=starts.click[kept],
+        first=jnp.asarray(np.concatenate([[0], np.cumsum(counts)]), jnp.int32),
+        logged=None if starts.logged is None else starts.logged[users],
+    )
+
+
+def draw_later(key: Key[Array, ""], windows: Windows, *, number: int = HISTORIES) -> Later:
+    """Draw histories that end before a row of `windows`, each with the clicks from that row on; the key is consumed."""
+    row_key, window_key = jax.random.split(key)
+    rows, history = windows.draw(row_key, window_key, number)
+    return Later(history, labels_from(windows.starts, rows), windows.starts.user[rows])
+
+
+def later_log_likelihood(state: States, embeddings: Embeddings, later: Later) -> Float[Array, "N"]:
+    """Return the mean log-likelihood, in nats, of the clicks after each history under logits `<state, vector> + bias`."""
+    label = later.label
+    logit = jnp.einsum("nd,nmd->nm", state, embeddings.vectors[label.item]) + embeddings.bias[label.item]
+    loss = optax.sigmoid_binary_cross_entropy(logit, label.click.astype(jnp.float32))
+    present = label.present.astype(jnp.float32)
+    return -jnp.sum(loss * present, axis=-1) / jnp.maximum(jnp.sum(present, axis=-1), 1.0)
+
+
+def climb(rungs: Mapping[str, Float[np.ndarray, "N"]], user: Int[np.ndarray, "N"]) -> Json:
+    """Choose among the rungs of a ladder, the plainest first.
+
+    Args:
+        rungs: name to `later_log_likelihood`, of the same histories.
+        user: whose each is; a user counts once, by the mean.
+
+    Returns:
+        `chosen`, a name; `users`, how many; and `rungs`, of each name its mean `log_likelihood` and, but for the first, `gain`
+        over the rung chosen below it, `{"mean", "low", "high"}` at 95 % over users (None where one user tells no spread).
+    """
+    _, index = np.unique(user, return_inverse=True)
+    count = np.bincount(index)
+    means = {name: np.bincount(index, np.asarray(x, np.float64)) / count for name, x in rungs.items()}
+    chosen, *others = means
+    found: Json = {chosen: {"log_likelihood": float(means[chosen].mean())}}
+    for name in others:
+        gap = means[name] - means[chosen]
+        half = None
+        if len(gap) > 1:
+            half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(gap) - 1) * gap.std(ddof=1) / np.sqrt(len(gap)))
+        mean = float(gap.mean())
+        bounds = {"low": None, "high": None} if half is None else {"low": mean - half, "high": mean + half}
+        found[name] = {"log_likelihood": float(means[name].mean()), "gain": {"mean": mean, **bounds}, "over": chosen}
+        if half is not None and mean - half > 0:
+            chosen = name
+    return {"chosen": chosen, "users": len(count), "rungs": found}
+
+
+def in_words(found: Json) -> str:
+    """Return what `climb` found in one sentence."""
+    first, *others = found["rungs"]
+    parts = [f"{first} {found['rungs'][first]['log_likelihood']:.4f}"]
+    for name in others:
+        rung = found["rungs"][name]
+        gain = rung["gain"]
+        spread = "" if gain["low"] is None else f" [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+        parts.append(f"{name} {gain['mean']:+.4f}{spread} over {rung['over']}")
+    return (
+        f"state: {found['chosen']}, by the log-likelihood of the later clicks of {found['users']:,} left-out training users "
+        f"({', '.join(parts)})"
+    )

@@ -1,0 +1,99 @@
+"""The ladder takes a rung where left-out users' later clicks speak for it, and no other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.special import expit
+
+from dsrm_jax.purify import choice
+from dsrm_jax.purify.encoder import Embeddings
+from dsrm_jax.purify.windows import Windows
+from dsrm_jax.simulator.world import SessionStarts
+
+
+def make_starts(counts: list[int], seed: int = 0) -> SessionStarts:
+    rng = np.random.default_rng(seed)
+    user = np.repeat(np.arange(len(counts)), counts)
+    item, click = rng.integers(0, 7, len(user)), rng.random(len(user)) < 0.5
+    first = np.concatenate([[0], np.cumsum(counts)])
+    return SessionStarts(*(jnp.asarray(x, jnp.int32) for x in (user, item)), jnp.asarray(click), jnp.asarray(first))
+
+
+@given(st.integers(1, 40_000))
+@settings(max_examples=25, deadline=None)
+def test_nobody_is_on_both_sides(num_users):
+    learnt, left = choice.leave_out(jax.random.key(num_users), num_users)
+    both = np.concatenate([learnt, left])
+    assert len(left) == max(1, min(round(0.1 * num_users), 2_000))
+    if num_users > 1:
+        np.testing.assert_array_equal(np.sort(both), np.arange(num_users))
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=9), st.data())
+@settings(max_examples=40, deadline=None)
+def test_rows_stay_with_their_users(counts, data):
+    starts = make_starts(counts)
+    users = np.array(sorted(data.draw(st.sets(st.sampled_from(range(len(counts))), min_size=1))))
+    found = choice.rows_of_users(starts, users)
+    for new, old in enumerate(users):
+        here, there = slice(*found.first[new : new + 2]), slice(*starts.first[old : old + 2])
+        np.testing.assert_array_equal(found.item[here], starts.item[there])
+        np.testing.assert_array_equal(found.click[here], starts.click[there])
+        np.testing.assert_array_equal(found.user[here], new)
+
+
+def test_likelihood_of_what_came_later_is_that_of_the_rows():
+    starts, rng = make_starts([12, 9]), np.random.default_rng(1)
+    embeddings = Embeddings(*(jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((7, 3), 7)))
+    later = choice.draw_later(jax.random.key(0), Windows(starts, 4, 2), number=30)
+    state = rng.normal(size=(30, 3))
+    found = choice.later_log_likelihood(jnp.asarray(state, jnp.float32), embeddings, later)
+    for n in range(30):
+        length, user = int(later.history.length[n]), int(later.user[n])
+        events = np.asarray(later.history.item[n])[4 - length :]
+        rows = np.arange(*starts.first[user : user + 2])
+        # where the history ends: the row after its last event, if it has one
+        ends = [r for r in rows if length <= r - rows[0] and np.array_equal(starts.item[r - length : r], events)]
+        options = []
+        for end in ends:
+            index = np.arange(end, rows[-1] + 1)
+            item, click = np.asarray(starts.item)[index], np.asarray(starts.click)[index]
+            p = expit(np.asarray(embeddings.vectors, np.float64)[item] @ state[n] + np.asarray(embeddings.bias)[item])
+            options.append(stats.bernoulli.logpmf(click, p).mean())
+        assert np.min(np.abs(np.array(options) - found[n])) < 1e-5
+
+
+def test_a_rung_is_taken_beyond_its_interval_alone():
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(100), 5)
+    base = rng.normal(size=500)
+    rungs = {
+        "observed": base,
+        "noise": base + rng.normal(size=500),
+        "better": base + 0.2 + 0.3 * rng.normal(size=500),
+        "same": base + 0.2 + 0.3 * rng.normal(size=500),
+    }
+    found = choice.climb(rungs, user)
+    assert found["chosen"] == "better"
+    assert [found["rungs"][name]["over"] for name in ("noise", "better", "same")] == ["observed", "observed", "better"]
+    gap = (rungs["better"] - base).reshape(100, 5).mean(axis=1)
+    low, high = stats.t.interval(0.95, 99, gap.mean(), stats.sem(gap))
+    gain = found["rungs"]["better"]["gain"]
+    np.testing.assert_allclose([gain["low"], gain["high"]], [low, high])
+    assert choice.in_words(found).startswith("state: better, by the log-likelihood of the later clicks of 100 left-out")
+
+
+def test_one_user_speaks_for_nothing():
+    found = choice.climb({"observed": np.zeros(4), "other": np.ones(4)}, np.zeros(4, int))
+    assert found["chosen"] == "observed"
+    assert "[" not in choice.in_words(found)
+
+
+def test_a_user_of_many_histories_counts_once():
+    user = np.repeat(np.arange(20), [200] + [1] * 19)
+    gap = np.where(user == 0, 1.0, -0.1)  # of the rows most are better, of the users all but one are worse
+    assert choice.climb({"observed": np.zeros(len(user)), "other": gap}, user)["chosen"] == "observed"
+    assert choice.climb({"observed": gap, "other": np.zeros(len(user))}, user)["rungs"]["other"]["gain"]["mean"] > 0
