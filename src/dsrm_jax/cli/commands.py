@@ -55,19 +55,21 @@ def _loaded(point: EntryPoint) -> Command:
 def _train(argv: list[str]) -> None:
     from dsrm_jax.cli import pipeline
     from dsrm_jax.parallel.processes import Processes, first, is_first, joined
+    from dsrm_jax.runs.kept import share_kept
     from dsrm_jax.runs.run_directory import default_path
 
     output, config, processes = parse_with(argv, "train", COMMANDS["train"].about, {}, Processes())
     with joined(processes):
         first("json", lambda: check_json(output.json))
         run = pipeline.new_run(output.out or default_path(config), config)
-        summary = pipeline.train(run, config)
+        summary = pipeline.train(run, config, keep=share_kept)
         write_json(output.json if is_first() else "", summary)
 
 
 def _resume(argv: list[str]) -> None:
     from dsrm_jax.cli import pipeline
     from dsrm_jax.parallel.processes import Processes, first, is_first, joined
+    from dsrm_jax.runs.kept import share_kept
 
     def arguments(
         run: Run,
@@ -80,7 +82,7 @@ def _resume(argv: list[str]) -> None:
     with joined(processes):
         first("json", lambda: check_json(json_file))
         run, config = pipeline.old_run(folder)
-        summary = pipeline.train(run, config)
+        summary = pipeline.train(run, config, keep=share_kept)
         write_json(json_file if is_first() else "", summary)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from dsrm_jax.parallel.xla import use_compilation_cache
 from dsrm_jax.runs.evaluate import evaluate_all
 from dsrm_jax.runs.logging import read_metrics
 from dsrm_jax.runs.pieces import agent_of, log_of, perceive_of
-from dsrm_jax.runs.prepare import load_worlds, prepare
+from dsrm_jax.runs.prepare import Share, load_worlds, prepare
 from dsrm_jax.runs.run import Saved, num_updates, restore, run_mesh, start
 from dsrm_jax.runs.run import train as train_loop
 from dsrm_jax.runs.run_directory import RunDirectory, create, layout, locked, open_run, read_summary, write_summary
@@ -50,12 +50,19 @@ def old_run(path: str | os.PathLike[str]) -> tuple[RunDirectory, Config]:
     return layout(path), from_json(document, str(path))
 
 
-def train(run: RunDirectory, config: Config, *, console: Console | None = None) -> Json:
+def train(
+    run: RunDirectory,
+    config: Config,
+    *,
+    console: Console | None = None,
+    keep: Callable[[Config, Say], Share | None] = lambda config, say: None,
+) -> Json:
     """Train a run of `new_run` or `old_run` from its newest checkpoint (or from nothing) to its end, and evaluate it.
 
     Training uses all devices that JAX sees, of all processes that were joined (`parallel.processes.joined`); each of those calls
     this. Stage I and the evaluation run on one device. Tables and phases are printed to `console`, standard output of process 0
-    by default; what is returned is the summary, as written to `summary.json`.
+    by default; what is returned is the summary, as written to `summary.json`. `keep` says what becomes of Stage I between runs,
+    such as `kept.share_kept`; by default every run makes its own.
 
     Raises:
         InputError: data, settings or checkpoints that cannot be used.
@@ -72,7 +79,7 @@ def train(run: RunDirectory, config: Config, *, console: Console | None = None) 
         mesh = run_mesh(config)  # refuses at once what cannot be shared
         use_compilation_cache()
         started = time.perf_counter()
-        saved, worlds, facts = _stage_one(run, config, say)
+        saved, worlds, facts = _stage_one(run, config, say, keep(config, say))
         say(
             f"Stage II: {config.agent.method}, {config.training.steps:,} steps, seeds {list(config.training.seeds)}"
             f"{'' if mesh is None else f'; {described(mesh)}'}"
@@ -241,7 +248,7 @@ def _speaker(console: Console) -> Say:
     return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _stage_one(run: RunDirectory, config: Config, say: Say) -> tuple[Saved, Worlds, Json]:
+def _stage_one(run: RunDirectory, config: Config, say: Say, share: Share | None) -> tuple[Saved, Worlds, Json]:
     """Restore what was saved, or train everything that Stage II takes as given."""
     if first("continue", run.checkpoints.exists):
         log, worlds, facts = everywhere("data", lambda: load_worlds(config, say))
@@ -250,7 +257,7 @@ def _stage_one(run: RunDirectory, config: Config, say: Say) -> tuple[Saved, Worl
         if found is not None:
             say(f"continuing from step {found[0]:,}")
             return found[1], from_first(worlds), facts
-    prepared = everywhere("stage one", lambda: prepare(config, say))
+    prepared = everywhere("stage one", lambda: prepare(config, say, share=share))
     require_same("data of stage one", prepared.facts["data_digest"])
     first("facts", lambda: write_summary(run, {"method": config.agent.method, **prepared.facts}))
     worlds, perception = from_first((prepared.worlds, prepared.perception))

@@ -43,7 +43,7 @@ class DataConfig:
     click_from: float = number(default=1.0, within=ANY)
     """Feedback from which on a row is a click (env=log)."""
     cache: bool = True
-    """Keep the parsed log in a columnar cache beside the data folder."""
+    """Keep the parsed log in a columnar cache beside the data folder, and Stage I in the user's cache folder."""
 
 
 @configuration

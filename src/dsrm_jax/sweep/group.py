@@ -23,14 +23,15 @@ from dsrm_jax.evaluation.sessions import Sessions, of_each, run_sessions
 from dsrm_jax.files import json_value, write_text
 from dsrm_jax.purify.perception import Perception, seed_axes, share_process
 from dsrm_jax.runs.evaluate import rule_of, summary_of
+from dsrm_jax.runs.kept import shared_between
 from dsrm_jax.runs.logging import nonfinite
 from dsrm_jax.runs.memory import Memory
 from dsrm_jax.runs.pieces import environment_of, purifier_of, trainer_of, without_process
 from dsrm_jax.runs.prepare import perception_like, prepare, remembered_worlds, seed_keys
 from dsrm_jax.runs.run import chunk_size, metric_rows, num_updates
 from dsrm_jax.simulator.world import World
-from dsrm_jax.sweep.handover import hand_over
 from dsrm_jax.sweep.plan import Point
+from dsrm_jax.sweep.pool import STAGE_ONE
 from dsrm_jax.sweep.programs import compiled
 from dsrm_jax.types import Json, PyTree, Say
 
@@ -51,8 +52,8 @@ def run_group(points: Sequence[Point], folder: Path, memory: Memory, say: Say, *
     """Train, evaluate and write the points of one group.
 
     Each point gets `<folder>/<name>/`: `metrics.jsonl`, `sessions.npz` (of each seed, what `metrics.difference` needs) and,
-    last of all, `result.json`: a point that has it is finished. Stage I is shared with the sweep's other workers (`handover`);
-    while one of them makes it, the programs are compiled from its shapes.
+    last of all, `result.json`: a point that has it is finished. Stage I is shared with the sweep's other workers and with other
+    runs (`runs.kept`); while another makes it, the programs are compiled from its shapes.
 
     Args:
         points: of one group of `plan.group`.
@@ -81,7 +82,7 @@ def run_group(points: Sequence[Point], folder: Path, memory: Memory, say: Say, *
         nonlocal ahead
         ahead = programs(jax.eval_shape(share, perception_like(config, log.num_items)))[1]
 
-    prepared = prepare(config, say, memory, partial(hand_over, folder, meanwhile, say))
+    prepared = prepare(config, say, memory, shared_between(config, folder / STAGE_ONE, meanwhile, say))
     perception = share(prepared.perception)
     made, compiling = programs(perception)
     timing = {"compile_seconds": ahead + compiling}

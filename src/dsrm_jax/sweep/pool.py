@@ -22,7 +22,7 @@ from dsrm_jax.runs.lock import held
 from dsrm_jax.sweep.plan import Plan, Point, expand, group, points_json
 from dsrm_jax.types import Json, Say
 
-STAGE_ONE = "stage-one"  # folder in that of the sweep, while it runs: what its workers share (`handover`)
+STAGE_ONE = "stage-one"  # folder in that of the sweep, while it runs: what its workers share (`runs.handover`)
 ATTEMPTS = 2  # a group that kills its worker this often is reported and left
 
 

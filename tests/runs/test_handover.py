@@ -1,4 +1,4 @@
-"""Stage I made by one worker and read by the others."""
+"""Stage I made by one process and read by the others."""
 
 import dataclasses
 import threading
@@ -12,9 +12,9 @@ import pytest
 from dsrm_jax.config.budgets import budget
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.perception import Perception
+from dsrm_jax.runs import handover
+from dsrm_jax.runs.handover import hand_over
 from dsrm_jax.runs.prepare import StageOne
-from dsrm_jax.sweep import handover
-from dsrm_jax.sweep.handover import hand_over
 from dsrm_jax.sweep.plan import Plan
 from dsrm_jax.sweep.pool import STAGE_ONE, run_plans
 
@@ -77,7 +77,7 @@ def fail(message, *_, **__):
 
 def test_what_lies_there_damaged_is_made_anew(tmp_path):
     hand_over(tmp_path, nothing, print, "a", LIKE, made)
-    for path in (tmp_path / STAGE_ONE / "a").rglob("*"):
+    for path in (tmp_path / "a").rglob("*"):
         if path.is_file() and path.name != ".lock":
             path.write_bytes(b"")
     assert_same(hand_over(tmp_path, nothing, print, "a", LIKE, partial(made, 2.5)), made(2.5))
@@ -88,7 +88,7 @@ def test_a_full_disk_costs_the_sharing_and_not_the_result(tmp_path, monkeypatch)
     monkeypatch.setattr(handover.checkpoint, "save", partial(fail, "cannot save: disk full"))
     said = []
     assert_same(hand_over(tmp_path, nothing, said.append, "a", LIKE, made), made())
-    assert said == ["Stage I is not shared with other workers: cannot save: disk full"]
+    assert said == ["Stage I is not shared with other processes: cannot save: disk full"]
 
 
 @pytest.mark.slow
@@ -97,6 +97,7 @@ def test_two_workers_of_a_sweep_make_stage_one_once_and_find_what_one_worker_fin
     base = budget("tiny")
     base = dataclasses.replace(
         base,
+        data=dataclasses.replace(base.data, cache=False),  # nothing of an earlier run
         environment=dataclasses.replace(base.environment, history_length=24, max_len=6),
         evaluation=dataclasses.replace(base.evaluation, num_sessions=32, num_users=32),
     )

@@ -1,4 +1,4 @@
-"""Stage I handed from one worker of a sweep to the others: the first that needs it makes it, the rest read what it wrote."""
+"""Stage I handed from one process to others: the first that needs it makes it, the rest read what it wrote."""
 
 import contextlib
 import json
@@ -11,7 +11,6 @@ from dsrm_jax.files import from_json_value, json_value, load_json, write_text
 from dsrm_jax.runs import checkpoint
 from dsrm_jax.runs.lock import BusyError, held
 from dsrm_jax.runs.prepare import StageOne
-from dsrm_jax.sweep.pool import STAGE_ONE
 from dsrm_jax.types import Say
 
 POLL_SECONDS = 0.2
@@ -21,19 +20,19 @@ FACTS = "facts.json"
 def hand_over(
     folder: Path, meanwhile: Callable[[], object], say: Say, name: str, like: StageOne, make: Callable[[], StageOne]
 ) -> StageOne:
-    """Return what a worker made and wrote under a name, or make and write it; one worker at a time.
+    """Return what a process made and wrote under a name in a folder, or make and write it; one process at a time.
 
-    What lies there damaged is made anew, and what cannot be written is not shared: neither stops a sweep. Equal names stand for
-    equal results, whose shapes are those of `like`. `meanwhile` is called once before the first wait for another worker, to do
+    What lies there damaged is made anew, and what cannot be written is not shared: neither stops anything. Equal names stand for
+    equal results, whose shapes are those of `like`. `meanwhile` is called once before the first wait for another process, to do
     what does not need the result. It raises what `make` does.
     """
-    place = folder / STAGE_ONE / name
+    place = folder / name
     with contextlib.ExitStack() as turn:
         try:
             place.mkdir(parents=True, exist_ok=True)
             _take_turn(turn, place / ".lock", meanwhile, say)
         except (InputError, OSError) as error:
-            say(f"Stage I is not shared with other workers: {error}")
+            say(f"Stage I is not shared with other processes: {error}")
             return make()
         found = _read(place, name, like, say)
         if found is None:
@@ -43,17 +42,17 @@ def hand_over(
 
 
 def _take_turn(turn: contextlib.ExitStack, lock: Path, meanwhile: Callable[[], object], say: Say) -> None:
-    """Enter the lock, after another worker if it must be."""
+    """Enter the lock, after another process if it must be."""
     waits = 0
     while True:
         try:
-            turn.enter_context(held(lock, busy="another worker makes it"))
+            turn.enter_context(held(lock, busy="another process makes it"))
             return
         except BusyError:
             if waits == 0:
                 meanwhile()
             if waits == 1:
-                say("waiting for the Stage I of another worker")
+                say("waiting for the Stage I of another process")
             if waits > 0:
                 time.sleep(POLL_SECONDS)
             waits += 1
@@ -64,7 +63,7 @@ def _read(place: Path, name: str, like: StageOne, say: Say) -> StageOne | None:
         found = checkpoint.restore(place, (like.perception, like.posterior), name)
         return None if found is None else StageOne(*found[1], from_json_value(load_json(place / FACTS)))
     except InputError as error:
-        say(f"Stage I of another worker cannot be used: {error}")
+        say(f"Stage I of another process cannot be used: {error}")
         return None
 
 
@@ -73,4 +72,4 @@ def _write(place: Path, name: str, made: StageOne, say: Say) -> None:
         write_text(place / FACTS, json.dumps(json_value(made.facts)) + "\n")
         checkpoint.save(place, 0, (made.perception, made.posterior), name)
     except (InputError, OSError) as error:
-        say(f"Stage I is not shared with other workers: {error}")
+        say(f"Stage I is not shared with other processes: {error}")
