@@ -258,6 +258,12 @@ def test_double_sigmoid_lifts_impossible_and_lowers_certain_clicks(certain_world
     np.testing.assert_allclose(doubled.mean(axis=0), [0.5, 0.5, 0.731059, 0.731059], atol=0.016)
 
 
+def test_position_bias_takes_a_factor_from_one_slot_to_the_next(world, table):
+    frequency = draw_clicks(replace(CONFIG, position_bias=0.6), world, jnp.array([39, 0, 12, 12]), user=4).mean(axis=0)
+    expected = table[4, [39, 0, 12, 12]].astype(np.float64) * [1, 0.6, 0.36, 0.216]
+    assert np.all(np.abs(frequency - expected) < 4.5 * np.sqrt(expected * (1 - expected) / 20000))
+
+
 def test_clicks_of_one_slate_are_independent():
     flat = make_world(TableResponse(jnp.full((NUM_USERS, NUM_ITEMS), 0.5)))
     pattern = draw_clicks(CONFIG, flat, jnp.arange(4), user=0) @ (1 << np.arange(4))
@@ -421,6 +427,7 @@ def test_a_world_that_does_not_fit_is_refused_in_one_sentence(world):
         ("ad_bound", float("nan")),
         ("ad_penalty", -1),
         ("slate_correlation", -0.2),
+        ("position_bias", 1.1),
         ("step_cap", -3),
     ],
 )

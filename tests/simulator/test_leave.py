@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsrm_jax.simulator.leave import expected_length, make_temper, unbalanced_slates
+from dsrm_jax.simulator.presets import make
 from tests.simulator.closed_forms import constant_length
 
 
@@ -21,6 +22,28 @@ def rational_length(max_len, reward, penalty):
         temper += max(min(reward - 2, Fraction(0)), Fraction(-2)) - penalty
         length += 1
     return length
+
+
+def test_ten_thousand_random_sessions_end_where_kuaisims_rule_ends_them():
+    """Clicks of users of every patience, against its arithmetic in exact fractions."""
+    rng = np.random.default_rng(0)
+    clicks = rng.random((10_000, 20, 6)) < rng.random((10_000, 1, 1)) ** 0.5
+    clicks[:100] = True  # whose temper is 1 exactly after 19 steps: floats decide that either way
+    rule = make("kuaisim").leave
+
+    def session(clicks):
+        left = jax.lax.scan(lambda temper, seen: rule.step(temper, seen, jnp.int32(0)), rule.start(), clicks)[1]
+        return jnp.argmax(left) + 1
+
+    want = []
+    for session_clicks in clicks.sum(axis=2):
+        temper, length = Fraction(20), 0
+        while temper >= 1:
+            temper += max(min(Fraction(int(session_clicks[length]), 6) - 2, Fraction(0)), Fraction(-2))
+            length += 1
+        want.append(length)
+    assert len(set(want)) > 8
+    np.testing.assert_array_equal(jax.jit(jax.vmap(session))(jnp.asarray(clicks)), want)
 
 
 def exact_expected_length(max_len, slate_size, click, broken):

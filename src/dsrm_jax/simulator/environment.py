@@ -24,7 +24,7 @@ from dsrm_jax.simulator import shown
 from dsrm_jax.simulator.history import append, history_before, keep_last, unlogged_before
 from dsrm_jax.simulator.leave import Leave, make_temper, unbalanced_slates
 from dsrm_jax.simulator.mechanism import Mechanism, Memories
-from dsrm_jax.simulator.response import slate_probability
+from dsrm_jax.simulator.response import click_logit, slate_probability
 from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.simulator.spaces import Box, Product, Reals, Slates
 from dsrm_jax.simulator.world import History, World
@@ -126,6 +126,7 @@ def make_environment(
     ad_penalty: int = EnvironmentConfig.ad_penalty,
     double_sigmoid: bool = EnvironmentConfig.double_sigmoid,
     slate_correlation: float = EnvironmentConfig.slate_correlation,
+    position_bias: float = EnvironmentConfig.position_bias,
     step_cap: int = EnvironmentConfig.step_cap,
     reward: Reward = mean_click,
     leave: Leave | None = None,
@@ -168,6 +169,8 @@ def make_environment(
     unbalanced = unbalanced_slates(slate_size, ad_bound)
     is_broken = rule.broken or (lambda num_popular: unbalanced[num_popular])
     has_own_reward = reward is not mean_click
+    has_position_bias = not _is(position_bias, 1)
+    plain = not double_sigmoid and _is(slate_correlation, 0)  # the response's own logits are those that clicks follow
     costs = any(m.cost for m in mechanisms)
     if costs and rule.charge is None:
         raise InputError("a mechanism takes temper, which the leave rule does not have: give it a Leave with `charge`")
@@ -216,7 +219,10 @@ def make_environment(
             correlation_weight=slate_correlation,
             double_sigmoid=double_sigmoid,
         )
-        probability = remembering.felt(probability, mechanisms, state.memory, state.user, slate, world)
+        logit = click_logit(world.response, state.user, slate, state.history) if plain else None
+        probability = remembering.felt(probability, mechanisms, state.memory, state.user, slate, world, logit=logit)
+        if has_position_bias:
+            probability *= position_bias ** jnp.arange(slate_size, dtype=jnp.float32)
         clicks = jax.random.uniform(click_key, (slate_size,)) < probability
         num_clicks = jnp.sum(clicks, dtype=jnp.int32)
         num_popular = jnp.sum(world.is_popular[slate], dtype=jnp.int32)
@@ -307,6 +313,11 @@ def return_of(
     temper = jax.tree.map(lambda new, old: jnp.where(back, new, old), rule.start(), state.temper)
     before = jnp.where(back, state.time, state.before)
     return replace(state, temper=temper, visits=state.visits + back.astype(jnp.int32), before=before), back
+
+
+def _is(setting: float, value: int) -> bool:
+    """Return whether a float that may be traced is known to be a value."""
+    return isinstance(setting, float | int) and setting == value
 
 
 def check_answers(before: PyTree, after: PyTree, left: Bool[Array, ""]) -> None:

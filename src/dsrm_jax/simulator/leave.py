@@ -57,6 +57,11 @@ def make_temper(*, slate_size: int, max_len: int, ad_bound: float | Array, ad_pe
     return Leave(start, step, lambda num_popular: unbalanced[num_popular], charge)
 
 
+def make_stay() -> Leave:
+    """Build the rule of users who never leave by themselves: mechanisms or the cap on a session's steps end it."""
+    return Leave(start=lambda: (), step=lambda memory, clicks, num_popular: (memory, jnp.zeros((), bool)))
+
+
 def unbalanced_slates(slate_size: int, ad_bound: float | Array) -> Bool[Array, "K+1"]:
     """Mark the numbers n of popular items with which a slate breaks the bound, |2n - K| >= ad_bound K.
 

@@ -99,6 +99,13 @@ def trait_of(mechanism: Mechanism, user: Int[Array, ""], world: World) -> PyTree
     return jax.tree.map(lambda x: x[user], world.traits[mechanism.name])
 
 
+def categories_of(world: World) -> Bool[Array, "J C"]:
+    """Return the categories of a world's items; raises `InputError` where it has none."""
+    if world.categories is None or world.categories.shape[1] == 0:
+        raise InputError("the world's items have no categories, which a mechanism needs: use a log that has them")
+    return world.categories
+
+
 def begin(
     key: jax.Array, mechanisms: Sequence[Mechanism], user: Int[Array, ""], arrival_share: Float[Array, ""], world: World
 ) -> Memories:
@@ -141,16 +148,20 @@ def felt(
     user: Int[Array, ""],
     items: Int[Array, "N"],
     world: World,
+    *,
+    logit: Float[Array, "N"] | None = None,
 ) -> Float[Array, "N"]:
     """Return click probabilities as one user feels them: sigmoid(logit(p) + what every mechanism adds).
 
-    Where no mechanism adds anything they are returned as they are. p is held within [1e-6, 1 - 1e-6].
+    Where no mechanism adds anything they are returned as they are. `logit` are the logits of `probability`, where they are known;
+    else p is held within [1e-6, 1 - 1e-6].
     """
     feeling = [m for m in mechanisms if m.feel is not None]
     if not feeling:
         return probability
     assert memories is not None
-    logit = jax.scipy.special.logit(jnp.clip(probability, CERTAIN, 1 - CERTAIN))
+    if logit is None:
+        logit = jax.scipy.special.logit(jnp.clip(probability, CERTAIN, 1 - CERTAIN))
     for m in feeling:
         assert m.feel is not None
         logit += m.feel(memories[m.name], trait_of(m, user, world), items, world)

@@ -26,8 +26,12 @@ class FactorResponse:
 
     def click_probability(self, user: Int[Array, ""], slate: Int[Array, "K"], history: History) -> Float[Array, "K"]:
         """See `Response`."""
+        return jax.nn.sigmoid(self.click_logit(user, slate, history))
+
+    def click_logit(self, user: Int[Array, ""], slate: Int[Array, "K"], history: History) -> Float[Array, "K"]:
+        """Return the logits of `click_probability`, exact however certain a click is."""
         logit = self.item[slate] @ self.user[user]
-        return jax.nn.sigmoid(logit + self.user_bias[user] + self.item_bias[slate])
+        return logit + self.user_bias[user] + self.item_bias[slate]
 
     def item_vectors(self) -> Float[Array, "J F"]:
         """See `Response`."""
@@ -77,6 +81,14 @@ class TableResponse:
     def item_vectors(self) -> Float[Array, "J 1"]:
         """See `Response`."""
         return jnp.zeros((self.probability.shape[1], 1), self.probability.dtype)
+
+
+def click_logit(
+    response: Response, user: Int[Array, ""], slate: Int[Array, "K"], history: History
+) -> Float[Array, "K"] | None:
+    """Return the logits of `Response.click_probability` where the response has a method of this name, else None."""
+    own = getattr(response, "click_logit", None)
+    return None if own is None else own(user, slate, history)
 
 
 def slate_correlation(vectors: Float[Array, "K F"]) -> Float[Array, "K"]:

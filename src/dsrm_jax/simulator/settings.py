@@ -1,5 +1,7 @@
 """Settings of the simulator of sessions."""
 
+from typing import Literal
+
 from dsrm_jax.settings import ANY, COUNT, COUNT_OR_ZERO, NON_NEGATIVE, SHARE, configuration, number
 
 
@@ -23,6 +25,8 @@ class EnvironmentConfig:
     """Apply the sigmoid twice, as KuaiSim does: click probabilities then lie in [.5, .731]."""
     slate_correlation: float = number(default=0.0, within=NON_NEGATIVE)
     """Weight of KuaiSim's intra-slate correlation penalty on click probabilities."""
+    position_bias: float = number(default=1.0, within=SHARE)
+    """Factor on click probabilities from one slot to the next: slot k, counted from 0, has this to the power k; 1: none."""
     step_cap: int = number(default=0, within=COUNT_OR_ZERO)
     """Truncate sessions after this many steps; 0: max_len."""
     reward: str = ""
@@ -127,3 +131,43 @@ class RetentionConfig:
     """Upper end of the tolerances."""
     visits: int = number(default=30, within=COUNT)
     """Sessions of a user at most."""
+
+
+@configuration
+class BoredomConfig:
+    """A topic that fills a user's latest clicks bores for a while (SARDINE)."""
+
+    kind: Literal["churn", "topic"] = "churn"
+    """What it takes away: churn, every item's appeal while any topic bores; topic, that of the boring topics alone."""
+    threshold: int = number(default=5, within=COUNT)
+    """Clicks from which on a topic bores, of those that are remembered."""
+    window: int = number(default=5, within=COUNT)
+    """Steps that a click is remembered."""
+    kept: int = number(default=10, within=COUNT)
+    """Clicks that are remembered at most, the latest."""
+    timeout: int = number(default=5, within=COUNT)
+    """Steps that boredom lasts."""
+    loss: float = number(default=6.0, within=NON_NEGATIVE)
+    """Click logit that a boring item loses."""
+
+
+@configuration
+class InfluenceConfig:
+    """Clicks draw a user's vector towards what was clicked (SARDINE)."""
+
+    omega: float = number(default=0.95, within=SHARE)
+    """Share of their own vector that users keep at each slate with a click."""
+    scalar_mean: bool = False
+    """The public code's fault: clicks draw every component alike, towards the mean over all entries of the clicked vectors."""
+
+
+@configuration
+class CategoryQuitConfig:
+    """Users leave when a category fills what they were shown last (EasyRL4Rec, DORL, CIRS)."""
+
+    window: int = number(default=5, within=COUNT)
+    """Items shown last, N."""
+    threshold: int = number(default=1, within=COUNT_OR_ZERO)
+    """Times that a category of the next item may stand among them."""
+    slice_fault: bool = False
+    """The public code's fault: before N items were shown, fewer of them are looked at."""
