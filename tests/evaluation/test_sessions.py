@@ -12,7 +12,8 @@ from scipy import stats
 
 from dsrm_jax.agents.agent import Agent
 from dsrm_jax.config import Config, EnvironmentConfig
-from dsrm_jax.evaluation.sessions import agent_rule, any_of, oracle_rule, run_sessions
+from dsrm_jax.evaluation.oracles import oracle_rule
+from dsrm_jax.evaluation.sessions import agent_rule, any_of, run_sessions
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.view import View
@@ -248,7 +249,8 @@ def test_the_oracle_shows_each_users_most_probable_items_of_each_group(slate_siz
     probability = np.random.default_rng(0).random((NUM_USERS, NUM_ITEMS)).astype(np.float32)
     world = make_world(probability)
     observation, env = reset_users(world)
-    act = jax.jit(oracle_rule(world, slate_size=slate_size))
+    environment = environment_of(Config(environment=replace(CONFIG, slate_size=slate_size)))
+    act = jax.jit(oracle_rule(environment, world))
     slates = np.asarray(act(jax.random.key(0), env, observation)[0])
     for user, slate in zip(np.asarray(env.user), slates, strict=True):
         best = sorted(range(NUM_ITEMS), key=lambda i, u=user: -probability[u, i])

@@ -10,6 +10,7 @@ import pytest
 
 import dsrm_jax as dj
 from dsrm_jax.errors import InputError
+from dsrm_jax.simulator.mechanism import with_mechanisms
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 
@@ -49,6 +50,25 @@ def env(world):
 @pytest.mark.filterwarnings("error")
 def test_gymnasiums_checker_finds_nothing(env):
     check_env(env.unwrapped)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["mood", "platform"])
+def test_worlds_with_memory_pass_the_checker_and_show_what_is_counted(world, name):
+    simulator = dj.make(name, **SMALL)
+    world = with_mechanisms(jax.random.key(0), world, simulator.mechanisms)
+    one = gymnasium.make(f"dsrm_jax/{name}-v0", world=world, **SMALL)
+    check_env(one.unwrapped)
+    many = gymnasium.make_vec(f"dsrm_jax/{name}-v0", num_envs=B, world=world, **SMALL)
+    shown, _ = many.reset(seed=0)
+    price = 0.0
+    for _ in range(12):
+        slates = np.tile([0, 2, 4], (B, 1))  # popular items alone
+        shown, *_ = many.step(slates)
+        assert shown in many.observation_space
+        price += 0.1 * 0.5
+        if name == "platform":
+            np.testing.assert_allclose(shown["context"][:, -2:], np.tile([1.0, price], (B, 1)), rtol=1e-5)
 
 
 def test_lists_go_in_numpy_comes_out_and_the_steps_are_the_simulators(env, world):

@@ -8,6 +8,7 @@ import pytest
 
 import dsrm_jax as dj
 from dsrm_jax.errors import InputError
+from dsrm_jax.simulator.mechanism import with_mechanisms
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
 
@@ -69,6 +70,16 @@ def test_it_is_the_simulator_with_gymnaxs_six_values_and_auto_reset(world):
     assert ended >= 2
     with pytest.raises(InputError, match="without a world"):
         GymnaxEnvironment(SIMULATOR).reset(jax.random.key(0))
+
+
+def test_worlds_with_memory_show_what_is_counted(world):
+    simulator = dj.make("platform", slate_size=K, max_len=6, history_length=H)
+    world = with_mechanisms(jax.random.key(0), world, simulator.mechanisms)
+    env = GymnaxEnvironment(simulator, world)
+    observation, state = env.reset(jax.random.key(0))
+    assert env.observation_space(world).contains(observation)
+    observation, *_ = env.step(jax.random.key(1), state, 2 * jnp.arange(K), world)
+    np.testing.assert_allclose(observation.context[-2:], [1.0, 0.1 * 0.5], rtol=1e-5)
 
 
 def test_a_cap_truncates(world):

@@ -12,7 +12,6 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
 from dsrm_jax.agents.agent import Agent
-from dsrm_jax.agents.slates import greedy_slate
 from dsrm_jax.evaluation.settings import EvaluationConfig
 from dsrm_jax.purify.encoder import make_catalogue
 from dsrm_jax.purify.perception import Perceive, Perception
@@ -51,24 +50,6 @@ def agent_rule(
         view_key, act_key = jax.random.split(key)
         view = perceive(perception, view_key, observation)
         return agent.act(policy, act_key, view, catalogue, greedy)[0], ()
-
-    return act
-
-
-def oracle_rule(world: World, *, slate_size: int) -> Act:
-    """Return the ceiling's rule: K/2 of each group by the simulator's own click probability of the user at hand.
-
-    It is greedy about one step, which is optimal under an even K where responses do not depend on what was
-    shown before. An odd K gives the long tail the extra slot.
-    """
-
-    def act(key: jax.Array, env: EnvState, observation: Observation) -> tuple[jax.Array, PyTree]:
-        everything = jnp.arange(world.num_items)
-        probability = jax.vmap(world.response.click_probability, in_axes=(0, None, 0))(
-            env.user, everything, env.history
-        )
-        quota = jnp.full(env.user.shape, slate_size // 2, jnp.int32)
-        return greedy_slate(probability, world.is_popular, quota, slate_size=slate_size), ()
 
     return act
 

@@ -10,7 +10,8 @@ from dsrm_jax.agents.methods import METHODS, method_of
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.metrics import difference, summarise
-from dsrm_jax.evaluation.sessions import Sessions, agent_rule, any_of, of_each, oracle_rule, run_sessions
+from dsrm_jax.evaluation.oracles import oracle_rule
+from dsrm_jax.evaluation.sessions import Sessions, agent_rule, any_of, of_each, run_sessions
 from dsrm_jax.purify.perception import SEED_AXES, Perception
 from dsrm_jax.runs.pieces import agent_of, environment_of, perceive_of
 from dsrm_jax.runs.prepare import seed_keys
@@ -45,7 +46,7 @@ def rule_of(config: Config, method: str, policy: PyTree, world: World, perceptio
             f"{', '.join(compared_methods(world, config.agent.method))} instead, or leave data.path empty and "
             "the default data folder without files"
         )
-    return oracle_rule(world, slate_size=config.environment.slate_size)
+    return oracle_rule(environment_of(config), world)
 
 
 def evaluate_methods(

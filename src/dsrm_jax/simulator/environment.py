@@ -84,6 +84,8 @@ class Environment(NamedTuple):
     step_auto_reset: Callable[[jax.Array, EnvState, Int[Array, "K"], World], StepResult]
     action_space: Callable[[World], Slates]  # `(world) -> Slates`
     observation_space: Callable[[World], Product]  # `(world) -> Product` of spaces, in the shape of an `Observation`
+    # `(state, items (N,), world) -> (N,)`, how likely a user is to click items now, each by itself
+    chance: Callable[[EnvState, Int[Array, "N"], World], Float[Array, "N"]]
     slate_size: int  # K
     max_steps: int  # no session is longer
     can_truncate: bool  # whether `truncated` can ever be true; if not, a loop need not keep final observations
@@ -273,6 +275,10 @@ def make_environment(
         observation, state = jax.tree.map(lambda new, old: jnp.where(info["ended"], new, old), begun, (final, state))
         return observation, state, reward, terminated, truncated, info | {"final_observation": final}
 
+    def chance(state: EnvState, items: Int[Array, "N"], world: World) -> Float[Array, "N"]:
+        told = slate_probability(world.response, state.user, items, state.history, double_sigmoid=double_sigmoid)
+        return remembering.felt(told, mechanisms, state.memory, state.user, items, world)
+
     def couple(observation: Observation, state: EnvState) -> tuple[Observation, EnvState]:
         assert state.memory is not None
         state = replace(state, memory=remembering.couple(mechanisms, state.memory))
@@ -283,6 +289,7 @@ def make_environment(
         step=step,
         step_auto_reset=step_auto_reset,
         action_space=lambda world: Slates(world.num_items, slate_size),
+        chance=chance,
         observation_space=lambda world: observation_space(history_length, max_steps, _num_seen(reset, world)),
         slate_size=slate_size,
         max_steps=max_steps,

@@ -26,11 +26,13 @@ from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.sources import load_log
 from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.build import make_worlds
+from dsrm_jax.simulator.coupling import alone, together
 from dsrm_jax.simulator.environment import Environment, Observation
 from dsrm_jax.simulator.presets import PRESETS, make
 from dsrm_jax.simulator.world import World
 from dsrm_jax.types import Json
 
+LARGEST = 1e6  # number that a mechanism shows: Gymnasium wants bounds
 Arrays = dict[str, np.ndarray]
 Slate = list[int] | tuple[int, ...] | np.ndarray
 
@@ -62,18 +64,18 @@ class SlateSpace(gymnasium.Space[np.ndarray]):
 
 
 def observation_space(environment: Environment, world: World) -> spaces.Dict:
-    """Return the space of observations of one user of a world: the history's three arrays and two counts."""
+    """Return the space of observations of one user of a world: the history's three arrays, two counts, what mechanisms show."""
     length = environment.history_length
     last = max(int(world.item.max()), int(world.starts.item.max()))
-    return spaces.Dict(
-        {
-            "item": spaces.Box(0, last, (length,), np.int32),
-            "click": spaces.MultiBinary(length),
-            "length": spaces.Box(0, length, (), np.int32),
-            "time": spaces.Box(0, environment.max_steps, (), np.int32),
-            "unlogged": spaces.Box(0, length, (), np.int32),
-        }
-    )
+    space: dict[str, gymnasium.Space[Any]] = {
+        "item": spaces.Box(0, last, (length,), np.int32),
+        "click": spaces.MultiBinary(length),
+        "length": spaces.Box(0, length, (), np.int32),
+        "time": spaces.Box(0, environment.max_steps, (), np.int32),
+        "unlogged": spaces.Box(0, length, (), np.int32),
+    }
+    context = environment.observation_space(world).spaces.context
+    return spaces.Dict(space if context is None else space | {"context": spaces.Box(-LARGEST, LARGEST, context.shape)})
 
 
 def arrays(observation: Observation) -> Arrays:
@@ -81,6 +83,7 @@ def arrays(observation: Observation) -> Arrays:
     history = observation.history
     counts = {"length": history.length, "time": observation.time, "unlogged": observation.unlogged}
     shown = {"item": np.asarray(history.item), "click": np.asarray(history.click, np.int8)}
+    shown |= {} if observation.context is None else {"context": np.asarray(observation.context)}
     return shown | {name: np.asarray(count) for name, count in counts.items()}
 
 
@@ -90,7 +93,8 @@ def world_of(log: InteractionLog | str, split: str, simulator: Environment) -> W
         raise InputError(f"split is {split!r}, expected 'train' or 'test'")
     log = load_log(log) if isinstance(log, str) else log
     size, length = simulator.slate_size, simulator.history_length
-    worlds = make_worlds(jax.random.key(0), log, slate_size=size, history_length=length)
+    mechanisms = simulator.mechanisms
+    worlds = make_worlds(jax.random.key(0), log, slate_size=size, history_length=length, mechanisms=mechanisms)
     return worlds.train if split == "train" else worlds.test
 
 
@@ -107,7 +111,7 @@ def checked(slates: Slate, space: SlateSpace) -> Int[np.ndarray, "B K"]:
 
 
 class SessionEnv(gymnasium.Env[Arrays, Slate]):
-    """Sessions of one user after another; the actions are slates."""
+    """Sessions of one user after another, who share nothing with anybody; the actions are slates."""
 
     metadata: Json = {"render_modes": []}  # noqa: RUF012  # Gymnasium's own attribute
 
@@ -139,7 +143,7 @@ class SessionEnv(gymnasium.Env[Arrays, Slate]):
         self.observation_space = observation_space(self.simulator, self.world)
         self.slates = SlateSpace(self.world.num_items, self.simulator.slate_size)
         self.action_space = self.slates
-        self._reset, self._step = jax.jit(self.simulator.reset), jax.jit(self.simulator.step)
+        self._reset, self._step = jax.jit(self.simulator.reset), jax.jit(alone(self.simulator))
 
     def reset(self, *, seed: int | None = None, options: Json | None = None) -> tuple[Arrays, Json]:
         """Let a user arrive; the same seed gives the same user and the same answers to the same slates."""
@@ -179,7 +183,7 @@ class SessionVectorEnv(gymnasium.vector.VectorEnv[Arrays, Slate, np.ndarray]):
         self.observation_space = batch_space(one.observation_space, num_envs)
         self.action_space = batch_space(one.action_space, num_envs)
         self._reset = jax.jit(jax.vmap(self.simulator.reset, in_axes=(0, None)))
-        self._step = jax.jit(jax.vmap(self.simulator.step_auto_reset, in_axes=(0, 0, 0, None)))
+        self._step = jax.jit(together(self.simulator))
 
     def reset(self, *, seed: int | None = None, options: Json | None = None) -> tuple[Arrays, Json]:
         """Let `num_envs` users arrive; the same seed gives the same users and the same answers to the same slates."""

@@ -12,6 +12,7 @@ from gymnax.environments import environment, spaces
 from jaxtyping import Array, Bool, Float, Int
 
 from dsrm_jax.errors import InputError
+from dsrm_jax.simulator.coupling import alone
 from dsrm_jax.simulator.environment import Environment, EnvState, Info, Observation
 from dsrm_jax.simulator.spaces import Box, Slates
 from dsrm_jax.simulator.world import World
@@ -38,7 +39,7 @@ class SlateSpace(spaces.Box):
 
 
 class GymnaxEnvironment(environment.Environment):
-    """A simulator of sessions under Gymnax's contract, one user each; `jax.vmap` it over users."""
+    """A simulator of sessions under Gymnax's contract, one user each, sharing nothing; `jax.vmap` it over users."""
 
     def __init__(self, simulator: Environment, world: World | None = None, *, observe: Observe | None = None) -> None:
         """Wrap a simulator of `make` or `make_environment`.
@@ -60,7 +61,7 @@ class GymnaxEnvironment(environment.Environment):
         self, key: jax.Array, state: EnvState, action: Int[Array, "K"], params: World
     ) -> tuple[PyTree, EnvState, Float[Array, ""], Bool[Array, ""], Info]:
         """Show one slate; the key is consumed."""
-        observation, state, reward, terminated, _, info = self.simulator.step(key, state, action, params)
+        observation, state, reward, terminated, _, info = alone(self.simulator)(key, state, action, params)
         return self._shown(observation, params), state, reward, terminated, info
 
     def reset_env(self, key: jax.Array, params: World) -> tuple[PyTree, EnvState]:
@@ -84,6 +85,8 @@ class GymnaxEnvironment(environment.Environment):
         if self.show is None:
             history = {name: _box(getattr(space.history, name)) for name in ("item", "click", "length")}
             counts = {"time": _box(space.time), "unlogged": _box(space.unlogged)}
+            if space.context is not None:
+                counts["context"] = spaces.Box(-jnp.inf, jnp.inf, space.context.shape, space.context.dtype)
             return spaces.Dict({"history": spaces.Dict(history), **counts})
         shown = jax.eval_shape(self.reset_env, jax.random.key(0), params)[0]
         return spaces.Box(-jnp.inf, jnp.inf, shown.shape, shown.dtype)
