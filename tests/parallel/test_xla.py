@@ -1,5 +1,6 @@
 """The flags that XLA needs are set where they must be, and do what they are for."""
 
+import os
 import subprocess
 import sys
 import warnings
@@ -10,7 +11,7 @@ import pytest
 
 import dsrm_jax
 from dsrm_jax.parallel import xla
-from dsrm_jax.parallel.xla import FLAGS, SHORT_PROGRAMS, set_flags, use_cores
+from dsrm_jax.parallel.xla import FLAGS, SHORT_PROGRAMS, remove_oldest, set_flags, use_cores
 
 CODE = """
 import os
@@ -134,3 +135,14 @@ def test_a_vmap_of_size_one_computes_what_it_should():
     """jaxlib 0.10.2 without the flags is wrong by more than 30 for one seed, and right for two; compiled as users compile."""
     done = subprocess.run([sys.executable, "-c", MAPPED], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_oldest_programs_make_room(tmp_path):
+    for age in range(5):
+        path = tmp_path / f"{age}-cache"
+        path.write_bytes(b"x" * 10)
+        os.utime(path, (1_000 + age, 1_000 + age))
+    (tmp_path / "stage-one").mkdir()
+    remove_oldest(tmp_path, 25)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3-cache", "4-cache", "stage-one"]
+    remove_oldest(tmp_path / "nowhere", 25)

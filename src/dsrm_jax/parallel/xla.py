@@ -12,11 +12,13 @@ A third has no flag: a batch of matrices that several CPU devices factorise wait
 Importing the library touches no environment: the command line and the tests call `set_flags`, the front door `warn_of_faults`.
 """
 
+import contextlib
 import os
 import warnings
 from collections.abc import MutableMapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 FLAGS = ("--xla_cpu_enable_concurrency_optimized_scheduler=false", "--xla_cpu_experimental_ynn_fusion_type=")
 SHORT_PROGRAMS = (
@@ -25,6 +27,7 @@ SHORT_PROGRAMS = (
 AFFECTED = ("0.10.", "0.11.")  # by the faults above
 KNOWING = ("0.9.", *AFFECTED, "0.12.")  # all flags here; XLA stops at an unknown one
 ACCELERATORS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm7-plugin", "libtpu")
+MOST_BYTES = 1 << 30  # of compiled programs kept; a run of `train` adds about 5 MB
 MOST_CORES = 4  # measured on two; each device's share of 64 users should stay worth a program of its own
 
 
@@ -84,10 +87,31 @@ def _version(package: str) -> str:
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs between processes, in the folder that JAX_COMPILATION_CACHE_DIR names or the user's cache folder."""
+    """Keep compiled programs between processes, in the folder that JAX_COMPILATION_CACHE_DIR names or the user's cache folder.
+
+    In the user's folder small programs are kept, too: a run has dozens, which together take seconds to compile. The oldest go
+    once all take more than `MOST_BYTES`.
+    """
     import jax
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
         import platformdirs
 
-        jax.config.update("jax_compilation_cache_dir", platformdirs.user_cache_dir("dsrm_jax"))
+        folder = Path(platformdirs.user_cache_dir("dsrm_jax"))
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        remove_oldest(folder, MOST_BYTES)
+
+
+def remove_oldest(folder: Path, most_bytes: int) -> None:
+    """Remove the oldest files right in a folder until the rest take at most so many bytes; what vanishes meanwhile is gone."""
+    with contextlib.suppress(OSError):
+        files = sorted(
+            ((path, path.stat()) for path in folder.iterdir() if path.is_file()), key=lambda x: x[1].st_mtime
+        )
+        excess = sum(stat.st_size for _, stat in files) - most_bytes
+        for path, stat in files:
+            if excess <= 0:
+                return
+            path.unlink(missing_ok=True)
+            excess -= stat.st_size
