@@ -19,6 +19,8 @@ BIN := .venv/bin
 VERSIONS = tests/parallel/test_xla.py tests/data/test_own.py tests/simulator/test_environment.py tests/purify/test_diffusion.py \
   tests/agents/test_returns.py tests/training/test_loop.py tests/evaluation/test_sessions.py tests/config tests/runs/test_checkpoint.py \
   tests/runs/test_run.py tests/serving tests/sweep/test_programs.py tests/cli/test_cli.py
+# Two processes, each file's tests in one of them: what a file's tests share is made once.
+TWO = -n 2 --dist loadfile
 PYTHONS = for p in python3.11 python3.12 python3.13 python3.14 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.1[1-4].*/bin/python; do \
   $$p -c 'import sys; print(sys.version_info.minor, sys.executable)' 2>/dev/null; done | sort -n
 PYTHON_oldest ?= $(shell $(PYTHONS) | awk '$$1 >= 11 && $$1 <= 12 {print $$2; exit}')
@@ -86,10 +88,10 @@ bench: setup ## measure the paper's budget: speed, compile time, memory
 	@$(BIN)/dsrm-jax bench
 
 test: setup ## run the fast tests (under ten minutes on two cores)
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest $(TWO)
 
 test-all: setup ## run every test, the slow ones too
-	@DSRM_FLAGS=users $(BIN)/python -m pytest -n 2 -m 'slow or not slow'
+	@DSRM_FLAGS=users $(BIN)/python -m pytest $(TWO) -m 'slow or not slow'
 
 test-versions: test-oldest test-newest ## run a short selection on the oldest and the newest packages that are supported
 
@@ -97,7 +99,7 @@ test-oldest test-newest: test-%:
 	@if [ -z "$(PYTHON_$*)" ]; then \
 	  echo "skipped: .constraints-$*.txt needs Python $(if $(filter oldest,$*),3.11 or 3.12,3.13 or newer), and there is none"; \
 	else \
-	  $(MAKE) --no-print-directory .venv-$*/.ready && DSRM_FLAGS=users .venv-$*/bin/python -m pytest -n 2 $(VERSIONS); \
+	  $(MAKE) --no-print-directory .venv-$*/.ready && DSRM_FLAGS=users .venv-$*/bin/python -m pytest $(TWO) $(VERSIONS); \
 	fi
 
 .venv-oldest/.ready .venv-newest/.ready: .venv-%/.ready: pyproject.toml experiments/pyproject.toml .constraints-%.txt

@@ -19,16 +19,18 @@ USERS, ROWS, ITEMS, D, H = 12, 60, 40, 4, 30
 PRIOR = FACTOR_PRIOR * np.array([1.0] * (D - 1) + [BIAS_PRIOR])
 
 
-ONE = jnp.ones(())
+ONE = jnp.float32(1)
+CURVATURE, LEVERAGE_OF, WITHOUT_WINDOW = map(jax.jit, (click_curvature, leverage_of, without_window))
+DRAW = jax.jit(lambda leverage, key, rows: leverage.draw(key, rows))
 
 
 def rows_by_user(item, click):
     users, rows = item.shape
     return SessionStarts(
-        jnp.repeat(jnp.arange(users), rows),
+        jnp.asarray(np.repeat(np.arange(users), rows)),
         jnp.asarray(item.reshape(-1)),
         jnp.asarray(click.reshape(-1)),
-        jnp.arange(0, users * rows + 1, rows),
+        jnp.asarray(np.arange(0, users * rows + 1, rows)),
     )
 
 
@@ -87,22 +89,22 @@ def test_window_is_taken_out_as_a_refit_without_it_would(log, exposure):
     rest = np.stack([mode(vectors, bias, item[u, :-H], click[u, :-H], exposure) for u in range(USERS)])
     starts = rows_by_user(item, click)
     embeddings = Embeddings(jnp.float32(vectors), jnp.float32(bias))
-    curvature = click_curvature(jax.random.key(0), embeddings, starts, jnp.float32(full))
+    curvature = CURVATURE(jax.random.key(0), embeddings, starts, jnp.float32(full))
     read = silent_exposure(D) if exposure is None else READ
-    everyone = jnp.arange(USERS)
+    everyone = np.arange(USERS)
     num_rows = rows_of(starts, everyone)
     np.testing.assert_array_equal(num_rows, ROWS)
-    posterior = UserPosterior(jnp.float32(full), num_rows, leverage_of(curvature + read.precision), read, ONE)
-    window = History(jnp.asarray(item[:, -H:]), jnp.asarray(click[:, -H:]), jnp.full(USERS, H, jnp.int32))
-    got = without_window(posterior, embeddings, window, everyone)
+    posterior = UserPosterior(jnp.float32(full), num_rows, LEVERAGE_OF(curvature + read.precision), read, ONE)
+    window = History(jnp.asarray(item[:, -H:]), jnp.asarray(click[:, -H:]), np.full(USERS, H, np.int32))
+    got = WITHOUT_WINDOW(posterior, embeddings, window, everyone)
     moved, wanted = np.asarray(got) - full, rest - full
     assert np.corrcoef(moved.ravel(), wanted.ravel())[0, 1] > 0.85
     assert np.sum((moved - wanted) ** 2) < 0.35 * np.sum(wanted**2)
-    nothing = History(window.item, window.click, jnp.zeros(USERS, jnp.int32))
-    empty = without_window(posterior, embeddings, nothing, everyone)
+    nothing = History(window.item, window.click, np.zeros(USERS, np.int32))
+    empty = WITHOUT_WINDOW(posterior, embeddings, nothing, everyone)
     np.testing.assert_allclose(empty, full, atol=1e-6)
     # of users whose rows are none of the log's nothing can be taken out
-    strangers = without_window(posterior.replace(rows=0 * num_rows), embeddings, window, everyone)
+    strangers = WITHOUT_WINDOW(posterior.replace(rows=0 * num_rows), embeddings, window, everyone)
     np.testing.assert_allclose(strangers, full, atol=1e-6)
 
 
@@ -110,12 +112,14 @@ def test_the_windows_being_shown_is_taken_out_apart_from_its_clicks(log):
     """What moves where the clicks surprise nobody: the closed form of the Gaussian part."""
     vectors, _, item, _ = log
     full = np.zeros((USERS, D))
-    leverage = leverage_of(READ.precision)
-    rows = jnp.full(USERS, float(ROWS))
+    leverage = LEVERAGE_OF(READ.precision)
+    rows = np.full(USERS, ROWS, np.float32)
     posterior = UserPosterior(jnp.float32(full), rows, leverage, READ, ONE)
-    embeddings = Embeddings(jnp.float32(vectors), jnp.full(ITEMS, -30.0))  # nobody ever clicks, and nobody does
-    window = History(jnp.asarray(item[:, -H:]), jnp.zeros((USERS, H), bool), jnp.full(USERS, H, jnp.int32))
-    got = without_window(posterior, embeddings, window, jnp.arange(USERS))
+    embeddings = Embeddings(
+        jnp.float32(vectors), np.full(ITEMS, -30, np.float32)
+    )  # nobody ever clicks, and nobody does
+    window = History(jnp.asarray(item[:, -H:]), np.zeros((USERS, H), bool), np.full(USERS, H, np.int32))
+    got = WITHOUT_WINDOW(posterior, embeddings, window, np.arange(USERS))
     centre, mean, slope, covariance = EXPOSURE
     inverse = np.linalg.inv(covariance)
     residual = vectors[item[:, -H:]][..., :-1] - mean + centre @ slope
@@ -131,7 +135,8 @@ def test_modes_move_by_what_was_shown_as_a_refit_with_it_would(log, monkeypatch)
     monkeypatch.setattr(module, "fit_exposure", lambda *_: READ)
     monkeypatch.setattr(module, "ROWS_AT_ONCE", 256)  # 720 rows: two blocks and a part of one
     embeddings = Embeddings(jnp.float32(vectors), jnp.float32(bias))
-    found = fit_posterior(jax.random.key(0), embeddings, rows_by_user(item, click), jnp.float32(clicked))
+    fit = jax.jit(lambda *x: fit_posterior(*x))  # traced with what is patched
+    found = fit(jax.random.key(0), embeddings, rows_by_user(item, click), jnp.float32(clicked))
     moved, wanted = np.asarray(found.mode) - clicked, both - clicked
     assert np.corrcoef(moved.ravel(), wanted.ravel())[0, 1] > 0.95
     assert np.sum((moved - wanted) ** 2) < 0.15 * np.sum(wanted**2)
@@ -144,10 +149,10 @@ def test_posterior_draws_have_the_covariance_of_prior_and_rows(rows):
     generator = np.random.default_rng(4)
     vectors = generator.normal(size=(6, D)) * np.linspace(0.2, 1.5, D)
     item = np.arange(600).reshape(1, -1) % 6
-    embeddings = Embeddings(jnp.float32(vectors), jnp.zeros(6))
-    curvature = click_curvature(jax.random.key(0), embeddings, rows_by_user(item, item < 0), jnp.zeros((1, D)))
-    leverage = leverage_of(curvature)
-    draws = np.asarray(leverage.draw(jax.random.key(1), jnp.full(40_000, rows)))
+    embeddings = Embeddings(jnp.float32(vectors), np.zeros(6, np.float32))
+    curvature = CURVATURE(jax.random.key(0), embeddings, rows_by_user(item, item < 0), np.zeros((1, D), np.float32))
+    leverage = LEVERAGE_OF(curvature)
+    draws = np.asarray(DRAW(leverage, jax.random.key(1), np.full(40_000, rows, np.float32)))
     expected = np.linalg.inv(rows * vectors.T @ vectors / 6 / 4 + np.diag(PRIOR))  # at the logit 0 the slope is 1 / 4
     root = np.linalg.cholesky(np.linalg.inv(expected))
     np.testing.assert_allclose(np.cov((draws @ root).T), np.eye(D), atol=0.05)
@@ -172,7 +177,7 @@ def shown_log(users, rows, strength, *, visits=1, seed=0):
     return Embeddings(jnp.float32(vectors), jnp.zeros(400)), starts, jnp.float32(taste), item
 
 
-CERTAIN = leverage_of(1e6 * jnp.eye(D))  # full-log embeddings without error
+CERTAIN = LEVERAGE_OF(1e6 * np.eye(D, dtype=np.float32))  # full-log embeddings without error
 FIT = jax.jit(fit_exposure)
 
 
@@ -236,8 +241,8 @@ def test_a_users_events_that_share_a_part_are_told_from_their_state(monkeypatch,
 def test_errors_of_the_embeddings_are_no_reason_to_distrust_the_log():
     """Shrunken posterior means: windows scatter more than their means explain, by what is not known of the users."""
     embeddings, starts, taste, _ = shown_log(3000, 60, 0.3)
-    error = leverage_of(0.1 * jnp.eye(D))
-    variance = np.asarray(error.solve(jnp.eye(D), jnp.float32(60.0)))
+    error = LEVERAGE_OF(0.1 * np.eye(D, dtype=np.float32))
+    variance = np.asarray(jax.jit(lambda error: error.solve(jnp.eye(D), jnp.float32(60.0)))(error))
     total = np.cov(np.asarray(taste).T)
     # tastes = means + errors with cov(errors) = variance: means are regressions of tastes plus independent noise
     keep = (total - variance) @ np.linalg.inv(total)

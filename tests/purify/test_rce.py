@@ -33,6 +33,7 @@ from dsrm_jax.simulator.world import History, SessionStarts
 
 N, M, H, D, V = 6, 5, 7, 3, 11
 BETA = 0.4
+GATHER, ENCODE, ENCODE_WEIGHTED = map(jax.jit, (gather_evidence, encode, encode_weighted))
 
 
 def make_example(seed=0):
@@ -48,14 +49,14 @@ def make_example(seed=0):
         jnp.asarray(real & (rng.random((N, H)) < 0.7)),
         jnp.asarray(length),
     )
-    evidence = gather_evidence(embeddings, history)
+    evidence = GATHER(embeddings, history)
     item = rng.integers(0, V, (N, M))
     present = rng.random((N, M)) < 0.8
     batch = LabelledBatch(
-        state=jnp.zeros((N, D)),
+        state=np.zeros((N, D), np.float32),
         condition=evidence,
-        vectors=embeddings.vectors[item],
-        bias=embeddings.bias[item],
+        vectors=np.asarray(embeddings.vectors)[item],
+        bias=np.asarray(embeddings.bias)[item],
         click=jnp.asarray(rng.random((N, M)) < 0.5),
         present=jnp.asarray(present),
     )
@@ -126,21 +127,22 @@ def test_drawn_states_and_labels_are_those_the_frozen_encoder_was_trained_on(log
     batch = jax.jit(draw)(jax.random.key(1), params=params, windows=Windows(starts, H, H))
     kernel, bias = sorted(jax.tree.leaves(params.network), key=np.ndim)[::-1]
     again = LinearEncoder(kernel, bias)
-    np.testing.assert_allclose(encode(again, batch.condition.summary), batch.state, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ENCODE(again, batch.condition.summary), batch.state, rtol=1e-4, atol=1e-5)
     # beta 0 weights nothing: the loss is the frozen encoder's own
     row_key, _ = jax.random.split(jax.random.key(1))
     rows = jax.random.randint(row_key, (16,), 0, starts.user.shape[0])
     condition = batch.condition
-    history = History(condition.item, condition.click, jnp.sum(condition.shown, axis=1))
-    expected = next_click_loss(encoder, params, history, labels_from(starts, rows))
-    loss = make_rce_purifier(beta=0.0).loss(again, None, batch)
+    history = History(condition.item, condition.click, np.sum(condition.shown, axis=1))
+    frozen = jax.jit(lambda params, history, rows: next_click_loss(encoder, params, history, labels_from(starts, rows)))
+    expected = frozen(params, history, rows)
+    loss = jax.jit(make_rce_purifier(beta=0.0).loss)(again, None, batch)
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
 def test_the_pretrained_reading_forgets_the_state_it_is_given():
     batch, params = make_example()
-    purifier = make_rce_purifier(beta=BETA)
-    found = [purifier.purify(params, None, jnp.full((N, D), fill), batch.condition) for fill in (0.0, 9.0)]
+    purify = jax.jit(make_rce_purifier(beta=BETA).purify)
+    found = [purify(params, None, np.full((N, D), fill, np.float32), batch.condition) for fill in (0.0, 9.0)]
     np.testing.assert_array_equal(found[0], found[1])
     expected = clicked_mean(batch.condition, np.ones((N, H))) @ as64(params.kernel) + as64(params.bias)
     np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
@@ -153,16 +155,16 @@ def test_the_online_reading_weights_each_click_by_its_predicted_probability():
     state = clicked_mean(evidence, np.ones((N, H))) @ as64(params.kernel) + as64(params.bias)
     logit = np.einsum("nd,nhd->nh", state, as64(evidence.vectors)) + as64(evidence.bias)
     expected = clicked_mean(evidence, special.expit(logit) ** BETA) @ as64(params.kernel) + as64(params.bias)
-    found = purifier.purify(params, None, batch.state, evidence)
+    found = jax.jit(purifier.purify)(params, None, batch.state, evidence)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_of_one_change_nothing_and_weights_of_zero_leave_no_history():
     batch, params = make_example()
-    all_of_it = encode_weighted(params, batch.condition, jnp.ones((N, H)))
-    np.testing.assert_allclose(all_of_it, encode(params, batch.condition.summary), rtol=1e-4, atol=1e-5)
-    nothing = encode_weighted(params, batch.condition, jnp.zeros((N, H)))
-    np.testing.assert_allclose(nothing, jnp.tile(params.bias, (N, 1)), rtol=1e-6)
+    all_of_it = ENCODE_WEIGHTED(params, batch.condition, np.ones((N, H), np.float32))
+    np.testing.assert_allclose(all_of_it, ENCODE(params, batch.condition.summary), rtol=1e-4, atol=1e-5)
+    nothing = ENCODE_WEIGHTED(params, batch.condition, np.zeros((N, H), np.float32))
+    np.testing.assert_allclose(nothing, np.tile(params.bias, (N, 1)), rtol=1e-6)
 
 
 def test_the_online_reading_needs_events():
@@ -181,10 +183,9 @@ def test_the_fit_reaches_the_minimum_that_scipy_finds():
     purifier = make_rce_purifier(beta=0.0, iterations=600, learning_rate=0.05)
     fit = jax.jit(partial(fit_purifier, purifier=purifier, sample_batch=lambda key: ridged))
     # a click and a skip of each item, so that the minimum is finite
-    both = jax.tree.map(lambda x: jnp.concatenate([x, x], axis=1), (batch.vectors, batch.bias, batch.present))
-    ridged = LabelledBatch(
-        batch.state, batch.condition, both[0], both[1], jnp.concatenate([batch.click, ~batch.click], 1), both[2]
-    )
+    both = jax.tree.map(lambda x: np.concatenate([x, x], axis=1), (batch.vectors, batch.bias, batch.present))
+    click = np.concatenate([batch.click, ~np.asarray(batch.click)], axis=1)
+    ridged = LabelledBatch(batch.state, batch.condition, both[0], both[1], click, both[2])
     params, losses = fit(jax.random.key(0))
 
     pooled, vectors = clicked_mean(batch.condition, np.ones((N, H))), as64(ridged.vectors)

@@ -68,7 +68,7 @@ def test_workers_expect_the_shapes_of_posteriors_that_a_log_gives():
         jnp.asarray(log.train.user), jnp.asarray(log.train.item), jnp.asarray(log.train.click), jnp.array([0, rows])
     )
     embeddings = Embeddings(jnp.ones((log.num_items, DIM + 1)), jnp.zeros(log.num_items))
-    made = fit_posterior(jax.random.key(1), embeddings, starts, jnp.zeros((users, DIM + 1)))
+    made = jax.eval_shape(fit_posterior, jax.random.key(1), embeddings, starts, jnp.zeros((users, DIM + 1)))
     like = stage_one_like(CONFIG, log)
     assert jax.tree.structure(like.posterior) == jax.tree.structure(made)
     for shape, array in zip(jax.tree.leaves(like.posterior), jax.tree.leaves(made), strict=True):
