@@ -1,5 +1,6 @@
 """JSON, TOML and whole files: strict reading, one canonical text of a document, writing that is whole or not at all."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -25,7 +26,10 @@ def load_toml(path: str | os.PathLike[str]) -> Json:
     """
     try:
         return tomllib.loads(_read(path, "is not UTF-8 text ({where}): save it as UTF-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # a number of thousands of digits is the former, deep nesting the latter
         raise InputError(f"{path} is not valid TOML: {error}") from error
 
 
@@ -33,20 +37,27 @@ def load_json(path: str | os.PathLike[str]) -> Json:
     """Read a JSON file that holds one object; the strings that `json_value` writes for NaN and infinities stay strings.
 
     Raises:
-        InputError: the file is missing, unreadable, not UTF-8, not JSON or not an object; names the line.
+        InputError: the file is missing, unreadable, not UTF-8, not JSON (which has no NaN and no infinity) or not an object;
+            names the line.
     """
     try:
-        document = json.loads(_read(path, "is damaged: {where} is not UTF-8 text"))
+        document = json.loads(_read(path, "is damaged: {where} is not UTF-8 text"), parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is damaged: line {error.lineno} is not valid JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
     if not isinstance(document, dict):
         raise InputError(f"{path} is damaged: expected one JSON object, found {kind_of(document)}")
     return document
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"JSON has no number {name}")
+
+
 def _read(path: str | os.PathLike[str], undecodable: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")  # some editors begin with a byte order mark
     except UnicodeDecodeError as error:
         raise InputError(f"{path} {undecodable.format(where=f'byte {error.start}')}") from error
     except OSError as error:
@@ -123,12 +134,18 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file so that, whatever happens, either the old or the whole new content is there; its folder must exist.
 
+    A link stays, and what it points to is written; what is no plain file, such as a pipe or a device, is written to as it is.
+
     Raises:
         InputError: the disk is full or the folder cannot be written; the old file is untouched.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path = temporary = Path(path)
     try:
+        path = Path(os.path.realpath(path))
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
@@ -141,7 +158,8 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
             "free some space or choose another file"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def sync_folder(path: str | os.PathLike[str]) -> None:

@@ -31,7 +31,7 @@ def test_created_run_opens_with_the_same_configuration_and_says_what_it_ran_on(t
     assert document["versions"]["numpy"] == np.__version__
     assert document["versions"]["python"] == sys.version.split()[0]
     assert document["xla_flags"] == "--xla_some_flag"
-    assert sorted(p.name for p in run.path.iterdir()) == ["config.json"]
+    assert sorted(p.name for p in run.path.iterdir()) == [".lock", "config.json"]
 
 
 def test_names_of_the_parts(tmp_path):
@@ -180,3 +180,31 @@ def test_a_second_process_cannot_train_in_the_same_folder(tmp_path):
     child.communicate()
     with run_directory.locked(run):
         pass
+
+
+def test_a_run_under_way_keeps_its_settings(tmp_path):
+    """A second command with other steps is refused before it writes."""
+    config = Config()
+    run = run_directory.create(tmp_path, config)
+    before = run.config.read_bytes()
+    more = dataclasses.replace(config, training=dataclasses.replace(config.training, steps=640))
+    with run_directory.locked(run), pytest.raises(InputError, match="another process is training"):
+        run_directory.create(tmp_path, more)
+    assert run.config.read_bytes() == before
+
+
+def test_checkpoints_that_are_gone_are_missed(tmp_path):
+    run = run_directory.create(tmp_path, Config())
+    run_directory.check_checkpoints(run)  # nothing was learnt yet
+    run.metrics.write_text('{"step": 16}\n')
+    for make in (lambda: None, run.checkpoints.mkdir):
+        make()
+        with pytest.raises(InputError, match=r"metrics\.jsonl says"):
+            run_directory.check_checkpoints(run)
+    (run.checkpoints / "step_00000016").mkdir()
+    run_directory.check_checkpoints(run)
+    (run.checkpoints / "step_00000016").rmdir()
+    run.checkpoints.rmdir()
+    run.checkpoints.write_text("")
+    with pytest.raises(InputError, match="is no folder"):
+        run_directory.check_checkpoints(run)

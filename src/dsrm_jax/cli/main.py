@@ -14,20 +14,38 @@ from dsrm_jax.parallel.xla import set_flags, use_cores
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with status 0, 2 on bad input, 130 or 143 when interrupted."""
-    prepare_process()
+    """Run the command line.
+
+    Exits with status 0, 2 on bad input or where the system refuses something (a full disk, a folder that is gone), 130 or 143
+    when interrupted, 141 where nobody reads the output any more.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
+        prepare_process()
         command, rest = _command(argv)
         if command.spread:
             use_cores(os.environ)
         command.run(rest)
+        sys.stdout.flush()
     except InputError as error:
         print(f"dsrm-jax: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except BrokenPipeError:
+        _close_output()
+        raise SystemExit(141) from None
+    except OSError as error:
+        _close_output()
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"dsrm-jax: the system refused to go on: {error.strerror or error}{where}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("dsrm-jax: interrupted; what was reported as saved is safe", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _close_output() -> None:
+    """Let nothing more be written to an output that takes nothing: the interpreter would complain of it at its end."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def prepare_process() -> None:

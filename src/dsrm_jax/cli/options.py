@@ -98,8 +98,10 @@ def check_json(path: str) -> None:
     Raises:
         InputError: its folder is absent or not writable, or it is a folder itself.
     """
-    file = Path(path).absolute()
-    if not path:
+    file = Path(os.path.realpath(path))
+    if not path or (
+        file.exists() and not file.is_file() and not file.is_dir()
+    ):  # a pipe or device takes what it is given
         return
     if not file.parent.is_dir():
         raise InputError(f"--json {path}: there is no folder {file.parent}; make it first")

@@ -33,7 +33,16 @@ from dsrm_jax.runs.pieces import agent_of, log_of, perceive_of
 from dsrm_jax.runs.prepare import Share, load_worlds, prepare
 from dsrm_jax.runs.run import Saved, num_updates, restore, run_mesh, start
 from dsrm_jax.runs.run import train as train_loop
-from dsrm_jax.runs.run_directory import RunDirectory, create, layout, locked, open_run, read_summary, write_summary
+from dsrm_jax.runs.run_directory import (
+    RunDirectory,
+    check_checkpoints,
+    create,
+    layout,
+    locked,
+    open_run,
+    read_summary,
+    write_summary,
+)
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.types import Json, Say
 
@@ -250,6 +259,7 @@ def _speaker(console: Console) -> Say:
 
 def _stage_one(run: RunDirectory, config: Config, say: Say, share: Share | None) -> tuple[Saved, Worlds, Json]:
     """Restore what was saved, or train everything that Stage II takes as given."""
+    first("checkpoints", lambda: check_checkpoints(run))
     if first("continue", run.checkpoints.exists):
         log, worlds, facts = everywhere("data", lambda: load_worlds(config, say))
         require_same("data", facts["data_digest"])

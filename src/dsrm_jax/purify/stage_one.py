@@ -242,6 +242,18 @@ def perception_like(
     return jax.eval_shape(build)
 
 
+def check_loss(losses: Float[Array, "... iterations"], what: str, settings: str) -> None:
+    """Refuse what a phase of Stage I made where its loss is not finite; `settings` names what to lower.
+
+    Raises:
+        InputError: it says which phase broke.
+    """
+    if not np.all(np.isfinite(np.asarray(losses))):
+        raise InputError(
+            f"{what} broke in training: its loss is not finite, and nothing of it was kept; lower {settings}"
+        )
+
+
 def tail_mean(losses: Float[Array, "... iterations"]) -> Float[Array, "..."]:
     """Return the mean of the last twentieth of the losses."""
     return jnp.mean(losses[..., -max(1, losses.shape[-1] // 20) :], axis=-1)

@@ -11,7 +11,7 @@ from dsrm_jax.config import Config
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.purify.encoder import EncoderParams, embeddings_from, fit_encoder
 from dsrm_jax.purify.posterior import UserPosterior
-from dsrm_jax.purify.stage_one import factorise, log_posterior, tail_mean
+from dsrm_jax.purify.stage_one import check_loss, factorise, log_posterior, tail_mean
 from dsrm_jax.runs.memory import Memory, once
 from dsrm_jax.runs.pieces import encoder_of, windows_of
 from dsrm_jax.simulator.response import FactorResponse
@@ -82,6 +82,7 @@ def _fit_encoder(
             learning_rate=settings.learning_rate,
         )
     )
+    check_loss(losses, "the history encoder", "encoder.learning_rate")
     loss = float(tail_mean(losses))
     say(f"history encoder: {seconds:.0f} s, next-click loss {loss:.3f} nats")
     return params, {"encoder_loss": loss, "encoder_seconds": seconds}

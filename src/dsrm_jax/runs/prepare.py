@@ -21,11 +21,11 @@ from dsrm_jax.evaluation.purification import probe_perception
 from dsrm_jax.files import digest
 from dsrm_jax.purify import stage_one
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams
-from dsrm_jax.purify.kinds import PURIFIERS
+from dsrm_jax.purify.kinds import DENOISERS, PURIFIERS
 from dsrm_jax.purify.perception import Perception, seed_axes, share_process
 from dsrm_jax.purify.posterior import UserPosterior, fit_posterior
 from dsrm_jax.purify.settings import OF_PROCESS, at_defaults
-from dsrm_jax.purify.stage_one import fit_purifiers, tail_mean
+from dsrm_jax.purify.stage_one import check_loss, fit_purifiers, tail_mean
 from dsrm_jax.purify.windows import Windows
 from dsrm_jax.runs.log_models import LogModels, fit_log_models
 from dsrm_jax.runs.memory import Memory, once
@@ -262,6 +262,8 @@ def _fit_purifiers(
         collectors = Collectors(environment, agent, encoder, purifier)
         fitted, again = refresh_perception(keys, collectors, Perception(params, fitted), worlds.train, posterior)
         losses = losses if again is None else again
+    learns = "denoiser" if purifier_settings(config).kind in DENOISERS else "purifier"
+    check_loss(losses, f"the {purifier_settings(config).kind} purifier", f"{learns}.learning_rate")
     facts = {"purifier_loss": np.asarray(tail_mean(losses)).tolist(), "purifier_seconds": time.perf_counter() - started}
     say(f"Stage I, {purifier_settings(config).kind} purifier: {facts['purifier_seconds']:.0f} s")
     return fitted, facts

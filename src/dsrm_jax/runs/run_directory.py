@@ -78,7 +78,8 @@ def create(out: str | os.PathLike[str], config: Config) -> RunDirectory:
             "choose a new or empty output folder"
         )
     document = {"config": to_json(config), "fingerprint": config_fingerprint(config), **surroundings()}
-    write_text(run.config, json.dumps(document, indent=2) + "\n")
+    with locked(run):  # the settings of a run under way are its own
+        write_text(run.config, json.dumps(document, indent=2) + "\n")
     return run
 
 
@@ -111,6 +112,24 @@ def write_summary(run: RunDirectory, summary: Json) -> None:
         InputError: it cannot be written; an earlier summary is untouched.
     """
     write_text(run.summary, json.dumps(or_null(json_value(summary)), indent=2, allow_nan=False) + "\n")
+
+
+def check_checkpoints(run: RunDirectory) -> None:
+    """Refuse a run that learnt something, as its metrics say, and whose checkpoints are gone: it would start afresh unasked.
+
+    Raises:
+        InputError: they are absent, or no folder.
+    """
+    if run.checkpoints.exists() and not run.checkpoints.is_dir():
+        raise InputError(
+            f"{run.checkpoints} is no folder: it should hold the run's checkpoints; train again in another folder"
+        )
+    kept = run.checkpoints.is_dir() and any(run.checkpoints.iterdir())
+    if not kept and run.metrics.is_file() and run.metrics.stat().st_size:
+        raise InputError(
+            f"the checkpoints of {run.path} are gone, and metrics.jsonl says that it had some: put them back, or delete the "
+            "folder to train from the start"
+        )
 
 
 def read_summary(run: RunDirectory) -> Json:

@@ -1,0 +1,56 @@
+"""What the system refuses is one sentence and an exit status, never a traceback."""
+
+import errno
+import os
+
+import pytest
+
+from dsrm_jax.cli import main as cli
+from dsrm_jax.cli.commands import Command
+
+
+def run(monkeypatch, raised: BaseException) -> int:
+    def fail(argv):
+        raise raised
+
+    monkeypatch.setattr(cli, "commands", lambda: {"x": Command("about", fail)})
+    monkeypatch.setattr(cli.sys, "stdout", cli.sys.stdout)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["x"])
+    return stop.value.code
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.ENAMETOOLONG, errno.EROFS])
+def test_a_refusal_is_said_with_its_file(monkeypatch, capsys, code):
+    assert run(monkeypatch, OSError(code, os.strerror(code), "/some/file")) == 2
+    said = capsys.readouterr().err
+    assert said == f"dsrm-jax: the system refused to go on: {os.strerror(code)} (/some/file)\n"
+
+
+def test_an_output_that_nobody_reads_ends_quietly(monkeypatch, capsys):
+    assert run(monkeypatch, BrokenPipeError()) == 141
+    assert capsys.readouterr().err == ""
+
+
+def test_a_working_directory_that_is_gone(monkeypatch, capsys):
+    def gone():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(cli.os, "getcwd", gone)
+    assert run(monkeypatch, AssertionError("never called")) == 2
+    assert "No such file or directory" in capsys.readouterr().err
+
+
+def test_a_full_output_is_noticed(monkeypatch, capsys):
+    class Full:
+        def write(self, text):
+            return len(text)
+
+        def flush(self):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cli, "commands", lambda: {"x": Command("about", print)})
+    monkeypatch.setattr(cli.sys, "stdout", Full())
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["x"])
+    assert "No space left on device" in capsys.readouterr().err
