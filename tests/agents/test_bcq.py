@@ -103,8 +103,9 @@ def test_the_discrete_form_finds_the_best_slates_within_the_support_of_the_data(
     assert SHOWN[slate].all()
     assert reached > 0.95 * best
     # what Q thinks of the best items: 0.9 and, four times in five, all that follows
-    q = bcq._values(_parts(), agent_state.learner.params["value"], _seen(state), item_rows(catalogue)[slate])
-    assert float(jnp.mean(q)) == pytest.approx(0.9 / (1 - 0.8 * 0.8), rel=0.15)
+    values = jax.jit(lambda params: bcq._values(_parts(), params, _seen(state), item_rows(catalogue)[slate]))
+    q = values(agent_state.learner.params["value"])
+    assert float(np.mean(q)) == pytest.approx(0.9 / (1 - 0.8 * 0.8), rel=0.15)
     assert np.isfinite(float(metrics["value_loss"]))
     # an untrained Q prefers what the data know nothing of, and the mask alone keeps it away
     untrained = jax.jit(agent.init)(jax.random.key(0), catalogue, logged).learner.params["value"]
@@ -139,6 +140,12 @@ def test_without_a_log_it_says_what_it_needs(settings, catalogue):
         make_bcq(**settings).init(jax.random.key(0), catalogue)
 
 
+@jax.jit
+def SCORED(value, logits, threshold):
+    scores = constrained_scores(value, logits, threshold)
+    return scores, greedy_slate(scores, np.zeros(6, bool), None, slate_size=6)
+
+
 SIX = st.lists(st.integers(-80, 80), min_size=6, max_size=6, unique=True)
 
 
@@ -152,10 +159,9 @@ def test_the_mask_keeps_what_is_likely_enough_and_is_never_empty(value, logits, 
     survives = (ratio > threshold) | (ratio == 1.0)
     by_value = [i for i in np.argsort(-value[0], kind="stable") if survives[0, i]]
     by_imitation = [i for i in np.argsort(-logits[0], kind="stable") if not survives[0, i]]
-    scores = constrained_scores(jnp.asarray(value), jnp.asarray(logits), threshold)
+    scores, ranked = SCORED(value, logits, threshold)
     assert np.isfinite(scores).all()
-    groups = jnp.zeros(6, bool)
-    ranked = np.asarray(greedy_slate(scores, groups, None, slate_size=6))[0].tolist()
+    ranked = np.asarray(ranked)[0].tolist()
     assert ranked == by_value + by_imitation
 
 
@@ -173,11 +179,10 @@ def _seen(state):
     return jnp.concatenate([state, jnp.zeros((len(state), 1))], axis=1)
 
 
-@jax.jit
-def shaken(tree, key):
-    leaves, shape = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves))
-    return shape.unflatten([x + 0.5 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+def shaken(tree, seed=1):
+    """Networks of which no two are the same and none is zero."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: np.asarray(x) + np.float32(0.5 * rng.normal(size=x.shape)), tree)
 
 
 def mlp(params, x):
@@ -190,7 +195,7 @@ def mlp(params, x):
 
 def test_the_discrete_target_agrees_with_a_hand_computation_in_float64(catalogue, logged):
     agent_state = jax.jit(make_bcq(**SETTINGS).init)(jax.random.key(0), catalogue, logged)
-    params, target = shaken((agent_state.learner.params,) * 2, jax.random.key(1))
+    params, target = shaken((agent_state.learner.params,) * 2)
     rng = np.random.default_rng(6)
     seen = rng.normal(size=(20, DIM + 1))
     gone = np.arange(20) % 4 == 0
@@ -230,13 +235,13 @@ def test_an_untrained_agent_ranks_by_the_encoders_click_logit(catalogue, users, 
     view = View(state, state, jnp.zeros(USERS, jnp.int32))
     agent_state = jax.jit(agent.init)(jax.random.key(0), catalogue, logged)
     slate, _ = jax.jit(agent.act)(agent_state, jax.random.key(0), view, catalogue)
-    logit = np.asarray(state @ catalogue.vectors.T + catalogue.bias)
+    logit = np.asarray(state) @ np.asarray(catalogue.vectors).T + np.asarray(catalogue.bias)
     np.testing.assert_array_equal(slate, np.argsort(-logit, axis=1)[:, :SLATE])
 
 
 def test_the_continuous_target_agrees_with_a_hand_computation_in_float64(catalogue, logged):
     agent_state = jax.jit(make_bcq(**CONTINUOUS).init)(jax.random.key(0), catalogue, logged)
-    params, target = shaken((agent_state.learner.params, agent_state.learner.target), jax.random.key(1))
+    params, target = shaken((agent_state.learner.params, agent_state.learner.target))
     rng = np.random.default_rng(6)
     seen, gone, action_dim = rng.normal(size=(6, DIM + 1)), np.arange(6) % 3 == 0, DIM + 3
     noise = rng.normal(size=(6, 10, 2 * action_dim))
@@ -268,17 +273,19 @@ def test_latents_are_clipped_to_act_and_never_to_train_the_decoder():
     """The decoder is trained on the latents that its encoder draws, however large."""
     model = bcq_continuous.Imitation(16, 3)
     rng = np.random.default_rng(8)
-    seen, action = (jnp.asarray(rng.normal(size=(4, n)), jnp.float32) for n in (5, 3))
-    params = shaken(model.init(jax.random.key(0), seen, action, jnp.zeros((4, 6))), jax.random.key(1))
-    noise = jnp.full((4, 6), 3.0)
-    out, mean, log_std = model.apply(params, seen, action, noise)
-    latent = mean + jnp.exp(log_std) * noise
-    assert float(jnp.max(jnp.abs(latent))) > 0.5
-    np.testing.assert_allclose(out, model.apply(params, seen, latent, method=model.decode), rtol=1e-5)
+    seen, action = (np.float32(rng.normal(size=(4, n))) for n in (5, 3))
+    noise = np.full((4, 6), 3, np.float32)
+    params = shaken(jax.jit(model.init)(jax.random.key(0), seen, action, noise))
+    out, mean, log_std = map(np.asarray, jax.jit(model.apply)(params, seen, action, noise))
+    latent = mean + np.exp(log_std) * noise
+    assert np.max(np.abs(latent)) > 0.5
+    decode = jax.jit(partial(model.apply, method=model.decode))
+    np.testing.assert_allclose(out, decode(params, seen, latent), rtol=1e-5, atol=1e-6)
     parts = parts_of(bcq_continuous.networks(16))
-    actor = bcq_continuous.Perturbation(16).init(jax.random.key(2), seen, action, 1.0)
+    actor = jax.jit(bcq_continuous.Perturbation(16).init)(jax.random.key(2), seen, action, 1.0)
     networks = {"imitation": params, "actor": actor}
-    far, near = (bcq_continuous.draw_actions(parts, networks, seen, jnp.full((4, 1, 6), z))[0] for z in (3.0, 0.5))
+    drawn = jax.jit(partial(bcq_continuous.draw_actions, parts))
+    far, near = (drawn(networks, seen, np.full((4, 1, 6), z, np.float32))[0] for z in (3.0, 0.5))
     np.testing.assert_array_equal(far, near)
 
 

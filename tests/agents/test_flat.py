@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,26 +37,30 @@ def test_it_starts_from_the_slates_of_the_hierarchy(catalogue, view):
     shown = []
     for make in (make_flat, make_dsrm_hrl):
         agent = make(slate_size=SLATE, **SETTINGS)
-        state = agent.init(jax.random.key(0), catalogue)
-        shown.append(agent.act(state, jax.random.key(1), view, catalogue, greedy=True)[0])
+        state = jax.jit(agent.init)(jax.random.key(0), catalogue)
+        greedy = jax.jit(partial(agent.act, greedy=True))
+        shown.append(greedy(state, jax.random.key(1), view, catalogue)[0])
     np.testing.assert_array_equal(*shown)
 
 
 def test_the_recorded_log_prob_is_of_goal_and_slate(catalogue, view):
     """Gaussian by SciPy; each slot by its group's remaining mass, in float64."""
     agent = make_flat(slate_size=SLATE, **SETTINGS)
-    state = agent.init(jax.random.key(0), catalogue)
+    state = jax.jit(agent.init)(jax.random.key(0), catalogue)
     # Goals as wide as this give every number of popular slots; those of an untrained policy give half of them to all users.
     state.params["policy"]["params"]["log_std"] = jnp.array([-1.5, 0.5])
-    slate, decision = agent.act(state, jax.random.key(1), view, catalogue)
+    slate, decision = jax.jit(agent.act)(state, jax.random.key(1), view, catalogue)
     of_goal = norm.logpdf(np.asarray(decision.output, float), 0.0, np.exp([-1.5, 0.5])).sum(-1)
     np.testing.assert_allclose(decision.log_prob[:, 0], of_goal, atol=1e-4)
-    emission = FlatPolicy(8).apply(state.params["policy"], view.state, 5.0)
-    goal = goal_from(decision.output)
-    vectors = lifted_vectors(catalogue)
-    scores = factored_scores(emission.query, goal, emission.sharpness, vectors, catalogue).whole()
-    weight, popular = np.exp(np.asarray(scores, float)), np.asarray(catalogue.is_popular)
-    slots = np.asarray(popular_slots(goal, slate_size=SLATE))
+
+    @jax.jit
+    def scored(policy, output):
+        emission, goal = FlatPolicy(8).apply(policy, view.state, 5.0), goal_from(output)
+        scores = factored_scores(emission.query, goal, emission.sharpness, lifted_vectors(catalogue), catalogue)
+        return scores.whole(), popular_slots(goal, slate_size=SLATE)
+
+    scores, slots = map(np.asarray, scored(state.params["policy"], decision.output))
+    weight, popular = np.exp(np.float64(scores)), np.asarray(catalogue.is_popular)
     assert len(np.unique(slots)) > 2
     for user in range(USERS):
         left = weight[user].copy()

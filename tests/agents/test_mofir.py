@@ -136,6 +136,9 @@ def test_preferences_are_uniform_on_the_simplex():
         assert (omega[:, 0] ** moment).mean() == pytest.approx(1 / (moment + 1), abs=0.01)
 
 
+INIT = jax.jit(make_mofir(**SETTINGS).init)
+
+
 def make_parts(own=OWN):
     keywords = {"slate_size": SLATE, "max_grad_norm": 100.0} | vars(REPLAY) | vars(own)
     return make_parts_of("mofir", MOFIRConfig, keywords, hyper_networks(16, 2), {"actor": 1e-3, "critic": 1e-3})
@@ -143,12 +146,11 @@ def make_parts(own=OWN):
 
 def some_learner(key):
     """A learner whose networks, and slow copies, are all different and not zero."""
-    agent_state = make_mofir(**SETTINGS).init(key, make_catalogue())
-    leaves, tree = jax.tree.flatten((agent_state.learner.params, agent_state.learner.target))
-    keys = jax.random.split(key, len(leaves))
-    noisy = [x + 0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    params, target = tree.unflatten(noisy)
-    return agent_state.learner.replace(params=params, target=target)
+    learner, rng = INIT(key, make_catalogue()).learner, np.random.default_rng(0)
+    params, target = jax.tree.map(
+        lambda x: np.asarray(x) + np.float32(0.3 * rng.normal(size=x.shape)), (learner.params, learner.target)
+    )
+    return learner.replace(params=params, target=target)
 
 
 def some_batch(size=6):
@@ -157,7 +159,7 @@ def some_batch(size=6):
         features=jnp.asarray(rng.normal(size=(size, DIM + 1)), jnp.float32),
         action=jnp.asarray(normed(rng.normal(size=(size, DIM + 3))), jnp.float32),
         reward=jnp.asarray(rng.uniform(size=(size, 2)), jnp.float32),
-        terminated=jnp.arange(size) % 3 == 0,
+        terminated=np.arange(size) % 3 == 0,
         next_features=jnp.asarray(rng.normal(size=(size, DIM + 1)), jnp.float32),
     )
 
@@ -178,8 +180,8 @@ def test_the_target_agrees_with_a_hand_computation_in_float64_and_omega_conditio
     parts, batch = make_parts(replace(OWN, discount=0.8)), some_batch()
     target = some_learner(jax.random.key(1)).target
     omega = np.asarray(sample_preferences(jax.random.key(2), 6), np.float64)
-    spoilt = jnp.where(batch.terminated[:, None], jnp.nan, batch.next_features)
-    found = td_target(parts, target, batch.replace(next_features=spoilt), jnp.asarray(omega, jnp.float32))
+    spoilt = np.where(batch.terminated[:, None], np.float32(np.nan), batch.next_features)
+    found = jax.jit(partial(td_target, parts))(target, batch.replace(next_features=spoilt), np.float32(omega))
 
     def by_hand(actor_omega, critic_omega):
         seen = np.asarray(batch.next_features, np.float64)
@@ -210,10 +212,10 @@ def test_a_preference_for_utility_alone_reproduces_plain_ddpg(monkeypatch):
     """One step at omega = (1, 0) and the homotopy's end, against DDPG on the first reward, written out here."""
     parts = make_parts(replace(OWN, discount=0.8))
     learner, batch = some_learner(jax.random.key(3)), some_batch()
-    utility = jnp.tile(jnp.array([1.0, 0.0]), (12, 1))
+    utility = np.tile(np.float32([1, 0]), (12, 1))
     monkeypatch.setattr("dsrm_jax.agents.mofir.sample_preferences", lambda key, num: utility[:num])
     step = jax.jit(partial(_gradient_step, parts))
-    moved, _ = step(jnp.ones(()), learner, jax.random.key(0), batch, jnp.asarray(0))
+    moved, _ = step(np.float32(1), learner, jax.random.key(0), batch, np.int32(0))
 
     omega = utility[:6]
 
@@ -224,16 +226,19 @@ def test_a_preference_for_utility_alone_reproduces_plain_ddpg(monkeypatch):
     def q(critic, seen, action):
         return parts.apply("critic", critic, seen, action, omega)[:, 0]
 
-    following = q(learner.target["critic"], batch.next_features, policy(learner.target["actor"], batch.next_features))
-    y = batch.reward[:, 0] + 0.8 * (1 - batch.terminated) * following
+    @jax.jit
+    def following(target):
+        return q(target["critic"], batch.next_features, policy(target["actor"], batch.next_features))
+
+    y = np.asarray(batch.reward)[:, 0] + np.float32(0.8) * (1 - batch.terminated) * following(learner.target)
 
     def bellman(critic):
         return jnp.mean(jnp.square(y - q(critic, batch.features, batch.action)))
 
     def descend(params, loss, rate=1e-3):
         """Adam's first step."""
-        grads = jax.jit(jax.grad(loss))(params)
-        return jax.tree.map(lambda x, g: x - rate * g / (jnp.abs(g) + 1e-8), params, grads)
+        params, grads = jax.device_get((params, jax.jit(jax.grad(loss))(params)))
+        return jax.tree.map(lambda x, g: x - rate * g / (np.abs(g) + 1e-8), params, grads)
 
     critic = descend(learner.params["critic"], bellman)
     actor = descend(
@@ -252,14 +257,15 @@ def test_a_preference_for_utility_alone_reproduces_plain_ddpg(monkeypatch):
 
 def test_greedy_users_are_served_by_the_preference_asked_for_and_exploring_ones_by_many():
     catalogue, (state, _) = make_catalogue(), make_users()
-    agent_state = make_mofir(**SETTINGS).init(jax.random.key(0), catalogue)
+    agent_state = INIT(jax.random.key(0), catalogue)
     learner = some_learner(jax.random.key(4))
     agent_state = agent_state.replace(learner=learner)
-    view = View(jnp.tile(state[:1], (USERS, 1)), state, jnp.zeros(USERS, jnp.int32))
+    view = View(np.tile(state[:1], (USERS, 1)), state, np.zeros(USERS, np.int32))
     act = make_mofir(**SETTINGS | {"exploration": 0.0, "preference": 0.25}).act
-    _, greedy = act(agent_state, jax.random.key(1), view, catalogue, True)
+    greedy = np.asarray(jax.jit(partial(act, greedy=True))(agent_state, jax.random.key(1), view, catalogue)[1])
     np.testing.assert_allclose(greedy, np.tile(greedy[:1], (USERS, 1)), rtol=1e-5)
-    expected = HyperActor(16).apply(learner.params["actor"], view.state, jnp.tile(jnp.array([0.25, 0.75]), (USERS, 1)))
+    asked = np.tile(np.float32([0.25, 0.75]), (USERS, 1))
+    expected = jax.jit(HyperActor(16).apply)(learner.params["actor"], view.state, asked)
     np.testing.assert_allclose(greedy, normed(np.asarray(expected, np.float64)), rtol=1e-3, atol=1e-4)
-    _, explored = act(agent_state, jax.random.key(1), view, catalogue)
+    _, explored = jax.jit(act)(agent_state, jax.random.key(1), view, catalogue)
     assert len(np.unique(np.asarray(explored).round(4), axis=0)) == USERS

@@ -24,6 +24,9 @@ SETTINGS = {"slate_size": SLATE, "hidden": 16, "learning_rate": 5e-3, "max_grad_
 SETTINGS |= vars(OWN) | vars(REPLAY)
 
 
+INIT = jax.jit(make_td3(**SETTINGS).init)
+
+
 def make_catalogue():
     """Items 0 to 3 look best to the encoder and 4 and 5 worst; 0 to 2 are popular."""
     rng = np.random.default_rng(3)
@@ -107,13 +110,11 @@ def make_parts(own=OWN):
 
 def some_learner(parts, key):
     """A learner whose networks, and slow copies, are all different and not zero."""
-    catalogue = make_catalogue()
-    agent_state = make_td3(**SETTINGS).init(key, catalogue)
-    leaves, tree = jax.tree.flatten((agent_state.learner.params, agent_state.learner.target))
-    keys = jax.random.split(key, len(leaves))
-    noisy = [x + 0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    params, target = tree.unflatten(noisy)
-    return agent_state.learner.replace(params=params, target=target)
+    learner, rng = INIT(key, make_catalogue()).learner, np.random.default_rng(0)
+    params, target = jax.tree.map(
+        lambda x: np.asarray(x) + np.float32(0.3 * rng.normal(size=x.shape)), (learner.params, learner.target)
+    )
+    return learner.replace(params=params, target=target)
 
 
 def some_batch(size=6):
@@ -123,7 +124,7 @@ def some_batch(size=6):
         features=jnp.asarray(rng.normal(size=(size, DIM + 1)), jnp.float32),
         action=jnp.asarray(action / np.linalg.norm(action, axis=1, keepdims=True), jnp.float32),
         reward=jnp.asarray(rng.uniform(size=size), jnp.float32),
-        terminated=jnp.arange(size) % 3 == 0,
+        terminated=np.arange(size) % 3 == 0,
         next_features=jnp.asarray(rng.normal(size=(size, DIM + 1)), jnp.float32),
     )
 
@@ -146,8 +147,8 @@ def test_the_target_agrees_with_a_hand_computation_in_float64(scale):
     parts, batch = make_parts(), some_batch()
     target = some_learner(parts, jax.random.key(1)).target
     noise = scale * np.random.default_rng(6).choice([-1.0, 1.0, 0.01], size=batch.action.shape)
-    spoilt = jnp.where(batch.terminated[:, None], jnp.nan, batch.next_features)
-    found = td_target(parts, target, batch.replace(next_features=spoilt), jnp.asarray(noise, jnp.float32))
+    spoilt = np.where(batch.terminated[:, None], np.float32(np.nan), batch.next_features)
+    found = jax.jit(partial(td_target, parts))(target, batch.replace(next_features=spoilt), np.float32(noise))
 
     seen = np.asarray(batch.next_features, np.float64)
     state, one = seen[:, :-1], np.ones((len(seen), 1))
@@ -160,7 +161,8 @@ def test_the_target_agrees_with_a_hand_computation_in_float64(scale):
 
 
 def distance(one, other):
-    return float(sum(jnp.sum(jnp.abs(a - b)) for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True)))
+    pairs = zip(*(jax.tree.leaves(jax.device_get(x)) for x in (one, other)), strict=True)
+    return float(sum(np.abs(a - b).sum() for a, b in pairs))
 
 
 @pytest.mark.parametrize("delay", [2, 3])
@@ -175,7 +177,8 @@ def test_actor_and_targets_move_only_every_so_many_critic_steps(delay):
         assert (distance(moved.params["actor"], learner.params["actor"]) > 0) == due
         assert (distance(moved.target, learner.target) > 0) == due
         if due:
-            mixed = jax.tree.map(lambda new, old: 0.02 * new + 0.98 * old, moved.params, learner.target)
+            new, old = jax.device_get((moved.params, learner.target))
+            mixed = jax.tree.map(lambda new, old: 0.02 * new + 0.98 * old, new, old)
             assert distance(mixed, moved.target) < 1e-3
         learner = moved
 
@@ -183,20 +186,22 @@ def test_actor_and_targets_move_only_every_so_many_critic_steps(delay):
 def test_critics_descend_to_the_target_and_the_actor_climbs_the_first_critic():
     parts = make_parts(replace(OWN, target_noise=0.0, delay=1))
     learner, batch = some_learner(parts, jax.random.key(3)), some_batch()
-    target = td_target(parts, learner.target, batch, jnp.zeros(batch.action.shape))
+    still = np.zeros(batch.action.shape, np.float32)
+    target = np.asarray(jax.jit(partial(td_target, parts))(learner.target, batch, still))
+    critic = jax.jit(partial(parts.apply, "critic"))
 
     def error(learner):
-        values = parts.apply("critic", learner.params["critic"], batch.features, batch.action)
-        return float(jnp.mean(jnp.sum(jnp.square(values - target[:, None]), axis=1)))
+        values = np.asarray(critic(learner.params["critic"], batch.features, batch.action))
+        return float(np.mean(np.sum(np.square(values - target[:, None]), axis=1)))
 
-    moved, metrics = _gradient_step(parts, learner, jax.random.key(0), batch, jnp.asarray(0))
+    step = jax.jit(partial(_gradient_step, parts))
+    moved, metrics = step(learner, jax.random.key(0), batch, np.int32(0))
     assert float(metrics["critic_loss"]) == pytest.approx(error(learner), rel=1e-5)
     assert error(moved) < error(learner)
 
     def climbed(actor):
-        action = parts.apply("actor", actor, batch.features[:, :-1])
-        action = action / jnp.linalg.norm(action, axis=1, keepdims=True)
-        return float(jnp.mean(parts.apply("critic", moved.params["critic"], batch.features, action)[:, 0]))
+        action = normed(np.asarray(jax.jit(partial(parts.apply, "actor"))(actor, np.asarray(batch.features)[:, :-1])))
+        return float(np.mean(critic(moved.params["critic"], batch.features, action)[:, 0]))
 
     assert climbed(moved.params["actor"]) > climbed(learner.params["actor"])
 
@@ -204,30 +209,31 @@ def test_critics_descend_to_the_target_and_the_actor_climbs_the_first_critic():
 def test_what_is_stored_is_the_hyper_action_that_was_carried_out():
     catalogue, (state, _) = make_catalogue(), make_users()
     agent = make_td3(**SETTINGS)
-    agent_state = agent.init(jax.random.key(0), catalogue)
-    view = View(state, state, jnp.arange(USERS))
-    slate, action = agent.act(agent_state, jax.random.key(7), view, catalogue)
-    _, mode = agent.act(agent_state, jax.random.key(7), view, catalogue, True)
+    agent_state = INIT(jax.random.key(0), catalogue)
+    view = View(*map(np.asarray, (state, state, np.arange(USERS, dtype=np.int32))))
+    slate, action = map(np.asarray, jax.jit(agent.act)(agent_state, jax.random.key(7), view, catalogue))
+    _, mode = jax.jit(partial(agent.act, greedy=True))(agent_state, jax.random.key(7), view, catalogue)
     assert not np.allclose(action, mode, atol=0.05)  # exploration is on from the first step
     rollout = Rollout(
         *(jax.tree.map(lambda x: x[None], part) for part in (view, slate, action)),
         clicks=(slate > 0)[None],
-        reward=jnp.linspace(0, 1, USERS)[None],
-        popular_share=jnp.zeros((1, USERS)),
-        terminated=(jnp.arange(USERS) % 2 == 0)[None],
-        truncated=jnp.zeros((1, USERS), bool),
+        reward=np.linspace(0, 1, USERS, dtype=np.float32)[None],
+        popular_share=np.zeros((1, USERS), np.float32),
+        terminated=(np.arange(USERS) % 2 == 0)[None],
+        truncated=np.zeros((1, USERS), bool),
         final_view=None,
         last_view=view.replace(state=view.state + 1.0, time=view.time + 1),
     )
-    updated, _ = agent.update(agent_state, jax.random.key(8), rollout, catalogue)
-    rows = jax.tree.map(lambda x: x[:USERS], updated.replay.rows)
+    updated, _ = jax.jit(agent.update)(agent_state, jax.random.key(8), rollout, catalogue)
+    rows = jax.tree.map(lambda x: x[:USERS], jax.device_get(updated.replay.rows))
     np.testing.assert_array_equal(rows.action, action)
     np.testing.assert_allclose(rows.features[:, -1], np.arange(USERS) / 30, rtol=1e-6)
     np.testing.assert_allclose(rows.next_features[:, :-1], np.asarray(state) + 1.0, rtol=1e-6)
     np.testing.assert_array_equal(rows.terminated, np.arange(USERS) % 2 == 0)
     assert int(updated.replay.size) == USERS
     assert distance(updated.learner.params, agent_state.learner.params) == 0  # still warming up
-    assert sample(jax.random.key(0), updated.replay, batch_size=3).reward.shape == (3,)
+    drawn = jax.eval_shape(partial(sample, batch_size=3), jax.random.key(0), updated.replay)
+    assert drawn.reward.shape == (3,)
 
 
 def test_a_delay_that_does_not_divide_the_gradient_steps_is_refused():

@@ -10,6 +10,7 @@ from dsrm_jax.agents.world_model import WorldModel, fit_world_models, gaussian_n
 from dsrm_jax.purify.view import Catalogue, View
 
 STATES, ITEMS, ROWS, SLATE = 4, 6, 4000, 3
+EVERY_ITEM = np.tile(np.arange(ITEMS, dtype=np.int32), (STATES, 1))
 SETTINGS = {"members": 3, "negatives": 0, "iterations": 400, "batch_size": 256, "learning_rate": 1e-2}
 
 
@@ -38,7 +39,7 @@ def probability():
 
 
 def everything(params, catalogue):
-    found = predict_clicks(params, jnp.eye(STATES), jnp.tile(jnp.arange(ITEMS), (STATES, 1)), catalogue)
+    found = jax.jit(predict_clicks)(params, np.eye(STATES, dtype=np.float32), EVERY_ITEM, catalogue)
     return np.asarray(found[0]), np.asarray(found[1])
 
 
@@ -71,11 +72,9 @@ def test_members_differ_and_are_pooled_by_mean_and_maximum(catalogue, probabilit
     logged = make_logged(probability)
     fit = partial(fit_world_models, **SETTINGS | {"iterations": 3})
     params, _ = jax.jit(fit)(jax.random.key(0), logged, catalogue)
-    item = jnp.tile(jnp.arange(ITEMS), (STATES, 1))
-    members = [
-        WorldModel().apply(jax.tree.map(lambda x, m=m: x[m], params), jnp.eye(STATES), item, catalogue)
-        for m in range(SETTINGS["members"])
-    ]
+    params, states = jax.device_get(params), np.eye(STATES, dtype=np.float32)
+    member = jax.jit(lambda params: WorldModel().apply(params, states, EVERY_ITEM, catalogue))
+    members = [member(jax.tree.map(lambda x, m=m: x[m], params)) for m in range(SETTINGS["members"])]
     means, logs = (np.stack(part) for part in zip(*members, strict=True))
     assert np.all(means.std(0) > 0)
     expected, uncertainty = everything(params, catalogue)

@@ -44,7 +44,7 @@ def trained():
     rng = np.random.default_rng(0)
     vectors = np.concatenate([rng.normal(size=(VOCABULARY, 2)), np.ones((VOCABULARY, 1))], axis=1)
     embeddings = Embeddings(jnp.asarray(vectors, jnp.float32), jnp.asarray(rng.normal(size=VOCABULARY), jnp.float32))
-    encoder = encoder_of(CONFIG).init(jax.random.key(0), embeddings)
+    encoder = jax.eval_shape(encoder_of(CONFIG).init, jax.random.key(0), embeddings)
     network = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), encoder.network)
     world = World(
         response=TableResponse(jnp.zeros((1, ITEMS))),
@@ -54,8 +54,11 @@ def trained():
         log_popularity=jnp.asarray(rng.normal(size=ITEMS), jnp.float32),
     )
     perception = Perception(EncoderParams(embeddings, network), {})
-    agent = make_agent(CONFIG.agent, slate_size=K).init(jax.random.key(1), make_catalogue(embeddings, world))
-    params = jax.tree.map(lambda x: x + 0.5 * jnp.asarray(rng.normal(size=x.shape), x.dtype), agent.params)
+    agent = make_agent(CONFIG.agent, slate_size=K)
+    agent = jax.jit(lambda key: agent.init(key, make_catalogue(embeddings, world)))(jax.random.key(1))
+    params = jax.tree.map(
+        lambda x: jnp.asarray(x + 0.5 * rng.normal(size=x.shape), x.dtype), jax.device_get(agent.params)
+    )
     return SimpleNamespace(world=world, perception=perception, agent=dataclasses.replace(agent, params=params))
 
 

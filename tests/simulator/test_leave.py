@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +96,7 @@ def test_bound_is_the_decimal_as_written_for_every_two_decimal_bound():
 def test_a_traced_or_float32_bound_gives_the_same_table():
     bounds = [0.0, 0.07, 0.14, 0.2, 0.28, 0.3, 0.55, 0.999, 1.0]
     for slate_size in (6, 10, 25, 50, 100):
-        swept = jax.vmap(lambda b, k=slate_size: unbalanced_slates(k, b))(jnp.asarray(bounds, jnp.float32))
+        swept = jax.jit(jax.vmap(partial(unbalanced_slates, slate_size)))(np.float32(bounds))
         for bound, row in zip(bounds, swept, strict=True):
             exact = unbalanced_slates(slate_size, bound)
             np.testing.assert_array_equal(row, exact)
@@ -107,13 +108,12 @@ def test_loss_is_kuaisims_rule_in_units_of_one_kth():
     for slate_size in (1, 4, 6, 10):
         for penalty in (0, 1, 2):
             rule = make_temper(slate_size=slate_size, max_len=30, ad_bound=1.0, ad_penalty=penalty)
-            clicked = jnp.tri(slate_size + 1, slate_size, -1, dtype=bool)  # 0, 1, ..., K clicks
+            clicked = np.tri(slate_size + 1, slate_size, -1, dtype=bool)  # 0, 1, ..., K clicks
+            step = jax.jit(jax.vmap(rule.step, in_axes=(None, 0, None)))
             for num_popular in (1, slate_size):
-                start = jnp.full(slate_size + 1, rule.start())
-                popular = jnp.full(slate_size + 1, num_popular)
-                temper, _ = jax.vmap(rule.step)(start, clicked, popular)
+                temper, _ = step(rule.start(), clicked, np.int32(num_popular))
                 assert temper.dtype == jnp.int32
-                for clicks, left in enumerate(temper):
+                for clicks, left in enumerate(np.asarray(temper)):
                     steps = 2 - Fraction(clicks, slate_size) + penalty * (num_popular == slate_size)
                     assert 30 - Fraction(int(left), slate_size) == steps
 
@@ -121,8 +121,8 @@ def test_loss_is_kuaisims_rule_in_units_of_one_kth():
 def test_leaves_below_one_step_and_not_at_one():
     rule = make_temper(slate_size=6, max_len=30, ad_bound=0.3, ad_penalty=0)
     assert int(rule.start()) == 180
-    before = 6 + jnp.array([7, 6, 5, 0, -12])  # all items clicked: one step's worth is lost
-    _, left = jax.vmap(rule.step, in_axes=(0, None, None))(before, jnp.ones(6, bool), jnp.int32(3))
+    before = 6 + np.array([7, 6, 5, 0, -12])  # all items clicked: one step's worth is lost
+    _, left = jax.jit(jax.vmap(rule.step, in_axes=(0, None, None)))(before, np.ones(6, bool), np.int32(3))
     np.testing.assert_array_equal(left, [False, False, True, True, True])
 
 

@@ -42,11 +42,13 @@ def perception():
     embeddings = Embeddings(vectors, jnp.zeros(ITEMS))
     purifier = purifier_of(CONFIG)
     states = jnp.float32(RNG.normal(size=(40, DIM + 1)))
-    evidence = gather_evidence(embeddings, jax.tree.map(lambda x: jnp.repeat(x, 8, axis=0), HISTORY))
-    init = jax.vmap(purifier.init, in_axes=(0, None))
+    evidence = jax.jit(gather_evidence)(embeddings, jax.tree.map(lambda x: np.repeat(x, 8, axis=0), HISTORY))
+    init = jax.jit(jax.vmap(purifier.init, in_axes=(0, None)))
     params = init(jax.random.split(jax.random.key(0), SEEDS), PurifierBatch(states, evidence, states))
-    params = params.replace(network=jax.tree.map(lambda x: x + 0.1, params.network))
-    return Perception(encoder_of(CONFIG).init(jax.random.key(1), embeddings), params)
+    params = params.replace(
+        network=jax.tree.map(lambda x: jnp.asarray(np.asarray(x) + np.float32(0.1)), params.network)
+    )
+    return Perception(jax.jit(encoder_of(CONFIG).init)(jax.random.key(1), embeddings), params)
 
 
 def states(config, perception, memory):

@@ -31,7 +31,14 @@ CLICKED_MEAN = Encoder(init=None, encode=lambda params, summary: summary[..., :D
 
 def known(mode):
     """A posterior of which nothing but the mode is read."""
-    return UserPosterior(mode, jnp.ones(len(mode)), leverage_of(jnp.eye(DIM)), silent_exposure(DIM), jnp.ones(()))
+    leverage = jax.jit(leverage_of)(np.eye(DIM, dtype=np.float32))
+    return UserPosterior(mode, np.ones(len(mode), np.float32), leverage, silent_exposure(DIM), jnp.float32(1))
+
+
+def states(key, encoder, params, world, **options):
+    """`random_exposure_states` as one program, traced with what is patched."""
+    program = jax.jit(lambda key, params, world: random_exposure_states(key, encoder, params, world, **options))
+    return program(key, params, world)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +66,7 @@ def params():
 
 def test_it_is_the_mean_of_what_each_user_likes_of_the_catalogue(world, params):
     """Exact up to sampling: about 133 clicks fall uniformly on four items."""
-    found = random_exposure_states(jax.random.key(0), CLICKED_MEAN, params, world, history_length=EVENTS)
+    found = states(jax.random.key(0), CLICKED_MEAN, params, world, history_length=EVENTS)
     likes, vectors = np.asarray(world.response.probability), np.asarray(params.embeddings.vectors)[1:]
     expected = likes @ vectors / 4
     clicks = EVENTS / 3
@@ -131,8 +138,8 @@ def test_clicks_are_drawn_as_sessions_draw_them_over_a_history_of_the_trained_le
     world, params, monkeypatch, history_length
 ):
     """Nobody likes anything: one more sigmoid makes it a half, and an item's likeness to itself, 1/F, takes its share."""
-    vectors = jnp.ones((ITEMS, 4)) * 1e-9
-    response = FactorResponse(jnp.zeros((USERS, 4)), vectors, jnp.full(USERS, -50.0), jnp.zeros(ITEMS))
+    factors = np.zeros((USERS, 4)), np.full((ITEMS, 4), 1e-9), np.full(USERS, -50.0), np.zeros(ITEMS)
+    response = FactorResponse(*map(jnp.float32, factors))
 
     def looked_at(response, user, slate, history, **options):
         assert history.item.shape == (history_length,), "what a fitted transformer is made for"
@@ -140,7 +147,7 @@ def test_clicks_are_drawn_as_sessions_draw_them_over_a_history_of_the_trained_le
 
     monkeypatch.setattr(random_exposure, "slate_probability", looked_at)
     rate = Encoder(init=None, encode=lambda params, summary: jnp.expm1(summary[..., -2:]), state_dim=2)
-    found = random_exposure_states(
+    found = states(
         jax.random.key(0),
         rate,
         params,

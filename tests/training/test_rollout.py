@@ -74,12 +74,15 @@ def show(key, env, observation):
 def test_slots_take_the_next_user_and_complete_sessions_stay_as_they_ended():
     world, key = make_world(), jax.random.key(1)
     size = {"num_users": 8, "num_steps": 12}
-    _, times = play(key, show, ENVIRONMENT, world, lambda _, s: s.env.time, **size)
+
+    def run(environment, keep):
+        return jax.jit(lambda key, world: play(key, show, environment, world, keep, **size))(key, world)
+
+    _, times = run(ENVIRONMENT, lambda _, s: s.env.time)
     assert times.shape == (12, 8)
     assert np.all((np.diff(times, axis=0) == 1) | (times[1:] == 0))
     assert np.any(times[1:] == 0)
-    once = until_left(ENVIRONMENT)
-    (env, there), (present, user) = play(key, show, once, world, lambda _, s: (s.env[1], s.env[0].user), **size)
+    (env, there), (present, user) = run(until_left(ENVIRONMENT), lambda _, s: (s.env[1], s.env[0].user))
     length = np.where(np.asarray(env.user) % 2 == 0, 5, 3)  # 2 - reward each step, below 1 it is over
     np.testing.assert_array_equal(env.time, length)
     np.testing.assert_array_equal(present.sum(0), env.time)
