@@ -4,6 +4,7 @@ SHELL := /bin/bash
 
 ENV     ?= kuairec
 METHOD  ?= dsrm_hrl
+WORLD   ?=
 DATA    ?=
 MAX_LEN ?= 30
 SEEDS   ?=
@@ -26,8 +27,11 @@ PYTHONS = for p in python3.11 python3.12 python3.13 python3.14 $${PYENV_ROOT:-$$
 PYTHON_oldest ?= $(shell $(PYTHONS) | awk '$$1 >= 11 && $$1 <= 12 {print $$2; exit}')
 PYTHON_newest ?= $(shell $(PYTHONS) | awk '$$1 >= 13 {print $$2; exit}')
 
-FLAGS = --env $(ENV) --budget $(BUDGET) --method $(METHOD) --max-len $(MAX_LEN) \
-  $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out $(OUT))
+# A named world says what nobody gave by hand.
+SAID = $(if $(and $(WORLD),$(filter file,$(origin $(1)))),,$(2) $($(1)))
+FLAGS = $(if $(filter sardine-%,$(WORLD)),$(call SAID,ENV,--env),--env $(ENV)) --budget $(BUDGET) --method $(METHOD) \
+  $(call SAID,MAX_LEN,--max-len) \
+  $(if $(WORLD),--world $(WORLD)) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out $(OUT))
 
 SWEEP_BUDGET = $(if $(filter default,$(BUDGET)),,--budget $(BUDGET))
 
@@ -38,6 +42,7 @@ help: ## list the targets and variables
 	@echo
 	@echo "  ENV=$(ENV)        kuairec, kuairand, kuairec-signed, ml-100k, ml-1m, coat, log (a CSV or Parquet file in DATA)"
 	@echo "  METHOD=$(METHOD)   dsrm_hrl, a2c, td3, bcq, mofir, dorl, dnair, sac4ir, fcpo, flat, hrl, ... (README lists them)"
+	@echo "  WORLD=mood, satisfaction, platform, tolerance, retention, kuaisim, her4if, ... (empty: the paper's)"
 	@echo "  BUDGET=$(BUDGET)    tiny (seconds), quick (a tenth of the paper's; sweep, compare, reproduce), default (minutes), paper (20,000 steps)"
 	@echo "  DATA=folder or file of the real data (empty: ./data/ENV if it is there, else the embedded synthetic world)"
 	@echo "  MAX_LEN=$(MAX_LEN)  SEEDS=\"11 15 19\"  OUT=run directory"

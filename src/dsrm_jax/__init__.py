@@ -27,6 +27,9 @@ _EXPORTS = {
     "Environment": "simulator.environment",
     "make_environment": "simulator.environment",
     "Leave": "simulator.leave",
+    "Mechanism": "simulator.mechanism",
+    "with_mechanisms": "simulator.mechanism",
+    "MECHANISMS": "simulator.presets",
     "make": "simulator.presets",
     "PRESETS": "simulator.presets",
     # from a history to a purified state

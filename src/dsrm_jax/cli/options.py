@@ -22,6 +22,7 @@ SHORT = {
     "--data": "--data.path",
     "--method": "--agent.method",
     "--max-len": "--environment.max-len",
+    "--world": "--world.name",
     "--seeds": "--training.seeds",
 }
 
@@ -71,10 +72,13 @@ def parse_with(argv: Sequence[str], command: str, about: str, base: Json, extra:
     from dsrm_jax.runs.pieces import check_names
 
     argv = [SHORT.get(word.split("=")[0], word.split("=")[0]) + "".join(word.partition("=")[1:]) for word in argv]
-    output = _early(argv)
+    output, world = _early(argv)
     default = merge(budget(output.budget), base, command)
-    if output.config:
-        default = merge(default, load_toml(output.config), output.config)
+    document = load_toml(output.config) if output.config else {}
+    if world is not None:  # before the file's fields, which win over it
+        default = merge(default, {"world": {"name": world}}, "command line")
+        document = document | {"world": {**document.get("world", {}), "name": world}}
+    default = merge(default, document, output.config or command)
 
     def arguments(
         output: Annotated[Output, tyro.conf.arg(name="")] = output,
@@ -109,10 +113,13 @@ def check_json(path: str) -> None:
         raise InputError(f"--json {path}: cannot be written; name a file in a folder of yours")
 
 
-def _early(argv: Sequence[str]) -> Output:
-    """Read the two options that decide the others' defaults."""
+def _early(argv: Sequence[str]) -> tuple[Output, str | None]:
+    """Read the options that decide the others' defaults: the two of `Output`, and the world's name, None where it is absent."""
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("config", "budget"):
         default = getattr(Output, name)
         reader.add_argument(f"--{name}", nargs="?", default=default, const=default)  # a missing value is refused later
-    return Output(**vars(reader.parse_known_args(argv)[0]))
+    reader.add_argument("--world.name", nargs="?", dest="world")
+    found = vars(reader.parse_known_args(argv)[0])
+    world = found.pop("world")
+    return Output(**found), world

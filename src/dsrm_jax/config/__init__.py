@@ -15,4 +15,4 @@ from dsrm_jax.agents.methods import (
 from dsrm_jax.config.tree import Config, DataConfig, EvaluationConfig, SyntheticConfig, TrainingConfig, to_dict
 from dsrm_jax.purify.settings import DenoiserConfig, EncoderConfig, PurifierConfig
 from dsrm_jax.settings import configuration
-from dsrm_jax.simulator.settings import EnvironmentConfig
+from dsrm_jax.simulator.settings import EnvironmentConfig, WorldConfig

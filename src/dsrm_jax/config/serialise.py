@@ -4,9 +4,10 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from dsrm_jax.config import Config, to_dict
+from dsrm_jax.config.worlds import with_world
 from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.files import digest, kind_of
 from dsrm_jax.plugins import is_plugin
@@ -30,11 +31,14 @@ FREE_FIELDS = frozenset(
         "training.tensorboard",
     }
 )
+MAY_BE_EMPTY = frozenset({"world.mechanisms"})
 FREE_SECTIONS = frozenset({"evaluation"})
 
 
 def merge(config: C, overrides: Mapping[str, object], where: str) -> C:
     """Return a configuration, any tree of frozen dataclasses, with some fields replaced, checking every name and type.
+
+    A name of a world among them (`world.name`) comes first with all that it sets (`with_world`); the others win over it.
 
     `overrides` is a nested mapping of field names to plain values, as TOML or JSON give them: an int is accepted for a float and
     a list for a tuple; a bool is never a number. `where` names the source in errors, such as a file. Ranges are not checked here;
@@ -43,6 +47,9 @@ def merge(config: C, overrides: Mapping[str, object], where: str) -> C:
     Raises:
         InputError: an unknown name (with the nearest valid one), a wrong type or choice; names `where` and the dotted field.
     """
+    world = overrides.get("world") if isinstance(overrides, Mapping) else None
+    if isinstance(config, Config) and isinstance(world, Mapping) and isinstance(name := world.get("name"), str):
+        config = cast(C, with_world(config, name))
     return _merge(config, overrides, where, "")
 
 
@@ -113,7 +120,7 @@ def validate(config: Config, where: str = "configuration") -> None:
     """
     merge(config, to_dict(config), where)
     for name, value in fields(config):
-        if isinstance(value, tuple) and not value:
+        if isinstance(value, tuple) and not value and name not in MAY_BE_EMPTY:
             raise InputError(f"{where}: {name} is empty, expected at least one value")
         if isinstance(value, tuple) and len(set(value)) < len(value):
             raise InputError(f"{where}: {name} is {list(value)}, expected values that differ")

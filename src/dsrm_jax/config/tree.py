@@ -14,7 +14,7 @@ from dsrm_jax.data.settings import DataConfig, SyntheticConfig
 from dsrm_jax.evaluation.settings import EvaluationConfig
 from dsrm_jax.purify.settings import DenoiserConfig, EncoderConfig, PurifierConfig
 from dsrm_jax.settings import Settings, configuration
-from dsrm_jax.simulator.settings import EnvironmentConfig
+from dsrm_jax.simulator.settings import EnvironmentConfig, WorldConfig
 from dsrm_jax.training.settings import TrainingConfig
 from dsrm_jax.types import Json
 
@@ -26,6 +26,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    world: WorldConfig = field(default_factory=WorldConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     purifier: PurifierConfig = field(default_factory=PurifierConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)

@@ -13,7 +13,7 @@ from dsrm_jax.evaluation.metrics import difference, summarise
 from dsrm_jax.evaluation.oracles import oracle_rule
 from dsrm_jax.evaluation.sessions import Sessions, agent_rule, any_of, of_each, run_sessions
 from dsrm_jax.purify.perception import SEED_AXES, Perception
-from dsrm_jax.runs.pieces import agent_of, environment_of, perceive_of
+from dsrm_jax.runs.pieces import agent_of, environment_of, mechanisms_of, perceive_of
 from dsrm_jax.runs.prepare import seed_keys
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.world import World
@@ -96,11 +96,12 @@ def evaluate_methods(
 def summary_of(config: Config, per_seed: Sequence[Sessions]) -> Json:
     """Return `metrics.summarise` of one `Sessions` per seed; the closed form of Len holds for the paper's leave rule alone."""
     settings = config.environment
+    others = any(m.cost or m.leaves or m.returns for m in mechanisms_of(config))
     return summarise(
         per_seed,
         slate_size=settings.slate_size,
         confidence=config.evaluation.confidence,
-        max_len=0 if settings.leave else settings.max_len,
+        max_len=0 if settings.leave or others else settings.max_len,
         ad_penalty=settings.ad_penalty,
         step_cap=settings.step_cap,
     )

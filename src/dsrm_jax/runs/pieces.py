@@ -22,6 +22,8 @@ from dsrm_jax.simulator.build import Worlds, make_worlds
 from dsrm_jax.simulator.environment import Environment, Reward, make_environment, mean_click
 from dsrm_jax.simulator.leave import Leave
 from dsrm_jax.simulator.log_responses import KINDS, MakeResponse
+from dsrm_jax.simulator.mechanism import Mechanism
+from dsrm_jax.simulator.presets import MECHANISMS
 from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.training.loop import Trainer, make_trainer
 
@@ -39,6 +41,7 @@ def check_names(config: Config) -> None:
     for what, name in (("reward", config.environment.reward), ("leave rule", config.environment.leave), *networks):
         if name:
             plugins.load(name, what=what)
+    mechanisms_of(config)
     response_of(config.environment.response)
     if config.environment.train_response:
         response_of(config.environment.train_response)
@@ -58,7 +61,26 @@ def environment_of(config: Config) -> Environment:
     """
     section = config.environment
     settings = vars(section) | {"reward": _reward_of(section), "leave": _leave_of(section)}
+    settings["mechanisms"] = mechanisms_of(config)
     return make_environment(**plugins.asked(make_environment, settings))
+
+
+def mechanisms_of(config: Config) -> tuple[Mechanism, ...]:
+    """Return the mechanisms in force.
+
+    Raises:
+        InputError: one that is not there or not to be used.
+    """
+    found = []
+    for name in config.world.mechanisms:
+        if name in MECHANISMS:
+            made = MECHANISMS[name](**plugins.asked(MECHANISMS[name], vars(getattr(config.world, name))))
+        else:
+            made = plugins.call(plugins.load(name, what="mechanism", names=MECHANISMS), {})
+        if not isinstance(made, Mechanism):
+            raise InputError(f"mechanism {name!r} returned {type(made).__name__}, expected a dsrm_jax.Mechanism")
+        found.append(made)
+    return tuple(found)
 
 
 def windows_of(config: Config, starts: SessionStarts) -> Windows:
@@ -106,6 +128,7 @@ def worlds_of(key: Key[Array, ""], log: InteractionLog, config: Config) -> World
     own = response_of(section.train_response) if section.train_response else None
     train = "fitted" if method_of(config.agent.method).in_model else own
     settings = vars(section) | {"response": response_of(section.response), "train_response": train}
+    settings["mechanisms"] = mechanisms_of(config)
     return make_worlds(key, log, **plugins.asked(make_worlds, settings, key, log))
 
 

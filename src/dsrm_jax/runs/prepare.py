@@ -222,8 +222,8 @@ def remembered_worlds(config: Config, say: Say, memory: Memory) -> tuple[Interac
 
 
 def _stage_one_key(config: Config) -> tuple[object, ...]:
-    """Return everything that Stage I depends on: data, worlds, encoder; the log's rows are the same in a model of it."""
-    shared = config.data, config.synthetic, config.encoder, _worlds_key(config)[:-1]
+    """Return everything that Stage I depends on: data, worlds, encoder; a model of the log and mechanisms have the log's rows."""
+    shared = config.data, config.synthetic, config.encoder, _worlds_key(config)[:-2]
     return (*shared, *_purifier_key(config))
 
 
@@ -232,7 +232,8 @@ def _worlds_key(config: Config) -> tuple[object, ...]:
     env = config.environment
     response = env.response, env.train_response, env.response_dim, env.response_epochs
     histories = env.slate_size, env.history_length, env.arrival_length
-    return ("worlds", config.data, config.synthetic, *response, *histories, method_of(config.agent.method).in_model)
+    in_model = method_of(config.agent.method).in_model
+    return ("worlds", config.data, config.synthetic, *response, *histories, in_model, config.world)
 
 
 def _purifier_key(config: Config) -> tuple[object, ...]:
@@ -241,7 +242,7 @@ def _purifier_key(config: Config) -> tuple[object, ...]:
     key = (settings, config.denoiser, config.training.seeds)
     if learning.target == "random_exposure" or learning.refresh_rounds:
         in_model = method_of(config.agent.method).in_model  # it plays in the training simulator
-        return (*key, config.environment, in_model)
+        return (*key, config.environment, in_model, config.world)
     if settings.kind == "paper" or settings.kind not in PURIFIERS:
         return key
     return (at_defaults(settings, REVERSE_ONLY), *key[1:])

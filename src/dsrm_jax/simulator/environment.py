@@ -277,7 +277,8 @@ def make_environment(
 
     def chance(state: EnvState, items: Int[Array, "N"], world: World) -> Float[Array, "N"]:
         told = slate_probability(world.response, state.user, items, state.history, double_sigmoid=double_sigmoid)
-        return remembering.felt(told, mechanisms, state.memory, state.user, items, world)
+        logit = click_logit(world.response, state.user, items, state.history) if plain else None
+        return remembering.felt(told, mechanisms, state.memory, state.user, items, world, logit=logit)
 
     def couple(observation: Observation, state: EnvState) -> tuple[Observation, EnvState]:
         assert state.memory is not None

@@ -33,7 +33,7 @@ MECHANISMS: Mapping[str, Callable[..., Mechanism]] = MappingProxyType(
 )
 """What gives sessions memory, by name; the keywords of each are the fields of its settings."""
 
-STAYING: Mapping[str, Any] = MappingProxyType({"leave": make_stay(), "max_len": 100, "ad_penalty": 0})
+STAYING: Mapping[str, Any] = MappingProxyType({"leave": make_stay, "max_len": 100, "ad_penalty": 0})
 SARDINE: Mapping[str, Any] = MappingProxyType(
     {**STAYING, "slate_size": SLATE_SIZE, "arrival_length": 0, "position_bias": POSITION_BIAS}
 )
@@ -62,7 +62,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
-"""What differs from the defaults of `make_environment`, the paper's, by name; of each of `mechanisms` what differs from its own.
+"""What differs from the defaults of `make_environment`, the paper's, by name; of each of `mechanisms` what differs from its own,
+and of `leave` what makes it.
 
 `kuaisim` is the public repository Applied-ML-Lab/KuaiSim, `her4if` that of the paper's group, 1163710212/HER4IF (both:
 `env/KREnvironment_WholeSession_GPU.py`). In the next five a slate's effect outlasts it: what is popular wears users out
@@ -98,4 +99,5 @@ def make(name: str = "paper", **overrides: Any) -> Environment:
         own = overrides.pop(mechanism)
         chosen[mechanism] = None if own is None else {**(chosen.get(mechanism) or {}), **own}
     made = [MECHANISMS[key](**own) for key, own in chosen.items() if own is not None]
+    settings |= {"leave": settings["leave"]()} if "leave" in settings else {}
     return make_environment(**{"mechanisms": made, **settings, **overrides})

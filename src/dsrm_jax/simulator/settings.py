@@ -1,5 +1,6 @@
 """Settings of the simulator of sessions."""
 
+from dataclasses import field
 from typing import Literal
 
 from dsrm_jax.settings import ANY, COUNT, COUNT_OR_ZERO, NON_NEGATIVE, SHARE, configuration, number
@@ -171,3 +172,47 @@ class CategoryQuitConfig:
     """Times that a category of the next item may stand among them."""
     slice_fault: bool = False
     """The public code's fault: before N items were shown, fewer of them are looked at."""
+
+
+@configuration
+class SardineConfig(BoredomConfig):
+    """SARDINE's users, whose own vector boredom and clicks move."""
+
+    omega: float = number(default=0.95, within=SHARE)
+    """Share of their own vector that users keep at each slate with a click."""
+    scalar_mean: bool = False
+    """The public code's fault: clicks draw every component alike, towards the mean over all entries of the clicked vectors."""
+
+
+@configuration
+class WorldConfig:
+    """What gives sessions memory. A named world sets fields here and in environment; what is given beside it wins."""
+
+    name: Literal[
+        "",
+        "paper",
+        "kuaisim",
+        "her4if",
+        "satisfaction",
+        "mood",
+        "platform",
+        "tolerance",
+        "retention",
+        "easyrl4rec",
+        "sardine-topk-bored",
+        "sardine-topk-boredinf",
+        "sardine-topk-uncertain",
+    ] = ""
+    """Named world, which sets fields here and in environment; empty: these fields alone."""
+    mechanisms: tuple[str, ...] = ()
+    """Mechanisms in force: names of the sections below, or module:function, which is called without arguments."""
+    appeal: AppealConfig = field(default_factory=AppealConfig)
+    mood: MoodConfig = field(default_factory=MoodConfig)
+    satisfaction: SatisfactionConfig = field(default_factory=SatisfactionConfig)
+    tolerance: ToleranceConfig = field(default_factory=ToleranceConfig)
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
+    platform: PlatformConfig = field(default_factory=PlatformConfig)
+    boredom: BoredomConfig = field(default_factory=BoredomConfig)
+    influence: InfluenceConfig = field(default_factory=InfluenceConfig)
+    sardine: SardineConfig = field(default_factory=SardineConfig)
+    quit: CategoryQuitConfig = field(default_factory=CategoryQuitConfig)

@@ -1,0 +1,46 @@
+"""Named worlds in configurations: a name sets fields, and what else is said wins over it."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+from dsrm_jax.config.tree import Config
+from dsrm_jax.data.sardine import RULES
+from dsrm_jax.errors import unknown_name
+from dsrm_jax.plugins import name_of
+from dsrm_jax.simulator.presets import PRESETS
+from dsrm_jax.simulator.settings import EnvironmentConfig, WorldConfig
+
+
+def with_world(config: Config, name: str) -> Config:
+    """Return a configuration with the fields of a named world (`presets.PRESETS`), those of its former one as they were before.
+
+    The name that a configuration bears already changes nothing: its fields may have been changed since. The empty name is that of
+    the defaults.
+
+    Raises:
+        InputError: an unknown name, with the nearest valid one.
+    """
+    if name == config.world.name:
+        return config
+    if name and name not in PRESETS:
+        raise unknown_name("value of world.name", name, PRESETS)
+    former = {key: getattr(EnvironmentConfig, key) for key in _environment(config.world.name)}
+    environment = replace(config.environment, **(former | _environment(name)))
+    config = replace(config, environment=environment, world=_world(name))
+    return replace(config, data=replace(config.data, env=name)) if name in RULES else config
+
+
+def _environment(name: str) -> dict[str, Any]:
+    """Return the fields of `EnvironmentConfig` that a named world sets."""
+    settings = {key: value for key, value in PRESETS.get(name, {}).items() if key != "mechanisms"}
+    return settings | ({"leave": name_of(settings["leave"])} if "leave" in settings else {})
+
+
+def _world(name: str) -> WorldConfig:
+    """Return a named world's own section."""
+    chosen = PRESETS.get(name, {}).get("mechanisms", {})
+    start = replace(WorldConfig(), name=name, mechanisms=tuple(chosen))
+    sections = {f.name for f in fields(WorldConfig)}
+    return replace(
+        start, **{key: replace(getattr(start, key), **own) for key, own in chosen.items() if key in sections}
+    )
