@@ -28,6 +28,8 @@ from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.types import PyTree
 
+DIVERGED = 10.0  # times its first loss a phase ends with: it learnt nothing
+
 Batch = PurifierBatch | LabelledBatch
 SampleBatch = Callable[[Key[Array, ""]], Batch]
 

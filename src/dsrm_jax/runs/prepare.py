@@ -160,6 +160,11 @@ def prepare(config: Config, say: Say = print, memory: Memory | None = None, shar
     memory.setdefault(of_log, LogModels(frozen.perception.encoder, frozen.posterior, frozen.facts))
     held_out = frozen.posterior.of(worlds.test_users)
     probes = _probe(config, frozen.perception, worlds.test.starts, held_out, memory)
+    if not all(np.all(np.isfinite(x)) for x in probes.values()):
+        raise InputError(
+            "the purified states of held-out users are not finite, and nothing was kept: lower purifier.learning_rate, "
+            "encoder.learning_rate or guidance_scale"
+        )
     facts = facts | frozen.facts | {"probes": {name: x.tolist() for name, x in probes.items()}}
     say(
         f"on held-out users it moves the state by {np.mean(probes['change']):.0%} and takes away "
