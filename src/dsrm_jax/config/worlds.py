@@ -1,6 +1,6 @@
 """Named worlds in configurations: a name sets fields, and what else is said wins over it."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from dsrm_jax.config.tree import Config
@@ -39,8 +39,6 @@ def _environment(name: str) -> dict[str, Any]:
 def _world(name: str) -> WorldConfig:
     """Return a named world's own section."""
     chosen = PRESETS.get(name, {}).get("mechanisms", {})
-    start = replace(WorldConfig(), name=name, mechanisms=tuple(chosen))
-    sections = {f.name for f in fields(WorldConfig)}
-    return replace(
-        start, **{key: replace(getattr(start, key), **own) for key, own in chosen.items() if key in sections}
-    )
+    start = WorldConfig()
+    own = {key: replace(getattr(start, key), **settings) for key, settings in chosen.items()}
+    return replace(start, **{"name": name, "mechanisms": tuple(chosen)}, **own)
