@@ -40,5 +40,6 @@ def _world(name: str) -> WorldConfig:
     """Return a named world's own section."""
     chosen = PRESETS.get(name, {}).get("mechanisms", {})
     start = WorldConfig()
-    own = {key: replace(getattr(start, key), **settings) for key, settings in chosen.items()}
-    return replace(start, **{"name": name, "mechanisms": tuple(chosen)}, **own)
+    own: dict[str, Any] = {key: replace(getattr(start, key), **settings) for key, settings in chosen.items()}
+    own |= {"name": name, "mechanisms": tuple(chosen)}
+    return replace(start, **own)
