@@ -245,14 +245,19 @@ def perception_like(
 
 
 def check_loss(losses: Float[Array, "... iterations"], what: str, settings: str) -> None:
-    """Refuse what a phase of Stage I made where its loss is not finite; `settings` names what to lower.
+    """Refuse what a phase of Stage I made where its loss is not finite, or ends ten times above where it began.
 
     Raises:
-        InputError: it says which phase broke.
+        InputError: it says which phase broke, and with `settings` what to lower.
     """
-    if not np.all(np.isfinite(np.asarray(losses))):
+    seen = np.asarray(losses, np.float64)
+    if seen.shape[-1] == 0:
+        return
+    last = seen[..., -max(1, seen.shape[-1] // 20) :].mean(axis=-1)
+    if not np.all(np.isfinite(seen)) or np.any(last > DIVERGED * seen[..., 0]):
+        moved = f"{seen[..., 0].max():.3g} to {np.max(last):.3g}"
         raise InputError(
-            f"{what} broke in training: its loss is not finite, and nothing of it was kept; lower {settings}"
+            f"{what} broke in training: its loss went from {moved}, and nothing was kept; lower {settings}"
         )
 
 
