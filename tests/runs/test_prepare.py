@@ -47,7 +47,9 @@ def trained(config):
     return jax.eval_shape(train)
 
 
-@pytest.mark.parametrize("kind", ["identity", "paper", "masked", "guided", "rce", "tce", "bod"])
+@pytest.mark.parametrize(
+    "kind", ["identity", "paper", "masked", "guided", "gaussian", "conditional", "rce", "tce", "bod"]
+)
 @pytest.mark.parametrize("encoder", ["clicked", "exposure"])
 def test_a_checkpoint_is_restored_into_the_shapes_that_training_gives(kind, encoder):
     config = dataclasses.replace(

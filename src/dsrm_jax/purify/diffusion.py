@@ -69,8 +69,27 @@ def reverse(
     memory: PyTree = None,
     sampler: Literal["ddpm", "ddim"] = "ddpm",
 ) -> States:
+    """Return s^(0), `reverse_path` without what it hands on."""
+    return reverse_path(predict, schedule, noised, features, start=start, noise=noise, memory=memory, sampler=sampler)[
+        0
+    ]
+
+
+def reverse_path(
+    predict: Predict,
+    schedule: Schedule,
+    noised: States,
+    features: PyTree,
+    *,
+    start: int | Int[Array, ""] | None = None,
+    noise: Float[Array, "S ... D"] | None = None,
+    memory: PyTree = None,
+    sampler: Literal["ddpm", "ddim"] = "ddpm",
+) -> tuple[States, PyTree]:
     """Run the reverse process from level k* down to 1, s^(0), as one `lax.scan`, or where k* is traced as a loop, which has no
     reverse-mode derivative; deterministic unless noise is given.
+
+    Returns `(s^(0), memory)`.
 
     Args:
         predict: `(s^(k), features of level k, memory) -> (eps, memory)`, called once per level.
@@ -93,9 +112,9 @@ def reverse(
 
     if start is None or isinstance(start, int):
         inputs = jax.tree.map(lambda leaf: leaf[:start], inputs)
-        return jax.lax.scan(body, (noised, memory), inputs, reverse=True)[0][0]
+        return jax.lax.scan(body, (noised, memory), inputs, reverse=True)[0]
 
     def level(i: Int[Array, ""], carry: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
         return body(carry, jax.tree.map(lambda leaf: leaf[start - 1 - i], inputs))[0]
 
-    return jax.lax.fori_loop(0, start, level, (noised, memory))[0]
+    return jax.lax.fori_loop(0, start, level, (noised, memory))

@@ -7,6 +7,8 @@ from typing import Literal
 from dsrm_jax.errors import unknown_name
 from dsrm_jax.purify.arrays import Scalar
 from dsrm_jax.purify.bod import make_bod_purifier
+from dsrm_jax.purify.closed_form import make_closed_form
+from dsrm_jax.purify.conditional import make_conditional
 from dsrm_jax.purify.guided import make_guided
 from dsrm_jax.purify.masked import make_masked, make_regression
 from dsrm_jax.purify.paper import make_paper
@@ -19,7 +21,7 @@ from dsrm_jax.purify.settings import PurifierConfig
 from dsrm_jax.purify.tce import make_tce_purifier
 from dsrm_jax.settings import check
 
-KINDS = ("identity", "paper", "sdedit", "masked", "guided", "regression")
+KINDS = ("identity", "paper", "sdedit", "masked", "guided", "regression", "gaussian", "mixture", "conditional")
 DENOISERS: dict[str, Callable[..., Purifier]] = {
     "rce": make_rce_purifier,
     "tce": make_tce_purifier,
@@ -40,6 +42,7 @@ def make_purifier(
     guidance_scale: Scalar = PurifierConfig.guidance_scale,
     exposure_scale: Scalar = PurifierConfig.exposure_scale,
     guidance_steps: int = PurifierConfig.guidance_steps,
+    components: int = PurifierConfig.components,
     refresh_rounds: int = PurifierConfig.refresh_rounds,
     hidden: int = PurifierConfig.hidden,
     iterations: int = PurifierConfig.iterations,
@@ -58,6 +61,7 @@ def make_purifier(
     check(PurifierConfig, "purifier", **locals())
     diffusion = Diffusion(diffusion_steps, schedule, sampler, sampling_steps, start_fraction, noise_scale, hidden)
     learning = Learning("draw", False, iterations, batch_size, learning_rate, ema, mask_rate)
+    scales = guidance_scale, exposure_scale
     pairs = learning._replace(target=target, refresh_rounds=refresh_rounds)
     match kind:
         case "paper":
@@ -76,6 +80,12 @@ def make_purifier(
                 exposure_scale=exposure_scale,
                 guidance_steps=guidance_steps,
             )
+        case "gaussian":
+            return make_closed_form(*scales, components=1, classes=1)
+        case "mixture":
+            return make_closed_form(*scales, components=components)
+        case "conditional":
+            return make_conditional(diffusion, learning, *scales, components=components)
         case "identity":
             return identity_purifier()
     raise unknown_name("purifier", kind, KINDS)

@@ -8,11 +8,13 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from dsrm_jax.purify.arrays import Scalar, States
-from dsrm_jax.purify.encoder import Evidence
+from dsrm_jax.purify.encoder import Embeddings, Evidence
 from dsrm_jax.purify.exposure import Exposure
+from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.process import ReverseProcess
 from dsrm_jax.purify.schedule import Schedule
 from dsrm_jax.purify.settings import PurifierConfig
+from dsrm_jax.purify.windows import Windows
 from dsrm_jax.types import PyTree
 
 
@@ -23,6 +25,14 @@ class PurifierBatch:
     state: Float[Array, "N D"]  # observed state of the full history
     condition: Evidence  # `(N, ...)` what the denoiser may see, such as the evidence of a masked view of the history
     target: Float[Array, "N D"]  # the cleaner state to reconstruct; its own noise must not be in `condition`
+
+
+class LogOfUsers(NamedTuple):
+    """A training log as a purifier that trains itself reads it."""
+
+    embeddings: Embeddings
+    windows: Windows  # of the training rows
+    posterior: UserPosterior  # of their users
 
 
 class Learning(NamedTuple):
@@ -53,6 +63,10 @@ class Purifier(NamedTuple):
         inform: `(params, exposure) -> params`, puts what the log's choices tell into trained parameters; None: not read.
         leak: probe P2, `(params, key, batch, levels (S,)) -> (S,)`, see `diffusion_model.leak_ratio`; None: no diffusion model.
             The key is consumed.
+        fit: `(key, log, initial) -> (params, losses (iterations,))`, how the kind trains itself on a `LogOfUsers`; `initial` are
+            parameters to go on from, or None. The key is consumed. None: by gradient steps on `loss` (`stage_one.fit_purifier`).
+        sample: `(params, key, state, evidence, number) -> (number, ..., D)`, draws from the posterior of each user's state, which
+            tell how sure the purifier is. The key is consumed. None: it has no posterior.
     """
 
     init: Callable[..., PyTree]
@@ -63,6 +77,8 @@ class Purifier(NamedTuple):
     learning: Learning = Learning()
     inform: Callable[[PyTree, Exposure], PyTree] | None = None
     leak: Callable[[PyTree, Key[Array, ""], PurifierBatch, Schedule], Float[Array, "S"]] | None = None
+    fit: Callable[[Key[Array, ""], LogOfUsers, PyTree], tuple[PyTree, Float[Array, "iterations"]]] | None = None
+    sample: Callable[[PyTree, Key[Array, ""], States, Evidence, int], Float[Array, "N ... D"]] | None = None
 
 
 def identity_purifier() -> Purifier:

@@ -47,6 +47,8 @@ class PurifierConfig:
     paper: Eq. (7) as printed; sdedit: unconditional, from a partly noised observed state; masked: cleaner target, masked-view
     condition; guided: unconditional over clean preference, guided by the likelihood of the clicks given what was shown and by
     that of what the log showed;
+    gaussian, mixture: the posterior mean under a Gaussian, or a mixture of them, fitted to the training users' clicks, without a
+    network; conditional: reverse diffusion on that mixture's own denoiser given the history, plus what a network learnt to add;
     regression: masked's network and pairs without diffusion, a control; rce, tce, bod: denoising losses (section denoiser);
     module:function: what makes one of your own, called with the fields here that its signature names."""
     target: Literal["full", "split_half", "inverse_propensity", "popularity_corruption", "random_exposure"] = "full"
@@ -68,12 +70,15 @@ class PurifierConfig:
     noise_scale: float = number(default=0.0, within=NON_NEGATIVE)
     """Standard deviation multiplier of the noise in the starting state and the reverse steps; 0: deterministic."""
     guidance_scale: float = number(default=1.0, within=NON_NEGATIVE)
-    """Exponent of the clicks' likelihood (kind=guided); 1: Bayes' rule."""
+    """Exponent of the clicks' likelihood (kinds guided, gaussian, mixture, conditional); 1: Bayes' rule."""
     exposure_scale: float = number(default=1.0, within=NON_NEGATIVE)
-    """Exponent of the likelihood of what the log showed (kind=guided); 1: as estimated from the log, 0: not read but in users'
+    """Exponent of the likelihood of what the log showed (the same kinds); 1: as estimated from the log, 0: not read but in users'
     posteriors, which Stage I learns from."""
     guidance_steps: int = number(default=1, within=COUNT)
     """Newton steps of the guidance per level (kind=guided)."""
+    components: int = number(default=64, within=Range(1, 512))
+    """Most components that each of the mixture's two covariances may have (kinds mixture, conditional); how many it has decides
+    the likelihood of users kept out."""
     refresh_rounds: int = number(default=0, within=COUNT_OR_ZERO)
     """Times that Stage I goes on with histories which a policy on the purified state made in the training simulator."""
     hidden: int = number(default=64, within=COUNT)

@@ -17,7 +17,7 @@ from dsrm_jax.purify.exposure import silent_exposure
 from dsrm_jax.purify.leverage import leverage_of
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.posterior import UserPosterior, fit_posterior
-from dsrm_jax.purify.purifier import Purifier, PurifierBatch
+from dsrm_jax.purify.purifier import LogOfUsers, Purifier, PurifierBatch
 from dsrm_jax.purify.rce import LabelledBatch, sample_labelled_states
 from dsrm_jax.purify.settings import EncoderConfig
 from dsrm_jax.purify.targets import Visited, sample_states
@@ -128,6 +128,8 @@ def _fit(
 ) -> tuple[PyTree, Float[Array, "iterations"]]:
     """Train the purifier of one seed; `earlier` are `visited` and `initial` of `fit_purifiers`."""
     visited, initial = earlier
+    if purifier.fit is not None:
+        return purifier.fit(key, LogOfUsers(params.embeddings, windows, posterior), initial)
     sample = batch_sampler(encoder, purifier, params, windows, posterior, visited=visited)
     fitted, losses = fit_purifier(key, purifier, sample, initial=initial)
     if purifier.inform is not None:

@@ -1,0 +1,143 @@
+"""`conditional`: reverse diffusion on the closed-form denoiser of a mixture prior, plus what a network has learnt to add.
+
+The denoiser is that of `paths`, D(x_k), exact under the mixture of `closed_form`, plus gamma(n) sigma f(x_k, D, level; history),
+with sigma the posterior's standard deviation and f a network: f = 0 is exact inference under the mixture. It learns on draws of
+the training users' posteriors, which click simulated histories; gamma, for n events, comes from users kept out (`residual`).
+
+The purified state is the posterior's mean: that of the mixture, which is known, plus the mean over the levels of what the network
+changes of the denoised states, on the path with it against the path without.
+"""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Key
+
+from dsrm_jax.purify.arrays import Scalar, States
+from dsrm_jax.purify.closed_form import CLASSES, Known, PriorParams, fit_prior, init_prior, known, make_closed_form
+from dsrm_jax.purify.denoiser import Denoiser, LevelFeatures
+from dsrm_jax.purify.diffusion import reverse_path
+from dsrm_jax.purify.encoder import Evidence
+from dsrm_jax.purify.mixture import pick
+from dsrm_jax.purify.paths import Paths, denoise, paths_of
+from dsrm_jax.purify.process import Diffusion, ReverseProcess, make_process
+from dsrm_jax.purify.purifier import Learning, LogOfUsers, Purifier, PurifierBatch
+from dsrm_jax.purify.residual import KNOTS, fit_gate, interpolation, learn, make_pairs
+from dsrm_jax.purify.schedule import Schedule, at_level
+from dsrm_jax.types import PyTree
+
+
+@struct.dataclass
+class ConditionalParams:
+    """Parameters of `conditional`."""
+
+    told: PriorParams
+    network: PyTree  # variables of `Denoiser`
+    gate: Float[Array, "5"]  # gamma at `residual.KNOTS`, in [0, 1]
+
+
+def make_conditional(
+    diffusion: Diffusion,
+    learning: Learning,
+    guidance_scale: Scalar,
+    exposure_scale: Scalar,
+    *,
+    components: int,
+    classes: int = CLASSES,
+) -> Purifier:
+    """Build it; the keywords are fields of `PurifierConfig`, but for `classes`."""
+    closed = make_closed_form(guidance_scale, exposure_scale, components=components, classes=classes)
+
+    def fresh(key: Key[Array, ""], dim: int) -> tuple[Denoiser, PyTree]:
+        denoiser = Denoiser(dim, diffusion.hidden)
+        return denoiser, denoiser.init(key, jnp.zeros((1, 2 * dim)), jnp.ones(1), jnp.zeros((1, 2 * dim + 2)))
+
+    def init(key: Key[Array, ""], batch: PurifierBatch) -> ConditionalParams:
+        told = init_prior(batch, components=components, classes=classes)
+        return ConditionalParams(told, fresh(key, batch.target.shape[-1])[1], jnp.zeros(len(KNOTS)))
+
+    def fit(key: Key[Array, ""], log: LogOfUsers, initial: PyTree) -> tuple[ConditionalParams, Array]:
+        init_key, pair_key, learn_key = jax.random.split(key, 3)
+        fitted = fit_prior(log, components=components, classes=classes)
+        told = PriorParams(fitted.whitening, fitted.mixture, log.posterior.exposure)
+        pairs = make_pairs(pair_key, log, told, fitted)
+        denoiser, network = fresh(init_key, pairs.clean.shape[-1])
+        network = network if initial is None else initial.network
+        network, losses = learn(learn_key, denoiser, network, pairs, learning)
+        return ConditionalParams(told, network, fit_gate(denoiser, network, pairs)), losses
+
+    def process_of(params: ConditionalParams) -> ReverseProcess:
+        return make_process(diffusion, params.network, state_dim=params.told.whitening.mean.shape[0])
+
+    def ready(params: ConditionalParams, evidence: Evidence) -> tuple[Known, Paths, PyTree]:
+        told = known(params.told, evidence, scale=guidance_scale, exposure_scale=exposure_scale)
+        count = jnp.sum(jnp.asarray(evidence.shown, jnp.float32), axis=-1)
+        paths = paths_of(params.told.prior, told, count)
+        denoiser = Denoiser(paths.centre.shape[-1], diffusion.hidden)
+        projected = denoiser.apply(params.network, paths.context, method="project")
+        strength = interpolation(count) @ params.gate * paths.scale
+
+        def added(noised: States, expected: States, features: LevelFeatures) -> States:
+            given = jnp.concatenate([noised, expected - paths.centre], axis=-1)
+            found: PyTree = denoiser.apply(params.network, given, features, projected, method="denoise")
+            return strength[..., None] * found
+
+        return told, paths, added
+
+    def purify(
+        params: ConditionalParams, key: PyTree, state: States, evidence: Evidence, process: ReverseProcess | None = None
+    ) -> States:
+        process = process_of(params) if process is None else process
+        _, paths, added = ready(params, evidence)
+
+        def predict(noised: Array, level: tuple[Schedule, LevelFeatures], total: Array) -> tuple[Array, Array]:
+            step, features = level
+            expected = denoise(paths, step, noised)
+            moved = added(noised[0], expected[0], features)
+            total += expected[0] + moved - expected[1]
+            expected = expected.at[0].add(moved)
+            return (noised - step.signal * expected) / step.noise, total
+
+        schedule = process.schedule
+        begin = at_level(schedule, process.start).signal * paths.centre
+        _, total = reverse_path(
+            predict,
+            schedule,
+            jnp.stack([begin, begin]),
+            (schedule, process.features),
+            start=process.start,
+            memory=jnp.zeros_like(begin),
+            sampler=diffusion.sampler,
+        )
+        return params.told.whitening.invert(paths.centre + total / process.start)
+
+    def sample(params: ConditionalParams, key: Key[Array, ""], state: States, evidence: Evidence, number: int) -> Array:
+        told, paths, added = ready(params, evidence)
+        process = process_of(params)
+        schedule = process.schedule
+        top = at_level(schedule, process.start)
+
+        def predict(noised: Array, level: tuple[Schedule, LevelFeatures], memory: PyTree) -> tuple[Array, PyTree]:
+            step, features = level
+            expected = denoise(paths, step, noised)
+            expected += added(noised, expected, features)
+            return (noised - step.signal * expected) / step.noise, memory
+
+        def one(key: Key[Array, ""]) -> Array:
+            pick_key, state_key, noise_key = jax.random.split(key, 3)
+            mean, root = pick(pick_key, told.posterior)
+            drawn = [jax.random.normal(key, mean.shape) for key in (state_key, noise_key)]
+            clean, noise = (jnp.einsum("...de,...e->...d", root, x) for x in drawn)
+            begin = top.signal * (mean + clean) + top.noise * noise
+            return reverse_path(
+                predict, schedule, begin, (schedule, process.features), start=process.start, sampler="ddim"
+            )[0]
+
+        return params.told.whitening.invert(jax.lax.map(one, jax.random.split(key, number)))
+
+    def inform(params: ConditionalParams, exposure: PyTree) -> ConditionalParams:
+        return replace(params, told=replace(params.told, exposure=exposure))
+
+    return Purifier(init, closed.loss, purify, process_of, False, learning, inform, fit=fit, sample=sample)

@@ -1,0 +1,220 @@
+"""EM for a mixture of Gaussians over states of users who are known by their clicks alone.
+
+Each round takes every user's posterior under the mixture so far (`mixture_posterior`) and gives the mixture their moments: what
+is uncertain of a user stays out of the prior. The users' log-likelihoods are expanded anew every few rounds, about where the
+mixture puts them by then. How many components there are is decided by the evidence of users kept out.
+
+Shapes: U users of H rows, D state dimensions, C classes of J components, M points.
+"""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from dsrm_jax.purify.guidance import Likelihood, Quadratic, Whitening, quadratic
+from dsrm_jax.purify.mixture import ABSENT, Mixture, mixture_posterior, moments, standard_normal
+from dsrm_jax.simulator.world import History, SessionStarts
+
+USERS = 4096  # of the log, evenly spread, that the mixture is fitted to
+ROWS = 256  # of each, evenly spread
+BLOCK = 256  # users whose rows are read at once
+KEPT_OUT = 5  # one user in so many decides how many components there are
+EXPANSIONS, ROUNDS = 3, 12  # of all users' log-likelihoods, and of EM after each
+TRIAL_ROUNDS = 36  # of EM before the numbers of components are compared
+LLOYD = 10  # rounds of k-means that put the first means
+NARROW, WIDE = 0.5, 2.0  # first covariances of the classes, times that of what is left of users by the nearest mean
+RIDGE = 1e-4  # of a covariance's mean variance
+FACTOR = 4  # between one number of components that is tried and the next
+Choice = tuple[int, int]
+"""How many classes, and how many components of each."""
+
+
+@struct.dataclass
+class FittedPrior:
+    """A prior over states, and what it was fitted to."""
+
+    whitening: Whitening
+    mixture: Mixture  # in its coordinates
+    chosen: Int[Array, ""]  # which of `layouts`
+    users: Quadratic  # `(U, ...)` log-likelihoods of the users, expanded about their posteriors
+
+
+def layouts(components: int, classes: int) -> tuple[Choice, ...]:
+    """Return the numbers of components that are tried, the fewest first: one Gaussian, then all classes of 1, 4, 16, ..."""
+    tried: list[Choice] = [(1, 1)]
+    count = 1
+    while components * classes > 1:
+        tried.append((classes, min(count, components)))
+        if count >= components:
+            break
+        count *= FACTOR
+    return tuple(dict.fromkeys(tried))
+
+
+def fit_mixture(key: Key[Array, ""], users: Likelihood, *, components: int, classes: int) -> FittedPrior:
+    """Fit a prior to users' likelihoods, whose leading axis is U.
+
+    The whitening makes the best single Gaussian N(0, I), and the mixture's coordinates are its own. Arrays have the shape of the
+    largest of `layouts`, whichever is chosen: the one with the fewest components whose evidence of the users kept out is within
+    one standard error of the best. It is fitted once more to all users. The key is consumed.
+    """
+    whitening, users, told = fit_gaussian(users)
+    number = told.linear.shape[0]
+    kept_out = (jnp.arange(number) % KEPT_OUT == KEPT_OUT - 1) & (number >= 2 * KEPT_OUT)
+    points, _ = moments(mixture_posterior(standard_normal(told.linear.shape[-1]), told)[0])
+    tried = layouts(components, classes)
+    fitted, held = [], []
+    for choice, start_key in zip(tried, jax.random.split(key, len(tried)), strict=True):
+        mixture = start(start_key, points, ~kept_out, choice)
+        mixture = em(mixture, told, ~kept_out, rounds=TRIAL_ROUNDS)
+        held.append(mixture_posterior(mixture, told)[1])
+        fitted.append(padded(mixture, *tried[-1]))
+    chosen = fewest_within_error(jnp.stack(held), kept_out)
+    mixture = jax.tree.map(lambda *x: jnp.stack(x)[chosen], *fitted)
+    for _ in range(EXPANSIONS):
+        mean, covariance = moments(mixture_posterior(mixture, told)[0])
+        told = expanded(users, mean, covariance)
+        mixture = em(mixture, told, jnp.ones(number, bool), rounds=ROUNDS)
+    return FittedPrior(whitening, mixture, chosen, told)
+
+
+def fit_gaussian(users: Likelihood) -> tuple[Whitening, Likelihood, Quadratic]:
+    """Fit one Gaussian by EM: `(whitening that makes it N(0, I), users in its coordinates, their expansions there)`."""
+    dim = users.chosen.shape[-1]
+    number = users.chosen.shape[0]
+    everyone = jnp.ones(number, bool)
+    mean, covariance = jnp.zeros((number, dim)), jnp.tile(jnp.eye(dim), (number, 1, 1))
+    prior = standard_normal(dim)
+    for _ in range(EXPANSIONS + 1):
+        told = expanded(users, mean, covariance)
+        prior = em(prior, told, everyone, rounds=ROUNDS // 2)
+        mean, covariance = moments(mixture_posterior(prior, told)[0])
+    old = users.whitening
+    factor = old.factor @ jnp.linalg.cholesky(prior.covariance[0])
+    inside = jax.scipy.linalg.solve_triangular(factor, jnp.eye(dim), lower=True)
+    whitening = Whitening(old.invert(prior.mean[0, 0]), factor, inside)
+    users = replace(users, whitening=whitening)
+    turn = inside @ old.factor
+    told = expanded(users, whitening.apply(old.invert(mean)), turn @ covariance @ turn.T)
+    return whitening, users, told
+
+
+def expanded(users: Likelihood, mean: Float[Array, "U D"], covariance: Float[Array, "U D D"]) -> Quadratic:
+    """Return every user's log-likelihood to second order, a block of users at a time."""
+
+    def of_user(i: Int[Array, ""]) -> Quadratic:
+        own = {name: getattr(users, name)[i] for name in ("vectors", "bias", "click", "weight", "chosen", "count")}
+        return quadratic(replace(users, **own), mean[i], covariance[i])
+
+    return jax.lax.map(of_user, jnp.arange(mean.shape[0]), batch_size=BLOCK)
+
+
+def em(mixture: Mixture, users: Quadratic, counted: Bool[Array, "U"], *, rounds: int) -> Mixture:
+    """Run rounds of EM on the users that are counted."""
+    return jax.lax.fori_loop(0, rounds, lambda _, now: em_round(now, users, counted), mixture)
+
+
+def em_round(mixture: Mixture, users: Quadratic, counted: Bool[Array, "U"]) -> Mixture:
+    """Return the mixture of the users' posterior moments: one round of EM, which never lowers their evidence but by the ridge."""
+    posterior, _ = mixture_posterior(mixture, users)
+    share = jnp.exp(posterior.log_weight) * counted[:, None, None]
+    count = jnp.sum(share, axis=0)
+    mean = jnp.einsum("ucj,ucjd->cjd", share, posterior.mean) / jnp.maximum(count, 1e-6)[..., None]
+    mean = jnp.where(count[..., None] > 1e-6, mean, mixture.mean)
+    away = posterior.mean - mean
+    scatter = jnp.einsum("ucjd,ucje->cde", share[..., None] * away, away)
+    scatter += jnp.einsum("uc,ucde->cde", jnp.sum(share, axis=-1), posterior.covariance)
+    of_class = jnp.sum(count, axis=-1)[:, None, None]
+    covariance = jnp.where(of_class > 1e-6, scatter / jnp.maximum(of_class, 1e-6), mixture.covariance)
+    log_weight = jnp.log(jnp.maximum(count, 1e-6) / jnp.sum(counted))
+    log_weight = jnp.where(mixture.log_weight > ABSENT / 2, log_weight, ABSENT)
+    return Mixture(log_weight - jax.nn.logsumexp(log_weight), mean, _regular(covariance))
+
+
+def start(key: Key[Array, ""], points: Float[Array, "M D"], counted: Bool[Array, "M"], choice: Choice) -> Mixture:
+    """Return a first mixture: k-means of users' posterior means, and classes from narrow to wide; the key is consumed."""
+    classes, components = choice
+    number, dim = classes * components, points.shape[-1]
+    means = _seeds(key, points, counted, number)
+
+    def nearest(means: Array) -> Array:
+        distance = jnp.sum(means**2, axis=-1) - 2 * points @ means.T
+        return jax.nn.one_hot(jnp.argmin(distance, axis=-1), number) * counted[:, None]
+
+    def lloyd(_: int, means: Array) -> Array:
+        share = nearest(means)
+        count = jnp.sum(share, axis=0)[:, None]
+        return jnp.where(count > 0, share.T @ points / jnp.maximum(count, 1.0), means)
+
+    means = jax.lax.fori_loop(0, LLOYD, lloyd, means)
+    share = nearest(means)
+    left = (points - share @ means) * counted[:, None]
+    covariance = _regular(left.T @ left / jnp.sum(counted))
+    scale = jnp.geomspace(NARROW, WIDE, classes) if classes > 1 else jnp.ones(1)
+    weight = (jnp.sum(share, axis=0) + 1.0) / (jnp.sum(counted) + number)
+    by_class = jnp.swapaxes(means.reshape(components, classes, dim), 0, 1)
+    return Mixture(jnp.log(weight).reshape(components, classes).T, by_class, scale[:, None, None] * covariance)
+
+
+def _seeds(key: Key[Array, ""], points: Float[Array, "M D"], counted: Bool[Array, "M"], number: int) -> Array:
+    """Return points far from each other: each drawn by its squared distance to those before (Arthur and Vassilvitskii 2007)."""
+
+    def add(i: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        seeds, distance = carry
+        drawn = jax.random.categorical(jax.random.fold_in(key, i), jnp.log(distance))
+        seed = points[drawn]
+        return seeds.at[i].set(seed), jnp.minimum(distance, jnp.sum((points - seed) ** 2, axis=-1) * counted)
+
+    seeds = jnp.zeros((number, points.shape[-1]))
+    return jax.lax.fori_loop(0, number, add, (seeds, counted.astype(jnp.float32)))[0]
+
+
+def padded(mixture: Mixture, classes: int, components: int) -> Mixture:
+    """Return the same mixture with components, and classes of the first one's covariance, that are not there."""
+    more = classes - mixture.log_weight.shape[0], components - mixture.log_weight.shape[1]
+    log_weight = jnp.pad(mixture.log_weight, ((0, more[0]), (0, more[1])), constant_values=ABSENT)
+    mean = jnp.pad(mixture.mean, ((0, more[0]), (0, more[1]), (0, 0)))
+    covariance = jnp.concatenate([mixture.covariance, jnp.tile(mixture.covariance[:1], (more[0], 1, 1))])
+    return Mixture(log_weight, mean, covariance)
+
+
+def fewest_within_error(evidence: Float[Array, "N U"], counted: Bool[Array, "U"]) -> Int[Array, ""]:
+    """Return the first of N models, the simplest first, whose mean log evidence is within a standard error of the best one's.
+
+    The error is that of the users' differences to the best.
+    """
+    number = jnp.maximum(jnp.sum(counted), 1)
+    best = jnp.argmax(jnp.sum(jnp.where(counted, evidence, 0.0), axis=-1))
+    behind = jnp.where(counted, evidence[best] - evidence, 0.0)
+    mean = jnp.sum(behind, axis=-1) / number
+    square = jnp.sum(jnp.where(counted, (behind - mean[:, None]) ** 2, 0.0), axis=-1) / number
+    return jnp.argmax(mean <= jnp.sqrt(square / number))
+
+
+def _regular(covariance: Float[Array, "... D D"]) -> Float[Array, "... D D"]:
+    """Add the ridge."""
+    size = jnp.trace(covariance, axis1=-2, axis2=-1)[..., None, None] / covariance.shape[-1]
+    return covariance + (RIDGE * size + 1e-9) * jnp.eye(covariance.shape[-1])
+
+
+def rows_of_users(starts: SessionStarts, *, most_users: int = USERS, most_rows: int = ROWS) -> tuple[Array, History]:
+    """Return evenly spread users and evenly spread rows of each, as `(users (U,), histories (U, H))`.
+
+    U and H are as many as the log and the bounds allow; of a log's 12.5 million rows at most 1 million are read.
+    """
+    num_users = starts.first.shape[0] - 1
+    kept = min(most_users, num_users)
+    length = min(most_rows, starts.user.shape[0])
+    user = jnp.arange(kept) * num_users // kept
+    first, count = starts.first[user], starts.first[user + 1] - starts.first[user]
+    held = jnp.minimum(count, length)
+    # right-aligned, as histories are; a step of one row where the user has no more than are kept
+    place = jnp.arange(length) - (length - held)[:, None]
+    row = first[:, None] + (place * (count / jnp.maximum(held, 1))[:, None]).astype(jnp.int32)
+    present = place >= 0
+    row = jnp.clip(row, first[:, None], jnp.maximum(first + count - 1, first)[:, None])
+    item = jnp.where(present, starts.item[row], 0)
+    return user, History(item, starts.click[row] & present, held)

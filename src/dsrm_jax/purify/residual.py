@@ -1,0 +1,148 @@
+"""How `conditional` learns what to add to the closed form: pairs of states and histories, gradient steps, and the gate."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from dsrm_jax.purify.closed_form import PriorParams, known, likelihoods_of_users
+from dsrm_jax.purify.denoiser import Denoiser
+from dsrm_jax.purify.encoder import Evidence
+from dsrm_jax.purify.fit_mixture import FittedPrior
+from dsrm_jax.purify.mixture import draw, mixture_posterior
+from dsrm_jax.purify.paths import denoise, paths_of, shaped_noise
+from dsrm_jax.purify.purifier import Learning, LogOfUsers
+from dsrm_jax.purify.schedule import at_time
+from dsrm_jax.types import PyTree
+
+PAIRS = 32_768  # states and histories that the network learns from
+BLOCK = 256  # pairs made at once
+KEPT_OUT = 5  # one user in so many decides the gate
+KNOTS = (1.0, 4.0, 16.0, 64.0, 256.0)  # numbers of events between which the gate is interpolated
+ERRORS = 2.0  # standard errors that are taken off the gate's estimate
+ONE_STEP = 0.5  # share of pairs at the highest level, where nothing is left of the signal
+
+
+@struct.dataclass
+class Pairs:
+    """States, noised ones, and what the closed form makes of them."""
+
+    clean: Float[Array, "N D"]
+    noised: Float[Array, "N D"]
+    expected: Float[Array, "N D"]  # the closed form's denoised state
+    centre: Float[Array, "N D"]  # the mixture's posterior mean
+    scale: Float[Array, "N"]  # sigma
+    context: Float[Array, "N F"]
+    time: Float[Array, "N"]
+    count: Float[Array, "N"]  # events of the history
+    kept_out: Bool[Array, "N"]  # of users on whom the network does not learn
+
+
+def make_pairs(key: Key[Array, ""], log: LogOfUsers, told: PriorParams, fitted: FittedPrior) -> Pairs:
+    """Draw states of the log's users from their posteriors, and histories that such a state would have clicked.
+
+    Histories hold log-uniformly many events, from 1 to the windows' length: rows that the log showed the same user, then,
+    where it holds no more, rows of anybody, which its policy did not choose for this user. The key is consumed.
+    """
+    user, _ = likelihoods_of_users(log)
+    posterior, _ = mixture_posterior(told.prior, fitted.users)
+    number = user.shape[0]
+
+    def of_pair(inputs: tuple[Array, Array]) -> Pairs:
+        key, i = inputs
+        draw_key, history_key, level_key, noise_key = jax.random.split(key, 4)
+        clean = draw(draw_key, jax.tree.map(lambda x: x[i], posterior))
+        evidence = simulate(history_key, log, user[i], told.whitening.invert(clean))
+        history = known(told, evidence, scale=1.0, exposure_scale=1.0)
+        count = jnp.sum(jnp.asarray(evidence.shown, jnp.float32))
+        paths = paths_of(told.prior, history, count)
+        one_key, time_key = jax.random.split(level_key)
+        time = 1.0 - jax.random.uniform(time_key, ())
+        time = jnp.where(jax.random.uniform(one_key) < ONE_STEP, 1.0, time)
+        level = at_time(time)
+        noised = level.signal * clean + level.noise * shaped_noise(noise_key, history.posterior, paths, clean)
+        out = (i % KEPT_OUT == KEPT_OUT - 1) & (number >= KEPT_OUT)
+        expected = denoise(paths, level, noised)
+        return Pairs(clean, noised, expected, paths.centre, paths.scale, paths.context, time, count, out)
+
+    every = jnp.arange(PAIRS) % number
+    return jax.lax.map(of_pair, (jax.random.split(key, PAIRS), every), batch_size=BLOCK)
+
+
+def simulate(key: Key[Array, ""], log: LogOfUsers, user: Int[Array, ""], state: Float[Array, "D"]) -> Evidence:
+    """Return a history that a user of this state would have; the key is consumed."""
+    count_key, first_key, other_key, click_key = jax.random.split(key, 4)
+    starts, slots = log.windows.starts, log.windows.length
+    count = jnp.exp(jax.random.uniform(count_key) * jnp.log(slots + 1.0)).astype(jnp.int32)
+    first, held = starts.first[user], starts.first[user + 1] - starts.first[user]
+    turn = jax.random.randint(first_key, (), 0, jnp.maximum(held, 1))
+    place = jnp.arange(slots)
+    own = first + (turn + place) % jnp.maximum(held, 1)
+    others = jax.random.randint(other_key, (slots,), 0, starts.user.shape[0])
+    item = starts.item[jnp.where(place < held, own, others)]
+    vectors, bias = log.embeddings.vectors[item], log.embeddings.bias[item]
+    shown = place < count
+    click = jax.random.uniform(click_key, (slots,)) < jax.nn.sigmoid(vectors @ state + bias)
+    logged = shown & (place < held)
+    if starts.logged is not None:
+        logged &= starts.logged[user]
+    return Evidence(jnp.zeros(1), vectors, bias, click & shown, shown, item, logged)
+
+
+def learn(
+    key: Key[Array, ""], denoiser: Denoiser, network: PyTree, pairs: Pairs, learning: Learning
+) -> tuple[PyTree, Float[Array, "iterations"]]:
+    """Run Adam, its step size decaying to 0 by a cosine, on the square error in units of sigma; the key is consumed."""
+    optimiser = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adam(optax.cosine_decay_schedule(learning.learning_rate, max(learning.iterations, 1))),
+    )
+    order, learning_on = jnp.argsort(pairs.kept_out), jnp.sum(~pairs.kept_out)
+
+    def loss(network: PyTree, batch: Pairs) -> Float[Array, ""]:
+        missed = (batch.clean - batch.expected) / batch.scale[:, None] - added(denoiser, network, batch)
+        return jnp.mean(missed**2)
+
+    def step(carry: tuple[PyTree, PyTree], key: Array) -> tuple[tuple[PyTree, PyTree], Array]:
+        network, state = carry
+        rows = order[jax.random.randint(key, (learning.batch_size,), 0, jnp.maximum(learning_on, 1))]
+        batch = jax.tree.map(lambda x: x[rows], pairs)
+        value, gradient = jax.value_and_grad(loss)(network, batch)
+        update, state = optimiser.update(gradient, state, network)
+        return (optax.apply_updates(network, update), state), value
+
+    keys = jax.random.split(key, learning.iterations)
+    (network, _), losses = jax.lax.scan(step, (network, optimiser.init(network)), keys)
+    return network, losses
+
+
+def added(denoiser: Denoiser, network: PyTree, pairs: Pairs) -> Float[Array, "N D"]:
+    """Return f, what the network adds to the closed form, in units of sigma and before the gate."""
+    features = denoiser.apply(network, pairs.time, method="levels")
+    projected = denoiser.apply(network, pairs.context, method="project")
+    given = jnp.concatenate([pairs.noised, pairs.expected - pairs.centre], axis=-1)
+    return denoiser.apply(network, given, features, projected, method="denoise")  # type: ignore[return-value]
+
+
+def fit_gate(denoiser: Denoiser, network: PyTree, pairs: Pairs) -> Float[Array, "5"]:
+    """Return gamma at `KNOTS`: the least-squares factor of what the network adds, on users kept out.
+
+    Each knot weighs the pairs by how near their number of events is, on a log scale; twice the standard error is taken off, so
+    that what does not help for certain is not added.
+    """
+    found = added(denoiser, network, pairs)
+    missed = (pairs.clean - pairs.expected) / pairs.scale[:, None]
+    of_both, of_found = jnp.sum(missed * found, axis=-1), jnp.sum(found**2, axis=-1)
+    weight = interpolation(pairs.count) * pairs.kept_out[:, None]
+    total = jnp.maximum(weight.T @ of_found, 1e-6)
+    gate = weight.T @ of_both / total
+    error = jnp.sqrt((weight**2).T @ of_both**2) / total
+    return jnp.clip(gate - ERRORS * error, 0.0, 1.0)
+
+
+def interpolation(count: Float[Array, "..."]) -> Float[Array, "... 5"]:
+    """Return the weights of `KNOTS` at numbers of events, linear in their logs and sums of 1."""
+    knots = jnp.log(jnp.asarray(KNOTS))
+    place = jnp.clip((jnp.log(jnp.maximum(count, 1.0)) - knots[0]) / (knots[1] - knots[0]), 0.0, len(KNOTS) - 1.0)
+    return jnp.maximum(1.0 - jnp.abs(place[..., None] - jnp.arange(len(KNOTS))), 0.0)
