@@ -59,18 +59,18 @@ def rollout(agent, started, catalogue):
     slate, record = jax.jit(jax.vmap(lambda k, v: agent.act(started, k, v, catalogue)))(
         jax.random.split(jax.random.key(1), STEPS), view
     )
-    clicks = jnp.asarray(rng.random((STEPS, USERS, SLATE)) < 0.5)
+    clicks = rng.random((STEPS, USERS, SLATE)) < 0.5
     return Rollout(
         view=view,
         slate=slate,
         record=record,
-        clicks=clicks,
-        reward=clicks.mean(-1),
-        popular_share=jnp.zeros((STEPS, USERS)),
+        clicks=jnp.asarray(clicks),
+        reward=jnp.asarray(clicks.mean(-1), jnp.float32),
+        popular_share=np.zeros((STEPS, USERS), np.float32),
         terminated=jnp.asarray(rng.random((STEPS, USERS)) < 0.3),
-        truncated=jnp.zeros((STEPS, USERS), bool),
+        truncated=np.zeros((STEPS, USERS), bool),
         final_view=None,
-        last_view=jax.tree.map(lambda x: x[0] + 1, view),
+        last_view=jax.tree.map(lambda x: np.asarray(x)[0] + 1, view),
     )
 
 
@@ -83,14 +83,14 @@ def test_an_untrained_policy_ranks_by_the_encoders_click_logit(agent, started, c
 
 def test_recorded_log_prob_is_plackett_luce_over_the_whole_catalogue(started, catalogue, rollout):
     parts = make_actor_critic(A2CConfig(), SharedConfig(**SHARED), slate_size=SLATE)
-    view = jax.tree.map(lambda x: x[0], rollout.view)
-    logit = np.asarray(item_logits(parts, started.params, view, catalogue), float)
+    view = jax.tree.map(lambda x: np.asarray(x)[0], rollout.view)
+    logit = np.asarray(jax.jit(partial(item_logits, parts))(started.params, view, catalogue), float)
     weight = np.exp(logit)
-    first, second = np.asarray(rollout.slate[0]).T
+    first, second = np.asarray(rollout.slate)[0].T
     rows = np.arange(USERS)
     one = weight[rows, first] / weight.sum(1)
     two = weight[rows, second] / (weight.sum(1) - weight[rows, first])
-    np.testing.assert_allclose(rollout.record.log_prob[0], np.log(np.stack([one, two], 1)), atol=1e-4)
+    np.testing.assert_allclose(np.asarray(rollout.record.log_prob)[0], np.log(np.stack([one, two], 1)), atol=1e-4)
 
 
 def test_entropy_to_go_as_credit_has_the_gradient_of_the_entropy():
@@ -133,8 +133,12 @@ def test_nothing_follows_termination_and_a_cut_session_bootstraps_from_its_own_l
     def value_of(view):
         return view.state[..., 0] + 0.1 * view.time
 
+    @jax.jit
+    def both(cut):
+        return rollout_advantage(cut, cut.reward, value_of(cut.view), value_of, discount=0.9, lam=0.8)
+
+    (advantage, target), cut = both(cut), jax.device_get(cut)
     value = value_of(cut.view)
-    advantage, target = rollout_advantage(cut, cut.reward, value, value_of, discount=0.9, lam=0.8)
     v, own = np.asarray(value, float), np.asarray(value_of(cut.final_view), float)
     last = np.asarray(value_of(cut.last_view), float)
     reward, expected, later = np.asarray(cut.reward, float), np.zeros_like(v), np.zeros(USERS)
@@ -149,11 +153,14 @@ def test_nothing_follows_termination_and_a_cut_session_bootstraps_from_its_own_l
 
 def test_the_value_network_learns(agent, started, catalogue, rollout):
     """Every user leaves at once, so a step is worth its reward; the lab's A2C never moved the network it asked."""
-    ends = rollout.replace(terminated=jnp.ones((STEPS, USERS), bool), reward=rollout.view.state[..., 0])
+    reward = np.asarray(rollout.view.state)[..., 0]
+    ends = rollout.replace(terminated=np.ones((STEPS, USERS), bool), reward=reward)
     parts = make_actor_critic(A2CConfig(), SharedConfig(**SHARED), slate_size=SLATE)
 
+    estimate = jax.jit(parts.value.apply)
+
     def value(state):
-        return np.asarray(parts.value.apply(state.params["value"], ends.view.state, ends.view.time, A2CConfig.discount))
+        return np.asarray(estimate(state.params["value"], ends.view.state, ends.view.time, A2CConfig.discount))
 
     update = jax.jit(agent.update)
     state = started
@@ -169,4 +176,4 @@ def test_the_value_network_learns(agent, started, catalogue, rollout):
 def test_minibatches_must_divide_the_rollout(catalogue, started, rollout):
     agent = make_a2c(slate_size=SLATE, minibatches=5, **SHARED)
     with pytest.raises(InputError, match="must divide the 24 samples"):
-        agent.update(started, jax.random.key(0), rollout, catalogue)
+        jax.jit(agent.update)(started, jax.random.key(0), rollout, catalogue)

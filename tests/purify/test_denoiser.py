@@ -1,19 +1,22 @@
+from functools import partial
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dsrm_jax.purify.denoiser import Denoiser, time_embedding
+
+HALF = np.full(5, 0.5, np.float32)
 
 
 @pytest.fixture(scope="module")
 def network():
     """A denoiser whose zero layers were filled, and inputs."""
     denoiser = Denoiser(dim=3, hidden=8)
-    keys = jax.random.split(jax.random.key(0), 4)
-    noised, condition = jax.random.normal(keys[0], (5, 3)), jax.random.normal(keys[1], (5, 4))
-    fresh = jax.jit(denoiser.init)(keys[2], noised, jnp.full(5, 0.5), condition)
-    filled = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(keys[3], x.shape), fresh)
+    rng = np.random.default_rng(0)
+    noised, condition = (np.float32(rng.normal(size=(5, n))) for n in (3, 4))
+    fresh = jax.jit(denoiser.init)(jax.random.key(0), noised, HALF, condition)
+    filled = jax.tree.map(lambda x: np.asarray(x) + np.float32(0.3 * rng.normal(size=x.shape)), fresh)
     return denoiser, fresh, filled, noised, condition
 
 
@@ -36,29 +39,31 @@ def test_forward_pass_agrees_with_float64_formula(network):
     hidden = silu((1 + scale1) * (dense("state_layer", state) + projected) + shift1)
     hidden = silu((1 + scale2) * dense("hidden_layer", hidden) + shift2)
     expected = dense("output_layer", hidden)
-    got = denoiser.apply(params, noised, jnp.float32(fraction), condition)
+    got = jax.jit(denoiser.apply)(params, noised, np.float32(fraction), condition)
     np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4)
 
 
 def test_fresh_network_predicts_zero(network):
     denoiser, params, _, noised, condition = network
-    assert not np.any(denoiser.apply(params, noised, jnp.full(5, 0.5), condition))
+    assert not np.any(jax.jit(denoiser.apply)(params, noised, HALF, condition))
 
 
 def test_precomputed_levels_and_projection_equal_the_full_call(network):
     denoiser, _, params, noised, condition = network
-    fractions = jnp.arange(1, 6) / 5
-    features = denoiser.apply(params, fractions, method="levels")
-    projected = denoiser.apply(params, condition, method="project")
+    fractions = np.arange(1, 6, dtype=np.float32) / np.float32(5)
+    levels, project, denoise = (
+        jax.jit(partial(denoiser.apply, method=name)) for name in ("levels", "project", "denoise")
+    )
+    features, projected, apply = levels(params, fractions), project(params, condition), jax.jit(denoiser.apply)
     for k in range(5):
-        level = jax.tree.map(lambda x, k=k: x[k], features)
-        split = denoiser.apply(params, noised, level, projected, method="denoise")
-        whole = denoiser.apply(params, noised, jnp.full(5, fractions[k]), condition)
+        level = jax.tree.map(lambda x, k=k: np.asarray(x)[k], features)
+        split = denoise(params, noised, level, projected)
+        whole = apply(params, noised, np.full(5, fractions[k]), condition)
         np.testing.assert_allclose(split, whole, rtol=1e-5, atol=1e-5)
 
 
 def test_levels_of_a_short_and_a_long_chain_are_told_apart():
     for steps in (5, 20, 200):
-        embedded = np.asarray(time_embedding(jnp.arange(1, steps + 1) / steps))
+        embedded = np.asarray(jax.jit(time_embedding)(np.float32(np.arange(1, steps + 1) / steps)))
         distance = np.linalg.norm(embedded[:, None] - embedded[None], axis=-1)
         assert distance[~np.eye(steps, dtype=bool)].min() > 0.1

@@ -149,16 +149,18 @@ def test_nothing_is_hidden_at_rate_zero_and_all_of_a_view_is_its_users(encoder_p
 
 def test_a_view_is_the_purified_encoding_of_the_history(encoder_params, observation):
     encoder, purifier = encoder_of(CONFIG), purifier_of(CONFIG)
-    summary = jax.jit(summarise)(encoder_params.embeddings, observation.history)
+    summary = np.asarray(jax.jit(summarise)(encoder_params.embeddings, observation.history))
     rows = summary.reshape(-1, summary.shape[-1])
-    states = jnp.asarray(np.random.default_rng(2).normal(size=(6, D)), jnp.float32)
+    states = np.float32(np.random.default_rng(2).normal(size=(6, D)))
     params = jax.jit(purifier.init)(jax.random.key(3), PurifierBatch(states, Evidence(summary=rows), 2 * states))
     # an untrained denoiser looks at nothing
-    shaken = jax.tree.map(lambda x: x + 0.3 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), params.network)
+    shaken = jax.tree.map(
+        lambda x: x + np.float32(0.3 * np.cos(np.arange(x.size)).reshape(x.shape)), jax.device_get(params.network)
+    )
     params = dataclasses.replace(params, network=shaken)
     perception = Perception(encoder_params, params)
     view = jax.jit(perceive_of(CONFIG))(perception, jax.random.key(4), observation)
-    observed = encoder.encode(encoder_params, summary)
+    observed = np.asarray(jax.jit(encoder.encode)(encoder_params, summary))
     np.testing.assert_allclose(view.observed, observed, atol=1e-6)
     # purified one user at a time, as no batch can mix users
     purify = jax.jit(purifier.purify)
@@ -173,30 +175,37 @@ def test_only_events_that_the_training_log_chose_are_read_as_its_choice(encoder_
     """The last `unlogged` ones are not; of n events the log chose n - unlogged, or none."""
     seen = []
     spy = Purifier(None, None, lambda params, key, state, evidence: seen.append(evidence.logged) or state)
-    make_perceive(encoder_of(CONFIG), spy)(Perception(encoder_params, {}), None, observation)
+
+    @jax.jit
+    def logged(observation):
+        make_perceive(encoder_of(CONFIG), spy)(Perception(encoder_params, {}), None, observation)
+        return seen[0]
+
+    logged = np.asarray(logged(observation))
     length, unlogged = np.asarray(observation.history.length), np.asarray(observation.unlogged)
-    np.testing.assert_array_equal(np.sum(seen[0], -1), np.maximum(length - unlogged, 0))
-    assert not np.any(np.asarray(seen[0]) & (np.arange(H) >= H - unlogged[..., None]))
+    np.testing.assert_array_equal(np.sum(logged, -1), np.maximum(length - unlogged, 0))
+    assert not np.any(logged & (np.arange(H) >= H - unlogged[..., None]))
 
 
 def test_a_long_batch_is_perceived_as_its_rows_are_and_one_draw_of_noise_serves_it_all(encoder_params, observation):
     """More rows than a block holds: a deterministic purifier gives what it gives row by row, a drawing one repeats no noise."""
     purifier = purifier_of(GUIDED)
-    one = jax.tree.map(lambda x: x[0, 0], observation)
+    one = jax.tree.map(lambda x: np.asarray(x)[0, 0], observation)
     rows = 2 * ROWS_OF_A_BLOCK + 1
-    many = jax.tree.map(lambda x: jnp.broadcast_to(x, (rows, *x.shape)), one)
-    many = many.replace(unlogged=jnp.arange(rows, dtype=jnp.int32) % 3)
-    states = jnp.asarray(np.random.default_rng(2).normal(size=(50, D)), jnp.float32)
-    batch = PurifierBatch(states, Evidence(summary=jnp.zeros((50, 4 * D + 2))), states)
+    many = jax.tree.map(lambda x: np.broadcast_to(x, (rows, *x.shape)), one)
+    many = many.replace(unlogged=np.arange(rows, dtype=np.int32) % 3)
+    states = np.float32(np.random.default_rng(2).normal(size=(50, D)))
+    batch = PurifierBatch(states, Evidence(summary=np.zeros((50, 4 * D + 2), np.float32)), states)
     params = purifier.inform(jax.jit(purifier.init)(jax.random.key(3), batch), TOLD)
     perception = Perception(encoder_params, params)
-    whole = jax.jit(perceive_of(GUIDED))(perception, None, many).state
+    perceive = jax.jit(perceive_of(GUIDED))
+    whole = np.asarray(perceive(perception, None, many).state)
     for i in (0, 1, 2, rows - 1):
         alone = jax.tree.map(lambda x, i=i: x[i : i + 1], many)
-        expected = jax.jit(perceive_of(GUIDED))(perception, None, alone).state[0]
-        np.testing.assert_allclose(whole[i], expected, atol=1e-5)
+        expected = perceive(perception, None, alone).state
+        np.testing.assert_allclose(whole[i : i + 1], expected, atol=1e-5)
     noisy = dataclasses.replace(GUIDED, purifier=dataclasses.replace(GUIDED.purifier, noise_scale=1.0))
-    same = many.replace(unlogged=jnp.zeros(rows, jnp.int32))
+    same = many.replace(unlogged=np.zeros(rows, np.int32))
     drawn = np.asarray(jax.jit(perceive_of(noisy))(perception, jax.random.key(0), same).state)
     assert len(np.unique(drawn.round(5), axis=0)) == rows
 
@@ -225,16 +234,13 @@ def test_seeds_trained_together_learn_what_each_learns_alone(encoder_params, sta
 
 def sampled(encoder_params, starts, **options):
     """Batches as `fit_purifiers` draws them."""
-    return sample_states(
-        jax.random.key(7),
-        encoder_of(CONFIG),
-        encoder_params,
-        Windows(starts, H, H),
-        KNOWN,
-        mask_rate=0.3,
-        batch_size=2000,
-        **options,
-    )
+
+    @jax.jit
+    def sample(key, params, starts):
+        windows = Windows(starts, H, H)
+        return sample_states(key, encoder_of(CONFIG), params, windows, KNOWN, mask_rate=0.3, batch_size=2000, **options)
+
+    return jax.device_get(sample(jax.random.key(7), encoder_params, starts))
 
 
 def test_split_halves_share_no_event(encoder_params, starts):

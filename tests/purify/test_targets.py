@@ -10,15 +10,17 @@ from dsrm_jax.simulator.world import History, SessionStarts
 
 def skewed_starts():
     """Item 0 is shown nine times as often as item 1; everybody clicks item 0."""
-    item = jnp.asarray(np.tile([0] * 9 + [1], 100))
-    return SessionStarts(jnp.zeros(1000, jnp.int32), item, item == 0, jnp.array([0, 1000]))
+    item = np.tile([0] * 9 + [1], 100)
+    return SessionStarts(*map(jnp.asarray, (np.zeros(1000, np.int32), item, item == 0, np.array([0, 1000]))))
 
 
 def test_halves_never_share_an_event_and_popular_items_are_thinned_by_their_propensity():
-    history = History(jnp.tile(jnp.array([0, 1]), (4000, 5)), jnp.ones((4000, 10), bool), jnp.full(4000, 10))
-    first, second = halves(jax.random.key(0), history, skewed_starts(), thin=False)
+    history = np.tile([0, 1], (4000, 5)), np.ones((4000, 10), bool), np.full(4000, 10)
+    split = jax.jit(halves, static_argnames="thin")
+    history = History(*map(jnp.asarray, history))
+    first, second = map(np.asarray, split(jax.random.key(0), history, skewed_starts(), thin=False))
     np.testing.assert_array_equal(first, ~second)
-    first, second = halves(jax.random.key(0), history, skewed_starts(), thin=True)
+    first, second = map(np.asarray, split(jax.random.key(0), history, skewed_starts(), thin=True))
     assert not np.any(first & second)
     kept = np.asarray(second).mean(0)
     # popularity 900 and 100 with median 500: (500 / 900)^.5 of the half, and all of it
@@ -28,9 +30,9 @@ def test_halves_never_share_an_event_and_popular_items_are_thinned_by_their_prop
 
 def test_corruption_replaces_events_by_what_the_log_shows_everybody():
     length = 8
-    history = History(jnp.full((3000, 10), 7), jnp.zeros((3000, 10), bool), jnp.full(3000, length, jnp.int32))
-    rate = jnp.full((3000, 1), 0.4)
-    got = corrupted(jax.random.key(1), history, skewed_starts(), rate)
+    history = np.full((3000, 10), 7), np.zeros((3000, 10), bool), np.full(3000, length, np.int32)
+    history, rate = History(*map(jnp.asarray, history)), np.full((3000, 1), 0.4, np.float32)
+    got = jax.device_get(jax.jit(corrupted)(jax.random.key(1), history, skewed_starts(), rate))
     items = np.asarray(got.item)
     assert np.all(items[:, : 10 - length] == 7)
     real = items[:, 10 - length :]

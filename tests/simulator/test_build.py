@@ -76,8 +76,10 @@ def configure(**changes):
 
 def probabilities(world):
     """Click probabilities of all users and items of a world, `(U, J)`."""
-    one = jax.vmap(world.response.click_probability, in_axes=(0, None, None))
-    return np.asarray(one(np.arange(world.num_users), np.arange(world.num_items), NO_HISTORY))
+    one = jax.vmap(
+        lambda response, user, items: response.click_probability(user, items, NO_HISTORY), in_axes=(None, 0, None)
+    )
+    return np.asarray(jax.jit(one)(world.response, np.arange(world.num_users), np.arange(world.num_items)))
 
 
 def same_bits(a, b):

@@ -90,7 +90,7 @@ def bored(*, patience=2):
 def walk(environment, world, steps):
     """Steps of one user on random slates; the last state and everything that the steps returned."""
     step = jax.jit(environment.step)
-    _, state = environment.reset(jax.random.key(0), world)
+    _, state = jax.jit(environment.reset)(jax.random.key(0), world)
     results, slates = [], []
     for t in range(steps):
         slates.append(environment.action_space(world).sample(jax.random.key(50 + t)))
