@@ -99,7 +99,8 @@ def agent(*, slate_size, learning_rate):
     def act(weights, key, view, catalogue, greedy=False):
         score = scores(weights, view, catalogue)
         noise = 0.0 if greedy else jax.random.gumbel(key, score.shape)
-        return jax.lax.top_k(score + noise, slate_size)[1], ()
+        popular, excluded = catalogue.is_popular, view.excluded
+        return dj.greedy_slate(score + noise, popular, None, slate_size=slate_size, excluded=excluded), ()
 
     def update(weights, key, rollout, catalogue):
         def loss(weights):
@@ -255,9 +256,10 @@ def test_an_exported_policy_recommends_from_the_own_catalogue(trained):
     path = run.path / "policy.dsrm"
     pipeline.export(run, config, path, 4, console=QUIET)
     policy = load_policy(path)
-    slates = policy.recommend([[(10, True), (20, False)], []])
-    assert slates.shape == (2, 3)
-    assert np.all(slates % 10 == 0)
+    found = policy.recommend({"old": [(10, True), (20, False)], "new": []}, k=4)
+    assert found.item.shape == (2, 4)
+    assert np.all(found.item % 10 == 0)
+    assert not {10, 20} & set(found["old"])
     assert policy.meta["config"]["environment"]["leave"] == "my_lab:bored"
 
 

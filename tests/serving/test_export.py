@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from types import SimpleNamespace
 
 import jax
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsrm_jax.agents.methods import make_agent
+from dsrm_jax.agents.slates import take_turns
 from dsrm_jax.cli.pipeline import check_exportable
 from dsrm_jax.config import AgentConfig, Config, EncoderConfig, EnvironmentConfig, PurifierConfig
 from dsrm_jax.errors import InputError
@@ -24,9 +26,11 @@ from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.purifier import PurifierBatch
 from dsrm_jax.runs.pieces import agent_of, encoder_of, perceive_of, purifier_of
 from dsrm_jax.serving.export import export_policy, recommender
-from dsrm_jax.serving.load import META, load_policy, pack
+from dsrm_jax.serving.histories import pack
+from dsrm_jax.serving.load import META, load_policy
+from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.response import TableResponse
-from dsrm_jax.simulator.world import SessionStarts, World
+from dsrm_jax.simulator.world import History, SessionStarts, World
 
 VOCABULARY, ITEMS, H, K = 16, 12, 6, 4
 RAW = np.arange(VOCABULARY) * 10 + 5
@@ -69,6 +73,16 @@ def path(trained, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def policy(path):
+    return load_policy(path)
+
+
+def arrays_of(histories):
+    packed = pack(histories, RAW, history_length=H)
+    return packed.item, packed.click, packed.length
+
+
 def export(path, config, trained, **more):
     pieces = agent_of(config), trained.agent, trained.world, trained.perception, perceive_of(config)
     export_policy(path, *pieces, item_ids=RAW, history_length=H, **more)
@@ -82,23 +96,29 @@ def random_histories(seed, users):
     ]
 
 
-@pytest.mark.parametrize("users", [1, 7])
-def test_a_loaded_policy_recommends_what_the_agent_does(trained, path, users):
-    policy = load_policy(path)
-    histories, times = random_histories(users, users), list(range(users))
-    item, click, length = pack(histories, RAW, history_length=H)
-    act = jax.jit(recommender(agent_of(CONFIG), trained.agent, trained.world, trained.perception, perceive_of(CONFIG)))
-    time = np.asarray(times, np.int32)
-    expected = RAW[np.asarray(act(item, click, length, time, K * time))]
-    found = policy.recommend(histories, times)
-    np.testing.assert_array_equal(found, expected)
-    assert set(found.ravel()) <= set(RAW[np.asarray(trained.world.item)])
-    assert all(len(set(slate)) == K for slate in found.tolist())
+def test_a_loaded_policy_recommends_what_the_agent_does(trained, policy):
+    """Its slates, of which any few are balanced; nothing excluded, any number of users."""
+    histories, times = random_histories(1, 40), list(range(40))
+    catalogue = make_catalogue(trained.perception.encoder.embeddings, trained.world)
+
+    @jax.jit
+    def acted(item, click, length, time):
+        observation = Observation(History(item, click, length), time, K * time)
+        view = perceive_of(CONFIG)(trained.perception, jax.random.key(0), observation)
+        slate = agent_of(CONFIG).act(trained.agent, jax.random.key(0), view, catalogue, True)[0]
+        return take_turns(slate, catalogue.is_popular), view.state
+
+    slate, state = acted(*arrays_of(histories), jnp.asarray(times, jnp.int32))
+    for users in (1, 7, 40):
+        found = policy.recommend(histories[:users], times[:users], exclude=None, scores=True)
+        np.testing.assert_array_equal(found, RAW[np.asarray(trained.world.item[slate[:users]])])
+    logit = np.einsum("bd,bkd->bk", state, catalogue.vectors[slate]) + catalogue.bias[slate]
+    np.testing.assert_allclose(found.score, 1 / (1 + np.exp(-logit)), rtol=1e-5)
     assert policy.meta["method"] == "hrl"
 
 
 def test_a_purifying_policy_takes_any_number_of_users_as_well(trained, tmp_path):
-    """Here 70 users are perceived in two blocks, in the file all at once; what the log did not choose is counted, or told."""
+    """Here 70 users are asked for at once, in the file in batches; what the log did not choose is counted, or told."""
     purifying = PurifierConfig(kind="guided", diffusion_steps=3, hidden=8)
     config = dataclasses.replace(CONFIG, purifier=purifying)
     purifier = purifier_of(config)
@@ -110,41 +130,46 @@ def test_a_purifying_policy_takes_any_number_of_users_as_well(trained, tmp_path)
     path = tmp_path / "policy.dsrm"
     export(path, config, SimpleNamespace(**vars(trained) | {"perception": perception}), platforms=("cpu",))
     histories = random_histories(5, 70)
-    arrays = pack(histories, RAW, history_length=H)
+    arrays = arrays_of(histories)
     act = jax.jit(recommender(agent_of(config), trained.agent, trained.world, perception, perceive_of(config)))
+    nothing = np.zeros((70, ITEMS), bool)
     policy, none = load_policy(path), np.zeros(70, np.int32)
     for time, unlogged in ((0, 0), (1, None), (0, 3)):
         other = K * time if unlogged is None else unlogged
-        expected = RAW[np.asarray(act(*arrays, none + time, none + other))]
+        slate = act(*arrays, none + time, none + other, nothing)[0]
         told = None if unlogged is None else [unlogged] * 70
-        np.testing.assert_array_equal(policy.recommend(histories, [time] * 70, told), expected)
-    assert np.any(policy.recommend(histories) != policy.recommend(histories, unlogged=[3] * 70))
+        found = policy.recommend(histories, [time] * 70, told, exclude=None)
+        np.testing.assert_array_equal(found, RAW[np.asarray(trained.world.item[slate])])
+    assert np.any(policy.recommend(histories).item != policy.recommend(histories, unlogged=[3] * 70).item)
     with pytest.raises(InputError, match="2 unlogged for 70 histories: give one of each user"):
         policy.recommend(histories, unlogged=[0, 0])
 
 
-def test_what_is_recommended_depends_on_the_history(path):
-    found = load_policy(path).recommend(random_histories(3, 20))
-    assert len({tuple(slate) for slate in found.tolist()}) > 5
+def test_what_is_recommended_depends_on_the_history(policy):
+    found = policy.recommend(random_histories(3, 20), exclude=None)
+    assert len({tuple(slate) for slate in found.item.tolist()}) > 5
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 12), st.booleans()), max_size=9), max_size=4))
 def test_histories_keep_the_last_known_events_in_order(histories):
     known = np.array([1, 3, 4, 9])
-    item, click, length = pack(histories, known, history_length=5)
+    found = pack(histories, known, history_length=5)
     for row, history in enumerate(histories):
-        kept = [(known.tolist().index(i), c) for i, c in history if i in known][-5:]
-        assert length[row] == len(kept)
-        held = list(zip(item[row].tolist(), click[row].tolist(), strict=True))
+        kept = [(known.tolist().index(i), c) for i, c in history if i in known]
+        assert found.seen[row].tolist() == [i for i, _ in kept]
+        kept = kept[-5:]
+        assert found.length[row] == len(kept)
+        held = list(zip(found.item[row].tolist(), found.click[row].tolist(), strict=True))
         assert held == [(0, False)] * (5 - len(kept)) + kept
+    assert found.unknown == Counter(i for history in histories for i, _ in history if i not in known)
 
 
 def test_the_loader_needs_no_training_code(path):
     """Nothing of data, simulator, state, agents or training is imported, nor what only they need."""
     script = (
         "import sys\nfrom dsrm_jax.serving.load import load_policy\n"
-        f"print(load_policy({str(path)!r}).recommend([[]]).shape)\n"
+        f"print(load_policy({str(path)!r}).recommend([[]]).item.shape)\n"
         "print(sorted(m for m in sys.modules if m.split('.')[0] in ('flax', 'optax', 'orbax', 'polars') "
         "or m.startswith(tuple('dsrm_jax.' + r for r in ('data', 'simulator', 'state', 'agents', 'training')))))"
     )
@@ -170,8 +195,10 @@ def test_what_does_not_fit_is_refused_in_one_sentence(path, tmp_path):
     broken.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(InputError, match="no exported policy, or damaged"):
         load_policy(broken)
-    with pytest.raises(InputError, match="has format 99, this version reads 2"):
+    with pytest.raises(InputError, match="has format 99, this version reads 3"):
         load_policy(rewritten(path, tmp_path, format=99))
+    with pytest.raises(InputError, match="has format 2, this version reads 3: export it again"):
+        load_policy(rewritten(path, tmp_path, format=2))
     with pytest.raises(InputError, match="exported for mars, and JAX runs on cpu here"):
         load_policy(rewritten(path, tmp_path, platforms=["mars"]))
 
@@ -184,8 +211,10 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(trained, tmp_path):
 
 def test_a_text_id_is_known_only_whole():
     """Ids were once cut to the longest known one, and `abcd` taken for `abc`."""
-    item, click, length = pack([[("abcd", True), ("b", True)]], np.array(["abc", "b"]), history_length=3)
-    assert (length.tolist(), item.tolist(), click.tolist()) == ([1], [[0, 0, 1]], [[False, False, True]])
+    found = pack([[("abcd", True), ("b", True)]], np.array(["abc", "b"]), history_length=3)
+    assert (found.length.tolist(), found.item.tolist()) == ([1], [[0, 0, 1]])
+    assert found.click.tolist() == [[False, False, True]]
+    assert found.unknown == {"abcd": 1}
 
 
 @pytest.mark.parametrize("known", [np.array([3, 5]), np.array(["3", "5"])])
@@ -195,9 +224,9 @@ def test_ids_of_another_kind_are_refused(known):
         pack([[], [(other, True)]], known, history_length=2)
 
 
-def test_no_users_get_no_slates_and_times_must_be_theirs(path):
-    policy = load_policy(path)
-    assert policy.recommend([]).shape == (0, K)
+def test_no_users_get_no_slates_and_times_must_be_theirs(policy):
+    for nobody in ([], {}):
+        assert policy.recommend(nobody).item.shape == (0, K)
     with pytest.raises(InputError, match="2 times for 1 histories"):
         policy.recommend([[]], [0, 1])
 
@@ -208,7 +237,7 @@ def test_every_flipped_byte_of_a_file_is_noticed_or_harmless(path, tmp_path):
     for at in range(0, len(whole), max(1, len(whole) // 60)):
         other.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
         try:
-            load_policy(other)
+            load_policy(other, warm_up=False)
         except InputError:
             refused += 1
     assert refused > 40

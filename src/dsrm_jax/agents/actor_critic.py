@@ -142,10 +142,12 @@ def act(
     scores = item_logits(parts, agent.params, view, catalogue)
     value = state_value(parts, agent.params, view)
     if greedy:
-        slate = greedy_slate(scores, catalogue.is_popular, None, slate_size=parts.slate_size)
+        slate = greedy_slate(scores, catalogue.is_popular, None, slate_size=parts.slate_size, excluded=view.excluded)
         log_prob = jnp.zeros(slate.shape, scores.dtype)
     else:
-        slate, log_prob = sample_slate(key, scores, catalogue.is_popular, None, slate_size=parts.slate_size)
+        slate, log_prob = sample_slate(
+            key, scores, catalogue.is_popular, None, slate_size=parts.slate_size, excluded=view.excluded
+        )
     return slate, SlateRecord(log_prob, value)
 
 

@@ -86,17 +86,19 @@ class Agent(NamedTuple):
         init: `(key, catalogue, logged=None) -> agent_state`; `logged` is the `LoggedData` that offline methods need and all
             others ignore. The key is consumed.
         act: `(agent_state, key, view, catalogue, greedy) -> (slate (B, K) int32, record)`; `greedy` is a Python bool: the
-            mode of the policy instead of a sample. The key is consumed.
+            mode of the policy instead of a sample. No slate holds what `view.excluded` bars. The key is consumed.
         update: `(agent_state, key, rollout, catalogue) -> (agent_state, metrics)`, metrics a dict of scalar arrays.
             The key is consumed.
         offline: what an offline method learns from, handed to its `init` as `LoggedData`: `log`, the training log, or the
             agent whose sessions in the training simulator take the place of the log's slates; None: nothing.
+        grouped: its slates are filled group by group, the popular slots first (a quota), so that any start of one is unbalanced.
     """
 
     init: Callable[..., PyTree]
     act: Callable[..., tuple[jax.Array, PyTree]]
     update: Callable[..., tuple[PyTree, dict[str, jax.Array]]]
     offline: "Literal['log'] | Agent | None" = None
+    grouped: bool = False
 
 
 class Method(NamedTuple):

@@ -187,7 +187,8 @@ def _act(
     """`Agent.act`."""
     seen = features(view.state, view.time)
     scores = _constrained(parts, agent.learner.params, seen, item_rows(catalogue))
-    return greedy_slate(scores, catalogue.is_popular, None, slate_size=parts.slate_size), ()
+    slate_size, excluded = parts.slate_size, view.excluded
+    return greedy_slate(scores, catalogue.is_popular, None, slate_size=slate_size, excluded=excluded), ()
 
 
 def _update(

@@ -139,7 +139,8 @@ def act(
     noise = jax.random.normal(key, (batch, NUM_DRAWS, 2 * (view.state.shape[-1] + 3)))
     action, seen = draw_actions(parts, params, features(view.state, view.time), noise)
     best = jnp.argmax(parts.apply("critic", params["critic"], seen, action)[..., 0], axis=1)
-    return hyper_slate(action[jnp.arange(batch), best], catalogue, slate_size=parts.slate_size), ()
+    liked = action[jnp.arange(batch), best]
+    return hyper_slate(liked, catalogue, slate_size=parts.slate_size, excluded=view.excluded), ()
 
 
 def update(

@@ -112,7 +112,7 @@ def blocks_log_prob(
     block_size: int | None = None,
 ) -> Float[Array, "B K"]:
     """`slates.slate_log_prob` of factors, differentiable in all of them; what is not asked for is not computed under `jit`."""
-    slot_group = whole_slates.slot_groups(is_popular, num_popular, *slate.shape)
+    slot_group = whole_slates.slot_groups(is_popular, num_popular, slate.shape[0], slate.shape[1])
     labels = None if num_popular is None else jnp.asarray(is_popular)
     return _log_prob(block_size, scores, slate, labels, slot_group)
 

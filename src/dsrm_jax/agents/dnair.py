@@ -22,6 +22,7 @@ from dsrm_jax.agents.item_values import ItemValues
 from dsrm_jax.agents.networks import features
 from dsrm_jax.agents.replay import Experience, Learner, Metrics, Parts, ReplayConfig, ReplayState
 from dsrm_jax.agents.settings import SharedConfig
+from dsrm_jax.agents.slates import Excluded, greedy_slate
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.settings import NON_NEGATIVE, SHARE, SHARE_OF_MOST, configuration, number
 from dsrm_jax.simulator.settings import EnvironmentConfig
@@ -105,17 +106,24 @@ def novelty_bonus(catalogue: Catalogue, *, weight: float | Float[Array, ""]) -> 
 
 
 def explore(
-    key: jax.Array, slate: Int[Array, "B K"], *, num_items: int, probability: float | Float[Array, ""]
+    key: jax.Array,
+    slate: Int[Array, "B K"],
+    *,
+    num_items: int,
+    probability: float | Float[Array, ""],
+    excluded: Excluded = None,
 ) -> Int[Array, "B K"]:
     """Replace each slot, with a probability, by a uniformly random item that the slate does not hold.
 
-    Of two slots that draw the same item the later one keeps its own, so no slate repeats an item.
+    Of two slots that draw the same item the later one keeps its own, so no slate repeats an item; so does a slot that draws an
+    excluded one.
 
     Args:
         key: consumed.
         slate: distinct catalogue positions in each row.
         num_items: J; with J = K there is nothing to explore.
         probability: in [0, 1], of each slot.
+        excluded: as in `slates.sample_slate`.
     """
     slate_size = slate.shape[1]
     if num_items == slate_size:
@@ -129,6 +137,8 @@ def explore(
     earlier = jnp.tril(jnp.ones((slate_size, slate_size), bool), k=-1)
     repeated = jnp.any((item[:, :, None] == item[:, None, :]) & earlier, axis=2)
     replaced = (jax.random.uniform(slot_key, slate.shape) < probability) & ~repeated
+    if excluded is not None:
+        replaced &= ~jnp.take_along_axis(excluded, item, axis=1)
     return jnp.where(replaced, item, slate)
 
 
@@ -140,7 +150,8 @@ def item_targets(
     V(s') is the mean value, by the target network, of the K items that the online network would show (double Q-learning).
     """
     seen = batch.next_features
-    slate = _best(_values(parts, learner.params["value"], seen, catalogue, bonus), parts.slate_size)
+    values = _values(parts, learner.params["value"], seen, catalogue, bonus)
+    slate = greedy_slate(values, catalogue.is_popular, None, slate_size=parts.slate_size)
     following = _values_at(parts, learner.target["value"], seen, slate, catalogue, bonus)
     reward = batch.reward.astype(jnp.float32) + bonus[batch.action]
     discount = parts.settings.discount
@@ -166,11 +177,12 @@ def _act(
     """`Agent.act`."""
     bonus = novelty_bonus(catalogue, weight=parts.settings.novelty_weight)
     seen = features(view.state, view.time)
-    slate = _best(_values(parts, agent.learner.params["value"], seen, catalogue, bonus), parts.slate_size)
+    values = _values(parts, agent.learner.params["value"], seen, catalogue, bonus)
+    slate = greedy_slate(values, catalogue.is_popular, None, slate_size=parts.slate_size, excluded=view.excluded)
     if greedy:
         return slate, ()
-    num_items = catalogue.is_popular.shape[0]
-    return explore(key, slate, num_items=num_items, probability=parts.settings.exploration), ()
+    num_items, probability = catalogue.is_popular.shape[0], parts.settings.exploration
+    return explore(key, slate, num_items=num_items, probability=probability, excluded=view.excluded), ()
 
 
 def _update(
@@ -215,8 +227,3 @@ def _values_at(
     """Return Q of the given items."""
     learnt = item_values.correction_at(parts.apply("value", params, seen), item_features(catalogue), slate)
     return bonus[slate] + item_values.click_probability_at(seen[:, :-1], slate, catalogue) + learnt
-
-
-def _best(values: Float[Array, "B J"], slate_size: int) -> Int[Array, "B K"]:
-    """Return the K items of highest value, ties to the smaller position."""
-    return jax.lax.top_k(values, slate_size)[1]

@@ -91,7 +91,8 @@ def make_dsrm_hrl(
             raise InputError(f"dsrm_hrl.{level} is a {type(network).__name__}, expected a flax.linen.Module")
     optimiser = adam_apart(dict.fromkeys(LEVELS, learning_rate), max_grad_norm=max_grad_norm)
     parts = _Parts(settings, slate_size, levels["manager"], levels["worker"], optimiser)
-    return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
+    functions = partial(_init, parts), partial(_act, parts), partial(_update, parts)
+    return Agent(*functions, grouped=slate_mode == "quota")
 
 
 DSRM_HRL = Method(
@@ -169,6 +170,7 @@ def _act(
         slate_mode=parts.settings.slate_mode,
         slate_size=parts.slate_size,
         greedy=greedy,
+        excluded=view.excluded,
     )
     return slate, Decision(
         output=output,

@@ -30,7 +30,7 @@ from dsrm_jax.agents import ppo
 from dsrm_jax.agents.actor_critic import rollout_advantage
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
 from dsrm_jax.agents.gaussian_cpo import PolicyBatch, constrained_step, next_margin
-from dsrm_jax.agents.hyper_action import HyperActor, item_features
+from dsrm_jax.agents.hyper_action import HyperActor, hyper_slate
 from dsrm_jax.agents.minibatches import deal, descend, flatten_time
 from dsrm_jax.agents.networks import MLP, features
 from dsrm_jax.agents.settings import SharedConfig, settings_of
@@ -213,8 +213,8 @@ def _act(
     """`Agent.act`."""
     mean, log_std = parts.policy(agent.policy, view.state)
     w = mean if greedy else ppo.gaussian_sample(key, mean, log_std)
-    _, slate = jax.lax.top_k(w @ item_features(catalogue).T, parts.slate_size)
-    return slate.astype(jnp.int32), HyperAction(w, ppo.gaussian_log_prob(w, mean, log_std))
+    slate = hyper_slate(w, catalogue, slate_size=parts.slate_size, excluded=view.excluded)
+    return slate, HyperAction(w, ppo.gaussian_log_prob(w, mean, log_std))
 
 
 def _update(

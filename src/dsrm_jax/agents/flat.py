@@ -102,7 +102,8 @@ def make_flat(
     settings = settings_of(SharedConfig, "flat", locals())
     optimiser = adam_apart({"policy": learning_rate, "value": learning_rate}, max_grad_norm=max_grad_norm)
     parts = _Parts(settings, slate_size, FlatPolicy(hidden), Value(hidden), optimiser)
-    return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
+    functions = partial(_init, parts), partial(_act, parts), partial(_update, parts)
+    return Agent(*functions, grouped=slate_mode == "quota")
 
 
 FLAT = Method("flat", "FLAT", "DSRM-HRL's states and slates, one single-level policy", make_flat, state="guided")
@@ -156,6 +157,7 @@ def _act(
         slate_mode=parts.settings.slate_mode,
         slate_size=parts.slate_size,
         greedy=greedy,
+        excluded=view.excluded,
     )
     goal_log_prob = ppo.gaussian_log_prob(output, mean, log_std)
     log_prob = jnp.concatenate([goal_log_prob[:, None], slot_log_prob], axis=1)

@@ -17,7 +17,7 @@ from dsrm_jax.agents.item_values import click_probability_at
 from dsrm_jax.agents.minibatches import Loss, deal, descend, flatten_time
 from dsrm_jax.agents.ppo import epoch_indices, normalise
 from dsrm_jax.agents.settings import SharedConfig
-from dsrm_jax.agents.slates import FactoredScores, greedy_slate, sample_slate
+from dsrm_jax.agents.slates import Excluded, FactoredScores, greedy_slate, sample_slate
 from dsrm_jax.purify.view import Catalogue
 from dsrm_jax.types import PyTree
 
@@ -83,16 +83,17 @@ def fill_slate(
     slate_mode: Literal["quota", "penalty"],
     slate_size: int,
     greedy: bool,
+    excluded: Excluded = None,
 ) -> tuple[Int[Array, "B K"], Float[Array, "B K"]]:
     """Return slates and the log-probability of each slot, 0 where greedy; the key is consumed.
 
-    In the mode `quota` the goal also fixes how many slots are popular (`popular_slots`).
+    In the mode `quota` the goal also fixes how many slots are popular (`popular_slots`), as far as what is not `excluded` allows.
     """
     slots = popular_slots(goal_from(output), slate_size=slate_size) if slate_mode == "quota" else None
     if greedy:
-        slate = greedy_slate(scores, catalogue.is_popular, slots, slate_size=slate_size)
+        slate = greedy_slate(scores, catalogue.is_popular, slots, slate_size=slate_size, excluded=excluded)
         return slate, jnp.zeros(slate.shape, jnp.float32)
-    return sample_slate(key, scores, catalogue.is_popular, slots, slate_size=slate_size)
+    return sample_slate(key, scores, catalogue.is_popular, slots, slate_size=slate_size, excluded=excluded)
 
 
 def shown_quota(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents.networks import MLP, lifted_vectors
 from dsrm_jax.agents.replay import Experience, Parts, ReplayState, S, start_learner, start_replay
-from dsrm_jax.agents.slates import greedy_slate
+from dsrm_jax.agents.slates import Excluded, greedy_slate
 from dsrm_jax.purify.view import Catalogue
 from dsrm_jax.types import PyTree
 
@@ -38,10 +38,12 @@ def explore(key: jax.Array, action: Float[Array, "... E"], scale: float | Float[
     return unit(action + scale * jax.random.normal(key, action.shape, action.dtype))
 
 
-def hyper_slate(action: Float[Array, "B E"], catalogue: Catalogue, *, slate_size: int) -> Int[Array, "B K"]:
-    """Return the K items of highest `action @ item_features.T`, best first; no quota."""
+def hyper_slate(
+    action: Float[Array, "B E"], catalogue: Catalogue, *, slate_size: int, excluded: Excluded = None
+) -> Int[Array, "B K"]:
+    """Return the K items of highest `action @ item_features.T`, best first; no quota, and none that is excluded."""
     scores = action @ item_features(catalogue).T
-    return greedy_slate(scores, catalogue.is_popular, None, slate_size=slate_size)
+    return greedy_slate(scores, catalogue.is_popular, None, slate_size=slate_size, excluded=excluded)
 
 
 class HyperActor(nn.Module):

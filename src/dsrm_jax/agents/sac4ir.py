@@ -183,8 +183,10 @@ def _act(
     """`Agent.act`."""
     logits = _logits(parts, agent.learner.params["actor"], view.state, catalogue)
     if greedy:
-        return greedy_slate(logits, catalogue.is_popular, None, slate_size=parts.slate_size), ()
-    return sample_slate(key, logits, catalogue.is_popular, None, slate_size=parts.slate_size)[0], ()
+        return greedy_slate(logits, catalogue.is_popular, None, slate_size=parts.slate_size, excluded=view.excluded), ()
+    return sample_slate(key, logits, catalogue.is_popular, None, slate_size=parts.slate_size, excluded=view.excluded)[
+        0
+    ], ()
 
 
 def _update(

@@ -7,7 +7,8 @@ draws from the whole catalogue where it is None (penalty).
 
 Scores come as an array, or as `FactoredScores`, which are never multiplied out for a large catalogue. A score of -inf bars an
 item: it is taken only where the slot's group has nothing else left. Where only barred items are left in a group their order is
-arbitrary and their log-probability 0.
+arbitrary and their log-probability 0. An `excluded` item (`View.excluded`) is never taken: a group that has too few others gives
+its slots to the other group.
 
 Shapes: B users, J items, K slate size.
 """
@@ -15,12 +16,13 @@ Shapes: B users, J items, K slate size.
 from typing import TypeAlias
 
 import chex
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dsrm_jax.agents.block_slates import FactoredScores, blocks_log_prob, blocks_mode, draw_blocks
-from dsrm_jax.agents.whole_slates import draw_whole, whole_log_prob, whole_mode
+from dsrm_jax.agents.whole_slates import Excluded, draw_whole, whole_log_prob, whole_mode
 
-__all__ = ["FactoredScores", "greedy_slate", "sample_slate", "slate_log_prob"]
+__all__ = ["Excluded", "FactoredScores", "greedy_slate", "sample_slate", "slate_log_prob", "take_turns"]
 
 # Draws from the whole product are faster at 33,000 items still, its gradients slower from 10,000 on. An update of DSRM-HRL (16
 # draws of 64 slates, 4 gradients of 512) takes as long either way at 10,000 items, and 1.6 times as long with the product at
@@ -37,6 +39,7 @@ def sample_slate(
     num_popular: Int[Array, "B"] | None,
     *,
     slate_size: int,
+    excluded: Excluded = None,
     block_size: int | None = None,
 ) -> tuple[Int[Array, "B K"], Float[Array, "B K"]]:
     """Draw Plackett-Luce slates and their log-probabilities.
@@ -48,6 +51,8 @@ def sample_slate(
         num_popular: `(B,)` int32, how many slots (the first ones) are popular; clipped to what the groups can
             fill. None: every slot draws from the whole catalogue.
         slate_size: K, in [1, J].
+        excluded: `(B, J)` bool, items that no slate may hold, at least K of a row False; None: every item may be shown. Factors
+            are multiplied out for it, since it has an entry for each user and item itself.
         block_size: items of a block that factors are read by, above 0; None: at most `block_slates.BLOCK_SIZE`, or the whole
             product where the catalogue has at most `LARGEST_WHOLE` items.
 
@@ -58,10 +63,10 @@ def sample_slate(
     Raises:
         ValueError: where `slate_size` is not in [1, J].
     """
-    scores = _checked(scores, is_popular, num_popular, slate_size, block_size)
+    scores = _checked(scores, is_popular, num_popular, slate_size, block_size, excluded)
     if isinstance(scores, FactoredScores):
         return draw_blocks(key, scores, is_popular, num_popular, slate_size=slate_size, block_size=block_size)
-    return draw_whole(key, scores, is_popular, num_popular, slate_size=slate_size)
+    return draw_whole(key, scores, is_popular, num_popular, slate_size=slate_size, excluded=excluded)
 
 
 def slate_log_prob(
@@ -99,6 +104,7 @@ def greedy_slate(
     num_popular: Int[Array, "B"] | None,
     *,
     slate_size: int,
+    excluded: Excluded = None,
     block_size: int | None = None,
 ) -> Int[Array, "B K"]:
     """Return the mode slot by slot: the best item left of the slot's group, ties to the smaller position.
@@ -108,6 +114,7 @@ def greedy_slate(
         is_popular: `(J,)` bool, the popular group.
         num_popular: `(B,)` int32 or None, as in `sample_slate`.
         slate_size: K, in [1, J].
+        excluded: as in `sample_slate`; where fewer than K of a row are False, the slots beyond them hold anything.
         block_size: as in `sample_slate`.
 
     Returns:
@@ -116,10 +123,25 @@ def greedy_slate(
     Raises:
         ValueError: where `slate_size` is not in [1, J].
     """
-    scores = _checked(scores, is_popular, num_popular, slate_size, block_size)
+    scores = _checked(scores, is_popular, num_popular, slate_size, block_size, excluded)
     if isinstance(scores, FactoredScores):
         return blocks_mode(scores, is_popular, num_popular, slate_size=slate_size, block_size=block_size)
-    return whole_mode(scores, is_popular, num_popular, slate_size=slate_size)
+    return whole_mode(scores, is_popular, num_popular, slate_size=slate_size, excluded=excluded)
+
+
+def take_turns(slate: Int[Array, "B K"], is_popular: Bool[Array, "J"]) -> Int[Array, "B K"]:
+    """Return slates whose groups take turns, so that the start of each is balanced as the whole is.
+
+    Of a group's n items in a slate the j-th moves to (j - 1/2) / n of the way, the popular one first where two meet: among any
+    first m slots a group has its share of m, to within one. Inside a group the order stays.
+    """
+    popular = is_popular[slate]
+    place = jnp.where(popular, jnp.cumsum(popular, axis=1), jnp.cumsum(~popular, axis=1))
+    size = jnp.where(popular, jnp.sum(popular, axis=1, keepdims=True), jnp.sum(~popular, axis=1, keepdims=True))
+    # (2 place - 1) / size in whole numbers: sizes of one row are two, and a fraction's order is that of its cross product
+    other = jnp.maximum(slate.shape[1] - size, 1)
+    order = jnp.argsort(2 * (2 * place - 1) * other + ~popular, axis=1, stable=True)
+    return jnp.take_along_axis(slate, order, axis=1)
 
 
 def _checked(
@@ -128,13 +150,16 @@ def _checked(
     num_popular: Int[Array, "B"] | None,
     slate_size: int,
     block_size: int | None,
+    excluded: Excluded = None,
 ) -> Scores:
-    """Check arguments; return factors of a small catalogue multiplied out, which is faster there."""
+    """Check arguments; return factors of a small catalogue, or beside a mask, multiplied out."""
     batch, num_items = scores.shape
     chex.assert_shape(is_popular, (num_items,))
     if num_popular is not None:
         chex.assert_shape(num_popular, (batch,))
+    if excluded is not None:
+        chex.assert_shape(excluded, (batch, num_items))
     if not 1 <= slate_size <= num_items:
         raise ValueError(f"slate_size must be in [1, {num_items}], the catalogue's size, and is {slate_size}")
-    small = block_size is None and num_items <= LARGEST_WHOLE
+    small = excluded is not None or (block_size is None and num_items <= LARGEST_WHOLE)
     return scores.whole() if small and isinstance(scores, FactoredScores) else scores

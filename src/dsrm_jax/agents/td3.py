@@ -122,7 +122,7 @@ def _act(
     action = hyper.policy(parts, agent.learner.params["actor"], view.state)
     if not greedy:
         action = hyper.explore(key, action, parts.settings.exploration)
-    return hyper.hyper_slate(action, catalogue, slate_size=parts.slate_size), action
+    return hyper.hyper_slate(action, catalogue, slate_size=parts.slate_size, excluded=view.excluded), action
 
 
 def _update(

@@ -22,6 +22,7 @@ _NUM_BLOCKS = 64  # near the square root of a catalogue of thousands, and a mult
 _LARGEST_TRIANGLE = 512  # beyond it the quadratic work of summing by a matrix product shows
 Popular: TypeAlias = Bool[Array, "J"] | None  # None: there are no groups
 Counts: TypeAlias = Int[Array, "B"] | None
+Excluded: TypeAlias = Bool[Array, "B J"] | None  # None: every item may be shown
 Slate: TypeAlias = Int[Array, "B K"]
 Slots: TypeAlias = Float[Array, "B K"]
 PerGroup: TypeAlias = Float[Array, "G B"]
@@ -37,12 +38,13 @@ def draw_whole(
     num_popular: Int[Array, "B"] | None,
     *,
     slate_size: int,
+    excluded: Excluded = None,
 ) -> tuple[Int[Array, "B K"], Float[Array, "B K"]]:
     """`slates.sample_slate` of an array."""
     batch = scores.shape[0]
-    blocked, member = _blocks(scores, is_popular, num_popular)
+    blocked, member = _blocks(scores, is_popular, num_popular, excluded)
     depth, num_blocks = blocked.shape[1:]
-    slot_group = slot_groups(is_popular, num_popular, batch, slate_size)
+    slot_group = slot_groups(is_popular, num_popular, batch, slate_size, excluded)
     # One flat draw: the bits of a (K, 2, B) draw, at a quarter of its compile time.
     uniform = jax.random.uniform(key, (slate_size * 2 * batch,)).reshape(slate_size, 2, batch)
 
@@ -191,15 +193,20 @@ def by_item(values: PerGroup, is_popular: Popular) -> Float[Array, "B J"] | Floa
 
 
 def whole_mode(
-    scores: Float[Array, "B J"], is_popular: Bool[Array, "J"], num_popular: Int[Array, "B"] | None, *, slate_size: int
+    scores: Float[Array, "B J"],
+    is_popular: Bool[Array, "J"],
+    num_popular: Int[Array, "B"] | None,
+    *,
+    slate_size: int,
+    excluded: Excluded = None,
 ) -> Int[Array, "B K"]:
     """`slates.greedy_slate` of an array."""
-    scores = jnp.where(scores == 0, 0.0, jnp.maximum(scores, FLOOR))  # top_k puts -0.0 below 0.0
+    scores = _without(jnp.where(scores == 0, 0.0, jnp.maximum(scores, FLOOR)), excluded)  # top_k puts -0.0 below 0.0
     if num_popular is None:
         return jax.lax.top_k(scores, slate_size)[1]
     popular = jax.lax.top_k(jnp.where(is_popular, scores, -jnp.inf), slate_size)[1]
     tail = jax.lax.top_k(jnp.where(is_popular, -jnp.inf, scores), slate_size)[1]
-    return join_groups(popular, tail, slot_groups(is_popular, num_popular, scores.shape[0], slate_size))
+    return join_groups(popular, tail, slot_groups(is_popular, num_popular, scores.shape[0], slate_size, excluded))
 
 
 def join_groups(popular: Slate, tail: Slate, slot_group: Slate) -> Slate:
@@ -222,25 +229,36 @@ def item_groups(is_popular: Popular, slate: Slate) -> Slate:
     return jnp.where(is_popular[slate], 0, 1)
 
 
-def slot_groups(is_popular: Bool[Array, "J"], num_popular: Counts, batch: int, slate_size: int) -> Slate:
-    """Group that each slot draws from: 0 popular (or any), 1 long tail."""
+def slot_groups(
+    is_popular: Bool[Array, "J"], num_popular: Counts, batch: int, slate_size: int, excluded: Excluded = None
+) -> Slate:
+    """Group that each slot draws from: 0 popular (or any), 1 long tail; no group gets more slots than it has items."""
     if num_popular is None:
         return jnp.zeros((batch, slate_size), jnp.int32)
     popular_items = jnp.sum(is_popular, dtype=jnp.int32)
     tail_items = is_popular.shape[0] - popular_items
+    if excluded is not None:
+        popular_items = jnp.sum(is_popular & ~excluded, axis=1, dtype=jnp.int32)
+        tail_items = jnp.sum(~is_popular & ~excluded, axis=1, dtype=jnp.int32)
     count = jnp.maximum(jnp.minimum(num_popular, popular_items), slate_size - tail_items)
     return (jnp.arange(slate_size) >= count[:, None]).astype(jnp.int32)
 
 
+def _without(scores: Float[Array, "B J"], excluded: Excluded) -> Float[Array, "B J"]:
+    """Put excluded items below all others, barred ones too."""
+    return scores if excluded is None else jnp.where(excluded, -jnp.inf, scores)
+
+
 def _blocks(
-    scores: Float[Array, "B J"], is_popular: Bool[Array, "J"], num_popular: Counts
+    scores: Float[Array, "B J"], is_popular: Bool[Array, "J"], num_popular: Counts, excluded: Excluded
 ) -> tuple[Float[Array, "B L C"], Bool[Array, "G L C"]]:
     """Scores and groups in blocks; block c holds items c, c + C, c + 2C, ..."""
     batch, num_items = scores.shape
     num_blocks = min(_NUM_BLOCKS, num_items)
     length = -(-num_items // num_blocks)
     padding = length * num_blocks - num_items
-    blocked = jnp.pad(jnp.maximum(scores, FLOOR), ((0, 0), (0, padding)), constant_values=-jnp.inf)
+    left = _without(jnp.maximum(scores, FLOOR), excluded)
+    blocked = jnp.pad(left, ((0, 0), (0, padding)), constant_values=-jnp.inf)
     masks = _memberships(None if num_popular is None else is_popular, num_items)
     member = jnp.pad(masks, ((0, 0), (0, padding)))
     return blocked.reshape(batch, length, num_blocks), member.reshape(-1, length, num_blocks)

@@ -57,12 +57,16 @@ def _rule(
             scores = FactoredScores(jnp.zeros((batch, 1)), jnp.zeros((num_items, 1)))
         else:
             scores = FactoredScores(state, catalogue.vectors, catalogue.bias)
+        barred = view.excluded
         if draws:
-            return sample_slate(key, scores, catalogue.is_popular, half, slate_size=slate_size)[0], ()
-        return greedy_slate(scores, catalogue.is_popular, half, slate_size=slate_size), ()
+            return sample_slate(key, scores, catalogue.is_popular, half, slate_size=slate_size, excluded=barred)[0], ()
+        return greedy_slate(scores, catalogue.is_popular, half, slate_size=slate_size, excluded=barred), ()
 
     return Agent(
-        init=lambda key, catalogue, logged=None: (), act=act, update=lambda agent, key, rollout, catalogue: (agent, {})
+        init=lambda key, catalogue, logged=None: (),
+        act=act,
+        update=lambda agent, key, rollout, catalogue: (agent, {}),
+        grouped=quota,
     )
 
 

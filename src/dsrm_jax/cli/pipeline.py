@@ -142,9 +142,10 @@ def evaluate(run: RunDirectory, config: Config, *, console: Console | None = Non
 def export(
     run: RunDirectory, config: Config, path: str | os.PathLike[str], seed: int, *, console: Console | None = None
 ) -> Json:
-    """Write the newest checkpoint's policy of one of `training.seeds` to a file, and time what is loaded from it.
+    """Write the newest checkpoint's policy of one of `training.seeds` to a file, and time loading it and what it answers.
 
-    The latencies are printed to `console`; returned are `path`, `bytes` and `latency`, as `serving.latency.latency` gives it.
+    The times are printed to `console`; returned are `path`, `bytes`, `load_seconds` (it compiles then) and `latency`, as
+    `serving.latency.latency` gives it.
 
     Raises:
         InputError: no such seed, no usable checkpoint, or the file cannot be written.
@@ -177,12 +178,15 @@ def export(
         history_length=config.environment.history_length,
         facts=facts | {"config": to_json(config)},
     )
-    rows = latency(load_policy(path))
-    size = os.path.getsize(path)
+    begun = time.perf_counter()
+    loaded = load_policy(path)
+    load_seconds, size = time.perf_counter() - begun, os.path.getsize(path)
+    rows = latency(loaded)
     say(f"wrote {path} ({size / 1e6:.1f} MB), the policy of seed {seed} at step {step:,}{_unfinished(step, config)}")
+    say(f"loading it, which compiles it for this machine, takes {load_seconds:.1f} s")
     for row in rows:
         say(f"{row['users']:>5,} users: p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms")
-    return {"path": str(path), "bytes": size, "latency": rows}
+    return {"path": str(path), "bytes": size, "load_seconds": load_seconds, "latency": rows}
 
 
 def newest(run: RunDirectory, config: Config, say: Say) -> tuple[int, Saved, InteractionLog, Worlds, Json]:

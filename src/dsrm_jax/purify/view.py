@@ -16,6 +16,9 @@ class View:
     recent: Int[Array, "... R"] | None = None
     # `(..., M)` float32, what the platform counts of the session (`Observation.context`); None without mechanisms
     context: Float[Array, "... M"] | None = None
+    # `(..., J)` bool, catalogue positions that no slate may hold, such as items already seen; at least K of a user's must be
+    # False. None, in training and simulation: every item may be shown
+    excluded: Bool[Array, "... J"] | None = None
 
 
 @struct.dataclass

@@ -1,6 +1,6 @@
 """Write a trained policy (purify, goal, slate) with `jax.export` to one versioned file.
 
-Shapes: B users (free), H history length, K slate size.
+Shapes: B users (free), H history length, J catalogue items, K slate size.
 """
 
 import io
@@ -8,52 +8,58 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents.agent import Agent
+from dsrm_jax.agents.item_values import click_probability_at
+from dsrm_jax.agents.slates import take_turns
+from dsrm_jax.agents.whole_slates import repeats
 from dsrm_jax.files import write_bytes
 from dsrm_jax.purify.encoder import make_catalogue
 from dsrm_jax.purify.perception import Perceive, Perception
-from dsrm_jax.serving.load import FORMAT, ITEMS, META, PROGRAM
+from dsrm_jax.serving.load import CATALOGUE, FORMAT, ITEMS, META, PROGRAM, argument_shapes
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.simulator.world import History, World
 from dsrm_jax.types import Json, PyTree
 
-Recommend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+Recommend = Callable[..., tuple[jax.Array, jax.Array]]
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def recommender(agent: Agent, policy: PyTree, world: World, perception: Perception, perceive: Perceive) -> Recommend:
-    """Return the pure function `(item, click, length, time, unlogged) -> slate` of one trained policy, acting by its mode;
-    what draws, such as a purifier with noise, draws the same every time.
+    """Return the pure function `(item, click, length, time, unlogged, excluded) -> (slate, probability)` of one trained policy,
+    acting by its mode; what draws, such as a purifier with noise, draws the same for every user and time.
 
     Policy and perception are of one seed; of the world only its catalogue is read; `perceive`, what the agent sees, is from
     `make_perceive`. The function takes `item` `(B, H)` int32 vocabulary indices, `click` `(B, H)` bool, `length` `(B,)` int32 (a
-    `History`, oldest first and right-aligned), `time` `(B,)` int32 (steps of the session so far) and `unlogged` `(B,)` int32 (how
-    many of the latest events the training log's policy did not choose: `Observation`) and gives `(B, K)` int32 indices.
+    `History`, oldest first and right-aligned), `time` `(B,)` int32 (steps of the session so far), `unlogged` `(B,)` int32 (how
+    many of the latest events the training log's policy did not choose: `Observation`) and `excluded` `(B, J)` bool (catalogue
+    positions that may not be shown). It gives `(B, K)` int32 catalogue positions, of which any first few are as balanced as the
+    slate is, -1 where nothing was left to show, and the `(B, K)` float32 chances of a click, by the encoder from the purified
+    state. It is one user's function mapped over users: none depends on who else is asked for.
     """
     catalogue = make_catalogue(perception.encoder.embeddings, world)
 
-    def recommend(
-        item: Int[Array, "B H"],
-        click: Bool[Array, "B H"],
-        length: Int[Array, "B"],
-        time: Int[Array, "B"],
-        unlogged: Int[Array, "B"],
-    ) -> Int[Array, "B K"]:
+    def one(*user: Array) -> tuple[Int[Array, "K"], Float[Array, "K"]]:
+        item, click, length, time, unlogged, excluded = (x[None] for x in user)
         observation = Observation(History(item, click, length), time, unlogged)
-        view = perceive(perception, jax.random.key(0), observation)
+        view = replace(perceive(perception, jax.random.key(0), observation), excluded=excluded)
         slate, _ = agent.act(policy, jax.random.key(0), view, catalogue, True)
-        return world.item[slate]
+        if agent.grouped:
+            slate = take_turns(slate, catalogue.is_popular)
+        left = ~jnp.take_along_axis(excluded, slate, axis=1) & ~repeats(slate)
+        probability = click_probability_at(view.state, slate, catalogue)
+        return jnp.where(left, slate, -1)[0].astype(jnp.int32), probability[0]
 
-    return recommend
+    return jax.vmap(one)
 
 
 def export_policy(
@@ -82,12 +88,8 @@ def export_policy(
         InputError: the file cannot be written.
     """
     (batch,) = jax_export.symbolic_shape("batch")
-    count = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    shapes = (
-        jax.ShapeDtypeStruct((batch, history_length), jnp.int32),
-        jax.ShapeDtypeStruct((batch, history_length), jnp.bool_),
-        *(count, count, count),
-    )
+    catalogue = np.asarray(world.item, np.int32)
+    shapes = argument_shapes(batch, history_length, len(catalogue))
     function = jax.jit(recommender(agent, policy, world, perception, perceive))
     exported = jax_export.export(function, platforms=platforms)(*shapes)
     meta = {
@@ -98,14 +100,17 @@ def export_policy(
         "platforms": list(platforms),
         "jax": jax.__version__,
     }
-    _write(path, exported.serialize(), meta, np.asarray(item_ids))
+    _write(path, exported.serialize(), meta, {ITEMS: np.asarray(item_ids), CATALOGUE: catalogue})
 
 
-def _write(path: str | os.PathLike[str], program: bytes | bytearray, meta: Json, item_ids: np.ndarray) -> None:
+def _write(
+    path: str | os.PathLike[str], program: bytes | bytearray, meta: Json, arrays: Mapping[str, np.ndarray]
+) -> None:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(META, json.dumps(meta, indent=1))
         archive.writestr(PROGRAM, bytes(program))
-        with archive.open(ITEMS, "w") as file:
-            np.lib.format.write_array(file, item_ids, allow_pickle=False)
+        for name, array in arrays.items():
+            with archive.open(name, "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
     write_bytes(path, content.getvalue())
