@@ -480,3 +480,15 @@ def test_saving_and_restoring_say_nothing(tmp_path):
     """
     child = run_child(code, str(tmp_path))
     assert (child.returncode, child.stdout, child.stderr) == (0, "", "")
+
+
+def test_a_path_that_the_locale_cannot_say_is_no_damage(tmp_path):
+    """As Python reads the bytes of a name in a locale without UTF-8."""
+    folder = tmp_path / "caf\udcc3\udca9"
+    for use in (
+        lambda: checkpoint.save(folder, 0, {"a": np.zeros(2)}, "run"),
+        lambda: checkpoint.restore(folder, {}, "run"),
+    ):
+        with pytest.raises(InputError, match=r"caf.*LC_ALL=C\.UTF-8"):
+            use()
+    assert not folder.exists()

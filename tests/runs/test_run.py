@@ -163,7 +163,7 @@ def test_every_update_has_a_row_with_a_number_per_seed():
 
 
 def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-    tmp_path, monkeypatch, begun, world, perception, compiled
+    tmp_path, monkeypatch, begun, world, perception, compiled, caplog
 ):
     whole, saved = new_run(tmp_path / "whole", begun, perception)
     end, facts = train(whole, CONFIG, saved, world, DATA)
@@ -209,6 +209,12 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert facts == {}
     with pytest.raises(InputError, match="another configuration"):
         restore(whole, CONFIG, world, ITEMS, "other data")
+    assert "rows up to" not in caplog.text
+    # rows that somebody lost are missed, and the checkpoint's truth stands
+    lines = whole.metrics.read_bytes().splitlines(keepends=True)
+    whole.metrics.write_bytes(b"".join(lines[:3]))
+    assert train(whole, CONFIG, last[1], world, DATA)[1] == {}
+    assert "holds 3 rows up to step 24, expected 6" in caplog.text
 
 
 def poison_metrics(state, metrics):

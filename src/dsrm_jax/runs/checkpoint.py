@@ -75,7 +75,7 @@ def save(folder: str | os.PathLike[str], step: int, state: PyTree, fingerprint: 
     """
     if step < 0 or keep < 1:
         raise ValueError(f"step is {step} and keep is {keep}, expected at least 0 and 1")
-    folder = Path(folder).absolute()
+    folder = _nameable(folder)
     stored, leaves = _encode(state)
     temporary = folder / f"{_UNFINISHED}{_name(step)}"
     try:
@@ -114,7 +114,7 @@ def restore(folder: str | os.PathLike[str], like: State, fingerprint: str) -> tu
     Raises:
         InputError: the checkpoint belongs to another configuration or program; or there are steps and all are damaged.
     """
-    folder = Path(folder).absolute()
+    folder = _nameable(folder)
     found = _folders(folder)
     problems = []
     for step in sorted(found, reverse=True):
@@ -142,6 +142,20 @@ def steps(folder: str | os.PathLike[str]) -> list[int]:
             _read_manifest(path, step)
             good.append(step)
     return good
+
+
+def _nameable(folder: str | os.PathLike[str]) -> Path:
+    """Return a folder's whole path; raises `InputError` where it has no name that the array library could be told."""
+    path = Path(folder).absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise InputError(
+            f"the path {shown} holds characters that this locale does not know, and checkpoints cannot be read or written there: "
+            "set LC_ALL=C.UTF-8 (or PYTHONUTF8=1), or choose another folder"
+        ) from error
+    return path
 
 
 def _name(step: int) -> str:

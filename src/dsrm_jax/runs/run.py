@@ -161,7 +161,12 @@ def train(run: RunDirectory, config: Config, saved: Saved, world: World, data: s
     """
     per_update = config.training.rollout_length
     done, last = int(fetch(saved.train.step)[0]), num_updates(config) * per_update
-    first("truncate", lambda: truncate_metrics(run.metrics, done))
+    rows = first("truncate", lambda: truncate_metrics(run.metrics, done))
+    if rows != done // per_update:
+        _log.warning(
+            "%s holds %d rows up to step %d, expected %d: some were lost or changed since; the checkpoint is intact",
+            *(run.metrics, rows, done, done // per_update),
+        )
     if done > last:
         raise InputError(
             f"{run.path} is at step {done:,} already, beyond training.steps = {config.training.steps:,}: "
