@@ -12,6 +12,7 @@ from dsrm_jax.types import Json
 ABOUT = {
     "reproduce": "run the paper's tables and figures, resumably, and write the report",
     "headroom": "measure how much of the oracle state's lead the purifier recovers (synthetic worlds)",
+    "ruler": "measure each purifier's estimates against exact inference, in small worlds where that can be computed",
     "probe": "probe whether the purifier purifies, beside controls that must fail; tables and pictures",
     "fcpo": "train and evaluate FCPO on ratings (MovieLens) at several limits on popular items",
     "bench": "measure speed, compile time and memory at a named size, or how they grow with size",
@@ -64,6 +65,52 @@ def _headroom(argv: list[str]) -> None:
     if len(results) > 1:
         console.print(surface_table(results))
     write_json(output.json, results)
+
+
+def _ruler(argv: list[str]) -> None:
+    from rich.console import Console
+
+    def arguments(
+        truths: tuple[str, ...] = (),
+        seeds: tuple[int, ...] = (11, 15, 19),
+        methods: tuple[str, ...] = (),
+        out: str = "",
+        json: str = "",
+        quick: bool = False,
+    ) -> Json:
+        """Measure.
+
+        Args:
+            truths: What tastes are like: clusters, sheet, student, gaussian; empty: all.
+            seeds: Each with a truth, users, clicks and training of its own.
+            methods: What to measure beside what it is compared with; empty: every purifier, control and baseline.
+            out: Folder of finished cells, which are not measured again. Empty: runs/ruler, or runs/ruler-quick.
+            json: File to write the numbers to, as JSON, after each truth and seed.
+            quick: A toy size, to try the command.
+        """
+        return {"truths": truths, "seeds": seeds, "methods": methods, "out": out, "json": json, "quick": quick}
+
+    wanted = parse_arguments(arguments, argv, "ruler", ABOUT["ruler"])
+    check_json(wanted["json"])
+    from dsrm_jax.parallel.xla import use_compilation_cache
+    from experiments.ruler.study import run_ruler
+    from experiments.ruler.table import ruler_tables
+    from experiments.ruler.truths import NAMES
+
+    use_compilation_cache()
+    results: Json = {}
+    for results in run_ruler(
+        Path(wanted["out"] or ("runs/ruler-quick" if wanted["quick"] else "runs/ruler")),
+        truths=wanted["truths"] or NAMES,
+        seeds=wanted["seeds"],
+        methods=wanted["methods"],
+        quick=wanted["quick"],
+        say=say,
+    ):
+        write_json(wanted["json"], results)
+    console = Console()
+    for table in ruler_tables(results):
+        console.print(table)
 
 
 def _probe(argv: list[str]) -> None:
@@ -131,6 +178,7 @@ def _kuaisim(argv: list[str]) -> None:
 
 reproduce = Command(ABOUT["reproduce"], _reproduce)
 headroom = Command(ABOUT["headroom"], _headroom)
+ruler = Command(ABOUT["ruler"], _ruler)
 probe = Command(ABOUT["probe"], _probe)
 fcpo = Command(ABOUT["fcpo"], _fcpo)
 bench = Command(ABOUT["bench"], _bench, spread=True)
