@@ -9,6 +9,7 @@ DATA    ?=
 MAX_LEN ?= 30
 SEEDS   ?=
 OUT     ?=
+ARGS    ?=
 PLAN    ?= experiments/sweep.toml
 BUDGET  ?= default
 PYTHON  ?= $(firstword $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do command -v $$p; done))
@@ -31,7 +32,8 @@ PYTHON_newest ?= $(shell $(PYTHONS) | awk '$$1 >= 13 {print $$2; exit}')
 SAID = $(if $(and $(WORLD),$(filter file,$(origin $(1)))),,$(2) $($(1)))
 FLAGS = $(if $(filter sardine-%,$(WORLD)),$(call SAID,ENV,--env),--env $(ENV)) --budget $(BUDGET) --method $(METHOD) \
   $(call SAID,MAX_LEN,--max-len) \
-  $(if $(WORLD),--world $(WORLD)) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out $(OUT))
+  $(if $(WORLD),--world $(WORLD)) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out $(OUT)) \
+  $(ARGS)
 
 SWEEP_BUDGET = $(if $(filter default,$(BUDGET)),,--budget $(BUDGET))
 
@@ -45,6 +47,7 @@ help: ## list the targets and variables
 	@echo "  WORLD=mood, satisfaction, platform, tolerance, retention, kuaisim, her4if, ... (empty: the paper's)"
 	@echo "  BUDGET=$(BUDGET)    tiny (seconds), quick (a tenth of the paper's; sweep, compare, reproduce), default (minutes), paper (20,000 steps)"
 	@echo "  DATA=folder or file of the real data (empty: ./data/ENV if it is there, else the embedded synthetic world)"
+	@echo "  ARGS=\"--data.click-column rating --data.click-from 4\": further options of train and data"
 	@echo "  MAX_LEN=$(MAX_LEN)  SEEDS=\"11 15 19\"  OUT=run directory"
 
 setup: .venv/.ready ## install everything into .venv from pinned versions
@@ -65,7 +68,7 @@ evaluate: setup ## evaluate a trained run again: make evaluate OUT=runs/...
 	@$(BIN)/dsrm-jax evaluate $(OUT)
 
 data: setup ## download, check and parse the official data of ENV
-	@$(BIN)/dsrm-jax data --env $(ENV) $(if $(DATA),--data $(DATA))
+	@$(BIN)/dsrm-jax data --env $(ENV) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 sweep: setup ## run a grid of configurations on one ENV: make sweep PLAN=experiments/sweep.toml ENV=kuairec
 	@$(BIN)/dsrm-jax sweep $(PLAN) --grid data.env=$(ENV) $(SWEEP_BUDGET) $(if $(OUT),--out $(OUT))

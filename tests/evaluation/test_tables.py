@@ -121,9 +121,14 @@ def facts():
         "items": 10728,
         "categories": 31,
         "catalogue": 3327,
+        "rows": 17_207_376,
+        "click_rate": 0.505,
+        "span": {"first": "2020-07-05T00:00:00.000Z", "last": "2020-09-06T12:30:00.250Z"},
+        "notes": ["users (user_id): whole numbers", "3 of 17,207,379 rows dropped"],
         "train": split(12_530_806, 7176),
         "test": split(4_676_570, 1411),
-        "popularity": {"gini": 0.623, "top_share": 0.659, "catalogue_gini": 0.596, "catalogue_top_share": 0.627},
+        "popularity": {"gini": 0.623, "top_share": 0.659, "catalogue_gini": 0.596, "catalogue_top_share": 0.627}
+        | {"curve": {"1 %": 0.125, "50 %": 0.875}},
     }
 
 
@@ -139,6 +144,8 @@ def test_data_statistics_are_all_there_and_uncut(facts, width):
     rows = ["rows 12,530,806 4,676,570", "users 7,176 1,411", "click rate 0.505 0.505", "users 7,176"]
     rows += ["recommended items 3,327", "exposure Gini, recommended 0.596", "categories 31"]
     rows += [f"rows train {spread}", f"rows test {spread}", f"click rate test {rates}"]
+    rows += ["rows 17,207,376", "first time 2020-07-05 00:00:00", "last time 2020-09-06 12:30:00.250"]
+    rows += ["most shown items 1 % 50 %", "share of what is shown 0.125 0.875", *facts["notes"]]
     for row in rows:
         assert any(row in line for line in lines), row
 

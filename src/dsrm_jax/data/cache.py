@@ -14,7 +14,7 @@ from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
 from dsrm_jax.files import digest
 from dsrm_jax.types import Json
 
-FORMAT = 1
+FORMAT = 2
 META = "meta"
 ROW_COLUMNS: dict[str, type] = {
     "user": np.int32,
@@ -77,7 +77,8 @@ def write_log(path: Path, log: InteractionLog, key: str) -> None:
     if log.synthetic is not None:
         raise ValueError("a synthetic world is generated again from its seed, never cached")
     arrays = _columns(log)
-    meta = {"format": FORMAT, "key": key, "name": log.name, "source": log.source, "columns": sorted(arrays)}
+    meta: Json = {"format": FORMAT, "key": key, "name": log.name, "source": log.source, "notes": log.notes}
+    meta["columns"] = sorted(arrays)
     arrays[META] = np.array(json.dumps(meta))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -142,6 +143,7 @@ def _log(meta: Json, arrays: dict[str, np.ndarray]) -> InteractionLog:
     return InteractionLog(
         name=meta["name"],
         source=meta["source"],
+        notes=tuple(meta["notes"]),
         train=rows("train"),
         test=rows("test"),
         category_names=tuple(arrays["category_names"].tolist()),

@@ -68,6 +68,7 @@ class InteractionLog:
     item_features: dict[str, np.ndarray] = field(default_factory=dict)  # name to `(I,)` int32 codes, -1 where missing
     train_matrix: ObservedMatrix | None = None  # fully observed training users, where the source has them
     test_matrix: ObservedMatrix | None = None  # fully observed held-out users, where the source has them
+    notes: tuple[str, ...] = ()  # what was understood and what was dropped when an own log was read, a phrase each
     # the truth behind a synthetic log (`synthetic.Truth`), for simulators and evaluation only
     synthetic: object | None = None
 

@@ -11,11 +11,11 @@ class DataConfig:
 
     env: str = "kuairec"
     """Data set: kuairec, kuairand, kuairec-signed, ml-100k, ml-1m, coat, sardine-topk-bored, -boredinf or -uncertain (drawn),
-    log (any CSV or Parquet file), or module:function for one of your own, which returns a log, a frame or a mapping of
+    log (any CSV or Parquet files), or module:function for one of your own, which returns a log, a frame or a mapping of
     names to arrays."""
     path: str = ""
-    """Folder (or, for env=log, file) that holds the data set's files; empty: the default data folder, and the
-    embedded synthetic world where the files are absent (kuairec and kuairand)."""
+    """Folder that holds the data set's files (env=log: a file, a folder of files, or a pattern such as 'logs/*.csv'); empty: the
+    default data folder, and the embedded synthetic world where the files are absent (kuairec and kuairand)."""
     seed: int = number(default=0, within=SEED)
     """Seed of the synthetic world and of random splits."""
     click: Literal["valid_play", "watch_ratio"] = "valid_play"
@@ -39,7 +39,19 @@ class DataConfig:
     click_column: str = "click"
     """Column of 0/1 clicks or graded feedback (env=log)."""
     time_column: str = ""
-    """Column of times, any sortable number (env=log); empty: `time`, where there is one, else file order."""
+    """Column of times, numbers or dates (env=log); empty: `time`, where there is one, else file order."""
+    time_format: str = ""
+    """What times are (env=log): s, ms, us or ns since 1970, order (of any numbers), or directives such as '%d/%m/%Y %H:%M';
+    empty: recognised, and refused where day and month cannot be told apart."""
+    random_column: str = ""
+    """0/1 column of rows that were shown at random (env=log): they are held out and all others train; empty: each user's latest
+    rows are held out."""
+    category_column: str = ""
+    """Column of an item's categories, with | between them (env=log), in the log or in item_path."""
+    feature_columns: str = ""
+    """Columns of item features, with commas between them (env=log), in the log or in item_path."""
+    item_path: str = ""
+    """Table with a row an item (env=log), its id in item_column; empty: category and feature columns are the log's own."""
     click_from: float = number(default=1.0, within=ANY)
     """Feedback from which on a row is a click (env=log)."""
     cache: bool = True

@@ -10,6 +10,7 @@ from pathlib import Path
 from dsrm_jax import plugins
 from dsrm_jax.data.cache import through_cache
 from dsrm_jax.data.log import InteractionLog, Table
+from dsrm_jax.data.log_files import files_of, root_of
 from dsrm_jax.data.settings import DataConfig, SyntheticConfig
 from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.files import digest
@@ -18,7 +19,10 @@ from dsrm_jax.types import Json
 
 SEARCH_DEPTH = 3
 MIN_CACHED_BYTES = 32 << 20  # less is parsed in about a second
-SHARED_CODE = ("log.py", "split.py", "tables.py", "vocabulary.py")
+SHARED_CODE = (
+    "columns.py", "csv_layout.py", "csv_text.py", "log.py", "log_files.py", "own_items.py", "parts.py", "split.py", "tables.py", "times.py",
+    "vocabulary.py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,11 @@ def load_log(
     item_column: str = DataConfig.item_column,
     click_column: str = DataConfig.click_column,
     time_column: str = DataConfig.time_column,
+    time_format: str = DataConfig.time_format,
+    random_column: str = DataConfig.random_column,
+    category_column: str = DataConfig.category_column,
+    feature_columns: str = DataConfig.feature_columns,
+    item_path: str = DataConfig.item_path,
     click_from: float = DataConfig.click_from,
     cache: bool = DataConfig.cache,
     popularity_lift: float = SyntheticConfig.popularity_lift,
@@ -89,9 +98,10 @@ def load_log(
 ) -> InteractionLog:
     """Return the log of a data set, of a file, or of rows in memory; `log.source` says where it came from.
 
-    `source` is a data set's name, a CSV or Parquet file, a Polars or pandas frame, a mapping of names to arrays, or
-    `module:function`: a function that returns one of those, or a log, given the keywords that it names. The keywords are those
-    fields of `DataConfig` and `SyntheticConfig`, which say what each means; columns are named for rows in memory too.
+    `source` is a data set's name, a CSV or Parquet file, a folder of them or a pattern, a Polars or pandas frame, anything with
+    an Arrow stream (DuckDB, PyArrow), a mapping of names to arrays, or `module:function`: a function that returns one of those,
+    or a log, given the keywords that it names. The keywords are those fields of `DataConfig` and `SyntheticConfig`, which say
+    what each means; columns are named for rows in memory too.
 
     With an empty `path` a data set's files are looked for in the default data folder (environment variable
     DSRM_DATA, else `data/` under the current directory), and for kuairec and kuairand the embedded synthetic
@@ -116,7 +126,7 @@ def load_log(
         return source
     if isinstance(source, str) and source in SOURCES:
         return _of_data_set(source, given)
-    if isinstance(source, str) and not Path(source).suffix:
+    if isinstance(source, str) and not (Path(source).suffix or os.sep in source or Path(source).exists()):
         error = unknown_name("data set (data.env)", source, SOURCES)
         raise InputError(f"{error}, or module:function for one of your own")
     if isinstance(source, (str, os.PathLike)):
@@ -141,7 +151,7 @@ def _of_data_set(env: str, given: Json) -> InteractionLog:
         from dsrm_jax.data.synthetic import generate
 
         return generate(env, **plugins.asked(generate, given, env))
-    if not path.exists():
+    if env != "log" and not path.exists():
         hint = (
             "check data.path"
             if given["path"]
@@ -154,7 +164,10 @@ def _of_data_set(env: str, given: Json) -> InteractionLog:
     def parse() -> InteractionLog:
         return load(path, *source.options, **keywords)
 
-    files = source_files(path)
+    if env == "log":
+        files = files_of(path) + (files_of(Path(given["item_path"]).expanduser()) if given["item_path"] else [])
+    else:
+        files = source_files(path)
     if not given["cache"] or sum(file.stat().st_size for file in files) < MIN_CACHED_BYTES:
         return parse()
     settings = {"env": env} | keywords
@@ -163,7 +176,7 @@ def _of_data_set(env: str, given: Json) -> InteractionLog:
 
 
 def data_path(env: str, path: str | os.PathLike[str] = "") -> Path:
-    """Return the folder (env=log: the file) that a data set is read from, `path` where the user named it; it may not exist.
+    """Return the folder (env=log: file, folder or pattern) of a data set, `path` where the user named it; it may not exist.
 
     Raises:
         InputError: env=log without a path.
@@ -172,7 +185,7 @@ def data_path(env: str, path: str | os.PathLike[str] = "") -> Path:
         return Path(path).expanduser()
     folders = SOURCES[env].folders
     if not folders:
-        raise InputError(f"data.env={env!r} needs data.path, the CSV or Parquet file to read")
+        raise InputError(f"data.env={env!r} needs data.path, the CSV or Parquet file (or folder, or pattern) to read")
     root = Path(os.environ.get("DSRM_DATA") or "data").expanduser()
     candidates = [root / folder for folder in folders]
     return next((folder for folder in candidates if folder.is_dir()), candidates[0])
@@ -197,7 +210,8 @@ def locate(folder: str | Path, names: Sequence[str]) -> Path | None:
 def cache_path(path: Path, settings: Mapping[str, object]) -> Path:
     """Return the cache file of a folder or file read with these settings, the data set's name among them under `env`."""
     folder = os.environ.get("DSRM_CACHE")
-    root = Path(folder).expanduser() if folder else path.resolve().parent / ".dsrm_cache"
+    beside = path.resolve().parent if path.exists() else root_of(path.resolve())
+    root = Path(folder).expanduser() if folder else beside / ".dsrm_cache"
     return root / f"{settings['env']}-{digest([str(path.resolve()), settings])[:16]}.npz"
 
 

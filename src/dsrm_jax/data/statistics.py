@@ -7,6 +7,8 @@ from dsrm_jax.types import Json
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BLOCK_PAIRS = 1 << 24
+CURVE = (0.01, 0.05, 0.1, 0.2, 0.5)
+CLOCK = (631_152_000_000, 4_102_444_800_000)  # milliseconds; a log whose times lie in 1990 to 2100 has a clock
 
 
 def describe(log: InteractionLog) -> Json:
@@ -17,7 +19,9 @@ def describe(log: InteractionLog) -> Json:
         vocabulary), `train` and `test` (`rows`, `users`, `items`, `click_rate` in [0, 1], `mean_feedback`, `density`: distinct
         pairs per user times item, `rows_per_user` and `user_click_rate`: mean and quantiles over the split's users), and
         `popularity` (Gini coefficient and the top 20 % of items' share of the training exposure, both over all items and over the
-        catalogue, zero-exposure items included).
+        catalogue, zero-exposure items included, and `curve`: the share of the most shown 1, 5, 10, 20 and 50 % of all items),
+        `rows` and `click_rate` of both splits together, `span` (`first` and `last` time, ISO 8601 in UTC; None where the log has
+        no clock) and `notes` (what was understood and dropped when an own log was read).
     """
     return {
         "name": log.name,
@@ -26,6 +30,10 @@ def describe(log: InteractionLog) -> Json:
         "items": log.num_items,
         "categories": len(log.category_names),
         "catalogue": len(log.catalogue),
+        "rows": len(log.train) + len(log.test),
+        "click_rate": float(np.concatenate([log.train.click, log.test.click]).mean()),
+        "span": _span(np.concatenate([log.train.time, log.test.time])),
+        "notes": list(log.notes),
         "train": _describe_rows(log.train, log.num_items),
         "test": _describe_rows(log.test, log.num_items),
         "popularity": {
@@ -33,6 +41,7 @@ def describe(log: InteractionLog) -> Json:
             "top_share": top_share(log.exposure),
             "catalogue_gini": gini(log.exposure[log.catalogue]),
             "catalogue_top_share": top_share(log.exposure[log.catalogue]),
+            "curve": {f"{100 * share:g} %": top_share(log.exposure, share) for share in CURVE},
         },
     }
 
@@ -53,6 +62,13 @@ def top_share(counts: np.ndarray, share: float = POPULAR_SHARE) -> float:
     total = ordered.sum()
     num_top = int(np.ceil(share * len(ordered)))
     return float(ordered[:num_top].sum() / total) if total else 0.0
+
+
+def _span(time: np.ndarray) -> Json | None:
+    if not len(time) or time.min() < CLOCK[0] or time.max() > CLOCK[1]:
+        return None
+    first, last = (f"{np.datetime64(int(moment), 'ms')}Z" for moment in (time.min(), time.max()))
+    return {"first": first, "last": last}
 
 
 def _describe_rows(rows: Interactions, num_items: int) -> Json:

@@ -76,7 +76,7 @@ def cell(value: Mapping[str, float], digits: int) -> str:
 
 
 def data_table(facts: Json) -> RenderableType:
-    """Lay out the statistics of a log (`data.sources.describe`): the paper's Table 1, and more.
+    """Lay out the statistics of a log (`data.statistics.describe`): the paper's Table 1, and more.
 
     Args:
         facts: what `describe` gives.
@@ -96,12 +96,17 @@ def data_table(facts: Json) -> RenderableType:
                 digits = 3 if spread["max"] <= 1 else 0
                 spreads.add_row(label, split, *(f"{spread[key]:,.{digits}f}" for key in SPREAD))
     whole = _table("whole log", "")
-    for name in ("users", "items", "categories", "catalogue"):
-        whole.add_row(LABELS.get(name, name), _number(facts[name]))
+    for name in ("rows", "users", "items", "categories", "catalogue", "click_rate"):
+        whole.add_row(LABELS.get(name, name.replace("_", " ")), _number(facts[name]))
+    for name, moment in (facts["span"] or {}).items():
+        whole.add_row(f"{name} time", moment.removesuffix(".000Z").removesuffix("Z").replace("T", " "))
     for scope, prefix in (("all items", ""), ("recommended", "catalogue_")):
         whole.add_row(f"exposure Gini, {scope}", _number(facts["popularity"][f"{prefix}gini"]))
         whole.add_row(f"share of the top 20 %, {scope}", _number(facts["popularity"][f"{prefix}top_share"]))
-    return Group(Text(str(facts["source"]), style="bold"), _side_by_side(counts, whole), spreads)
+    curve = _table("most shown items", *facts["popularity"]["curve"])
+    curve.add_row("share of what is shown", *map(_number, facts["popularity"]["curve"].values()))
+    notes = (Text(note) for note in facts["notes"])
+    return Group(Text(str(facts["source"]), style="bold"), *notes, _side_by_side(counts, whole), spreads, Text(), curve)
 
 
 def _notes(results: Mapping[str, Json], *, num_seeds: int, paper: bool) -> list[str]:
