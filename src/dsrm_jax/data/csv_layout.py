@@ -6,7 +6,9 @@ rows between them without a word. So one pass over the bytes first finds whether
 
 import csv
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +33,14 @@ DIALECTS: dict[str, dict[str, object]] = {
 }
 
 
+class Reading(NamedTuple):
+    """A way to read rows."""
+
+    exact: bool  # every row has as many fields as the header; otherwise the last may be missing
+    kept: bool  # a lone carriage return belongs to its text; otherwise it ends a row
+    dialect: str  # one of `DIALECTS`
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """How a CSV file is laid out."""
@@ -50,10 +60,11 @@ class Layout:
     lone: bool  # some carriage return stands alone in a file whose lines end otherwise
 
     @property
-    def dialects(self) -> list[tuple[str, bool]]:
-        """Return which of `DIALECTS` are tried, in order, and whether a lone carriage return belongs to its text."""
+    def readings(self) -> list[Reading]:
+        """Return the ways to read the rows, in the order in which they are tried."""
         order = sorted(DIALECTS, key=SPACED.__ne__) if self.spaced else list(DIALECTS)
-        return [(dialect, kept) for kept in ((True, False) if self.lone else (False,)) for dialect in order]
+        returns = (True, False) if self.lone else (False,)
+        return [Reading(*each) for each in product((True, False), returns, order)]
 
 
 def layout(path: Path, name: Path) -> Layout:

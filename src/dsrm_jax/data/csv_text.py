@@ -1,7 +1,7 @@
 """The rows of a CSV file, read strictly, and the line on which each stands.
 
-What Polars reads right it reads; all other files go through Python's `csv` in strict mode, which reads them right or says on which
-line it cannot.
+What Polars reads right it reads; all other files go through Python's `csv` in strict mode, which reads them right or says on
+which line it cannot.
 """
 
 import csv
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from dsrm_jax.data.csv_layout import DIALECTS, Layout
+from dsrm_jax.data.csv_layout import DIALECTS, Layout, Reading
 from dsrm_jax.errors import InputError
 
 BATCH = 1 << 16  # rows that Python's reader hands over together
@@ -56,32 +56,31 @@ def scan(found: Layout, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFram
 
 
 def read_texts(found: Layout, names: Sequence[str]) -> pl.DataFrame:
-    """Read columns of any file as texts, nothing as null; the first of `DIALECTS` that reads it whole is taken.
+    """Read columns of any file as texts, nothing as null, in the first of the file's `readings` that goes through.
 
     Raises:
         InputError: a quotation mark that no dialect allows, rows swallowed by one, or a row with too many fields; names the line.
     """
     positions = list(columns_of(found, names).values())
-    first: InputError | None = None
-    for dialect in found.dialects:
+    errors = {}
+    for reading in found.readings:
         try:
-            return _frame(found, names, positions, *dialect)
+            return _frame(found, names, positions, reading)
         except InputError as error:
-            first = first or error
-    assert first is not None
-    raise first
+            errors[reading.exact] = errors.get(reading.exact, error)
+    raise errors[False]
 
 
 def line_of(found: Layout, row: int) -> int:
     """Return the line on which a row begins, the header not counted among the rows."""
     if found.plain:
         return found.first_line + row + int(np.searchsorted(found.empty - np.arange(len(found.empty)), row, "right"))
-    for dialect in found.dialects:
+    for reading in found.readings:
         try:
-            return [line for line, _ in _rows(found, *dialect)][row]
+            return [line for line, _ in _rows(found, reading)][row]
         except InputError:
             continue
-    raise AssertionError("a row was read, so that one dialect goes through")
+    raise AssertionError("a row was read, so that one reading goes through")
 
 
 def _polars(found: Layout, kinds: dict[str, type[pl.DataType]]) -> pl.LazyFrame:
@@ -97,24 +96,24 @@ def _polars(found: Layout, kinds: dict[str, type[pl.DataType]]) -> pl.LazyFrame:
     )
 
 
-def _rows(found: Layout, dialect: str, kept: bool) -> Iterator[tuple[int, list[str]]]:
+def _rows(found: Layout, reading: Reading) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which each row begins, and its fields, as many as the header has at most."""
     width, begin = len(found.names), found.first_line
     errors = "strict" if found.utf8 else "replace"
-    with found.path.open(encoding="utf-8-sig", errors=errors, newline="\n" if kept else "") as stream:
-        text = (LONE.sub(MARK, line) for line in stream) if kept else stream
-        rows = csv.reader(text, delimiter=found.separator, strict=True, **DIALECTS[dialect])  # type: ignore[arg-type]
+    with found.path.open(encoding="utf-8-sig", errors=errors, newline="\n" if reading.kept else "") as stream:
+        text = (LONE.sub(MARK, line) for line in stream) if reading.kept else stream
+        rows = csv.reader(text, delimiter=found.separator, strict=True, **DIALECTS[reading.dialect])  # type: ignore[arg-type]
         try:
             while not next(rows):
                 pass
             begin = rows.line_num + 1
             for row in rows:
                 if row:
-                    if any(map(str.strip, row[width:])):
+                    if any(map(str.strip, row[width:])) or (reading.exact and len(row) < width):
                         raise InputError(
                             f"{found.name}, line {begin}: {len(row)} fields; expected {width}, as the header"
                         )
-                    yield begin, [name.replace(MARK, "\r") for name in row[:width]] if kept else row[:width]
+                    yield begin, [name.replace(MARK, "\r") for name in row[:width]] if reading.kept else row[:width]
                 begin = rows.line_num + 1
         except csv.Error as error:
             raise _misquoted(found.name, begin, rows.line_num, str(error)) from error
@@ -130,7 +129,7 @@ def _misquoted(name: Path, begin: int, line: int, error: str) -> InputError:
     return InputError(f"{name}, line {line}: {error}; expected CSV as in RFC 4180")
 
 
-def _frame(found: Layout, names: Sequence[str], positions: Sequence[int], dialect: str, kept: bool) -> pl.DataFrame:
+def _frame(found: Layout, names: Sequence[str], positions: Sequence[int], reading: Reading) -> pl.DataFrame:
     last = max(positions)
     frames: list[pl.DataFrame] = []
     batch: list[list[str]] = []
@@ -140,7 +139,7 @@ def _frame(found: Layout, names: Sequence[str], positions: Sequence[int], dialec
         frames.append(pl.DataFrame([pl.Series(n, c, dtype=pl.String) for n, c in zip(names, columns, strict=True)]))
         batch.clear()
 
-    for line, row in _rows(found, dialect, kept):
+    for line, row in _rows(found, reading):
         if any("\n" in text or "\r" in text for text in row):
             _refuse_swallowed(found, line, row, positions)
         batch.append(row if len(row) > last else row + [""] * (last + 1 - len(row)))

@@ -72,7 +72,11 @@ def _texts(values: pl.Series) -> pl.Series:
 
 def _feature(where: Where, rows: pl.DataFrame, num_items: int) -> np.ndarray:
     name = rows.columns[1]
-    first = rows.filter(pl.col("item") >= 0).group_by("item").agg(pl.col(name).drop_nulls().first().alias("value"))
+    first = (
+        rows.filter(pl.col("item") >= 0)
+        .group_by("item", maintain_order=True)
+        .agg(pl.col(name).drop_nulls().first().alias("value"))
+    )
     value = np.full(num_items, None, dtype=object)
     value[first["item"].to_numpy()] = first["value"].to_list()
     index = rows["item"].to_numpy()

@@ -20,8 +20,8 @@ from dsrm_jax.types import Json
 SEARCH_DEPTH = 3
 MIN_CACHED_BYTES = 32 << 20  # less is parsed in about a second
 SHARED_CODE = (
-    "columns.py", "csv_layout.py", "csv_text.py", "log.py", "log_files.py", "own_items.py", "parts.py", "split.py", "tables.py", "times.py",
-    "vocabulary.py",
+    "columns.py", "csv_layout.py", "csv_text.py", "log.py", "log_files.py", "own_items.py", "parts.py", "split.py", "tables.py",
+    "times.py", "vocabulary.py",
 )  # fmt: skip
 
 
