@@ -172,13 +172,15 @@ def test_importing_the_package_neither_loads_jax_nor_sets_flags():
 
 def test_data_describes_a_log_and_writes_its_numbers(capsys, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rows = [f"{u},{i},{(u * i) % 3 == 0:d}" for u in range(20) for i in range(15)]
-    (tmp_path / "log.csv").write_text("user_id,item_id,click\n" + "\n".join(rows) + "\n")
+    rows = [f"{u},{i},{(u * i) % 3 == 0:d},2020-07-{i + 1:02}" for u in range(20) for i in range(15)]
+    (tmp_path / "log.csv").write_text("user_id,item_id,click,time\n" + "\n".join(rows) + "\n")
     status, out, err = run(capsys, "data", "--env", "log", "--data", "log.csv", "--json", "facts.json")
     assert status == 0, err
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert facts["train"]["rows"] + facts["test"]["rows"] == 300
     assert "log.csv" in out
+    for words in ("users (user_id): whole numbers", "times (time): dates and times, in UTC", "2020-07-15 00:00:00", "50 %"):
+        assert words in out
 
 
 @pytest.mark.parametrize("command", ["sweep", "train", "resume", "evaluate", "export", "bench", "headroom"])

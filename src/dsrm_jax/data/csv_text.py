@@ -62,7 +62,7 @@ def read_texts(found: Layout, names: Sequence[str]) -> pl.DataFrame:
         InputError: a quotation mark that no dialect allows, rows swallowed by one, or a row with too many fields; names the line.
     """
     positions = list(columns_of(found, names).values())
-    errors = {}
+    errors: dict[bool, InputError] = {}
     for reading in found.readings:
         try:
             return _frame(found, names, positions, reading)
