@@ -179,7 +179,12 @@ def test_data_describes_a_log_and_writes_its_numbers(capsys, tmp_path: Path, mon
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert facts["train"]["rows"] + facts["test"]["rows"] == 300
     assert "log.csv" in out
-    for words in ("users (user_id): whole numbers", "times (time): dates and times, in UTC", "2020-07-15 00:00:00", "50 %"):
+    for words in (
+        "users (user_id): whole numbers",
+        "times (time): dates and times, in UTC",
+        "2020-07-15 00:00:00",
+        "50 %",
+    ):
         assert words in out
 
 
