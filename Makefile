@@ -37,7 +37,7 @@ FLAGS = $(if $(filter sardine-%,$(WORLD)),$(call SAID,ENV,--env),--env $(ENV)) -
 
 SWEEP_BUDGET = $(if $(filter default,$(BUDGET)),,--budget $(BUDGET))
 
-.PHONY: help setup train evaluate data sweep compare reproduce headroom ruler probe fcpo export bench test test-all test-versions test-oldest test-newest lint clean
+.PHONY: help setup train evaluate data sweep compare reproduce headroom ruler worlds probe fcpo export bench test test-all test-versions test-oldest test-newest lint clean
 
 help: ## list the targets and variables
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ headroom: setup ## how much of the oracle state's lead the purifier recovers
 
 ruler: setup ## measure every purifier against exact inference in small worlds
 	@$(BIN)/dsrm-jax ruler --json experiments/results/ruler.json $(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out $(OUT))
+
+worlds: setup ## what there is to plan in each world: rules that know the users, beside the bound
+	@$(BIN)/dsrm-jax worlds --env $(ENV) --json experiments/results/worlds.json
 
 probe: setup ## whether the purifier purifies, beside controls that must fail
 	@$(BIN)/dsrm-jax probe --env $(ENV) $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT))

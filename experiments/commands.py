@@ -16,6 +16,7 @@ ABOUT = {
     "probe": "probe whether the purifier purifies, beside controls that must fail; tables and pictures",
     "fcpo": "train and evaluate FCPO on ratings (MovieLens) at several limits on popular items",
     "bench": "measure speed, compile time and memory at a named size, or how they grow with size",
+    "worlds": "measure what there is to plan in each world, and what rules that know the users earn beside the bound",
     "kuaisim": "report a run's last ten entries as KuaiSim and its forks do, to compare with their numbers",
 }
 
@@ -158,6 +159,41 @@ def _bench(argv: list[str]) -> None:
     write_json(wanted["json"], numbers)
 
 
+def _worlds(argv: list[str]) -> None:
+    def arguments(
+        env: str = "kuairand",
+        world: tuple[str, ...] = (),
+        seed: int = 0,
+        users: int = 200,
+        sessions: int = 10,
+        json: str = "",
+    ) -> Json:
+        """Measure.
+
+        Args:
+            env: Synthetic data set: kuairec or kuairand.
+            world: Worlds, by the names of the table's first column; empty: all.
+            seed: Of the data.
+            users: Users of each world; as many others are what constants and prices are chosen on.
+            sessions: Of each user and rule; four times as many where users come back.
+            json: File to write the numbers to, as JSON.
+        """
+        return {"env": env, "names": world, "seed": seed, "users": users, "sessions": sessions, "json": json}
+
+    wanted = parse_arguments(arguments, argv, "worlds", ABOUT["worlds"])
+    json_file = wanted.pop("json")
+    check_json(json_file)
+    from rich.console import Console
+
+    from experiments.worlds.studies import WORLDS
+    from experiments.worlds.table import measure, worlds_table
+
+    env, names = wanted.pop("env"), wanted.pop("names") or tuple(WORLDS)
+    result = measure(env, names, **wanted, say=say)
+    Console().print(worlds_table(result))
+    write_json(json_file, result)
+
+
 def _kuaisim(argv: list[str]) -> None:
     def arguments(run: tyro.conf.Positional[str], json: str = "") -> tuple[str, str]:
         """Name a run.
@@ -183,3 +219,4 @@ probe = Command(ABOUT["probe"], _probe)
 fcpo = Command(ABOUT["fcpo"], _fcpo)
 bench = Command(ABOUT["bench"], _bench, spread=True)
 kuaisim = Command(ABOUT["kuaisim"], _kuaisim)
+worlds = Command(ABOUT["worlds"], _worlds)

@@ -1,0 +1,1 @@
+"""What there is to plan in a world whose sessions have memory, and who could win it."""
