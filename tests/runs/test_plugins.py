@@ -15,6 +15,7 @@ from rich.console import Console
 
 from dsrm_jax.cli import pipeline
 from dsrm_jax.cli.options import parse
+from dsrm_jax.cli.recommend import recommend
 from dsrm_jax.runs.logging import read_metrics
 from dsrm_jax.runs.prepare import load_worlds
 from dsrm_jax.runs.run import restore
@@ -261,6 +262,28 @@ def test_an_exported_policy_recommends_from_the_own_catalogue(trained):
     assert np.all(found.item % 10 == 0)
     assert not {10, 20} & set(found["old"])
     assert policy.meta["config"]["environment"]["leave"] == "my_lab:bored"
+
+
+def test_a_run_recommends_from_the_shell_with_its_own_logs_columns(trained, tmp_path):
+    """No export is needed; what it answers is what its export answers."""
+    run, config, _ = trained
+    pipeline.export(run, config, tmp_path / "policy.dsrm", 4, console=QUIET)
+    (tmp_path / "log.csv").write_text("user_id,item_id,click\n7,10,1\n8,20,0\n7,30,0\n")
+    wanted = {
+        "policy": str(run.path),
+        "seed": 4,
+        "log": str(tmp_path / "log.csv"),
+        "out": str(tmp_path / "o.jsonl"),
+        "k": 4,
+    }
+    absent = dict.fromkeys(
+        ("users", "allowed", "user_column", "item_column", "click_column", "time_column", "time_format"), ""
+    )
+    numbers = recommend(wanted | absent | {"exclude": "seen", "scores": False, "click_from": None}, lambda text: None)
+    assert (numbers["users"], numbers["unknown_events"]) == (2, 0)
+    lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    expected = load_policy(tmp_path / "policy.dsrm").recommend({7: [(10, True), (30, False)], 8: [(20, False)]}, k=4)
+    assert {line["user_id"]: line["item_ids"] for line in lines} == {user: expected[user] for user in (7, 8)}
 
 
 @pytest.mark.slow

@@ -173,6 +173,55 @@ def _export(argv: list[str]) -> None:
     write_json(wanted["json"], pipeline.export(run, config, wanted["out"] or run.path / "policy.dsrm", seed))
 
 
+def _recommend(argv: list[str]) -> None:
+    def arguments(
+        policy: Annotated[str, tyro.conf.Positional],
+        *,
+        log: str,
+        out: str,
+        users: str = "",
+        k: Annotated[int, tyro.conf.arg(aliases=("-k",))] = 10,
+        exclude: str = "seen",
+        allowed: str = "",
+        scores: bool = False,
+        seed: int = -1,
+        user_column: str = "",
+        item_column: str = "",
+        click_column: str = "",
+        time_column: str = "",
+        time_format: str = "",
+        click_from: float | None = None,
+        json: str = "",
+    ) -> Json:
+        """Recommend.
+
+        Args:
+            policy: Run directory that training wrote, or file that export wrote.
+            log: File, folder or pattern of what the users were shown and clicked, as of env=log; rows in any order.
+            out: File to write: .parquet or .csv (a row an item) or .jsonl (a line a user).
+            users: File of the users to recommend to (the user column of a CSV or Parquet file; .txt: an id a line); empty: all.
+            k: Items a user, in any number that the policy knows.
+            exclude: seen: no item of the user's own rows; nothing; or a file of items (as of users).
+            allowed: File of the items that may be recommended (as of users); empty: all that the policy recommends from.
+            scores: Write how likely a click on each item is, too.
+            seed: Which of a run's seeds; -1: the first.
+            user_column: Column of user ids; this and the next five are by default as the policy's own log had them.
+            item_column: Column of item ids.
+            click_column: Column of 0/1 clicks or graded feedback.
+            time_column: Column of times; without one, `time` or the rows' order.
+            time_format: What times are: s, ms, us, ns, order, or directives such as '%d/%m/%Y'; without one, recognised.
+            click_from: Feedback from which on a row is a click.
+            json: File to write the command's numbers to, as JSON.
+        """
+        return dict(locals())
+
+    wanted = parse_arguments(arguments, argv, "recommend")
+    check_json(wanted["json"])
+    from dsrm_jax.cli.recommend import recommend
+
+    write_json(wanted["json"], recommend(wanted, say))
+
+
 def parse_arguments(arguments: Callable[..., T], argv: list[str], command: str, about: str = "") -> T:
     """Return what a function of a command's arguments gives; its docstring is their help text."""
     description = (about or COMMANDS[command].about).capitalize() + "."
@@ -214,4 +263,5 @@ COMMANDS = {
     "export": Command(
         "write the trained policy of a run to one file that recommends without the training code", _export
     ),
+    "recommend": Command("recommend items to every user of a log, by a run or an exported policy", _recommend),
 }

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,9 +150,30 @@ def export(
     Raises:
         InputError: no such seed, no usable checkpoint, or the file cannot be written.
     """
-    from dsrm_jax.serving.export import export_policy
     from dsrm_jax.serving.latency import latency
     from dsrm_jax.serving.load import load_policy
+
+    say = _speaker(console or Console())
+    written = write_policy(run, config, path, seed, say)
+    begun = time.perf_counter()
+    loaded = load_policy(path)
+    load_seconds, size = time.perf_counter() - begun, os.path.getsize(path)
+    rows = latency(loaded)
+    say(f"wrote {path} ({size / 1e6:.1f} MB), {written}")
+    say(f"loading it, which compiles it for this machine, takes {load_seconds:.1f} s")
+    for row in rows:
+        say(f"{row['users']:>5,} users: p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms")
+    return {"path": str(path), "bytes": size, "load_seconds": load_seconds, "latency": rows}
+
+
+def write_policy(
+    run: RunDirectory, config: Config, path: str | os.PathLike[str], seed: int, say: Say, platforms: Sequence[str] = ()
+) -> str:
+    """Write the newest checkpoint's policy of one of `training.seeds` to a file, and return in words which it is.
+
+    It is lowered for `platforms`, all by default; raises as `export`.
+    """
+    from dsrm_jax.serving.export import PLATFORMS, export_policy
 
     check_exportable(config.agent.method)
     if seed not in config.training.seeds:
@@ -160,7 +181,6 @@ def export(
     folder = Path(path).absolute().parent
     if not folder.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {folder}; make it first")
-    say = _speaker(console or Console())
     step, saved, log, worlds, _ = newest(run, config, say)
     index = config.training.seeds.index(seed)
     policy, purifier = jax.tree.map(lambda x: x[index], (saved.train.agent, saved.perception.purifier))
@@ -176,17 +196,10 @@ def export(
         perceive_of(config),
         item_ids=log.item_ids,
         history_length=config.environment.history_length,
+        platforms=platforms or PLATFORMS,
         facts=facts | {"config": to_json(config)},
     )
-    begun = time.perf_counter()
-    loaded = load_policy(path)
-    load_seconds, size = time.perf_counter() - begun, os.path.getsize(path)
-    rows = latency(loaded)
-    say(f"wrote {path} ({size / 1e6:.1f} MB), the policy of seed {seed} at step {step:,}{_unfinished(step, config)}")
-    say(f"loading it, which compiles it for this machine, takes {load_seconds:.1f} s")
-    for row in rows:
-        say(f"{row['users']:>5,} users: p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms")
-    return {"path": str(path), "bytes": size, "load_seconds": load_seconds, "latency": rows}
+    return f"the policy of seed {seed} at step {step:,}{_unfinished(step, config)}"
 
 
 def newest(run: RunDirectory, config: Config, say: Say) -> tuple[int, Saved, InteractionLog, Worlds, Json]:

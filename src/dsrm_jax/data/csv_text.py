@@ -40,19 +40,25 @@ def scan(found: Layout, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFram
     Raises:
         PolarsError: a value is not of its column's type, or a row has too many fields.
     """
-    positions = columns_of(found, tuple(columns))
-    theirs = _polars(found, {}).collect_schema().names()
-    if len(theirs) != len(found.names):
-        return None
-    table = _polars(found, {theirs[positions[name]]: kind for name, kind in columns.items()})
-    frame = table.select(pl.col(theirs[place]).alias(name) for name, place in positions.items()).collect()
-    if len(frame) != found.lines:
+    table = lazy(found, columns)
+    frame = None if table is None else table.collect()
+    if frame is None or len(frame) != found.lines:
         return None
     if len(found.empty):
         keep = np.ones(len(frame), dtype=bool)
         keep[found.empty] = False
         frame = frame.filter(pl.Series(keep))
     return frame
+
+
+def lazy(found: Layout, columns: Mapping[str, type[pl.DataType]]) -> pl.LazyFrame | None:
+    """Return a plain file's columns, not read yet, empty lines as nulls; None where Polars sees other columns than the survey."""
+    positions = columns_of(found, tuple(columns))
+    theirs = _polars(found, {}).collect_schema().names()
+    if len(theirs) != len(found.names):
+        return None
+    table = _polars(found, {theirs[positions[name]]: kind for name, kind in columns.items()})
+    return table.select(pl.col(theirs[place]).alias(name) for name, place in positions.items())
 
 
 def read_texts(found: Layout, names: Sequence[str]) -> pl.DataFrame:

@@ -37,8 +37,8 @@ class Rows:
             frame = _from_memory(self.memory, names)
         else:
             root = root_of(Path(self.where))
-            frames = [_from_file(*each, root, names) for each in zip(self.files, self.inside, strict=True)]
-            frame = pl.concat(_alike(frames))
+            frames = [from_file(*each, root, names) for each in zip(self.files, self.inside, strict=True)]
+            frame = pl.concat(alike(frames))
             rows = tuple(len(frame) for frame in frames)
             where = self.files[0] if len(self.files) == 1 else Parts(str(self.where), self.files, rows)
         if frame.is_empty():
@@ -78,7 +78,8 @@ def _is_pandas(table: object) -> bool:
     return type(table).__module__.partition(".")[0] == "pandas"
 
 
-def _from_file(file: Path, inside: Sequence[str], root: Path, names: Sequence[str]) -> pl.DataFrame:
+def from_file(file: Path, inside: Sequence[str], root: Path, names: Sequence[str]) -> pl.DataFrame:
+    """Read columns of one file of a table, those that its folders' names give among them; raises as `tables.read_table`."""
     given = {name: value for name, value in partition_of(file, root).items() if name in names and name not in inside}
     wanted = [name for name in names if name not in given]
     if not wanted:
@@ -89,7 +90,7 @@ def _from_file(file: Path, inside: Sequence[str], root: Path, names: Sequence[st
     return frame.with_columns(pl.lit(value, pl.String).alias(name) for name, value in given.items()).select(names)
 
 
-def _alike(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
+def alike(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
     """Bring each column to one type: integers to the widest, types that differ otherwise to text."""
     casts = []
     for name in frames[0].columns:
