@@ -135,7 +135,7 @@ def test_an_unknown_flag_exits_with_status_2_and_names_the_nearest(capsys, tmp_p
         ("user_id,item_id,click\n", ["log.csv"]),
         ("user_id,item_id,click\n1,1,-1\n1,2,1\n", ["click", "log.csv"]),
         ("user_id,item_id,click\n1,1,nan\n1,2,1\n", ["click", "log.csv"]),
-        ("user_id,item_id,click\n1,1,yes\n1,2,no\n", ["click", "log.csv"]),
+        ("user_id,item_id,click\n1,1,perhaps\n1,2,no\n", ["click", "log.csv"]),
         ("user_id,item_id,click\n1,1,1\n1,2,0\n2,1,1\n2,2,0\n", ["test_fraction"]),
         (SMALL_CATALOGUE, ["catalogue", "slate_size"]),
     ],
