@@ -17,6 +17,7 @@ ABOUT = {
     "fcpo": "train and evaluate FCPO on ratings (MovieLens) at several limits on popular items",
     "bench": "measure speed, compile time and memory at a named size, or how they grow with size",
     "worlds": "measure what there is to plan in each world, and what rules that know the users earn beside the bound",
+    "sardine": "play SARDINE's worlds by rules that know the user and by rules that infer the user from clicks",
     "kuaisim": "report a run's last ten entries as KuaiSim and its forks do, to compare with their numbers",
 }
 
@@ -212,11 +213,37 @@ def _kuaisim(argv: list[str]) -> None:
     write_json(json_file, report_run(*open_run(folder), say))
 
 
+def _sardine(argv: list[str]) -> None:
+    def arguments(world: str = "all", sessions: int = 200, seed: int = 0, json: str = "") -> Json:
+        """Play.
+
+        Args:
+            world: sardine-topk-bored, sardine-topk-boredinf, sardine-topk-uncertain, or all.
+            sessions: Sessions of each rule.
+            seed: Of the items, the users and the luck.
+            json: File to write the numbers to, as JSON.
+        """
+        return {"world": world, "sessions": sessions, "seed": seed, "json": json}
+
+    wanted = parse_arguments(arguments, argv, "sardine", ABOUT["sardine"])
+    check_json(wanted["json"])
+    from rich.console import Console
+
+    from dsrm_jax.data.sardine import RULES
+    from experiments.worlds.sardine_table import render_sardine_table, sardine_table
+
+    names = tuple(RULES) if wanted["world"] == "all" else (wanted["world"],)
+    result = sardine_table(names, sessions=wanted["sessions"], seed=wanted["seed"], say=say)
+    Console().print(render_sardine_table(result))
+    write_json(wanted["json"], result)
+
+
 reproduce = Command(ABOUT["reproduce"], _reproduce)
 headroom = Command(ABOUT["headroom"], _headroom)
 ruler = Command(ABOUT["ruler"], _ruler)
 probe = Command(ABOUT["probe"], _probe)
 fcpo = Command(ABOUT["fcpo"], _fcpo)
 bench = Command(ABOUT["bench"], _bench, spread=True)
+sardine = Command(ABOUT["sardine"], _sardine)
 kuaisim = Command(ABOUT["kuaisim"], _kuaisim)
 worlds = Command(ABOUT["worlds"], _worlds)
