@@ -5,6 +5,7 @@ rows between them without a word. So one pass over the bytes first finds whether
 """
 
 import csv
+import re
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -16,7 +17,7 @@ from dsrm_jax.errors import InputError
 
 SEPARATORS = (",", "\t", ";", "|")
 CHUNK = 1 << 24  # bytes looked at together
-QUOTE, NEWLINE, RETURN, SPACE = b'"\n\r '
+QUOTE, NEWLINE, RETURN, SPACE, BACKSLASH = b'"\n\r \\'
 OTHERS = {(ord(s), e): bytes(set(range(256)) - {ord(s), e}) for s in SEPARATORS for e in (NEWLINE, RETURN)}
 MAGIC = {
     b"\xff\xfe": "UTF-16 text; save it as UTF-8",
@@ -24,12 +25,12 @@ MAGIC = {
     b"PK\x03\x04": "a ZIP archive or an Excel sheet; unpack it, or save the sheet as CSV",
     b"PAR1": "a Parquet file that is damaged; fetch it again",
 }
-SPACED = "spaces after the separators"
+STANDARD, SPACED, ESCAPED = "RFC 4180", "spaces after the separators", "backslashes before quotation marks"
 # tried in this order, each strictly
 DIALECTS: dict[str, dict[str, object]] = {
-    "RFC 4180": {},
+    STANDARD: {},
     SPACED: {"skipinitialspace": True},
-    "backslashes before quotation marks": {"escapechar": "\\"},
+    ESCAPED: {"escapechar": "\\"},
 }
 
 
@@ -54,15 +55,15 @@ class Layout:
     lines: int  # lines after the header
     empty: np.ndarray  # `(E,)` int64, which of those are empty, counted from 0
     plain: bool  # one row a line, and every quotation mark where RFC 4180 has it (or none that opens a field)
-    quoted: bool  # some field is quoted
-    spaced: bool  # some quotation mark follows a separator and a space
+    quoted: bool  # quotation marks are more than text
+    dialect: str  # the one of `DIALECTS` that the quotation marks speak for
     utf8: bool
     lone: bool  # some carriage return stands alone in a file whose lines end otherwise
 
     @property
     def readings(self) -> list[Reading]:
         """Return the ways to read the rows, in the order in which they are tried."""
-        order = sorted(DIALECTS, key=SPACED.__ne__) if self.spaced else list(DIALECTS)
+        order = sorted(DIALECTS, key=self.dialect.__ne__)
         returns = (True, False) if self.lone else (False,)
         return [Reading(*each) for each in product((True, False), returns, order)]
 
@@ -78,7 +79,8 @@ def layout(path: Path, name: Path) -> Layout:
     with path.open("rb") as stream:
         start = stream.read(CHUNK)
     separator, (names, first_line, spans) = _best_header(path, name, start)
-    newline = "\r" if b"\n" not in start and b"\r" in start else "\n"
+    ends = (m for m in re.finditer(rb"\r\n|\r|\n", start) if start.count(b'"', 0, m.start()) % 2 == 0)
+    newline = "\r" if next((m.group() for m in ends), b"") == b"\r" else "\n"
     found = _survey(path, ord(separator), ord(newline), len(names), first_line - 1)
     return Layout(
         path=path,
@@ -91,7 +93,7 @@ def layout(path: Path, name: Path) -> Layout:
         empty=np.concatenate(found.empty),
         plain=not spans and not found.mixed and (found.strict and found.regular if found.quoted else found.bare),
         quoted=found.quoted,
-        spaced=found.spaced,
+        dialect=ESCAPED if found.escaped else SPACED if found.spaced else STANDARD,
         utf8=found.utf8,
         lone=found.lone,
     )
@@ -138,9 +140,11 @@ class _Survey:
     empty: list[np.ndarray] = field(default_factory=list)
     strict: bool = True  # all quotation is as in RFC 4180 and ends on its line
     quoted: bool = False
-    spaced: bool = False
+    spaced: bool = False  # some quotation mark follows a separator and a space
+    escaped: bool = False  # some quotation mark in a bare field follows a backslash
     utf8: bool = True
     lone: bool = False
+    marks: int = 0  # so far
     regular: bool = True  # no line has more fields than the header
     bare: bool = True  # the same if no field were quoted
     mixed: bool = False  # a line feed in a file whose lines end in carriage returns
@@ -192,16 +196,19 @@ def _most_fields(bounds: bytes, separator: int, newline: int) -> int:
 def _quotation(text: np.ndarray, separator: int, newline: int, found: _Survey) -> None:
     """Note of some whole lines with quotation marks whether a field is quoted, and whether all is as in RFC 4180."""
     marks = np.flatnonzero(text == QUOTE)
-    around = np.concatenate([[newline, newline], text, [newline]])
+    around = np.pad(text, (2, 1), constant_values=newline)
     second, before, after = (around[marks + shift] for shift in (0, 1, 3))
     bounds = (separator, newline)
+    opens = (np.arange(len(marks)) + found.marks) % 2 == 0
     begins, doubled = np.isin(before, bounds), np.append(False, np.diff(marks) == 1)
-    spaced = (before == SPACE) & np.isin(second, bounds)
-    opened = begins[0::2] | doubled[0::2]
-    closed = np.isin(after[1::2], (*bounds, RETURN, QUOTE))
-    found.quoted |= bool((begins | spaced).any())
+    spaced = opens & (before == SPACE) & np.isin(second, bounds)
+    escaped = opens & (before == BACKSLASH)
+    closed = np.isin(after, (*bounds, RETURN, QUOTE))
+    found.quoted |= bool((begins | spaced | escaped).any())
     found.spaced |= bool(spaced.any())
-    found.strict &= bool(len(marks) % 2 == 0 and opened.all() and closed.all())
+    found.escaped |= bool(escaped.any())
+    found.strict &= len(marks) % 2 == 0 and bool(np.where(opens, begins | doubled, closed).all())
+    found.marks += len(marks)
 
 
 def _empty_lines(text: bytes, newline: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from dsrm_jax.data.csv_layout import DIALECTS, Layout, Reading
 from dsrm_jax.errors import InputError
 
 BATCH = 1 << 16  # rows that Python's reader hands over together
-LONE, MARK = re.compile("\r(?!\n)"), "\ue00d"  # Python's reader ends a row at every carriage return that is not hidden
+LONE, MARK = re.compile("\r(?!\n)"), "\udc0d"  # Python's reader ends a row at every carriage return that is not hidden
 LOST = "\ufffd"  # stands for bytes that are not UTF-8
 
 
