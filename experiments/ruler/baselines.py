@@ -55,7 +55,7 @@ def prior_estimate(world: World, size: Size) -> Estimate:
     return Estimate(mean, draws)
 
 
-def fitted_priors(world: World, *, known: bool, seed: int) -> tuple[Mixture, Mixture, dict[int, float]]:
+def fitted_priors(world: World, *, known: bool, seed: int) -> tuple[Mixture, Mixture, dict[str, float]]:
     """Return the Gaussian and the mixture fitted to the training users, and left-out likelihoods by number of components."""
     return fit_to_states(world.train, seed=seed) if known else fit_to_clicks(world.train_events, seed=seed)
 

@@ -110,7 +110,7 @@ class Cell:
         return baselines.exact_posteriors(self.world, self.size, self.seed)
 
     @cached_property
-    def priors(self) -> tuple[Mixture, Mixture, dict[int, float]]:
+    def priors(self) -> tuple[Mixture, Mixture, dict[str, float]]:
         """The fair Gaussian and the fair mixture."""
         return baselines.fitted_priors(self.world, known=self.known, seed=self.seed)
 
