@@ -28,7 +28,7 @@ KNOWN = ", known prior"
 BASELINES = ("prior", "raw", "raw_with_skips", "fair_gaussian", "fair_gaussian_mode", "fair_mixture", "bank", "exact")
 OF_PRIOR = ("fair_gaussian", "fair_mixture", "bank", "exact", "guided", "masked", "regression")  # with a known prior
 CONTROLLED = ("guided", "conditional")  # kinds that are measured untrained, too, and trained on shuffled users
-BASES = {"exact": "exact", "gaussian": "fair_gaussian", "mixture": "fair_mixture"}  # what ratios are over
+BASES = ("exact", "fair_gaussian", "fair_mixture")  # what ratios are over
 SAME_ERROR = 1.01  # a number of steps is enough where the error is within a per cent of the least
 
 
@@ -65,9 +65,7 @@ def run_ruler(
     for seed in seeds:
         for truth in truths:
             for known in (False, True):
-                wanted = [
-                    name for name in methods_of(known=known) if not methods or name in (*methods, *BASES.values())
-                ]
+                wanted = [name for name in methods_of(known=known) if not methods or name in (*methods, *BASES)]
                 cell = Cell(folder, truth, seed, known, quick)
                 for name in wanted:
                     if not cell.file(name).exists():
@@ -184,10 +182,10 @@ def collect(folder: Path, truths: Sequence[str], seeds: Sequence[int], *, quick:
         for known in (False, True):
             cells = [Cell(folder, truth, seed, known, quick) for seed in seeds]
             held = {name: _held(cells, name) for name in methods_of(known=known)}
-            if any(base not in held or not held[base] for base in BASES.values()):
+            if any(base not in held or not held[base] for base in BASES):
                 continue
             results["truths"][truth + KNOWN * known] = {
-                name: _of_seeds(found, {base: held[other] for base, other in BASES.items()}, size.lengths)
+                name: _of_seeds(found, {base: held[base] for base in BASES}, size.lengths)
                 for name, found in held.items()
                 if found
             }

@@ -25,7 +25,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     (second,) = run_ruler(tmp_path, **options)
     assert (len(said), second) == (number, first)
     at = first["truths"]["gaussian"]["fair_gaussian"]["20"]
-    assert at["over_gaussian"]["mean"] == 1.0
+    assert at["over_fair_gaussian"]["mean"] == 1.0
     assert at["over_exact_by_seed"] == pytest.approx([at["over_exact"]["mean"]])
     # the prior's own mean is the worst there is, exact inference about as good as the fit of its own family
     assert first["truths"]["gaussian"]["prior"]["20"]["over_exact"]["mean"] > 1.3
