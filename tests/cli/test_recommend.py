@@ -156,11 +156,11 @@ def test_a_log_may_be_of_any_kind_that_own_logs_are(capsys, place, policy, rows)
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--log", "absent.csv"], ["absent.csv", "file not found"]),
+        (["--log", "absent.csv"], ["--log absent.csv: there is no such file"]),
         (["--out", "recs.xlsx"], ["--out recs.xlsx", "expected one of .parquet, .csv, .jsonl"]),
         (["--out", "absent/recs.csv"], ["--out absent/recs.csv", "cannot be written"]),
         (["-k", "13"], ["k is 13, and 12 of the policy's 12 items may be recommended"]),
-        (["--exclude", "sene"], ["sene: file not found"]),
+        (["--exclude", "sene"], ["--exclude sene: there is no such file; expected seen, nothing, or a CSV"]),
         (["--allowed", "empty.txt"], ["empty.txt: the file is empty"]),
         (["--user-column", "user"], ["unknown column 'user'", "did you mean 'user_id'"]),
         (["--user-column", "click"], ["are one; expected different ones"]),

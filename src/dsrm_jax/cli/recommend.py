@@ -6,12 +6,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import has_magic
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dsrm_jax.cli.pipeline import write_policy
+from dsrm_jax.errors import InputError
 from dsrm_jax.parallel.devices import platform
 from dsrm_jax.parallel.xla import use_compilation_cache
 from dsrm_jax.runs.run_directory import open_run
@@ -32,6 +34,8 @@ def recommend(wanted: Json, say: Say) -> Json:
     """
     started, out = time.perf_counter(), Path(wanted["out"])
     check_out(out)
+    for name, also in (("log", ""), ("users", ""), ("allowed", ""), ("exclude", "seen, nothing, or ")):
+        check_there(name, wanted[name], also)
     use_compilation_cache()
     policy = policy_of(wanted["policy"], wanted["seed"], say)
     loaded = time.perf_counter() - started
@@ -65,6 +69,12 @@ def recommend(wanted: Json, say: Say) -> Json:
     for line in in_words(told, numbers, wanted):
         say(line)
     return numbers
+
+
+def check_there(option: str, path: str, also: str) -> None:
+    """Refuse a file that does not exist, before the work; `also` are the words that an option takes instead of one."""
+    if path and path not in also.split(", ") and not Path(path).exists() and not has_magic(path):
+        raise InputError(f"--{option} {path}: there is no such file; expected {also}a CSV, Parquet or text file")
 
 
 def policy_of(path: str, seed: int, say: Say) -> ExportedPolicy:
