@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from dsrm_jax.agents.agent import Rollout
 from dsrm_jax.agents.hyper_action import HyperActor, item_features
 from dsrm_jax.agents.minibatches import deal, descend, flatten_time
-from dsrm_jax.agents.networks import MLP, features
+from dsrm_jax.agents.networks import MLP, counted, counted_example, example, features, seen
 from dsrm_jax.agents.ppo import approx_kl, explained_variance, minibatch_indices, normalise, value_loss
 from dsrm_jax.agents.returns import bootstrap_values, generalised_advantage
 from dsrm_jax.agents.settings import SharedConfig
@@ -72,11 +72,14 @@ class SlatePolicy(nn.Module):
 
     @nn.compact
     def __call__(
-        self, state: Float[Array, "... D"], sharpness: float | Float[Array, ""]
+        self,
+        state: Float[Array, "... D"],
+        sharpness: float | Float[Array, ""],
+        context: Float[Array, "... M"] | None = None,
     ) -> tuple[Float[Array, "... E"], Float[Array, ""]]:
         """Return the hyper-action and the inverse temperature."""
         log_sharpness = self.param("log_sharpness", nn.initializers.zeros, ())
-        return HyperActor(self.hidden)(state), sharpness * jnp.exp(log_sharpness)
+        return HyperActor(self.hidden)(state, context), sharpness * jnp.exp(log_sharpness)
 
 
 class Value(nn.Module):
@@ -129,8 +132,8 @@ def init_actor_critic(parts: ActorCritic, key: jax.Array, catalogue: Catalogue) 
     policy_key, value_key = jax.random.split(key)
     state = jnp.zeros((1, catalogue.vectors.shape[1]))
     params = {
-        "policy": parts.policy.init(policy_key, state, parts.shared.sharpness),
-        "value": parts.value.init(value_key, state, jnp.zeros((1,), jnp.int32), parts.settings.discount),
+        "policy": parts.policy.init(policy_key, state, parts.shared.sharpness, *counted_example(catalogue)),
+        "value": parts.value.init(value_key, example(catalogue), jnp.zeros((1,), jnp.int32), parts.settings.discount),
     }
     return ActorCriticState(params, parts.optimiser.init(params))
 
@@ -153,12 +156,12 @@ def act(
 
 def state_value(parts: ActorCritic, params: PyTree, view: View) -> Float[Array, "..."]:
     """Return the value of a view."""
-    return parts.value.apply(params["value"], view.state, view.time, parts.settings.discount)  # type: ignore[return-value]
+    return parts.value.apply(params["value"], seen(view), view.time, parts.settings.discount)  # type: ignore[return-value]
 
 
 def item_logits(parts: ActorCritic, params: PyTree, view: View, catalogue: Catalogue) -> Float[Array, "B J"]:
     """Return the policy's logits of all items."""
-    weights, sharpness = parts.policy.apply(params["policy"], view.state, parts.shared.sharpness)
+    weights, sharpness = parts.policy.apply(params["policy"], view.state, parts.shared.sharpness, *counted(view))
     return sharpness * weights @ item_features(catalogue).T
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents import bcq_continuous, replay
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout, Transition
-from dsrm_jax.agents.networks import MLP, features
+from dsrm_jax.agents.networks import MLP, features, seen
 from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, Parts, ReplayConfig, ReplayState
 from dsrm_jax.agents.settings import SharedConfig
 from dsrm_jax.agents.slates import greedy_slate
@@ -66,9 +66,11 @@ class ItemQuery(nn.Module):
     anchor: float
 
     @nn.compact
-    def __call__(self, features: Float[Array, "... D+1"]) -> tuple[Float[Array, "... F"], Float[Array, "..."]]:
-        """Return query and level."""
-        state = features[..., :-1]
+    def __call__(
+        self, features: Float[Array, "... D+1"], dim: int | None = None
+    ) -> tuple[Float[Array, "... F"], Float[Array, "..."]]:
+        """Return query and level; D = `dim` where the features hold what the platform counts, too."""
+        state = features[..., : features.shape[-1] - 1 if dim is None else dim]
         one = jnp.ones((*state.shape[:-1], 1), state.dtype)
         anchor = jnp.concatenate([state, one, jnp.zeros_like(one), jnp.zeros_like(one)], axis=-1)
         factor = self.param("factor", nn.initializers.constant(self.anchor), ())
@@ -175,7 +177,7 @@ def _init(parts: Parts[BCQConfig], key: jax.Array, catalogue: Catalogue, logged:
     rows = replay.experience(logged, logged.slate, logged.clicks)
     keys = jax.random.split(key, len(parts.networks))
     params = {
-        name: network.init(network_key, rows.features[:1])
+        name: network.init(network_key, rows.features[:1], catalogue.vectors.shape[1])
         for (name, network), network_key in zip(parts.networks.items(), keys, strict=True)
     }
     return ReplayState(replay.start_learner(params, parts.optimisers), replay.full_replay(rows))
@@ -185,8 +187,8 @@ def _act(
     parts: Parts[BCQConfig], agent: ReplayState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
 ) -> tuple[Int[Array, "B K"], tuple[()]]:
     """`Agent.act`."""
-    seen = features(view.state, view.time)
-    scores = _constrained(parts, agent.learner.params, seen, item_rows(catalogue))
+    known = features(seen(view), view.time)
+    scores = _constrained(parts, agent.learner.params, known, item_rows(catalogue))
     slate_size, excluded = parts.slate_size, view.excluded
     return greedy_slate(scores, catalogue.is_popular, None, slate_size=slate_size, excluded=excluded), ()
 
@@ -199,18 +201,19 @@ def _update(
 
 
 def _values(
-    parts: Parts[BCQConfig], params: PyTree, seen: Float[Array, "N D+1"], rows: Float[Array, "N K F"]
+    parts: Parts[BCQConfig], params: PyTree, known: Float[Array, "N D+1"], rows: Float[Array, "N K F"]
 ) -> Float[Array, "N K"]:
     """Return Q of K items of each user, given their `item_rows`."""
-    query, level = parts.apply("value", params, seen)
+    query, level = parts.apply("value", params, known, rows.shape[-1] - 3)
     return jnp.einsum("nf,nkf->nk", query, rows) + jnp.asarray(level)[:, None]
 
 
 def _constrained(
-    parts: Parts[BCQConfig], params: Params, seen: Float[Array, "N D+1"], rows: Float[Array, "J F"]
+    parts: Parts[BCQConfig], params: Params, known: Float[Array, "N D+1"], rows: Float[Array, "J F"]
 ) -> Float[Array, "N J"]:
     """Return `constrained_scores` of all items; levels change no order."""
-    value, logits = (parts.apply(name, params[name], seen)[0] @ rows.T for name in ("value", "imitation"))
+    dim = rows.shape[-1] - 3
+    value, logits = (parts.apply(name, params[name], known, dim)[0] @ rows.T for name in ("value", "imitation"))
     return constrained_scores(value, logits, parts.settings.threshold)
 
 
@@ -226,7 +229,7 @@ def _gradient_step(
         return jnp.mean(optax.huber_loss(value, target)), value
 
     def imitation_loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
-        logits = parts.apply("imitation", params, batch.features)[0] @ rows.T
+        logits = parts.apply("imitation", params, batch.features, rows.shape[-1] - 3)[0] @ rows.T
         shown = jnp.take_along_axis(logits, batch.action, axis=1)
         surprise = jnp.mean(jax.nn.logsumexp(logits, axis=1)) - jnp.mean(shown)
         return surprise + LOGIT_PENALTY * jnp.mean(jnp.square(logits)), surprise

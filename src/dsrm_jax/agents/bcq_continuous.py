@@ -18,6 +18,7 @@ from dsrm_jax.agents import replay
 from dsrm_jax.agents.agent import Rollout, Transition
 from dsrm_jax.agents.hyper_action import Critics, hyper_slate, item_features, unit
 from dsrm_jax.agents.networks import MLP, features
+from dsrm_jax.agents.networks import seen as known
 from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, Parts, ReplayState
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.types import PyTree
@@ -137,7 +138,7 @@ def act(
     """`Agent.act`: the draw that the first critic likes best, greedy or not."""
     params, batch = agent.learner.params, view.state.shape[0]
     noise = jax.random.normal(key, (batch, NUM_DRAWS, 2 * (view.state.shape[-1] + 3)))
-    action, seen = draw_actions(parts, params, features(view.state, view.time), noise)
+    action, seen = draw_actions(parts, params, features(known(view), view.time), noise)
     best = jnp.argmax(parts.apply("critic", params["critic"], seen, action)[..., 0], axis=1)
     liked = action[jnp.arange(batch), best]
     return hyper_slate(liked, catalogue, slate_size=parts.slate_size, excluded=view.excluded), ()

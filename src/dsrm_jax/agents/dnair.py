@@ -19,7 +19,7 @@ from dsrm_jax.agents import item_values, replay
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
 from dsrm_jax.agents.hyper_action import item_features
 from dsrm_jax.agents.item_values import ItemValues
-from dsrm_jax.agents.networks import features
+from dsrm_jax.agents.networks import features, seen
 from dsrm_jax.agents.replay import Experience, Learner, Metrics, Parts, ReplayConfig, ReplayState
 from dsrm_jax.agents.settings import SharedConfig
 from dsrm_jax.agents.slates import Excluded, greedy_slate
@@ -149,10 +149,10 @@ def item_targets(
 
     V(s') is the mean value, by the target network, of the K items that the online network would show (double Q-learning).
     """
-    seen = batch.next_features
-    values = _values(parts, learner.params["value"], seen, catalogue, bonus)
+    known = batch.next_features
+    values = _values(parts, learner.params["value"], known, catalogue, bonus)
     slate = greedy_slate(values, catalogue.is_popular, None, slate_size=parts.slate_size)
-    following = _values_at(parts, learner.target["value"], seen, slate, catalogue, bonus)
+    following = _values_at(parts, learner.target["value"], known, slate, catalogue, bonus)
     reward = batch.reward.astype(jnp.float32) + bonus[batch.action]
     discount = parts.settings.discount
     return item_values.one_step_target(reward, batch.terminated, jnp.mean(following, axis=1), discount=discount)
@@ -161,7 +161,9 @@ def item_targets(
 def _init(parts: Parts[DNaIRConfig], key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> ReplayState:
     """`Agent.init`."""
     item_values.exposure_of(catalogue, "dnair")
-    params = {"value": parts.networks["value"].init(key, jnp.zeros((1, catalogue.vectors.shape[1] + 1)))}
+    dim = catalogue.vectors.shape[1]
+    known = jnp.zeros((1, dim + catalogue.context_size + 1))
+    params = {"value": parts.networks["value"].init(key, known, dim)}
     held = replay.start_replay(replay.slate_row(catalogue, parts.slate_size), capacity=parts.replay.capacity)
     return ReplayState(replay.start_learner(params, parts.optimisers), held)
 
@@ -176,8 +178,8 @@ def _act(
 ) -> tuple[Int[Array, "B K"], tuple[()]]:
     """`Agent.act`."""
     bonus = novelty_bonus(catalogue, weight=parts.settings.novelty_weight)
-    seen = features(view.state, view.time)
-    values = _values(parts, agent.learner.params["value"], seen, catalogue, bonus)
+    known = features(seen(view), view.time)
+    values = _values(parts, agent.learner.params["value"], known, catalogue, bonus)
     slate = greedy_slate(values, catalogue.is_popular, None, slate_size=parts.slate_size, excluded=view.excluded)
     if greedy:
         return slate, ()
@@ -207,23 +209,25 @@ def _update(
 def _values(
     parts: Parts[DNaIRConfig],
     params: PyTree,
-    seen: Float[Array, "B D+1"],
+    known: Float[Array, "B D+1"],
     catalogue: Catalogue,
     bonus: Float[Array, "J"],
 ) -> Float[Array, "B J"]:
     """Return Q of every item."""
-    learnt = item_values.correction(parts.apply("value", params, seen), item_features(catalogue))
-    return bonus + item_values.click_probability(seen[:, :-1], catalogue) + learnt
+    weights = parts.apply("value", params, known, catalogue.vectors.shape[1])
+    learnt = item_values.correction(weights, item_features(catalogue))
+    return bonus + item_values.click_probability(known[:, :-1], catalogue) + learnt
 
 
 def _values_at(
     parts: Parts[DNaIRConfig],
     params: PyTree,
-    seen: Float[Array, "B D+1"],
+    known: Float[Array, "B D+1"],
     slate: Int[Array, "B K"],
     catalogue: Catalogue,
     bonus: Float[Array, "J"],
 ) -> Float[Array, "B K"]:
     """Return Q of the given items."""
-    learnt = item_values.correction_at(parts.apply("value", params, seen), item_features(catalogue), slate)
-    return bonus[slate] + item_values.click_probability_at(seen[:, :-1], slate, catalogue) + learnt
+    weights = parts.apply("value", params, known, catalogue.vectors.shape[1])
+    learnt = item_values.correction_at(weights, item_features(catalogue), slate)
+    return bonus[slate] + item_values.click_probability_at(known[:, :-1], slate, catalogue) + learnt

@@ -21,7 +21,7 @@ from dsrm_jax.agents.actor_critic import adam_apart, rollout_advantage
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
 from dsrm_jax.agents.fairness import observe_slates, slate_fairness, start_counts
 from dsrm_jax.agents.goals import GoalState
-from dsrm_jax.agents.networks import Manager, Worker, lifted_vectors
+from dsrm_jax.agents.networks import Manager, Worker, counted, counted_example, lifted_vectors
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.agents.slates import FactoredScores, slate_log_prob
 from dsrm_jax.errors import InputError
@@ -59,7 +59,7 @@ def make_dsrm_hrl(
     manager: nn.Module | None = None,
     worker: nn.Module | None = None,
     slate_mode: Literal["quota", "penalty"] = SharedConfig.slate_mode,
-    fairness: Literal["balance", "gini"] = SharedConfig.fairness,
+    fairness: Literal["balance", "gini", "platform"] = SharedConfig.fairness,
     fairness_weight: float = SharedConfig.fairness_weight,
     manager_discount: float = SharedConfig.manager_discount,
     worker_discount: float = SharedConfig.worker_discount,
@@ -148,8 +148,10 @@ def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Logged = 
     num_items, dim = catalogue.vectors.shape
     state, time, goal = jnp.zeros((1, dim)), jnp.zeros((1,), jnp.int32), jnp.zeros((1, 2))
     params = {
-        "manager": parts.manager.init(manager_key, state, time),
-        "worker": parts.worker.init(worker_key, state, goal, time, parts.settings.sharpness),
+        "manager": parts.manager.init(manager_key, state, time, *counted_example(catalogue)),
+        "worker": parts.worker.init(
+            worker_key, state, goal, time, parts.settings.sharpness, *counted_example(catalogue)
+        ),
     }
     return GoalState(params, parts.optimiser.init(params), start_counts(num_items))
 
@@ -203,7 +205,7 @@ def _manage(
     parts: _Parts, params: PyTree, view: View
 ) -> tuple[Float[Array, "... 2"], Float[Array, "2"], Float[Array, "..."]]:
     """Return `(mean, log_std, value)` of `networks.Manager`; its value is of a reward per step, over the discount's horizon."""
-    found: PyTree = parts.manager.apply(params["manager"], view.state, view.time)
+    found: PyTree = parts.manager.apply(params["manager"], view.state, view.time, *counted(view))
     mean, log_std, value = found
     return mean, log_std, value / (1.0 - parts.settings.manager_discount)
 
@@ -212,7 +214,8 @@ def _work(
     parts: _Parts, params: PyTree, view: View, goal: Float[Array, "... 2"]
 ) -> tuple[Float[Array, "... E"], Float[Array, ""], Float[Array, "..."]]:
     """Return `(query, sharpness, value)` of `networks.Worker`, its value scaled as the manager's."""
-    found: PyTree = parts.worker.apply(params["worker"], view.state, goal, view.time, parts.settings.sharpness)
+    sharpness = parts.settings.sharpness
+    found: PyTree = parts.worker.apply(params["worker"], view.state, goal, view.time, sharpness, *counted(view))
     query, sharpness, value = found
     return query, sharpness, value / (1.0 - parts.settings.worker_discount)
 

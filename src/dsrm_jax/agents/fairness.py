@@ -6,6 +6,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents.agent import Rollout
+from dsrm_jax.errors import InputError
 
 MEMORY = 0.99  # an update's exposure counts fade by this factor with every later update
 
@@ -57,8 +58,19 @@ def slate_fairness(shown: ShownCounts, rollout: Rollout, *, kind: str) -> Float[
     Args:
         shown: counts before the rollout (kind="gini").
         rollout: for its slates and popular shares.
-        kind: `balance` is -abs(2s - 1), in [-1, 0]; `gini` is minus the mean over the slate of `marginal_gini`.
+        kind: `balance` is -abs(2s - 1), in [-1, 0]; `gini` is minus the mean over the slate of `marginal_gini`; `platform` is
+            minus what the platform charges for the slate, its price times s (`Rollout.price`).
+
+    Raises:
+        InputError: `platform` in a world whose platform charges nothing.
     """
+    if kind == "platform":
+        if rollout.price is None:
+            raise InputError(
+                "agent.fairness is platform, and in this world no platform has a price: choose --world platform, or add it to "
+                "world.mechanisms"
+            )
+        return -rollout.price * rollout.popular_share
     if kind == "balance":
         return -jnp.abs(2.0 * rollout.popular_share - 1.0)
     marginal: jax.Array = marginal_gini(shown.count)

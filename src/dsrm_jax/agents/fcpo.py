@@ -32,7 +32,7 @@ from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
 from dsrm_jax.agents.gaussian_cpo import PolicyBatch, constrained_step, next_margin
 from dsrm_jax.agents.hyper_action import HyperActor, hyper_slate
 from dsrm_jax.agents.minibatches import deal, descend, flatten_time
-from dsrm_jax.agents.networks import MLP, features
+from dsrm_jax.agents.networks import MLP, counted, counted_example, example, features, seen
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.settings import COUNT, NON_NEGATIVE, POSITIVE, SHARE, SHARE_OF_MOST, configuration, number
@@ -87,10 +87,13 @@ class GaussianHyperActor(nn.Module):
 
     @nn.compact
     def __call__(
-        self, state: Float[Array, "... D"], initial_std: float | Float[Array, ""]
+        self,
+        state: Float[Array, "... D"],
+        initial_std: float | Float[Array, ""],
+        context: Float[Array, "... M"] | None = None,
     ) -> tuple[Float[Array, "... E"], Float[Array, "E"]]:
         """Return mean and log-deviation; the deviation is `initial_std` times a learnt factor that starts at 1."""
-        mean = HyperActor(self.hidden)(state)
+        mean = HyperActor(self.hidden)(state, context)
         log_factor = self.param("log_factor", nn.initializers.zeros, (mean.shape[-1],))
         return mean, jnp.log(initial_std) + log_factor
 
@@ -142,14 +145,14 @@ class _Parts(NamedTuple):
     critic: MLP
     optimiser: optax.GradientTransformation
 
-    def policy(self, params: PyTree, state: Float[Array, "... D"]) -> tuple[Float[Array, "... E"], Float[Array, "E"]]:
+    def policy(self, params: PyTree, view: View) -> tuple[Float[Array, "... E"], Float[Array, "E"]]:
         """Return `(mean, log_std)`."""
-        found: PyTree = self.actor.apply(params, state, self.settings.initial_std)
+        found: PyTree = self.actor.apply(params, view.state, self.settings.initial_std, *counted(view))
         return found
 
-    def value(self, params: PyTree, seen: tuple[jax.Array, jax.Array]) -> Float[Array, "..."]:
-        """Return the value of `(state, time)`."""
-        found: PyTree = self.critic.apply(params, features(*seen))
+    def value(self, params: PyTree, view: View) -> Float[Array, "..."]:
+        """Return the value of a view."""
+        found: PyTree = self.critic.apply(params, features(seen(view), view.time))
         return found[..., 0]
 
 
@@ -199,11 +202,9 @@ def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Logged = 
     """`Agent.init`."""
     actor_key, reward_key, cost_key = jax.random.split(key, 3)
     state, time = jnp.zeros((1, catalogue.vectors.shape[1])), jnp.zeros((1,), jnp.int32)
-    policy = parts.actor.init(actor_key, state, parts.settings.initial_std)
-    values = {
-        "reward": parts.critic.init(reward_key, features(state, time)),
-        "cost": parts.critic.init(cost_key, features(state, time)),
-    }
+    policy = parts.actor.init(actor_key, state, parts.settings.initial_std, *counted_example(catalogue))
+    known = features(example(catalogue), time)
+    values = {"reward": parts.critic.init(reward_key, known), "cost": parts.critic.init(cost_key, known)}
     return FCPOState(policy, values, parts.optimiser.init(values), jnp.zeros(()))
 
 
@@ -211,7 +212,7 @@ def _act(
     parts: _Parts, agent: FCPOState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
 ) -> tuple[Int[Array, "B K"], HyperAction]:
     """`Agent.act`."""
-    mean, log_std = parts.policy(agent.policy, view.state)
+    mean, log_std = parts.policy(agent.policy, view)
     w = mean if greedy else ppo.gaussian_sample(key, mean, log_std)
     slate = hyper_slate(w, catalogue, slate_size=parts.slate_size, excluded=view.excluded)
     return slate, HyperAction(w, ppo.gaussian_log_prob(w, mean, log_std))
@@ -225,7 +226,7 @@ def _update(
     cost = rollout.popular_share - settings.popular_limit
     advantage, target, value = _advantages(parts, agent, rollout, {"reward": rollout.reward, "cost": cost})
     batch = PolicyBatch(
-        inputs=flatten_time(rollout.view.state),
+        inputs=flatten_time(rollout.view),
         action=flatten_time(rollout.record.w),
         log_prob=flatten_time(rollout.record.log_prob),
         advantage=flatten_time(advantage["reward"]),
@@ -247,13 +248,13 @@ def _update(
         parts.value,
         agent.values,
         agent.opt_state,
-        flatten_time((rollout.view.state, rollout.view.time)),
+        flatten_time(rollout.view),
         flatten_time(target),
         optimiser=parts.optimiser,
         epochs=shared.epochs,
         minibatches=shared.minibatches,
     )
-    _, log_std = parts.policy(policy, rollout.last_view.state)
+    _, log_std = parts.policy(policy, rollout.last_view)
     metrics |= {"std": jnp.mean(jnp.exp(log_std)), "excess": jnp.mean(cost), "margin": margin}
     metrics |= {f"{name}_explained": ppo.explained_variance(value[name], target[name]) for name in target}
     return FCPOState(policy, values, opt_state, margin), metrics
@@ -267,7 +268,7 @@ def _advantages(
     for name, signal in signals.items():
 
         def value(view: View, params: PyTree = agent.values[name]) -> jax.Array:
-            return parts.value(params, (view.state, view.time))
+            return parts.value(params, view)
 
         values[name] = value(rollout.view)
         advantage[name], target[name] = rollout_advantage(

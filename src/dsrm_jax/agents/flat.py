@@ -22,7 +22,7 @@ from dsrm_jax.agents.actor_critic import Value, adam_apart, rollout_advantage
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
 from dsrm_jax.agents.fairness import observe_slates, slate_fairness, start_counts
 from dsrm_jax.agents.goals import GoalState
-from dsrm_jax.agents.networks import MLP, lifted_vectors
+from dsrm_jax.agents.networks import MLP, beside, counted, counted_example, example, lifted_vectors, seen
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.agents.slates import FactoredScores, slate_log_prob
 from dsrm_jax.purify.view import Catalogue, View
@@ -57,11 +57,16 @@ class FlatPolicy(nn.Module):
     hidden: int
 
     @nn.compact
-    def __call__(self, state: Float[Array, "... D"], sharpness: float | Float[Array, ""]) -> Emission:
+    def __call__(
+        self,
+        state: Float[Array, "... D"],
+        sharpness: float | Float[Array, ""],
+        context: Float[Array, "... M"] | None = None,
+    ) -> Emission:
         """Return the emission."""
         one = jnp.ones((*state.shape[:-1], 1), state.dtype)
         anchor = jnp.concatenate([state, one, jnp.zeros_like(one)], axis=-1)
-        joint = MLP(self.hidden, 2 + anchor.shape[-1])(state)
+        joint = MLP(self.hidden, 2 + anchor.shape[-1])(beside(state, context))
         log_std = self.param("log_std", nn.initializers.constant(-1.5), (2,))
         log_sharpness = self.param("log_sharpness", nn.initializers.zeros, ())
         return Emission(joint[..., :2], log_std, anchor + joint[..., 2:], sharpness * jnp.exp(log_sharpness))
@@ -81,7 +86,7 @@ def make_flat(
     *,
     slate_size: int = EnvironmentConfig.slate_size,
     slate_mode: Literal["quota", "penalty"] = SharedConfig.slate_mode,
-    fairness: Literal["balance", "gini"] = SharedConfig.fairness,
+    fairness: Literal["balance", "gini", "platform"] = SharedConfig.fairness,
     fairness_weight: float = SharedConfig.fairness_weight,
     manager_discount: float = SharedConfig.manager_discount,
     gae_lambda: float = SharedConfig.gae_lambda,
@@ -116,22 +121,22 @@ def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Logged = 
     state, settings = jnp.zeros((1, dim)), parts.settings
     discount = settings.manager_discount
     params = {
-        "policy": parts.policy.init(policy_key, state, settings.sharpness),
-        "value": parts.value.init(value_key, state, jnp.zeros((1,), jnp.int32), discount),
+        "policy": parts.policy.init(policy_key, state, settings.sharpness, *counted_example(catalogue)),
+        "value": parts.value.init(value_key, example(catalogue), jnp.zeros((1,), jnp.int32), discount),
     }
     return GoalState(params, parts.optimiser.init(params), start_counts(num_items))
 
 
 def _emit(parts: _Parts, params: PyTree, view: View) -> Emission:
     """Return what the policy says of a view."""
-    found: PyTree = parts.policy.apply(params["policy"], view.state, parts.settings.sharpness)
+    found: PyTree = parts.policy.apply(params["policy"], view.state, parts.settings.sharpness, *counted(view))
     return found
 
 
 def _value(parts: _Parts, params: PyTree, view: View) -> Float[Array, "..."]:
     """Return the value of a view."""
     discount = parts.settings.manager_discount
-    found: PyTree = parts.value.apply(params["value"], view.state, view.time, discount)
+    found: PyTree = parts.value.apply(params["value"], seen(view), view.time, discount)
     return found
 
 

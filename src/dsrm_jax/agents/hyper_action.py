@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.agents.networks import MLP, lifted_vectors
+from dsrm_jax.agents.networks import MLP, beside, lifted_vectors
 from dsrm_jax.agents.replay import Experience, Parts, ReplayState, S, start_learner, start_replay
 from dsrm_jax.agents.slates import Excluded, greedy_slate
 from dsrm_jax.purify.view import Catalogue
@@ -95,6 +95,14 @@ def hyper_networks(hidden: int, num_critics: int) -> dict[str, nn.Module]:
     return {"actor": HyperActor(hidden), "critic": Critics(hidden, num_critics)}
 
 
+def apart(
+    known: Float[Array, "... D+M"], action_dim: int
+) -> tuple[Float[Array, "... D"], Float[Array, "... M"] | None]:
+    """Return the state and what stands beside it in what `networks.seen` gave, None where nothing does; E = `action_dim`."""
+    dim = action_dim - 3
+    return known[..., :dim], known[..., dim:] if known.shape[-1] > dim else None
+
+
 def start(
     parts: Parts[S], key: jax.Array, row: Experience, condition: Float[Array, "1 C"] | None = None
 ) -> ReplayState:
@@ -102,14 +110,26 @@ def start(
     features, action = (jnp.zeros((1, *x.shape)) for x in (row.features, row.action))
     actor_key, critic_key = jax.random.split(key)
     params = {
-        "actor": parts.networks["actor"].init(actor_key, features[:, :-1], condition),
+        "actor": parts.networks["actor"].init(actor_key, *_given(features[:, :-1], action.shape[-1], condition)),
         "critic": parts.networks["critic"].init(critic_key, features, action, condition),
     }
     return ReplayState(start_learner(params, parts.optimisers), start_replay(row, capacity=parts.replay.capacity))
 
 
 def policy(
-    parts: Parts[S], params: PyTree, state: Float[Array, "N D"], condition: Float[Array, "N C"] | None = None
+    parts: Parts[S],
+    params: PyTree,
+    known: Float[Array, "N D+M"],
+    action_dim: int,
+    condition: Float[Array, "N C"] | None = None,
 ) -> Float[Array, "N E"]:
-    """Return the actor's hyper-action, a direction."""
-    return unit(parts.apply("actor", params, state, condition))
+    """Return the actor's hyper-action of E = `action_dim` numbers, a direction; `known` is what `networks.seen` gives."""
+    return unit(parts.apply("actor", params, *_given(known, action_dim, condition)))
+
+
+def _given(
+    known: Float[Array, "N D+M"], action_dim: int, condition: Float[Array, "N C"] | None
+) -> tuple[Float[Array, "N D"], Float[Array, "N C"] | None]:
+    """Return an actor's arguments: the state, and what is counted beside it with the condition."""
+    state, context = apart(known, action_dim)
+    return state, condition if context is None else beside(context, condition)

@@ -28,9 +28,9 @@ class ItemValues(nn.Module):
     hidden: int
 
     @nn.compact
-    def __call__(self, features: Float[Array, "... D+1"]) -> Float[Array, "... E+1"]:
-        """Return the weights."""
-        return MLP(self.hidden, features.shape[-1] + 3)(features)
+    def __call__(self, features: Float[Array, "... D+1"], dim: int | None = None) -> Float[Array, "... E+1"]:
+        """Return the weights; D = `dim` where the features hold what the platform counts, too."""
+        return MLP(self.hidden, (features.shape[-1] - 1 if dim is None else dim) + 4)(features)
 
 
 def collected(rollout: Rollout) -> Experience:
@@ -40,16 +40,23 @@ def collected(rollout: Rollout) -> Experience:
 
 
 def click_probability(state: Float[Array, "B D"], catalogue: Catalogue) -> Float[Array, "B J"]:
-    """Return the click that the frozen encoder predicts for every item, in [0, 1]: what every Q is anchored at."""
-    return jax.nn.sigmoid(state @ catalogue.vectors.T + catalogue.bias)
+    """Return the click that the frozen encoder predicts for every item, in [0, 1]: what every Q is anchored at.
+
+    The state may have other numbers after its D, which are not looked at.
+    """
+    return jax.nn.sigmoid(_own(state, catalogue) @ catalogue.vectors.T + catalogue.bias)
 
 
 def click_probability_at(
     state: Float[Array, "B D"], slate: Int[Array, "B K"], catalogue: Catalogue
 ) -> Float[Array, "B K"]:
     """Return `click_probability` of the given items alone."""
-    logit = jnp.einsum("...d,...kd->...k", state, catalogue.vectors[slate])
+    logit = jnp.einsum("...d,...kd->...k", _own(state, catalogue), catalogue.vectors[slate])
     return jax.nn.sigmoid(logit + catalogue.bias[slate])
+
+
+def _own(state: Float[Array, "... D+M"], catalogue: Catalogue) -> Float[Array, "... D"]:
+    return state[..., : catalogue.vectors.shape[-1]]
 
 
 def correction(weights: Float[Array, "B E+1"], item: Float[Array, "J E"]) -> Float[Array, "B J"]:

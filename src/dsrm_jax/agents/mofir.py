@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from dsrm_jax.agents import hyper_action as hyper
 from dsrm_jax.agents import replay
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout, Transition, transitions
+from dsrm_jax.agents.networks import seen
 from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, Parts, Replay, ReplayConfig, ReplayState
 from dsrm_jax.agents.settings import SharedConfig
 from dsrm_jax.purify.view import Catalogue, View
@@ -129,7 +130,7 @@ def td_target(
         batch: transitions, with rewards `(N, 2)`.
         omega: preferences; they condition the target actor too.
     """
-    action = hyper.policy(parts, target["actor"], batch.next_features[:, :-1], omega)
+    action = hyper.policy(parts, target["actor"], batch.next_features[:, :-1], batch.action.shape[-1], omega)
     value = parts.apply("critic", target["critic"], batch.next_features, action, omega)
     return batch.reward + parts.settings.discount * jnp.where(batch.terminated[:, None], 0.0, value)
 
@@ -168,7 +169,7 @@ def _act(
         omega = jnp.tile(jnp.stack([settings.preference, 1.0 - settings.preference]), (batch, 1))
     else:
         omega = sample_preferences(omega_key, batch)
-    action = hyper.policy(parts, agent.learner.params["actor"], view.state, omega)
+    action = hyper.policy(parts, agent.learner.params["actor"], seen(view), view.state.shape[-1] + 3, omega)
     if not greedy:
         action = hyper.explore(noise_key, action, settings.exploration)
     return hyper.hyper_slate(action, catalogue, slate_size=parts.slate_size, excluded=view.excluded), action
@@ -211,7 +212,7 @@ def _gradient_step(
     critic = learner.params["critic"]
 
     def loss_of_actor(params: PyTree) -> tuple[jax.Array, None]:
-        action = hyper.policy(parts, params, batch.features[:, :-1], omega)
+        action = hyper.policy(parts, params, batch.features[:, :-1], batch.action.shape[-1], omega)
         value = parts.apply("critic", critic, batch.features, action, omega)
         return -jnp.mean(jnp.sum(omega * value, axis=-1)), None
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from dsrm_jax.purify.view import Catalogue
+from dsrm_jax.purify.view import Catalogue, View
 
 TIME_SCALE = 30.0
 
@@ -20,6 +20,31 @@ def lifted_vectors(catalogue: Catalogue) -> Float[Array, "J E"]:
     largest = jnp.max(square)
     rest = jnp.sqrt(jnp.maximum(largest - square, 0.0))
     return jnp.concatenate([flat, rest], axis=1) / jnp.sqrt(largest)
+
+
+def seen(view: View) -> Float[Array, "... D+M"]:
+    """Return what policies read of a view: the state, and beside it what the platform counts of the session, where it does."""
+    return view.state if view.context is None else jnp.concatenate([view.state, view.context], axis=-1)
+
+
+def example(catalogue: Catalogue) -> Float[Array, "1 D+M"]:
+    """Return zeros in the shape of what `seen` gives of one user, to begin networks with."""
+    return jnp.zeros((1, catalogue.vectors.shape[1] + catalogue.context_size))
+
+
+def counted(view: View) -> tuple[Float[Array, "... M"], ...]:
+    """Return a view's context as the last argument of a network that takes one; no argument where there is none."""
+    return () if view.context is None else (view.context,)
+
+
+def counted_example(catalogue: Catalogue) -> tuple[Float[Array, "1 M"], ...]:
+    """Return zeros in the shape of what `counted` gives of one user."""
+    return (jnp.zeros((1, catalogue.context_size)),) if catalogue.context_size else ()
+
+
+def beside(state: Float[Array, "... D"], context: Float[Array, "... M"] | None) -> Float[Array, "... D+M"]:
+    """Return a state and what stands beside it as one vector; the state alone where there is nothing."""
+    return state if context is None else jnp.concatenate([state, context], axis=-1)
 
 
 def features(state: Float[Array, "... D"], time: Int[Array, "..."]) -> Float[Array, "... D+1"]:
@@ -44,20 +69,22 @@ class MLP(nn.Module):
 class Manager(nn.Module):
     """Gaussian over goals and a value: `(state (..., D), time (...)) -> (mean (..., 2), log_std (2,), value (...))`.
 
-    The mean starts at zero, the half-and-half goal; the standard deviation starts at exp(-1.5). The value also sees the
-    session's clock, since patience runs out with it; the policy does not.
+    The mean starts at zero, the half-and-half goal; the standard deviation starts at exp(-1.5). The value also sees the session's
+    clock, since patience runs out with it; the policy does not. In a world with mechanisms a third argument is the view's context
+    `(..., M)`, which both read beside the state.
     """
 
     hidden: int
 
     @nn.compact
     def __call__(
-        self, state: Float[Array, "... D"], time: Int[Array, "..."]
+        self, state: Float[Array, "... D"], time: Int[Array, "..."], context: Float[Array, "... M"] | None = None
     ) -> tuple[Float[Array, "... 2"], Float[Array, "2"], Float[Array, "..."]]:
         """Return mean and log-deviation of the goal's distribution, and the value."""
-        mean = MLP(self.hidden, 2)(state)
+        known = beside(state, context)
+        mean = MLP(self.hidden, 2)(known)
         log_std = self.param("log_std", nn.initializers.constant(-1.5), (2,))
-        value = MLP(self.hidden, 1)(features(state, time))[..., 0]
+        value = MLP(self.hidden, 1)(features(known, time))[..., 0]
         return mean, log_std, value
 
 
@@ -65,7 +92,8 @@ class Worker(nn.Module):
     """What to look for: `(state, goal, time, sharpness) -> (query (..., D + 2), sharpness, value (...))`.
 
     The query is (state, 1, 0) plus a correction that starts at zero, so an untrained worker ranks by the state's own predicted
-    clicks. `sharpness` scales a learnt positive factor that starts at 1.
+    clicks. `sharpness` scales a learnt positive factor that starts at 1. In a world with mechanisms a fifth argument is the
+    view's context `(..., M)`, which correction and value read beside the state.
     """
 
     hidden: int
@@ -77,11 +105,13 @@ class Worker(nn.Module):
         goal: Float[Array, "... 2"],
         time: Int[Array, "..."],
         sharpness: float | Float[Array, ""],
+        context: Float[Array, "... M"] | None = None,
     ) -> tuple[Float[Array, "... E"], Float[Array, ""], Float[Array, "..."]]:
         """Return query, sharpness and value."""
         one = jnp.ones((*state.shape[:-1], 1), state.dtype)
         anchor = jnp.concatenate([state, one, jnp.zeros_like(one)], axis=-1)
-        correction = MLP(self.hidden, anchor.shape[-1])(jnp.concatenate([state, goal], axis=-1))
+        known = beside(state, context)
+        correction = MLP(self.hidden, anchor.shape[-1])(jnp.concatenate([known, goal], axis=-1))
         log_sharpness = self.param("log_sharpness", nn.initializers.zeros, ())
-        value = MLP(self.hidden, 1)(jnp.concatenate([features(state, time), goal], axis=-1))[..., 0]
+        value = MLP(self.hidden, 1)(jnp.concatenate([features(known, time), goal], axis=-1))[..., 0]
         return anchor + correction, sharpness * jnp.exp(log_sharpness), value

@@ -11,7 +11,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from dsrm_jax.agents.agent import Transition
-from dsrm_jax.agents.networks import features
+from dsrm_jax.agents.networks import features, seen
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.purify.view import Catalogue
 from dsrm_jax.settings import COUNT, COUNT_OR_ZERO, POSITIVE_SHARE, Settings, configuration, number
@@ -53,7 +53,8 @@ class Replay:
 class Experience:
     """What is kept of a transition: no more than values are learnt from."""
 
-    features: Float[Array, "... D+1"]  # `(..., D + 1)` float32, state and clock (`networks.features`)
+    # `(..., D + 1)` float32, state and clock (`networks.features`); with what the platform counts between them where it does
+    features: Float[Array, "... D+1"]
     # `(..., E)` float32, the hyper-action that was carried out, noise included; or `(..., K)` int32, the slate
     action: Float[Array, "... E"] | Int[Array, "... K"]
     # `(...)` float32, `(..., M)` float32 of several objectives, or `(..., K)` bool, the slots' clicks
@@ -144,11 +145,11 @@ def sample(key: jax.Array, replay: Replay, *, batch_size: int) -> PyTree:
 def experience(found: Transition, action: jax.Array, reward: jax.Array) -> Experience:
     """Keep of N transitions what `Experience` holds."""
     return Experience(
-        features(found.view.state, found.view.time),
+        features(seen(found.view), found.view.time),
         action,
         reward,
         found.terminated,
-        features(found.next_view.state, found.next_view.time),
+        features(seen(found.next_view), found.next_view.time),
     )
 
 
@@ -166,8 +167,8 @@ def slate_row(catalogue: Catalogue, slate_size: int) -> Experience:
 def _row(
     catalogue: Catalogue, action: tuple[tuple[int, ...], type], reward: tuple[tuple[int, ...], type]
 ) -> Experience:
-    seen = (catalogue.vectors.shape[1] + 1,), jnp.float32
-    shapes: list[PyTree] = [jax.ShapeDtypeStruct(*x) for x in (seen, action, reward, ((), jnp.bool_), seen)]
+    known = (catalogue.vectors.shape[1] + catalogue.context_size + 1,), jnp.float32
+    shapes: list[PyTree] = [jax.ShapeDtypeStruct(*x) for x in (known, action, reward, ((), jnp.bool_), known)]
     return Experience(*shapes)
 
 

@@ -19,8 +19,9 @@ from jaxtyping import Array, Float, Int
 from dsrm_jax.agents import item_values, replay
 from dsrm_jax.agents.actor_critic import SlatePolicy
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
-from dsrm_jax.agents.hyper_action import item_features
+from dsrm_jax.agents.hyper_action import apart, item_features
 from dsrm_jax.agents.item_values import ItemValues
+from dsrm_jax.agents.networks import counted_example, seen
 from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, Parts, ReplayConfig, ReplayState
 from dsrm_jax.agents.settings import SharedConfig
 from dsrm_jax.agents.slates import greedy_slate, sample_slate
@@ -143,9 +144,9 @@ def soft_targets(
 
     V(s') is the exact sum over items of pi(a | s') [min over both target critics of Q(s', a) - alpha log pi(a | s')].
     """
-    settings, seen = parts.settings, batch.next_features
-    policy = softmax_policy(_logits(parts, learner.params["actor"], seen[:, :-1], catalogue))
-    least = _least_values(parts, learner.target["critic"], seen, catalogue)
+    settings, known = parts.settings, batch.next_features
+    policy = softmax_policy(_logits(parts, learner.params["actor"], known[:, :-1], catalogue))
+    least = _least_values(parts, learner.target["critic"], known, catalogue)
     temperature = jnp.exp(learner.params["log_temperature"])
     value = jnp.sum(policy.probability * least, axis=1) + temperature * policy.entropy
     reward = click_rewards(batch, catalogue, power=settings.propensity_power)
@@ -162,10 +163,12 @@ def _init(parts: Parts[SAC4IRConfig], key: jax.Array, catalogue: Catalogue, logg
     if not _is_zero(parts.settings.propensity_power):
         item_values.exposure_of(catalogue, "sac4ir with a propensity_power")
     actor_key, critic_key = jax.random.split(key)
-    seen = jnp.zeros((1, catalogue.vectors.shape[1] + 1))
+    state, dim = jnp.zeros((1, catalogue.vectors.shape[1])), catalogue.vectors.shape[1]
+    known = jnp.zeros((1, dim + catalogue.context_size + 1))
+    begin = parts.networks["critic"].init
     params = {
-        "actor": parts.networks["actor"].init(actor_key, seen[:, :-1], parts.shared.sharpness),
-        "critic": jax.vmap(lambda key: parts.networks["critic"].init(key, seen))(jax.random.split(critic_key)),
+        "actor": parts.networks["actor"].init(actor_key, state, parts.shared.sharpness, *counted_example(catalogue)),
+        "critic": jax.vmap(lambda key: begin(key, known, dim))(jax.random.split(critic_key)),
         "log_temperature": jnp.log(jnp.float32(parts.settings.initial_temperature)),
     }
     held = replay.start_replay(replay.slate_row(catalogue, parts.slate_size), capacity=parts.replay.capacity)
@@ -181,7 +184,7 @@ def _act(
     greedy: bool = False,
 ) -> tuple[Int[Array, "B K"], tuple[()]]:
     """`Agent.act`."""
-    logits = _logits(parts, agent.learner.params["actor"], view.state, catalogue)
+    logits = _logits(parts, agent.learner.params["actor"], seen(view), catalogue)
     if greedy:
         return greedy_slate(logits, catalogue.is_popular, None, slate_size=parts.slate_size, excluded=view.excluded), ()
     return sample_slate(key, logits, catalogue.is_popular, None, slate_size=parts.slate_size, excluded=view.excluded)[
@@ -221,19 +224,19 @@ def _losses(
     parts: Parts[SAC4IRConfig], params: Params, target: Float[Array, "N K"], batch: Experience, catalogue: Catalogue
 ) -> dict[str, Callable[[PyTree], tuple[jax.Array, jax.Array]]]:
     """Return the loss of each network in its own parameters, all others as in `params`; with the policy's mean entropy."""
-    seen, item = batch.features, item_features(catalogue)
-    entropy = softmax_policy(_logits(parts, params["actor"], seen[:, :-1], catalogue)).entropy
-    least = _least_values(parts, params["critic"], seen, catalogue)
+    known, item = batch.features, item_features(catalogue)
+    entropy = softmax_policy(_logits(parts, params["actor"], known[:, :-1], catalogue)).entropy
+    least = _least_values(parts, params["critic"], known, catalogue)
     bound = parts.settings.entropy_ratio * jnp.log(float(item.shape[0]))
 
     def critic(params: PyTree) -> tuple[jax.Array, jax.Array]:
-        weights = _both(parts, params, seen)
+        weights = _both(parts, params, known, catalogue.vectors.shape[1])
         learnt = jax.vmap(item_values.correction_at, in_axes=(0, None, None))(weights, item, batch.action)
-        value = item_values.click_probability_at(seen[:, :-1], batch.action, catalogue) + learnt
+        value = item_values.click_probability_at(known[:, :-1], batch.action, catalogue) + learnt
         return jnp.mean(jnp.sum(optax.huber_loss(value, target[None]), axis=0)), jnp.mean(entropy)
 
     def actor(own: PyTree) -> tuple[jax.Array, jax.Array]:
-        policy = softmax_policy(_logits(parts, own, seen[:, :-1], catalogue))
+        policy = softmax_policy(_logits(parts, own, known[:, :-1], catalogue))
         expected = jnp.sum(policy.probability * least, axis=1)
         worth = expected + jnp.exp(params["log_temperature"]) * policy.entropy
         return -jnp.mean(worth), jnp.mean(entropy)
@@ -245,23 +248,27 @@ def _losses(
 
 
 def _logits(
-    parts: Parts[SAC4IRConfig], params: PyTree, state: Float[Array, "B D"], catalogue: Catalogue
+    parts: Parts[SAC4IRConfig], params: PyTree, known: Float[Array, "B D+M"], catalogue: Catalogue
 ) -> Float[Array, "B J"]:
     """Return the policy's logits of every item."""
-    action, sharpness = parts.apply("actor", params, state, parts.shared.sharpness)
-    return (sharpness * action) @ item_features(catalogue).T
+    item = item_features(catalogue)
+    state, context = apart(known, item.shape[1])
+    action, sharpness = parts.apply("actor", params, state, parts.shared.sharpness, context)
+    return (sharpness * action) @ item.T
 
 
-def _both(parts: Parts[SAC4IRConfig], params: PyTree, seen: Float[Array, "B D+1"]) -> Float[Array, "2 B E+1"]:
+def _both(
+    parts: Parts[SAC4IRConfig], params: PyTree, known: Float[Array, "B D+1"], dim: int
+) -> Float[Array, "2 B E+1"]:
     """Return the weights of both critics."""
-    return jax.vmap(lambda p: parts.apply("critic", p, seen))(params)
+    return jax.vmap(lambda p: parts.apply("critic", p, known, dim))(params)
 
 
 def _least_values(
-    parts: Parts[SAC4IRConfig], params: PyTree, seen: Float[Array, "B D+1"], catalogue: Catalogue
+    parts: Parts[SAC4IRConfig], params: PyTree, known: Float[Array, "B D+1"], catalogue: Catalogue
 ) -> Float[Array, "B J"]:
     """Return the smaller of both critics' Q, for every item."""
-    first, second = _both(parts, params, seen)
+    first, second = _both(parts, params, known, catalogue.vectors.shape[1])
     item = item_features(catalogue)
     learnt = jnp.minimum(item_values.correction(first, item), item_values.correction(second, item))
-    return item_values.click_probability(seen[:, :-1], catalogue) + learnt
+    return item_values.click_probability(known[:, :-1], catalogue) + learnt

@@ -25,8 +25,9 @@ class SharedConfig:
 
     slate_mode: Literal["quota", "penalty"] = "quota"
     """quota: the goal splits the slate between the groups exactly; penalty: Eq. (6)'s scores alone."""
-    fairness: Literal["balance", "gini"] = "balance"
-    """Fair in Eq. (4): balance is -abs(2s - 1), gini the marginal change of the negative item Gini."""
+    fairness: Literal["balance", "gini", "platform"] = "balance"
+    """Fair in Eq. (4): balance is -abs(2s - 1), gini the marginal change of the negative item Gini, platform minus s times the
+    price that a world's platform has for popular exposure."""
     fairness_weight: float = number(default=0.5, within=NON_NEGATIVE)
     """lambda of Eq. (4)."""
     manager_discount: float = number(default=0.9, within=SHARE_OF_MOST)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from dsrm_jax.agents import hyper_action as hyper
 from dsrm_jax.agents import replay
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout, transitions
+from dsrm_jax.agents.networks import seen
 from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, Parts, ReplayConfig, ReplayState
 from dsrm_jax.agents.settings import SharedConfig
 from dsrm_jax.errors import InputError
@@ -104,7 +105,7 @@ def td_target(
         noise: epsilon, before it is clipped.
     """
     settings = parts.settings
-    action = hyper.policy(parts, target["actor"], batch.next_features[:, :-1])
+    action = hyper.policy(parts, target["actor"], batch.next_features[:, :-1], noise.shape[-1])
     action = hyper.unit(action + jnp.clip(noise, -settings.noise_clip, settings.noise_clip))
     value = jnp.min(parts.apply("critic", target["critic"], batch.next_features, action), axis=-1)
     return batch.reward + settings.discount * jnp.where(batch.terminated, 0.0, value)
@@ -119,7 +120,7 @@ def _act(
     parts: Parts[TD3Config], agent: ReplayState, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
 ) -> tuple[Int[Array, "B K"], Float[Array, "B E"]]:
     """`Agent.act`."""
-    action = hyper.policy(parts, agent.learner.params["actor"], view.state)
+    action = hyper.policy(parts, agent.learner.params["actor"], seen(view), view.state.shape[-1] + 3)
     if not greedy:
         action = hyper.explore(key, action, parts.settings.exploration)
     return hyper.hyper_slate(action, catalogue, slate_size=parts.slate_size, excluded=view.excluded), action
@@ -148,7 +149,7 @@ def _gradient_step(
 
     def move_actor(learner: Learner) -> Learner:
         def actor_loss(params: PyTree) -> tuple[jax.Array, None]:
-            action = hyper.policy(parts, params, batch.features[:, :-1])
+            action = hyper.policy(parts, params, batch.features[:, :-1], batch.action.shape[-1])
             return -jnp.mean(parts.apply("critic", learner.params["critic"], batch.features, action)[:, 0]), None
 
         return replay.track(replay.improve(learner, "actor", parts.optimisers, actor_loss)[0], parts.replay.tau)

@@ -15,6 +15,7 @@ from dsrm_jax.agents.methods import METHODS, method_of
 from dsrm_jax.cli.figures import learning_curves
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import from_json, to_json
+from dsrm_jax.config.worlds import whereabouts
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.sources import SOURCES, check_source, data_path
 from dsrm_jax.data.statistics import describe
@@ -297,8 +298,8 @@ def _measure(run: RunDirectory, config: Config, saved: Saved, worlds: Worlds, fa
     results = evaluate_all(config, saved.train.agent, worlds, saved.perception, _speaker(console))
     table = results_table(
         results,
-        source=facts["source"],
-        env=config.data.env,
+        source=facts["source"] + whereabouts(config).removeprefix(config.data.env),
+        env=whereabouts(config),
         max_len=config.environment.max_len,
         num_seeds=len(config.training.seeds),
     )

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from dsrm_jax.agents.methods import AgentConfig
 from dsrm_jax.config.tree import Config
 from dsrm_jax.data.sardine import RULES
 from dsrm_jax.errors import unknown_name
@@ -12,7 +13,10 @@ from dsrm_jax.simulator.settings import EnvironmentConfig, WorldConfig
 
 
 def with_world(config: Config, name: str) -> Config:
-    """Return a configuration with the fields of a named world (`presets.PRESETS`), those of its former one as they were before.
+    """Return a configuration with the fields of a named world (`presets.PRESETS`), those of its former one at their defaults.
+
+    Where a world has mechanisms, sessions and not slates are what is to be balanced: Eq. (4)'s weight on Fair is then 0, or Fair
+    is what the platform charges.
 
     The name that a configuration bears already changes nothing: its fields may have been changed since. The empty name is that of
     the defaults.
@@ -26,14 +30,29 @@ def with_world(config: Config, name: str) -> Config:
         raise unknown_name("value of world.name", name, PRESETS)
     former = {key: getattr(EnvironmentConfig, key) for key in _environment(config.world.name)}
     environment = replace(config.environment, **(former | _environment(name)))
-    config = replace(config, environment=environment, world=_world(name))
+    rewarded = {key: getattr(AgentConfig, key) for key in _agent(config.world.name)} | _agent(name)
+    agent = replace(config.agent, **rewarded)
+    config = replace(config, environment=environment, world=_world(name), agent=agent)
     return replace(config, data=replace(config.data, env=name)) if name in RULES else config
+
+
+def whereabouts(config: Config) -> str:
+    """Return what a configuration's sessions take place in: the data set, with the world where it has mechanisms."""
+    world = config.world.name or " + ".join(config.world.mechanisms)
+    return f"{config.data.env}, world {world}" if config.world.mechanisms else config.data.env
 
 
 def _environment(name: str) -> dict[str, Any]:
     """Return the fields of `EnvironmentConfig` that a named world sets."""
     settings = {key: value for key, value in PRESETS.get(name, {}).items() if key != "mechanisms"}
     return settings | ({"leave": name_of(settings["leave"])} if "leave" in settings else {})
+
+
+def _agent(name: str) -> dict[str, Any]:
+    """Return what a manager is rewarded for beside clicks: in worlds with mechanisms nothing but what the platform charges."""
+    chosen = PRESETS.get(name, {}).get("mechanisms", {})
+    charged: dict[str, Any] = {"fairness": "platform", "fairness_weight": 1.0}
+    return charged if "platform" in chosen else {"fairness_weight": 0.0} if chosen else {}
 
 
 def _world(name: str) -> WorldConfig:

@@ -16,7 +16,8 @@ from dsrm_jax.types import Json
 RATES = ("reward", "slate_ad", "broken")  # per slate: a session's sum over its length
 PER_SESSION = ("length", "return", *RATES)
 METRICS = (*PER_SESSION, "ad", "gini", "coverage")
-OWN_RETURN = "own_return"  # per session too, where the environment has a reward of its own
+# per session too, where the environment has them: a reward of its own; sessions of a user who comes back
+OWN_RETURN, VISITS = OPTIONAL = ("own_return", "visits")
 
 
 def session_metrics(
@@ -48,6 +49,7 @@ def session_metrics(
         * `gini`: of item exposure over the catalogue, unshown items included;
         * `coverage`: share of the catalogue shown at least once;
         * `own_return`: mean over sessions of their summed own rewards, where the environment has one;
+        * `visits`: mean number of sessions of a user, where users come back; `length` and `return` are then of all of them;
         * `closed_form`: the length that reward and p predict (`leave.expected_length`), at most `step_cap`.
     """
     shown = np.asarray(sessions.step_slates, np.float64)
@@ -104,14 +106,13 @@ def influences(
         slate_size: K.
 
     Returns:
-        Of each metric of `PER_SESSION`, and of an own return, `(N,)` float64 with mean 0. The others belong to the whole set of
-        sessions: only their spread over seeds is known.
+        Of each metric of `PER_SESSION`, and of those of `OPTIONAL` that there are, `(N,)` float64 with mean 0. The others belong
+        to the whole set of sessions: only their spread over seeds is known.
     """
     sums = _session_sums(sessions, slate_size)
     means, length = _means(sums), sums["length"]
     result = {"length": length - means["length"], "return": sums["reward"] - means["return"]}
-    if OWN_RETURN in sums:
-        result[OWN_RETURN] = sums[OWN_RETURN] - means[OWN_RETURN]
+    result |= {name: sums[name] - means[name] for name in OPTIONAL if name in sums}
     for name in RATES:
         result[name] = (sums[name] - means[name] * length) / means["length"]
     return result
@@ -147,7 +148,7 @@ def summarise(
     errors = _session_errors([influences(s, slate_size=slate_size) for s in per_seed])
     result: Json = {
         name: interval([s[name] for s in seeds], errors.get(name, np.nan), confidence=confidence)
-        for name in (*METRICS, OWN_RETURN)
+        for name in (*METRICS, *OPTIONAL)
         if name in seeds[0]
     }
     if max_len:
@@ -203,14 +204,15 @@ def _session_sums(sessions: Sessions, slate_size: int) -> dict[str, Float[np.nda
         "slate_ad": np.asarray(sessions.imbalance) / slate_size,
         "broken": np.asarray(sessions.broken, np.float64),
     }
-    return sums if sessions.total is None else sums | {OWN_RETURN: np.asarray(sessions.total, np.float64)}
+    more = {OWN_RETURN: sessions.total, VISITS: sessions.visits}
+    return sums | {name: np.asarray(sum_, np.float64) for name, sum_ in more.items() if sum_ is not None}
 
 
 def _means(sums: Mapping[str, Float[np.ndarray, "N"]]) -> dict[str, float]:
-    """Return the metrics of `PER_SESSION`, and an own return."""
+    """Return the metrics of `PER_SESSION`, and those of `OPTIONAL` that there are."""
     length = float(np.mean(sums["length"]))
     rates = {name: float(np.mean(sums[name])) / length for name in RATES}
-    own = {name: float(np.mean(sums[name])) for name in sums if name == OWN_RETURN}
+    own = {name: float(np.mean(sums[name])) for name in sums if name in OPTIONAL}
     return {"length": length, "return": float(np.mean(sums["reward"])), **rates, **own}
 
 

@@ -38,6 +38,9 @@ class Sessions:
     item_count: Int[Array, "J"]  # how often each item was shown
     # summed rewards where the environment has one of its own (in floats, not exact); None elsewhere
     total: Float[Array, "N"] | None = None
+    visits: Int[Array, "N"] | None = (
+        None  # sessions in a row of a user who may come back, of which all sums are; None elsewhere
+    )
 
 
 def agent_rule(
@@ -116,11 +119,11 @@ def run_sessions(
         seen = jnp.broadcast_to(present[..., None], slate.shape).astype(jnp.int32)
         item_count = jnp.zeros(world.num_items, jnp.int32).at[slate].add(seen)
         shown = jnp.sum(jnp.where(present, num_popular, 0), axis=1), jnp.sum(present, axis=1, dtype=jnp.int32)
-        sums = env.time, env.clicks, env.popular, jnp.sum(imbalance, axis=0), env.broken, env.total
+        sums = env.time, env.clicks, env.popular, jnp.sum(imbalance, axis=0), env.broken, env.total, env.visits
         return sums, item_count, shown
 
     per_session, item_count, (step_popular, step_slates) = jax.lax.map(batch, (jax.random.split(key, batches), wanted))
-    length, clicks, popular, imbalance, broken, total = jax.tree.map(
+    length, clicks, popular, imbalance, broken, total, visits = jax.tree.map(
         lambda x: x.reshape(-1)[:num_sessions], per_session
     )
     return Sessions(
@@ -133,6 +136,7 @@ def run_sessions(
         step_slates=step_slates,
         item_count=jnp.sum(item_count, axis=0),
         total=total,
+        visits=visits,
     )
 
 

@@ -32,7 +32,7 @@ OTHER_COLUMNS = (
     ("gini", "item Gini", 3),
     ("coverage", "coverage", 3),
 )
-OWN_COLUMN = ("own_return", "own return", 3)
+OPTIONAL_COLUMNS = (("own_return", "own return", 3), ("visits", "sessions", 2))
 SPREAD = {"mean": "mean", "q05": "5 %", "q25": "25 %", "q50": "50 %", "q75": "75 %", "q95": "95 %", "max": "max"}
 LABELS = {"rows_per_user": "rows", "user_click_rate": "click rate", "catalogue": "recommended items"}
 
@@ -57,7 +57,7 @@ def results_table(
     title = f"{source}; max_len {max_len}; {_count(num_seeds, 'seed')}, {first['sessions']:,} held-out sessions"
     paper = PAPER.get((env, max_len))
     main = _table("method", *(heading for _, heading, _ in PAPER_COLUMNS), "E[Len]")
-    columns = (*OTHER_COLUMNS, *((OWN_COLUMN,) if OWN_COLUMN[0] in first else ()))
+    columns = (*OTHER_COLUMNS, *(column for column in OPTIONAL_COLUMNS if column[0] in first))
     other = _table("method", *(heading for _, heading, _ in columns))
     for method, result in results.items():
         expected = result.get("closed_form")

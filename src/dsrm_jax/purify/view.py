@@ -36,3 +36,6 @@ class Catalogue:
     clicked: Float[Array, "J"] | None = None  # `(J,)` float32, those of them that were clicked
     # `(V,)` int32, catalogue position of each vocabulary index, -1 outside the catalogue
     position: Int[Array, "V"] | None = None
+    context_size: int = struct.field(
+        pytree_node=False, default=0
+    )  # M, the numbers of a view's context, where agents begin

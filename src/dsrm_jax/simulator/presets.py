@@ -8,7 +8,10 @@ from dsrm_jax.data.sardine import POSITION_BIAS, RULES, SLATE_SIZE
 from dsrm_jax.errors import unknown_name
 from dsrm_jax.simulator.appetite import make_appeal, make_mood
 from dsrm_jax.simulator.boredom import make_boredom, make_influence, make_sardine
+from dsrm_jax.simulator.clickbait import make_clickbait
+from dsrm_jax.simulator.drift import make_drift
 from dsrm_jax.simulator.environment import Environment, make_environment
+from dsrm_jax.simulator.fatigue import make_fatigue, make_no_repeats
 from dsrm_jax.simulator.leave import make_stay
 from dsrm_jax.simulator.mechanism import Mechanism
 from dsrm_jax.simulator.platform import make_platform
@@ -25,6 +28,10 @@ MECHANISMS: Mapping[str, Callable[..., Mechanism]] = MappingProxyType(
         "tolerance": make_tolerance,
         "retention": make_retention,
         "platform": make_platform,
+        "fatigue": make_fatigue,
+        "no_repeats": make_no_repeats,
+        "drift": make_drift,
+        "clickbait": make_clickbait,
         "boredom": make_boredom,
         "influence": make_influence,
         "sardine": make_sardine,

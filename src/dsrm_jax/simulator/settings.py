@@ -3,7 +3,7 @@
 from dataclasses import field
 from typing import Literal
 
-from dsrm_jax.settings import ANY, COUNT, COUNT_OR_ZERO, NON_NEGATIVE, SHARE, configuration, number
+from dsrm_jax.settings import ANY, COUNT, COUNT_OR_ZERO, NON_NEGATIVE, SHARE, SHARE_OF_MOST, configuration, number
 
 
 @configuration
@@ -135,6 +135,60 @@ class RetentionConfig:
 
 
 @configuration
+class FatigueConfig:
+    """What was shown lately is clicked less (CIRS's exposure effect)."""
+
+    item: float = number(default=0.5, within=NON_NEGATIVE)
+    """Weight of how often an item was shown, the older the less."""
+    category: float = number(default=0.05, within=NON_NEGATIVE)
+    """Weight of how often items of its categories were."""
+    decay: float = number(default=0.8, within=SHARE)
+    """Share of its weight that a showing keeps from step to step."""
+    slots: int = number(default=120, within=COUNT)
+    """Items shown that are remembered each by itself, at least a slate."""
+
+
+@configuration
+class NoRepeatsConfig:
+    """Nothing is clicked twice."""
+
+    slots: int = number(default=180, within=COUNT)
+    """Items shown that are remembered, at least a slate; 180 are a session of 30 slates of 6."""
+    loss: float = number(default=20.0, within=NON_NEGATIVE)
+    """Click logit that an item loses by having been shown."""
+
+
+@configuration
+class DriftConfig:
+    """Interests in categories come and go, and grow by what is clicked."""
+
+    spread: float = number(default=0.18, within=NON_NEGATIVE)
+    """Standard deviation of the passing part, in click logits."""
+    memory: float = number(default=0.7, within=SHARE)
+    """Correlation of the passing part at two steps in a row."""
+    malleability: float = number(default=0.3, within=SHARE)
+    """How far a click moves an interest that is not there yet (RecSim's y)."""
+    reach: float = number(default=0.0, within=NON_NEGATIVE)
+    """Click logit of an interest that clicks have fed to the full; 0: they feed none."""
+
+
+@configuration
+class ClickbaitConfig:
+    """Bait that is clicked wears down satisfaction, and patience with it (RecSim's long-term satisfaction)."""
+
+    memory: float = number(default=0.7, within=SHARE_OF_MOST)
+    """Share of the net positive exposure that a step keeps."""
+    sensitivity: float = number(default=1.0, within=NON_NEGATIVE)
+    """Logit of satisfaction per unit of exposure; RecSim's .01 leaves it near one half."""
+    noise: float = number(default=0.05, within=NON_NEGATIVE)
+    """Standard deviation of what moves the exposure besides."""
+    gain: float = number(default=1.0, within=ANY)
+    """Click logit of pure bait beyond pure substance."""
+    cost: float = number(default=1.0, within=NON_NEGATIVE)
+    """Temper that a slate costs a user without any satisfaction beside the paper's, in steps."""
+
+
+@configuration
 class BoredomConfig:
     """A topic that fills a user's latest clicks bores for a while (SARDINE)."""
 
@@ -212,6 +266,10 @@ class WorldConfig:
     tolerance: ToleranceConfig = field(default_factory=ToleranceConfig)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
     platform: PlatformConfig = field(default_factory=PlatformConfig)
+    fatigue: FatigueConfig = field(default_factory=FatigueConfig)
+    no_repeats: NoRepeatsConfig = field(default_factory=NoRepeatsConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)
+    clickbait: ClickbaitConfig = field(default_factory=ClickbaitConfig)
     boredom: BoredomConfig = field(default_factory=BoredomConfig)
     influence: InfluenceConfig = field(default_factory=InfluenceConfig)
     sardine: SardineConfig = field(default_factory=SardineConfig)

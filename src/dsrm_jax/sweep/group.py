@@ -19,6 +19,7 @@ from jax.stages import Compiled
 
 from dsrm_jax.agents.methods import method_of
 from dsrm_jax.config import AgentConfig, Config
+from dsrm_jax.config.worlds import whereabouts
 from dsrm_jax.evaluation.sessions import Sessions, of_each, run_sessions
 from dsrm_jax.files import json_value, write_text
 from dsrm_jax.purify.perception import Perception, seed_axes, share_process
@@ -182,7 +183,7 @@ def _write(
     result = {
         "name": point.name,
         "values": point.values,
-        "env": config.data.env,
+        "env": whereabouts(config),
         "method": config.agent.method,
         "max_len": config.environment.max_len,
         "source": facts["source"],

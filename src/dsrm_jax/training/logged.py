@@ -4,6 +4,7 @@ Shapes: B lanes, T steps, K slate size, N log rows, J catalogue items.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,11 @@ from jaxtyping import Array, Bool, Int
 from dsrm_jax.agents.agent import LoggedData, Transition
 from dsrm_jax.purify.perception import Perceive, Perception
 from dsrm_jax.purify.view import Catalogue
+from dsrm_jax.simulator import mechanism as remembering
 from dsrm_jax.simulator.environment import Environment, Observation
 from dsrm_jax.simulator.history import append, history_before, keep_last
+from dsrm_jax.simulator.mechanism import Memories
+from dsrm_jax.simulator.shown import arrival_share
 from dsrm_jax.simulator.world import History, World
 from dsrm_jax.types import PyTree
 
@@ -31,6 +35,8 @@ class _Replayed:
     history: History
     temper: PyTree
     time: Int[Array, "B"]
+    user: Int[Array, "B"]
+    memory: Memories | None  # what mechanisms remember, as if the log's slates had been the policy's
 
 
 def logged_data(
@@ -49,6 +55,8 @@ def logged_data(
 
     The key is consumed. Of the environment slate size, reward, leave rule and lengths are read, and of the (training) world
     `starts`, `item` and `is_popular`, never its responses. The perception is one seed's.
+
+    Mechanisms remember what the log shows, and make users leave by it; nobody comes back.
 
     Returns:
         8,192 transitions (some of them twice where the log holds fewer slates), and the whole log's item sequence.
@@ -94,11 +102,44 @@ def next_slate(
 
 
 def _arrive(key: jax.Array, environment: Environment, world: World) -> _Replayed:
-    row = jax.random.randint(key, (LANES,), 0, world.starts.user.shape[0])
+    mechanisms, memory = environment.mechanisms, None
+    row_key, memory_key = jax.random.split(key) if mechanisms else (key, key)
+    row = jax.random.randint(row_key, (LANES,), 0, world.starts.user.shape[0])
     history = jax.vmap(lambda r: history_before(world.starts, r, length=environment.history_length))(row)
     history = keep_last(history, environment.arrival_length)
     temper = jax.tree.map(lambda x: jnp.broadcast_to(x, (LANES, *x.shape)), environment.leave.start())
-    return _Replayed(row, history, temper, jnp.zeros(LANES, jnp.int32))
+    user = world.starts.user[row]
+    if mechanisms:
+        share = jax.vmap(lambda row, length: arrival_share(world, row, length))(row, history.length)
+        start = jax.vmap(lambda key, user, share: remembering.begin(key, mechanisms, user, share, world))
+        memory = start(jax.random.split(memory_key, LANES), user, share)
+    return _Replayed(row, history, temper, jnp.zeros(LANES, jnp.int32), user, memory)
+
+
+def _observed(environment: Environment, lanes: _Replayed) -> Observation:
+    """Return what a policy would have seen; the log chose every event."""
+    shown = lanes.memory
+    context = None if shown is None else jax.vmap(lambda m: remembering.context(environment.mechanisms, m))(shown)
+    return Observation(lanes.history, lanes.time, jnp.zeros(LANES, jnp.int32), context)
+
+
+def _remember(
+    key: jax.Array, environment: Environment, world: World, lanes: _Replayed, slate: jax.Array, click: jax.Array
+) -> tuple[PyTree, Memories, Bool[Array, "B"]]:
+    """Return temper and memories after slates that were read, `lanes.temper` being that of the leave rule, and who leaves."""
+    mechanisms, charge = environment.mechanisms, environment.leave.charge
+    assert lanes.memory is not None
+
+    def one(
+        key: jax.Array, temper: PyTree, memory: Memories, user: jax.Array, slate: jax.Array, click: jax.Array
+    ) -> tuple[PyTree, Memories, jax.Array]:
+        left = jnp.zeros((), bool)
+        if charge is not None:
+            temper, left = charge(temper, remembering.total_cost(mechanisms, memory, user, slate, world))
+        memory = remembering.advance(key, mechanisms, memory, user, slate, click, world)
+        return temper, memory, left | remembering.any_leaves(mechanisms, memory)
+
+    return jax.vmap(one)(jax.random.split(key, LANES), lanes.temper, lanes.memory, lanes.user, slate, click)
 
 
 def _positions(catalogue: Catalogue) -> Int[Array, "V"]:
@@ -112,24 +153,27 @@ def _make_step(
     """Build the body of the scan over steps: read a slate, follow the leave rule, start again where a session is over."""
     slate_size = environment.slate_size
     position = _positions(catalogue)
-    none = jnp.zeros(LANES, jnp.int32)  # the log chose every event
 
     def step(lanes: _Replayed, key: jax.Array) -> tuple[_Replayed, tuple[Transition, jax.Array]]:
-        arrive_key, view_key, next_key = jax.random.split(key, 3)
+        arrive_key, view_key, next_key, *rest = jax.random.split(key, 4 if environment.mechanisms else 3)
         slate, click, row, found = jax.vmap(lambda r: next_slate(world, position, r, slate_size=slate_size))(lanes.row)
         num_popular = jnp.sum(world.is_popular[slate], axis=1, dtype=jnp.int32)
         temper, terminated = jax.vmap(environment.leave.step)(lanes.temper, click, num_popular)
         history = jax.vmap(append)(lanes.history, world.item[slate], click)
-        moved = _Replayed(row, history, temper, lanes.time + 1)
+        memory = lanes.memory
+        if memory is not None:
+            temper, memory, left = _remember(rest[0], environment, world, replace(lanes, temper=temper), slate, click)
+            terminated |= left
+        moved = _Replayed(row, history, temper, lanes.time + 1, lanes.user, memory)
         read = Transition(
-            view=perceive(perception, view_key, Observation(lanes.history, lanes.time, none)),
+            view=perceive(perception, view_key, _observed(environment, lanes)),
             slate=slate,
             record=(),
             clicks=click,
             reward=jax.vmap(environment.reward, in_axes=(0, 0, None))(click, slate, world).astype(jnp.float32),
             popular_share=num_popular / slate_size,
             terminated=terminated,
-            next_view=perceive(perception, next_key, Observation(moved.history, moved.time, none)),
+            next_view=perceive(perception, next_key, _observed(environment, moved)),
         )
         over = terminated | ~found | (moved.time >= environment.max_steps)
 

@@ -79,6 +79,8 @@ def make_trainer(
         key, reset_key, view_key, agent_key = jax.random.split(key, 4)
         observation, env = reset_users(reset_key, environment, world, num_users=num_users)
         catalogue = make_catalogue(perception.encoder.embeddings, world)
+        counted = 0 if observation.context is None else observation.context.shape[-1]
+        catalogue = replace(catalogue, context_size=counted)
         logged_key, agent_key = jax.random.split(agent_key)
         logged = None
         if agent.offline is not None:
