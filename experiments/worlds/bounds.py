@@ -70,8 +70,8 @@ def bounds(
     *,
     num_users: int = 200,
     sessions: int = 10,
-    exposures: int = 81,
-    moods: int = 15,
+    exposures: int = 41,
+    moods: int = 13,
     confidence: float = 0.95,
 ) -> Json:
     """Measure what rules that know the users earn, and the bound.
@@ -238,7 +238,7 @@ def _balancing(lean: Callable[[float], float]) -> float:
 
 
 def _tables(
-    study: Study, grid: Grid, users: User, allowed: Float[Array, "C"], price: Float[Array, ""] | float
+    study: Study, grid: Grid, users: User, shown: Int[Array, "P"], price: Float[Array, ""] | float
 ) -> tuple[Float[Array, "U"], Float[Array, "U V L N M"]]:
     """Return what each user is worth at arrival and the tables of `planning.plan`, of every visit where users come back."""
     effects, returns = study.effects, study.returns
@@ -248,7 +248,7 @@ def _tables(
         chance = jnp.zeros_like(exposure) if returns is None else returns(exposure, user)
 
         def visit(after: Float[Array, "N"], _: None) -> tuple[Float[Array, "N"], Float[Array, "L N M"]]:
-            values = planning.plan(user, effects, grid, allowed, price, after)
+            values = planning.plan(user, effects, grid, shown, price, after)
             return chance * (values[-1] @ arriving), values
 
         _, values = jax.lax.scan(visit, jnp.zeros_like(exposure), length=study.visits, reverse=True)
@@ -260,8 +260,7 @@ def _tables(
 def _constant_value(
     study: Study, grid: Grid, users: User, count: Int[Array, ""], price: Float[Array, ""]
 ) -> Float[Array, "U"]:
-    allowed = jnp.where(jnp.arange(study.effects.slate_size + 1) == count, 0.0, -jnp.inf)
-    return _tables(study, grid, users, allowed, price)[0]
+    return _tables(study, grid, users, jnp.asarray(count)[None], price)[0]
 
 
 def _plan(study: Study, grid: Grid, group: Group, key: jax.Array) -> tuple[Float[np.ndarray, "U"], float, Played]:
@@ -270,7 +269,7 @@ def _plan(study: Study, grid: Grid, group: Group, key: jax.Array) -> tuple[Float
     Under a budget the bound is the dual's: at any price per popular share beyond one half the best return less the charge is, in
     the mean, at least what any rule within the budget earns; the least over prices is the tightest.
     """
-    free = jnp.zeros(study.effects.slate_size + 1)
+    free = jnp.arange(study.effects.slate_size + 1)
     program = jax.jit(lambda users, price: _tables(study, grid, users, free, price))
     price = 0.0
     if study.budget:
@@ -279,7 +278,7 @@ def _plan(study: Study, grid: Grid, group: Group, key: jax.Array) -> tuple[Float
             lambda price: float(value(group.users, price)),
             bounds=(-LARGEST_PRICE, LARGEST_PRICE),
             method="bounded",
-            options={"xatol": 1e-3},
+            options={"xatol": 0.01},
         )
         price = float(dual.x)
     bound, values = program(group.users, price)

@@ -5,8 +5,8 @@ are best, since more clicks never hurt (patience falls by 2 - r) and what a sess
 state is (patience, net exposure n, mood), the action a count, and a table over grids of n and mood is the optimum up to the
 error of linear interpolation; `action_values` looks one step ahead on the table, from the exact n and mood.
 
-All functions are of ONE user; callers map them. Shapes: K slate size, C = K + 1 counts, N nodes of n, M nodes of mood, L levels
-of patience in units of 1/K of a step, 0 to K max_len; below K the user has left.
+All functions are of ONE user; callers map them. Shapes: K slate size, C = K + 1 counts (P of them may be shown), N nodes of n, M
+nodes of mood, L levels of patience in units of 1/K of a step, 0 to K max_len; below K the user has left.
 """
 
 from typing import NamedTuple
@@ -112,7 +112,7 @@ def plan(
     user: User,
     effects: Effects,
     grid: Grid,
-    allowed: Float[Array, "C"],
+    shown: Int[Array, "P"],
     price: Float[Array, ""] | float = 0.0,
     after: Float[Array, "N"] | None = None,
 ) -> Float[Array, "L N M"]:
@@ -122,8 +122,7 @@ def plan(
         user: whose.
         effects: the world's.
         grid: nodes.
-        allowed: `(C,)` 0 for a count that may be shown, -inf for one that may not: with one count left the table is the value of
-            that constant goal.
+        shown: `(P,)` int32, the counts that may be shown: of one alone the table is the value of that constant goal.
         price: taken from the return for the popular share that each slate shows beyond one half.
         after: `(N,)` what leaving is worth at net exposure n, as in a world in which users come back; None: nothing.
 
@@ -133,30 +132,30 @@ def plan(
     size, levels = effects.slate_size, effects.slate_size * effects.max_len + 1
     exposure, mood = jnp.asarray(grid.exposure, jnp.float32), jnp.asarray(grid.mood, jnp.float32)
     chance = jax.vmap(lambda n: jax.vmap(lambda m: outcomes(user, effects, n, m))(mood))(exposure)  # (N, M, C, C)
-    chance = jnp.transpose(chance, (2, 3, 0, 1))
-    share = jnp.arange(size + 1) / size
-    earned = jnp.tensordot(share, chance, (0, 1)) + (allowed - price * (share - 0.5))[:, None, None]
-    lower, weight = nodes_around(next_exposure(effects, exposure).T, len(grid.exposure))  # (C, N)
+    chance = jnp.transpose(chance, (2, 3, 0, 1))[shown]
+    clicked = jnp.arange(size + 1) / size
+    earned = jnp.tensordot(clicked, chance, (0, 1)) - (price * (shown / size - 0.5))[:, None, None]
+    lower, weight = nodes_around(next_exposure(effects, exposure).T[shown], len(grid.exposure))  # (P, N)
     following = jnp.asarray(grid.following, jnp.float32)
     left = jnp.zeros(exposure.shape) if after is None else after
     left = jnp.broadcast_to(left[:, None], (len(grid.exposure), len(grid.mood)))
 
-    def ahead(value: Float[Array, "N M"]) -> Float[Array, "C N M"]:
+    def ahead(value: Float[Array, "N M"]) -> Float[Array, "P N M"]:
         """Return the mean of a level's table after each count, from each node."""
         mean = value @ following.T
         return mean[lower] * (1 - weight[..., None]) + mean[lower + 1] * weight[..., None]
 
-    lost = losses(user, effects)
-    count = jnp.arange(size + 1)[:, None]
+    lost = losses(user, effects)[shown]
+    row = jnp.arange(shown.shape[0])[:, None]
 
     def level(level: Int[Array, ""], tables: tuple[Array, Array]) -> tuple[Array, Array]:
         values, futures = tables
-        future = futures[jnp.maximum(level - lost, 0), count]  # (C, C, N, M): after each count and number of clicks
+        future = futures[jnp.maximum(level - lost, 0), row]  # (P, C, N, M): after each count and number of clicks
         value = jnp.max(earned + jnp.sum(chance * future, axis=1), axis=0)
         return values.at[level].set(value), futures.at[level].set(ahead(value))
 
     values = jnp.broadcast_to(left, (levels, *left.shape)).astype(jnp.float32)
-    futures = jnp.broadcast_to(ahead(left), (levels, size + 1, *left.shape)).astype(jnp.float32)
+    futures = jnp.broadcast_to(ahead(left), (levels, shown.shape[0], *left.shape)).astype(jnp.float32)
     return jax.lax.fori_loop(size, levels, level, (values, futures))[0]
 
 

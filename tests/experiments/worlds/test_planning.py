@@ -97,7 +97,7 @@ def test_the_program_is_the_best_of_all_rules(slope, ad_penalty):
     grid = planning.make_grid(effects, exposures=401)
     users, _ = known(environment, only(world, jnp.arange(len(ROWS))))
     found = jax.jit(
-        jax.vmap(lambda user: planning.at_arrival(planning.plan(user, effects, grid, jnp.zeros(3)), effects, grid))
+        jax.vmap(lambda user: planning.at_arrival(planning.plan(user, effects, grid, jnp.arange(3)), effects, grid))
     )(users)
     expected = [exhaustive(environment, world, user) for user in range(len(ROWS))]
     np.testing.assert_allclose(found, expected, rtol=2e-4)
