@@ -3,14 +3,18 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit
 
 from dsrm_jax.purify import choice
-from dsrm_jax.purify.encoder import Embeddings
+from dsrm_jax.purify.encoder import Embeddings, gather_evidence, make_encoder
+from dsrm_jax.purify.perception import Perception, encoder_with_skips, make_perceive
+from dsrm_jax.purify.purifier import Purifier
 from dsrm_jax.purify.windows import Windows
+from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.world import SessionStarts
 
 
@@ -97,3 +101,47 @@ def test_a_user_of_many_histories_counts_once():
     gap = np.where(user == 0, 1.0, -0.1)  # of the rows most are better, of the users all but one are worse
     assert choice.climb({"observed": np.zeros(len(user)), "other": gap}, user)["chosen"] == "observed"
     assert choice.climb({"observed": gap, "other": np.zeros(len(user))}, user)["rungs"]["other"]["gain"]["mean"] > 0
+
+
+def taste_log() -> tuple[SessionStarts, Embeddings]:
+    """Users of one liking each, in a log that shows everybody the same seven items over and over."""
+    starts, rng = make_starts([60] * 40), np.random.default_rng(2)
+    vectors = np.concatenate([rng.normal(size=(7, 2)), np.ones((7, 1))], axis=1)
+    taste = 2 * rng.normal(size=(40, 3))
+    logit = np.sum(taste[np.asarray(starts.user)] * vectors[np.asarray(starts.item)], axis=1)
+    click = rng.random(len(logit)) < expit(logit)
+    embeddings = Embeddings(jnp.asarray(vectors, jnp.float32), jnp.zeros(7))
+    return SessionStarts(starts.user, starts.item, jnp.asarray(click), starts.first), embeddings
+
+
+def leaning(params, key, state, evidence):
+    """What was clicked less what was not, times the one parameter."""
+    sign = jnp.where(evidence.click, 1.0, -1.0) * evidence.shown
+    return params * jnp.einsum("...h,...hd->...d", sign, evidence.vectors) / 10
+
+
+@pytest.mark.parametrize(("strength", "chosen"), [(1.0, "own"), (-1.0, "observed, with skips")])
+def test_agents_are_given_the_state_that_was_chosen(strength, chosen):
+    starts, embeddings = taste_log()
+    encoder = make_encoder(dim=2)
+    params = encoder.init(jax.random.key(0), embeddings)
+    far_off = jax.tree.map(lambda x: 3 * jax.random.normal(jax.random.key(1), x.shape), params.network)
+    purifier = Purifier(None, None, leaning, plainer={"halved": lambda x: x / 2})
+    perception = Perception(params.replace(network=far_off), jnp.full(2, strength))
+    windows = Windows(starts, 16, 8)
+    found, said = choice.choose(
+        jax.random.key(2), perception, encoder, purifier, windows, windows, kind="own", iterations=1
+    )
+    assert said["chosen"] == chosen
+    assert list(said["rungs"]) == ["observed", "observed, with skips", "halved", "own"]
+    history = jax.tree.map(lambda x: x[:5], choice.draw_later(jax.random.key(3), windows, number=5).history)
+    one = found.replace(purifier=found.purifier[0])
+    view = make_perceive(encoder, purifier)(one, None, Observation(history, jnp.zeros(5), jnp.zeros(5, jnp.int32)))
+    evidence = gather_evidence(embeddings, history)
+    seeing = params.replace(network=found.choice.network)
+    expected = {
+        "own": leaning(strength, None, None, evidence),
+        "observed, with skips": encoder_with_skips(encoder).encode(seeing, evidence.summary),
+    }
+    np.testing.assert_allclose(view.state, expected[chosen], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(view.observed, encoder.encode(found.encoder, evidence.summary), rtol=1e-5, atol=1e-6)

@@ -23,6 +23,7 @@ from dsrm_jax.agents.networks import features, seen
 from dsrm_jax.agents.replay import Experience, Learner, Metrics, Parts, ReplayConfig, ReplayState
 from dsrm_jax.agents.settings import SharedConfig
 from dsrm_jax.agents.slates import Excluded, greedy_slate
+from dsrm_jax.purify.settings import PURIFYING
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.settings import NON_NEGATIVE, SHARE, SHARE_OF_MOST, configuration, number
 from dsrm_jax.simulator.settings import EnvironmentConfig
@@ -85,7 +86,7 @@ DNAIR_DSRM = DNAIR._replace(
     name="dnair_dsrm",
     label="DNaIR + DSRM",
     about="Q-learning with a novelty reward, on purified states",
-    state="guided",
+    state=PURIFYING,
 )
 
 

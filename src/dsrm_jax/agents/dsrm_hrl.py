@@ -25,6 +25,7 @@ from dsrm_jax.agents.networks import Manager, Worker, counted, counted_example, 
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.agents.slates import FactoredScores, slate_log_prob
 from dsrm_jax.errors import InputError
+from dsrm_jax.purify.settings import PURIFYING
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.types import PyTree
@@ -101,7 +102,7 @@ DSRM_HRL = Method(
     "the paper's method: diffusion-purified state, manager and worker by PPO",
     make_dsrm_hrl,
     networks=LEVELS,
-    state="guided",
+    state=PURIFYING,
 )
 HRL = DSRM_HRL._replace(name="hrl", label="HRL", about="the hierarchy on observed states", state="identity")
 HRL_RCE = HRL._replace(name="hrl_rce", label="HRL + RCE", about="the hierarchy on states denoised by R-CE", state="rce")

@@ -25,6 +25,7 @@ from dsrm_jax.agents.goals import GoalState
 from dsrm_jax.agents.networks import MLP, beside, counted, counted_example, example, lifted_vectors, seen
 from dsrm_jax.agents.settings import SharedConfig, settings_of
 from dsrm_jax.agents.slates import FactoredScores, slate_log_prob
+from dsrm_jax.purify.settings import PURIFYING
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.types import PyTree
@@ -111,7 +112,7 @@ def make_flat(
     return Agent(*functions, grouped=slate_mode == "quota")
 
 
-FLAT = Method("flat", "FLAT", "DSRM-HRL's states and slates, one single-level policy", make_flat, state="guided")
+FLAT = Method("flat", "FLAT", "DSRM-HRL's states and slates, one single-level policy", make_flat, state=PURIFYING)
 
 
 def _init(parts: _Parts, key: jax.Array, catalogue: Catalogue, logged: Logged = None) -> GoalState:

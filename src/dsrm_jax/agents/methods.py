@@ -21,6 +21,7 @@ from dsrm_jax.agents.td3 import TD3, TD3Config, make_td3
 from dsrm_jax.agents.yardsticks import ORACLE, QUOTA_GREEDY, QUOTA_GREEDY_PURIFIED, QUOTA_RANDOM, RANDOM
 from dsrm_jax.errors import InputError
 from dsrm_jax.plugins import call, is_plugin, load
+from dsrm_jax.purify.settings import PURIFYING
 from dsrm_jax.settings import configuration
 
 __all__ = ["METHODS", "AgentConfig", "check_method", "keywords_of", "make_agent", "method_of"]
@@ -70,7 +71,7 @@ def method_of(name: str) -> Method:
     if name in METHODS:
         return METHODS[name]
     make = load(name, what="method", names=METHODS)
-    return Method(name, name, "from outside the package", make, state=getattr(make, "state", "guided"))
+    return Method(name, name, "from outside the package", make, state=getattr(make, "state", PURIFYING))
 
 
 def check_method(name: str) -> None:

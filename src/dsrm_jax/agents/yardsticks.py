@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from dsrm_jax.agents.agent import Agent, Method
 from dsrm_jax.agents.slates import FactoredScores, greedy_slate, sample_slate
+from dsrm_jax.purify.settings import PURIFYING
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.types import PyTree
@@ -92,7 +93,7 @@ QUOTA_GREEDY_PURIFIED = Method(
     "greedy, half and half, purified state",
     "yardstick: the same from the purified state",
     make_quota_greedy_purified,
-    state="guided",
+    state=PURIFYING,
     learns=False,
     rival=True,
 )

@@ -8,6 +8,8 @@ Shapes: N histories, M clicks that follow each, D state dimensions.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +20,27 @@ from jaxtyping import Array, Float, Int, Key
 from scipy import stats
 
 from dsrm_jax.purify.arrays import States
-from dsrm_jax.purify.encoder import Embeddings, Labels, labels_from
+from dsrm_jax.purify.blocks import in_blocks
+from dsrm_jax.purify.encoder import (
+    Embeddings,
+    Encoder,
+    EncoderParams,
+    Labels,
+    fit_encoder,
+    gather_evidence,
+    labels_from,
+    summarise,
+)
+from dsrm_jax.purify.perception import PURIFIED, Choice, Perception, encoder_with_skips
+from dsrm_jax.purify.purifier import Purifier
+from dsrm_jax.purify.settings import PURIFYING, EncoderConfig
 from dsrm_jax.purify.windows import Windows
 from dsrm_jax.simulator.world import History, SessionStarts
-from dsrm_jax.types import Json
+from dsrm_jax.types import Json, PyTree
 
 LEFT_OUT = 0.1  # share of the training users by whom it is chosen
 MOST_LEFT_OUT = 2_000
-HISTORIES = 8_000
+HISTORIES = 4_000
 CONFIDENCE = 0.95
 
 
@@ -108,6 +123,98 @@ def climb(rungs: Mapping[str, Float[np.ndarray, "N"]], user: Int[np.ndarray, "N"
         if half is not None and mean - half > 0:
             chosen = name
     return {"chosen": chosen, "users": len(count), "rungs": found}
+
+
+def choose(
+    key: Key[Array, ""],
+    perception: Perception,
+    encoder: Encoder,
+    purifier: Purifier,
+    learnt: Windows,
+    left: Windows,
+    *,
+    kind: str = PURIFYING,
+    iterations: int = EncoderConfig.iterations,
+    batch_size: int = EncoderConfig.batch_size,
+    learning_rate: float = EncoderConfig.learning_rate,
+) -> tuple[Perception, Json]:
+    """Climb the ladder: the observed state, one that sees skips, plainer forms of the purifier, the purifier.
+
+    The encoder and the item vectors have seen the rows of the users left out, which speaks for the observed state if for any.
+
+    Args:
+        key: consumed.
+        perception: trained on `learnt`, its purifier with a leading seed axis; seeds are judged together.
+        encoder: of observed states.
+        purifier: of the perception.
+        learnt: rows of the users that Stage I learnt from; the encoder that sees skips is fitted to them.
+        left: rows of those left out.
+        kind: what the purifier is called.
+        iterations: of the encoder that sees skips; this and the next two are fields of `EncoderConfig`.
+        batch_size: of it.
+        learning_rate: of it.
+
+    Returns:
+        The perception with its `choice`, the purifier's parameters those of the form chosen; and what `climb` found.
+    """
+    encoder_key, draw_key, purify_key = jax.random.split(key, 3)
+    embeddings, with_skips = perception.encoder.embeddings, encoder_with_skips(encoder)
+    seeing, _ = fit_encoder(
+        encoder_key,
+        with_skips,
+        embeddings,
+        learnt,
+        iterations=iterations,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+    )
+    later = jax.jit(draw_later)(draw_key, left)
+    forms = {**purifier.plainer, kind: lambda params: params}
+
+    @jax.jit
+    def judged(perception: Perception, seeing: EncoderParams, later: Later) -> tuple[list[Array], Array]:
+        def look(params: PyTree, history: History, user: Array) -> Array:
+            evidence = gather_evidence(embeddings, history, unlogged=_unlogged(left.starts, history, user))
+            observed = encoder.encode(perception.encoder, evidence.summary)
+            return purifier.purify(params, purify_key, observed, evidence)
+
+        def of_form(params: PyTree) -> Array:
+            def of_seed(params: PyTree) -> Array:
+                state = in_blocks(partial(look, params), later.history, later.user)
+                return later_log_likelihood(state, embeddings, later)
+
+            return jnp.mean(jax.vmap(of_seed)(params), axis=0)
+
+        summary = summarise(embeddings, later.history)
+        encoded = encoder.encode(perception.encoder, summary), with_skips.encode(seeing, summary)
+        made = [jax.vmap(form)(perception.purifier) for form in forms.values()]
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *made)  # one after the other, in one program
+        return [later_log_likelihood(state, embeddings, later) for state in encoded], jax.lax.map(of_form, stacked)
+
+    plain, purified = jax.device_get(judged(perception, seeing, later))
+    found = climb(
+        dict(zip(("observed", "observed, with skips", *forms), (*plain, *purified), strict=True)),
+        np.asarray(later.user),
+    )
+    which = list(found["rungs"]).index(found["chosen"])
+    chosen = Choice(jnp.int32(min(which, PURIFIED)), seeing.network)
+    form = forms.get(found["chosen"], forms[kind])
+    params = jax.vmap(form)(perception.purifier)
+    return replace(perception, purifier=params, choice=chosen), found
+
+
+def choice_like(encoder: Encoder) -> Choice:
+    """Return the shapes of a `Choice`, to restore a checkpoint into."""
+    items = Embeddings(vectors=jnp.zeros((1, encoder.state_dim)), bias=jnp.zeros(1))
+    network = jax.eval_shape(encoder_with_skips(encoder).init, jax.random.key(0), items).network
+    return Choice(jax.ShapeDtypeStruct((), jnp.int32), network)  # type: ignore[arg-type]
+
+
+def _unlogged(starts: SessionStarts, history: History, user: Int[Array, "N"]) -> Int[Array, "N"]:
+    """Return how many events of histories another log chose than the training log: none, or all of them."""
+    return (
+        jnp.zeros_like(history.length) if starts.logged is None else jnp.where(starts.logged[user], 0, history.length)
+    )
 
 
 def in_words(found: Json) -> str:

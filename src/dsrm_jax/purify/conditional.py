@@ -20,7 +20,7 @@ from dsrm_jax.purify.closed_form import CLASSES, Known, PriorParams, fit_prior, 
 from dsrm_jax.purify.denoiser import Denoiser, LevelFeatures
 from dsrm_jax.purify.diffusion import reverse_path
 from dsrm_jax.purify.encoder import Evidence
-from dsrm_jax.purify.mixture import pick
+from dsrm_jax.purify.mixture import pick, standard_normal
 from dsrm_jax.purify.paths import Paths, denoise, paths_of
 from dsrm_jax.purify.process import Diffusion, ReverseProcess, make_process
 from dsrm_jax.purify.purifier import Learning, LogOfUsers, Purifier, PurifierBatch
@@ -140,4 +140,15 @@ def make_conditional(
     def inform(params: ConditionalParams, exposure: PyTree) -> ConditionalParams:
         return replace(params, told=replace(params.told, exposure=exposure))
 
-    return Purifier(init, closed.loss, purify, process_of, False, learning, inform, fit=fit, sample=sample)
+    def mixture(params: ConditionalParams) -> ConditionalParams:
+        return replace(params, gate=jnp.zeros_like(params.gate))
+
+    def gaussian(params: ConditionalParams) -> ConditionalParams:
+        classes, components, dim = params.told.prior.mean.shape
+        one = standard_normal(dim, classes=classes, components=components)
+        return replace(mixture(params), told=replace(params.told, prior=one))
+
+    plainer = {"gaussian": gaussian, "mixture": mixture}
+    return Purifier(
+        init, closed.loss, purify, process_of, False, learning, inform, fit=fit, plainer=plainer, sample=sample
+    )

@@ -17,7 +17,7 @@ from dsrm_jax.purify.purifier import Learning, Purifier, identity_purifier
 from dsrm_jax.purify.rce import make_rce_purifier
 from dsrm_jax.purify.schedule import ScheduleName
 from dsrm_jax.purify.sdedit import make_sdedit
-from dsrm_jax.purify.settings import PurifierConfig
+from dsrm_jax.purify.settings import PURIFYING, PurifierConfig
 from dsrm_jax.purify.tce import make_tce_purifier
 from dsrm_jax.settings import check
 
@@ -31,7 +31,7 @@ DENOISERS: dict[str, Callable[..., Purifier]] = {
 
 def make_purifier(
     *,
-    kind: str = "guided",
+    kind: str = PURIFYING,
     target: str = PurifierConfig.target,
     diffusion_steps: int = PurifierConfig.diffusion_steps,
     schedule: ScheduleName = PurifierConfig.schedule,

@@ -1,6 +1,7 @@
 """The `Purifier` contract: a map from observed to purified states, and all that Stage I needs to train it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -65,6 +66,7 @@ class Purifier(NamedTuple):
             The key is consumed.
         fit: `(key, log, initial) -> (params, losses (iterations,))`, how the kind trains itself on a `LogOfUsers`; `initial` are
             parameters to go on from, or None. The key is consumed. None: by gradient steps on `loss` (`stage_one.fit_purifier`).
+        plainer: name to `(params) -> params`, what the trained parameters are with less of what was learnt, the plainest first.
         sample: `(params, key, state, evidence, number) -> (number, ..., D)`, draws from the posterior of each user's state, which
             tell how sure the purifier is. The key is consumed. None: it has no posterior.
     """
@@ -78,6 +80,7 @@ class Purifier(NamedTuple):
     inform: Callable[[PyTree, Exposure], PyTree] | None = None
     leak: Callable[[PyTree, Key[Array, ""], PurifierBatch, Schedule], Float[Array, "S"]] | None = None
     fit: Callable[[Key[Array, ""], LogOfUsers, PyTree], tuple[PyTree, Float[Array, "iterations"]]] | None = None
+    plainer: Mapping[str, Callable[[PyTree], PyTree]] = MappingProxyType({})
     sample: Callable[[PyTree, Key[Array, ""], States, Evidence, int], Float[Array, "N ... D"]] | None = None
 
 

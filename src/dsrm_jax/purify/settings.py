@@ -16,6 +16,8 @@ from dsrm_jax.settings import (
     number,
 )
 
+PURIFYING = "guided"  # the kind of methods that act on a purified state, where it is left to them
+
 
 @configuration
 class EncoderConfig:
@@ -43,7 +45,9 @@ class PurifierConfig:
     """The diffusion state module."""
 
     kind: str = "auto"
-    """auto: what the method calls for (identity for methods that act on the observed state); identity: observed state as it is;
+    """auto: what the method calls for: identity for methods that act on the observed state, and for those that purify what
+    left-out training users' later clicks speak for (the observed state, one that sees skips, the default kind or a plainer form);
+    identity: observed state as it is;
     paper: Eq. (7) as printed; sdedit: unconditional, from a partly noised observed state; masked: cleaner target, masked-view
     condition; guided: unconditional over clean preference, guided by the likelihood of the clicks given what was shown and by
     that of what the log showed;

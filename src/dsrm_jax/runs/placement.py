@@ -24,10 +24,11 @@ def state_shardings(mesh: Mesh) -> TrainState:
 
 
 def place_frozen(mesh: Mesh | None, world: World, perception: Perception) -> tuple[World, Perception]:
-    """Place what training only reads: world and encoder on every device, each seed's purifier with its seed."""
+    """Place what training only reads: world, encoder and choice on every device, each seed's purifier with its seed."""
     if mesh is None:
         return world, perception
-    shardings = Perception(encoder=along(mesh), purifier=along(mesh, SEEDS))  # type: ignore[arg-type]
+    choice = None if perception.choice is None else along(mesh)
+    shardings = Perception(encoder=along(mesh), purifier=along(mesh, SEEDS), choice=choice)  # type: ignore[arg-type]
     return place(world, along(mesh)), place(perception, shardings)
 
 

@@ -20,11 +20,12 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.purification import probe_perception
 from dsrm_jax.files import digest
 from dsrm_jax.purify import stage_one
+from dsrm_jax.purify.choice import choice_like, choose, in_words, leave_out, rows_of_users
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams
 from dsrm_jax.purify.kinds import DENOISERS, PURIFIERS
 from dsrm_jax.purify.perception import Perception, seed_axes, share_process
 from dsrm_jax.purify.posterior import UserPosterior, fit_posterior
-from dsrm_jax.purify.settings import OF_PROCESS, at_defaults
+from dsrm_jax.purify.settings import OF_PROCESS, PURIFYING, at_defaults
 from dsrm_jax.purify.stage_one import check_loss, fit_purifiers, tail_mean
 from dsrm_jax.purify.windows import Windows
 from dsrm_jax.runs.log_models import LogModels, fit_log_models
@@ -43,13 +44,13 @@ from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.world import SessionStarts, World
 from dsrm_jax.training.random_exposure import random_exposure_states
 from dsrm_jax.training.refresh import Collectors, refresh_perception
-from dsrm_jax.types import Json, PyTree, Say
+from dsrm_jax.types import Json, Say
 
 # purifier settings that Stage I does not read, but for `paper` and those of one's own
 REVERSE_ONLY = (*OF_PROCESS, "sampler", "noise_scale", "guidance_scale", "guidance_steps", "exposure_scale")
 REFRESH_STAGE = 3
 # of `data_key`, beside those of `log_models`
-WORLDS_STAGE, PROBES_STAGE, RANDOM_EXPOSURE_STAGE = 0, 3, 4
+WORLDS_STAGE, PROBES_STAGE, RANDOM_EXPOSURE_STAGE, CHOICE_STAGE = 0, 3, 4, 6
 DATA_STAGE = 1000  # beyond the stages of `seed_keys`
 
 
@@ -150,8 +151,8 @@ def prepare(config: Config, say: Say = print, memory: Memory | None = None, shar
     def make() -> StageOne:
         models = once(memory, of_log, lambda: fit_log_models(data_key(config), config, log, worlds.train, say, memory))
         mine = models.posterior.of(worlds.train_users)
-        purifier, facts = _fit_purifiers(config, models.encoder, mine, worlds, say)
-        return StageOne(Perception(models.encoder, purifier), models.posterior, models.facts | facts)
+        perception, facts = _fit_purifiers(config, models.encoder, mine, worlds, say)
+        return StageOne(perception, models.posterior, models.facts | facts)
 
     def obtain() -> StageOne:
         return make() if share is None else share(stage_one_name(config, log), stage_one_like(config, log), make)
@@ -244,7 +245,7 @@ def _worlds_key(config: Config) -> tuple[object, ...]:
 def _purifier_key(config: Config) -> tuple[object, ...]:
     """Return everything that `_fit_purifiers` depends on besides the encoder and what that depends on."""
     settings, learning = purifier_settings(config), purifier_of(config).learning
-    key = (settings, config.denoiser, config.training.seeds)
+    key = (settings, config.denoiser, config.training.seeds, chooses(config))
     if learning.target == "random_exposure" or learning.refresh_rounds:
         in_model = method_of(config.agent.method).in_model  # it plays in the training simulator
         return (*key, config.environment, in_model, config.world)
@@ -255,12 +256,14 @@ def _purifier_key(config: Config) -> tuple[object, ...]:
 
 def _fit_purifiers(
     config: Config, params: EncoderParams, posterior: UserPosterior, worlds: Worlds, say: Say
-) -> tuple[PyTree, Json]:
-    """Train each seed's purifier; the posterior is that of the training users."""
+) -> tuple[Perception, Json]:
+    """Train each seed's purifier, and choose the state where that is left to us; the posterior is that of the training users."""
     started = time.perf_counter()
     encoder, purifier, environment = encoder_of(config), purifier_of(config), environment_of(config)
     posterior = replace(posterior, mode=_targets(config, params, posterior, worlds))
     windows = windows_of(config, worlds.train.starts)
+    if chooses(config):
+        return _choose(config, Perception(params, None), posterior, windows, say)
     fitted, losses = fit_purifiers(seed_keys(config, 1), encoder, purifier, params, windows, posterior)
     if purifier.learning.refresh_rounds:
         keys = seed_keys(config, REFRESH_STAGE)
@@ -272,7 +275,41 @@ def _fit_purifiers(
     check_loss(losses, f"the {purifier_settings(config).kind} purifier", f"{learns}.learning_rate")
     facts = {"purifier_loss": np.asarray(tail_mean(losses)).tolist(), "purifier_seconds": time.perf_counter() - started}
     say(f"Stage I, {purifier_settings(config).kind} purifier: {facts['purifier_seconds']:.0f} s")
-    return fitted, facts
+    return Perception(params, fitted), facts
+
+
+def chooses(config: Config) -> bool:
+    """Return whether the state is chosen on users left out (`purify.choice`): the kind was left to a method that purifies."""
+    return config.purifier.kind == "auto" and purifier_settings(config).kind == PURIFYING
+
+
+def _choose(
+    config: Config, perception: Perception, posterior: UserPosterior, windows: Windows, say: Say
+) -> tuple[Perception, Json]:
+    """Train each seed's purifier on nine users of ten, and choose among states by the tenth."""
+    started = time.perf_counter()
+    encoder, purifier, settings = encoder_of(config), purifier_of(config), config.encoder
+    split_key, choice_key = jax.random.split(jax.random.fold_in(data_key(config), CHOICE_STAGE))
+    sides = leave_out(split_key, windows.starts.first.shape[0] - 1)
+    learnt, left = (replace(windows, starts=rows_of_users(windows.starts, users)) for users in sides)
+    of_learnt = posterior.of(sides[0])
+    fitted, losses = fit_purifiers(seed_keys(config, 1), encoder, purifier, perception.encoder, learnt, of_learnt)
+    check_loss(losses, f"the {PURIFYING} purifier", "purifier.learning_rate")
+    perception, found = choose(
+        choice_key,
+        replace(perception, purifier=fitted),
+        encoder,
+        purifier,
+        learnt,
+        left,
+        iterations=settings.iterations,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+    )
+    facts = {"purifier_loss": np.asarray(tail_mean(losses)).tolist(), "purifier_seconds": time.perf_counter() - started}
+    say(f"Stage I, {PURIFYING} purifier: {facts['purifier_seconds']:.0f} s")
+    say(in_words(found))
+    return perception, facts | {"choice": found}
 
 
 def _targets(config: Config, params: EncoderParams, posterior: UserPosterior, worlds: Worlds) -> Float[Array, "U D"]:
@@ -298,10 +335,11 @@ def _targets(config: Config, params: EncoderParams, posterior: UserPosterior, wo
 
 def perception_like(config: Config, num_items: int) -> Perception:
     """Return the shapes of the perception that `prepare` makes of V = `num_items` items, to restore a checkpoint into."""
-    return stage_one.perception_like(
+    like = stage_one.perception_like(
         encoder_of(config),
         purifier_of(config),
         num_items=num_items,
         num_seeds=len(config.training.seeds),
         history_length=config.environment.history_length,
     )
+    return replace(like, choice=choice_like(encoder_of(config))) if chooses(config) else like
