@@ -160,7 +160,7 @@ def test_two_runs_share_a_purifier_only_where_it_would_come_out_alike(monkeypatc
     def fit(config, params, posterior, worlds, say):
         assert posterior == "modes of the training users"
         fitted.append(config)
-        return None, {}
+        return Perception(None, None), {}
 
     def stop(config, perception, starts, posterior, memory):
         assert posterior == "modes of the held-out users"
