@@ -6,9 +6,13 @@ Every sentence is made from the intervals of the table's own numbers; nothing he
 import math
 from collections.abc import Mapping
 
+from dsrm_jax.agents.methods import METHODS
 from dsrm_jax.types import Json
 
-RAW, PURIFIED, ORACLE = "quota_greedy", "quota_greedy_purified", "oracle"
+# what any learner has to beat, from the observed and from the purified state, and what nobody can
+RIVALS = [method for method in METHODS.values() if method.rival]
+RAW, PURIFIED = (next(m.name for m in RIVALS if (m.state == "identity") is raw) for raw in (True, False))
+ORACLE = next(method.name for method in METHODS.values() if method.make is None)
 ENOUGH_SESSIONS = 1_000  # a seed, `EvaluationConfig.num_sessions`' default: steps to a tenth
 ENOUGH_USERS = 200
 ENOUGH_ROWS = 20  # of an item or a user on average; below, vectors are mostly their prior
