@@ -30,7 +30,7 @@ from dsrm_jax.parallel.sharding import from_first
 from dsrm_jax.parallel.xla import use_compilation_cache
 from dsrm_jax.runs.evaluate import evaluate_all
 from dsrm_jax.runs.logging import read_metrics
-from dsrm_jax.runs.pieces import agent_of, log_of, perceive_of
+from dsrm_jax.runs.pieces import agent_of, environment_of, log_of, perceive_of
 from dsrm_jax.runs.prepare import Share, load_worlds, prepare
 from dsrm_jax.runs.run import Saved, num_updates, restore, run_mesh, start
 from dsrm_jax.runs.run import train as train_loop
@@ -197,6 +197,7 @@ def write_policy(
         perceive_of(config),
         item_ids=log.item_ids,
         history_length=config.environment.history_length,
+        environment=environment_of(config),
         platforms=platforms or PLATFORMS,
         facts=facts | {"config": to_json(config)},
     )
