@@ -17,6 +17,7 @@ from dsrm_jax.errors import InputError
 
 BATCH = 1 << 16  # rows that Python's reader hands over together
 LONE, MARK = re.compile("\r(?!\n)"), "\udc0d"  # Python's reader ends a row at every carriage return that is not hidden
+ENDS = re.compile("\r\n|\r|\n")
 LOST = "\ufffd"  # stands for bytes that are not UTF-8
 
 
@@ -146,7 +147,7 @@ def _frame(found: Layout, names: Sequence[str], positions: Sequence[int], readin
         batch.clear()
 
     for line, row in _rows(found, reading):
-        if any("\n" in text or "\r" in text for text in row):
+        if "\n" in (whole := "".join(row)) or "\r" in whole:
             _refuse_swallowed(found, line, row, positions)
         batch.append(row if len(row) > last else row + [""] * (last + 1 - len(row)))
         if len(batch) == BATCH:
@@ -159,15 +160,14 @@ def _refuse_swallowed(found: Layout, line: int, row: list[str], positions: Seque
     """Refuse a quoted field whose further lines look like rows: a stray quotation mark opened it and another closed it."""
     width = len(found.names)
     for place, text in enumerate(row):
-        pieces = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        pieces = ENDS.split(text) if "\n" in text or "\r" in text else [text]
         for number, piece in enumerate(pieces[1:], 1):
-            fields = piece.split(found.separator)
-            if number == len(pieces) - 1:
-                fields += row[place + 1 :]
-            alike = [
-                _kind(fields[p]) == _kind(row[p]) for p in positions if p != place and p < min(len(fields), len(row))
-            ]
-            if len(fields) == width and len(alike) > 1 and all(alike):
+            rest = row[place + 1 :] if number == len(pieces) - 1 else []
+            if piece.count(found.separator) + 1 + len(rest) != width:
+                continue
+            fields = piece.split(found.separator) + rest
+            alike = [_kind(fields[p]) == _kind(row[p]) for p in positions if p != place and p < len(row)]
+            if len(alike) > 1 and all(alike):
                 raise InputError(
                     f"{found.name}, line {line}: the quoted text that begins here runs on to line {line + len(pieces) - 1}, and "
                     f"its line {line + number} looks like a row: a stray quotation mark? Close it, remove it, or double it where "

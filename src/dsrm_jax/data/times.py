@@ -3,6 +3,7 @@
 What a number or text means is decided over the whole column, and where two meanings fit, it is asked for: `data.time_format`.
 """
 
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,12 @@ FORMS = {
     "mdy": WEEKDAY + r"([A-Za-z]{3,9})\.? +(\d{1,2}),? +(\d{4})" + CLOCK,
 }
 ORDERS = {"dmy": "day", "mdy": "month"}
+USUAL = {  # Polars reads these ten times faster, where all rows have the length of the first
+    r"\d{4}-\d\d-\d\d": "%Y-%m-%d",
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d": "%Y-%m-%d %H:%M:%S",
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d": "%Y-%m-%dT%H:%M:%S",
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ": "%Y-%m-%dT%H:%M:%SZ",
+}
 ZONE = r"(?:[Zz]|UTC|GMT|:\d{2}[^-]*[+-]\d{2}(?::?\d{2})?)$"
 EXPECTED = (
     "a number or a date and time such as 2020-07-05 12:30:00 (data.time_format names other forms, such as '%d/%m/%y')"
@@ -158,6 +165,12 @@ def _given(where: Where, texts: pl.Series, time_format: str) -> Times:
 
 
 def _dates(where: Where, texts: pl.Series) -> Times:
+    first = str(texts[0] or "")
+    for shape, directives in USUAL.items():
+        if re.fullmatch(shape, first) and (texts.str.len_bytes() == len(first)).all():
+            moments = texts.str.to_datetime(directives, time_unit="ms", strict=False)
+            if not moments.null_count():
+                return Times(moments.to_physical().to_numpy(), None, "dates and times, in UTC")
     order = _day_or_month_first(where, texts)
     seconds, nanos = np.zeros(len(texts), dtype=np.int64), np.zeros(len(texts), dtype=np.int64)
     good = np.zeros(len(texts), dtype=bool)

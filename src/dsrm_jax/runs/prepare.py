@@ -100,6 +100,8 @@ def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, Json]
     started = time.perf_counter()
     log = log_of(config)
     say(f"data: {log.source}")
+    for note in log.notes:
+        say(f"  {note}")
     check_usable(config.agent.method, log)
     key = jax.random.fold_in(data_key(config), WORLDS_STAGE)
     worlds = worlds_of(key, log, config)
