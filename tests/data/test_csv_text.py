@@ -44,6 +44,8 @@ GOOD = {
     "backslashes before separators": HEAD + lines(("a\\, b", "b", "c", "d")),
     "a backslash at the end": HEAD + lines(('"C:\\"', "b", "c", "d")),
     "spaces after separators": HEAD.replace(",", ", ") + lines(('"a, b"', "b", "c", "d")).replace(",", ", "),
+    "spaces before every mark": HEAD.replace(",", ", ") + lines(('"a"', '"b"', '"c"', '"d"')).replace(",", ", "),
+    "a mark after a backslash, then a newline": HEAD + lines(('"\\"\n;"', "b", "c", "d")),
     "newlines in quotes": HEAD + lines(('"a\nb"', '"1,10,b\n\n"', '"\r\n"', "d")),
     "a comma line in quotes": HEAD + lines(('"dear all, this, that, and more:\nI, too, like, it"', "b", "c", "d")),
     "empty first lines": "\n\r\n" + HEAD + lines(),
@@ -86,6 +88,8 @@ def test_titles_come_back_too(tmp_path):
         "backslashes before marks in bare fields": ('"', 'say "hi"', "c", "d"),
         "backslashes before separators": ("a, b", "b", "c", "d"),
         "a backslash at the end": ("C:\\", "b", "c", "d"),
+        "spaces before every mark": ("a", "b", "c", "d"),
+        "a mark after a backslash, then a newline": ('"\n;', "b", "c", "d"),
         "spaces after separators": ("a,  b", "b", "c", "d"),
     }.items():
         path = write(tmp_path, GOOD[kind])
@@ -180,6 +184,16 @@ def test_a_long_file_is_surveyed_piece_by_piece(tmp_path, monkeypatch):
             place(path, 57)
             == f"{path}, line {(HEAD + text).split(f'{rows[57][0]},{rows[57][1]}')[0].count(chr(10)) + 1}"
         )
+
+
+def test_a_mark_that_a_piece_of_the_file_ends_before_still_closes(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_layout, "CHUNK", 8)
+    assert read(write(tmp_path, HEAD + '1,10,1,"\n, "\n 2,10,1,a\n'))[1] == (" 2", "10", "1")
+
+
+def test_a_line_feed_after_carriage_returns_is_no_value(tmp_path):
+    path = write(tmp_path, "user_id,item_id\r1,10\r2,11\n")
+    assert read_table(path, {"user_id": pl.Int64, "item_id": pl.Int64}).rows() == [(1, 10), (2, 11)]
 
 
 ID = st.text(

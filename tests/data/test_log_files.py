@@ -140,6 +140,8 @@ def test_files_whose_types_differ_are_one_log(tmp_path):
         FRAME[2:].with_columns(pl.col("user_id").cast(pl.String), pl.col("item_id").cast(pl.Int32)),
     )
     assert rows(tmp_path) == ROWS
+    put(tmp_path / "3.csv", b"user_id,item_id,click\nu3,10,1\n")
+    assert [user for user, *_ in rows(tmp_path)] == ["1", "1", "2", "2", "u3"]
 
 
 def test_nothing_to_read_is_said(tmp_path):

@@ -110,6 +110,16 @@ def test_a_class_that_the_training_part_lacks_is_refused():
     assert log.notes[-1] == "no row of the held-out part is a click: nothing can be ranked there"
 
 
+def test_rows_of_one_millisecond_stay_in_their_order():
+    time = 1_593_907_200_000_000 + np.array([900, 100, 500, 300])  # microseconds
+    columns = {"user_id": [1] * 4, "item_id": [9, 1, 5, 3], "click": [1, 0, 0, 1], "time": time}
+    log = load_log(columns, test_fraction=0.5)
+    assert log.item_ids[log.train.item].tolist() == [1, 3]
+    assert log.item_ids[log.test.item].tolist() == [5, 9]
+    log = load_log(columns | {"random": [0, 1, 0, 0]}, random_column="random")
+    assert log.item_ids[log.train.item].tolist() == [3, 5, 9]
+
+
 def test_what_was_understood_and_dropped_is_told():
     columns = {name: values.tolist() for name, values in late(0.5).items()}
     columns["click"] = [time % 3 == 0 for time in columns["time"]]

@@ -130,6 +130,7 @@ def test_stored_dates_keep_their_moment():
         (["2020-07-05 25:00"], "expected a number or a date"),
         (["2020-07-05 13:00 PM"], "expected a number or a date"),
         (["05/07/20"], r"data\.time_format"),
+        (["2020-07-05", "20-07-05"], "row 2, column 'time': '20-07-05' is not allowed"),
         (["soon"], "'soon' is not allowed"),
         (["2020-07-05 12:00", "2020-07-05 12:00Z"], "row 2.*expected no offset, as in the first row"),
         (["2020-07-05 12:00Z", "2020-07-05 12:00"], "row 2.*expected an offset from UTC, as in the first row"),
