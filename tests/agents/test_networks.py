@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dsrm_jax.agents.actor_critic import SlatePolicy
 from dsrm_jax.agents.dsrm_hrl import make_dsrm_hrl
+from dsrm_jax.agents.fcpo import GaussianHyperActor
+from dsrm_jax.agents.flat import FlatPolicy
 from dsrm_jax.agents.networks import Manager, Worker, lifted_vectors
 from dsrm_jax.agents.yardsticks import make_quota_greedy_purified
 from dsrm_jax.purify.view import Catalogue, View
@@ -106,3 +109,32 @@ def test_the_goal_depends_on_the_state_alone_and_the_values_on_the_clock_too():
     assert np.all(np.abs(value - late_value) > 1e-4)
     assert np.all(np.abs(query - other_query).max(1) > 1e-4)
     np.testing.assert_allclose(sharpness, 3.0 * np.exp(variables["params"]["log_sharpness"]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("network", "others"),
+    [
+        (Manager(4), lambda state: (jnp.zeros(B, jnp.int32),)),
+        (Worker(4), lambda state: (jnp.ones((B, 2)), jnp.zeros(B, jnp.int32), 3.0)),
+        (FlatPolicy(4), lambda state: (3.0,)),
+        (SlatePolicy(4), lambda state: (3.0,)),
+        (GaussianHyperActor(4), lambda state: (0.1,)),
+    ],
+)
+def test_what_the_platform_counts_is_read_beside_the_state_and_changes_nothing_before_it_is_learnt(network, others):
+    """An untrained policy acts as without it; once its parameters move, every number of the context moves what it says."""
+    rng = np.random.default_rng(0)
+    state, context = (jnp.asarray(rng.normal(size=(B, n)), jnp.float32) for n in (D, 3))
+
+    @quick_jit
+    def answers():
+        plain = network.init(jax.random.key(0), state, *others(state))
+        told = network.init(jax.random.key(0), state, *others(state), context)
+        shaken = jax.tree.map(lambda x: x + 0.3 * jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape), told)
+        first = lambda params, *more: jax.tree.leaves(network.apply(params, state, *others(state), *more))[0]  # noqa: E731
+        slope = jax.jacfwd(lambda c: first(shaken, c).sum(axis=0))(context)
+        return first(plain), first(told, context), slope
+
+    without, within, slope = answers()
+    np.testing.assert_allclose(without, within, atol=1e-6)
+    assert (np.abs(slope).max(axis=(0, 1)) > 0).all()

@@ -1,12 +1,23 @@
 """The platform's budget against a loop in NumPy: exact counts over all users, one price, whoever leaves and whoever comes."""
 
+import os
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from dsrm_jax.agents.fairness import slate_fairness, start_counts
+from dsrm_jax.errors import InputError
+from dsrm_jax.purify.view import View
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.platform import make_platform
-from dsrm_jax.training.rollout import play, until_left
+from dsrm_jax.training.rollout import experience, play, reset_users, until_left
 from tests.simulator.worlds import remembering_world
 
 K, B, WINDOW, GAIN = 3, 16, 4, 0.5
@@ -58,3 +69,56 @@ def test_lanes_that_nobody_is_in_count_nothing():
     assert there[-1] == 0
     window = check_against_a_loop(kept)
     assert window[-1] == (0, 0)
+
+
+def test_a_manager_is_charged_the_price_it_was_shown():
+    """The rollout that agents learn from holds the price of each slate, which is what `fairness="platform"` charges."""
+    world = remembering_world([PLATFORM])
+
+    def perceive(perception, key, observation):
+        return View(jnp.zeros((B, 1)), jnp.zeros((B, 1)), observation.time, None, observation.context)
+
+    def run(key, world):
+        observation, env = reset_users(key, ENVIRONMENT, world, num_users=B)
+        act = lambda key, view: (random_slates(key, env, view)[0], ())  # noqa: E731
+        start = env, perceive(None, key, observation)
+        return experience(jax.random.split(key, 12), act, start, ENVIRONMENT, perceive, world, None)[1]
+
+    rollout = jax.device_get(jax.jit(run)(jax.random.key(0), world))
+    np.testing.assert_array_equal(rollout.price, rollout.view.context[..., -1])
+    assert np.ptp(rollout.price) > 0.05
+    fair = slate_fairness(start_counts(40), rollout, kind="platform")
+    np.testing.assert_allclose(fair, -rollout.price * rollout.popular_share, rtol=1e-6)
+    with pytest.raises(InputError, match="no platform has a price"):
+        slate_fairness(start_counts(40), replace(rollout, price=None), kind="platform")
+
+
+def test_counts_are_exact_however_the_users_are_spread_over_devices():
+    """On four devices of one process, users split over them, contexts and prices are those of one device bit for bit."""
+    program = textwrap.dedent("""
+        import jax, numpy as np
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+        from tests.simulator.test_platform import B, ENVIRONMENT, K, PLATFORM, remembering_world
+        from dsrm_jax.training.rollout import reset_users
+        world = remembering_world([PLATFORM])
+        def run(env, keys):
+            def step(env, key):
+                slate = jax.vmap(lambda k: jax.random.permutation(k, 40)[:K])(jax.random.split(key, B))
+                seen, env, *_ = jax.vmap(ENVIRONMENT.step_auto_reset, in_axes=(0, 0, 0, None))(
+                    jax.random.split(key, B), env, slate, world)
+                seen, env = ENVIRONMENT.couple(seen, env)
+                return env, seen.context
+            return jax.lax.scan(step, env, keys)[1]
+        _, env = reset_users(jax.random.key(0), ENVIRONMENT, world, num_users=B)
+        keys = jax.random.split(jax.random.key(1), 12)
+        mesh = Mesh(np.array(jax.devices()), ("users",))
+        spread = jax.device_put(env, NamedSharding(mesh, P("users")))
+        assert len(spread.user.devices()) == 4
+        np.testing.assert_array_equal(jax.jit(run)(env, keys), jax.jit(run)(spread, keys))
+        print("equal")
+    """)
+    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    root = Path(__file__).parents[2]
+    environ = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{root}:{root / 'src'}"}
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "equal", done.stderr

@@ -11,7 +11,11 @@ from dsrm_jax.config import Config, EncoderConfig, EnvironmentConfig, PurifierCo
 from dsrm_jax.purify.encoder import Embeddings, make_catalogue
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.runs.pieces import encoder_of, environment_of, perceive_of
+from dsrm_jax.simulator.environment import make_environment
+from dsrm_jax.simulator.mechanism import with_mechanisms
 from dsrm_jax.simulator.response import TableResponse
+from dsrm_jax.simulator.satisfaction import make_satisfaction
+from dsrm_jax.simulator.tolerance import make_tolerance
 from dsrm_jax.simulator.world import SessionStarts, World
 from dsrm_jax.training.logged import SEARCH, logged_data, next_slate
 
@@ -130,3 +134,20 @@ def test_a_world_without_a_whole_slate_in_its_log_still_gives_finite_numbers(wor
     step = jax.jit(jax.vmap(lambda r: next_slate(one_each, catalogue.position, r, slate_size=K)))
     _, _, _, found = step(np.arange(3))
     assert not np.any(found)
+
+
+def test_mechanisms_remember_what_the_log_shows_and_make_its_users_leave(world, catalogue):
+    """Net exposure follows the logged slates, and a tolerance nobody meets costs two steps each time."""
+    mechanisms = make_satisfaction(), make_tolerance(bound=0.0, penalty=2)
+    environment = make_environment(slate_size=K, max_len=MAX_LEN, history_length=6, ad_penalty=0, mechanisms=mechanisms)
+    remembering = with_mechanisms(jax.random.key(0), world, mechanisms)
+    encoder = encoder_of(CONFIG).init(jax.random.key(0), Embeddings(jnp.zeros((VOCABULARY, 3)), jnp.zeros(VOCABULARY)))
+    arguments = environment, remembering, Perception(encoder, {}), perceive_of(CONFIG), catalogue
+    step = jax.device_get(jax.jit(lambda key: logged_data(key, *arguments))(jax.random.key(1))).transitions
+    before, after = step.view.context[:, -1], step.next_view.context[:, -1]
+    np.testing.assert_allclose(after, 0.8 * before + 0.2 * step.popular_share, rtol=1e-5)
+    np.testing.assert_allclose(before[step.view.time == 0], 0.4, rtol=1e-6)
+    cost = 2 * K - step.clicks.sum(axis=1) + 2 * K  # of a step, in units of 1/K
+    last = step.view.time == 0
+    np.testing.assert_array_equal(step.terminated[last], K * MAX_LEN - cost[last] < K)
+    assert step.terminated[last].any()
