@@ -15,6 +15,7 @@ from dsrm_jax.purify.encoder import make_catalogue
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.runs.pieces import agent_of, environment_of, perceive_of, trainer_of
+from dsrm_jax.simulator.coupling import together
 from dsrm_jax.simulator.environment import EnvState, Observation
 from dsrm_jax.simulator.world import World
 from dsrm_jax.training.loop import TrainState
@@ -76,9 +77,7 @@ def make_parts(config: Config, world: World, perception: Perception) -> list[Par
     def respond(keys: jax.Array, env: EnvState, slates: jax.Array, world: World) -> PyTree:
         def step(env: EnvState, inputs: tuple[jax.Array, jax.Array]) -> tuple[EnvState, PyTree]:
             key, slate = inputs
-            result = jax.vmap(environment.step_auto_reset, in_axes=(0, 0, 0, None))(
-                jax.random.split(key, num_users), env, slate, world
-            )
+            result = together(environment)(jax.random.split(key, num_users), env, slate, world)
             observation, env, reward, terminated, _, info = result
             return env, (observation, reward, terminated, info["session_return"])
 

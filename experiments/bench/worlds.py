@@ -14,10 +14,11 @@ from dsrm_jax.purify.encoder import Embeddings, gather_evidence
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.purifier import PurifierBatch
 from dsrm_jax.purify.view import Catalogue
-from dsrm_jax.runs.pieces import encoder_of, purifier_of
+from dsrm_jax.runs.pieces import encoder_of, mechanisms_of, purifier_of
 from dsrm_jax.runs.prepare import Prepared, Say, seed_keys
 from dsrm_jax.simulator.build import Worlds
 from dsrm_jax.simulator.history import history_before
+from dsrm_jax.simulator.mechanism import with_mechanisms
 from dsrm_jax.simulator.response import FactorResponse, TableResponse
 from dsrm_jax.simulator.transformer import Features, UserResponseModel, freeze_response
 from dsrm_jax.simulator.world import Response, SessionStarts, World
@@ -111,6 +112,7 @@ def _prepared(config: Config, response: Response, users: int, items: int, source
         exposure=jnp.ones(items),
         clicked=jnp.ones(items),
     )
+    world = with_mechanisms(jax.random.key(2), world, mechanisms_of(config))
     vectors = jnp.concatenate([_normal(rng, items, dim), jnp.ones((items, 1))], axis=1)
     perception = _perception(config, Embeddings(vectors, _normal(rng, items)), world.starts)
     everyone = np.arange(users, dtype=np.int32)
