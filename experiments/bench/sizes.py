@@ -67,6 +67,6 @@ SIZES = {
 """Sizes by name. `paper`: 20,000 steps of 64 users, slate 6, 3,327 items, 20 diffusion steps, all of them run;
 `paper-quick`: the same, extrapolated from 100 updates; `easyrl4rec`: A2C, one item a step to 100 users out of a random table of
 1,411 x 3,327 answers; `kuaisim`: A2C, slates of 6 of 5,637 items to 32 users who answer by a transformer over 100 events;
-`satisfaction`, `mood`, `platform`, `tolerance`, `retention`: DSRM-HRL in these worlds, slates of 6 to 100 users out of that table;
+`satisfaction`, `mood`, `platform`, `tolerance`, `retention`: DSRM-HRL in these worlds, slates of 6 to 100 users of that table;
 `fcpo`: one run of `dsrm-jax fcpo`, 100 sessions of 10 steps of all 943 users over 1,682 items; `large`: `paper` with a million
 users, 64 at a time, and a million items, extrapolated from 2 updates; `tiny`: seconds, to try the command."""
