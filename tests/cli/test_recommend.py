@@ -10,6 +10,8 @@ import pytest
 
 from dsrm_jax.data import spool
 from dsrm_jax.serving import log_histories
+from dsrm_jax.serving.log_histories import LogFile
+from dsrm_jax.serving.recommend_log import recommend_log
 from tests.cli.test_cli import run
 from tests.serving.test_export import RAW, path, policy, trained  # noqa: F401
 
@@ -84,6 +86,19 @@ def test_every_user_gets_what_the_policy_answers_in_python(capsys, place, policy
     assert f"{expected.stranger.sum()} users are strangers" in words
     assert f"of {len(rows):,} events are of items that the policy does not know: " in words
     assert sorted(p.name for p in place.iterdir()) == sorted(["log.csv", "log.parquet", "policy.dsrm", "n.json", out])
+
+
+def test_progress_runs_to_the_end_of_every_phase(place, policy):  # noqa: F811
+    told = []
+    log = LogFile(Path("log.csv"))
+    recommend_log(policy, log, Path("o.csv"), k=2, report=lambda *now: told.append(now))
+    phases = list(dict.fromkeys(phase for phase, *_ in told))
+    assert phases == ["copying the log", "reading the log", "recommending"]
+    for phase in phases:
+        done, total = zip(*((done, total) for name, done, total in told if name == phase), strict=True)
+        assert list(done) == sorted(done)
+        assert len(set(total)) == 1
+        assert done[-1] == total[0]
 
 
 def test_users_and_items_may_be_chosen_by_files(capsys, place, policy, rows):  # noqa: F811

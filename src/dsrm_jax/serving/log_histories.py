@@ -87,8 +87,10 @@ def blocks(
     """
     with tempfile.TemporaryDirectory(prefix="dsrm-jax-") as name:
         folder = Path(name)
+        report("copying the log", 0, 1)
         events = spool(log.path, log.columns(), folder / "log")
         asked = None if users is None else listed(users, log.user_column, folder / "users")
+        report("copying the log", 1, 1)
         total, done = events.rows + (0 if asked is None else asked.rows), 0
         parts = -(-total // PART)
         known = pl.Series(item_ids.astype(str)), pl.int_range(len(item_ids), dtype=pl.Int32, eager=True)
@@ -105,9 +107,13 @@ def blocks(
             files = sorted(folder.glob(f"*-*/{part}.parquet"))
             if files:
                 rows = pl.concat(_of_one_type([pl.read_parquet(file) for file in files]), how="diagonal")
+                count = len(rows)
                 rows = rows if asked is None else rows.filter(pl.col("asked").any().over("user"))
-                yield from _cut(rows, size, events, log.time_format)
-                report("recommending", done := done + len(rows), total)
+                for block, share in _cut(rows, size, events, log.time_format):
+                    yield block
+                    report("recommending", done + round(share * count), total)
+                done += count
+        report("recommending", total, total)
 
 
 def listed(path: Path, column: str, folder: Path) -> Spool:
@@ -184,8 +190,8 @@ def _of_one_type(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
     return [*(alike(timed) if timed else ()), *(frame for frame in frames if "time" not in frame.columns)]
 
 
-def _cut(rows: pl.DataFrame, size: int, source: Spool, time_format: str) -> Iterator[Block]:
-    """Cut the rows of a part, in the files' order, into blocks of users."""
+def _cut(rows: pl.DataFrame, size: int, source: Spool, time_format: str) -> Iterator[tuple[Block, float]]:
+    """Cut the rows of a part, in the files' order, into blocks of users; with the share of them that came by then."""
     user = rows["user"].unique().sort()
     code = (rows["user"].rank("dense") - 1).to_numpy()
     event = np.flatnonzero(rows["item"].fill_null(-1).to_numpy() >= 0)
@@ -200,4 +206,4 @@ def _cut(rows: pl.DataFrame, size: int, source: Spool, time_format: str) -> Iter
         last = min(first + size, len(user))
         start = np.searchsorted(code, np.arange(first, last + 1))
         held = slice(start[0], start[-1])
-        yield Block(user[first:last], start - start[0], item[held], click[held])
+        yield Block(user[first:last], start - start[0], item[held], click[held]), last / len(user)
