@@ -5,7 +5,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from glob import has_magic
 from pathlib import Path
 
@@ -37,7 +37,9 @@ def recommend(wanted: Json, say: Say) -> Json:
     for name, also in (("log", ""), ("users", ""), ("allowed", ""), ("exclude", "seen, nothing, or ")):
         check_there(name, wanted[name], also)
     use_compilation_cache()
-    policy = policy_of(wanted["policy"], wanted["seed"], say)
+    console = Console(stderr=True)
+    with console.status("loading the policy and compiling it") if console.is_terminal else nullcontext():
+        policy = policy_of(wanted["policy"], wanted["seed"], say)
     loaded = time.perf_counter() - started
     exclude = {"seen": "seen", "nothing": None}.get(wanted["exclude"], Path(wanted["exclude"]))
     options = {name: Path(wanted[name]) if wanted[name] else None for name in ("users", "allowed")}
