@@ -9,7 +9,7 @@ from scipy import stats
 from dsrm_jax.errors import InputError
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.leave import Leave
-from dsrm_jax.simulator.tolerance import make_tolerance, popular_shares
+from dsrm_jax.simulator.tolerance import make_tolerance
 from tests.simulator.worlds import NUM_USERS, remembering_world
 
 K = 5
@@ -34,18 +34,21 @@ def test_temper_lost_by_every_share_is_the_rules():
         assert losses.tolist() == [2 * K + 2 * K * each for each in far]
 
 
-def test_centres_are_the_quantiles_at_which_users_own_shares_lie():
-    """Users who were shown more of what is popular have higher centres, the centres are N(.417, .155), equal shares are alike."""
-    rng = np.random.default_rng(0)
-    world = remembering_world([make_tolerance()], rows=tuple(rng.integers(5, 60, 3000)), chance=0.5)
-    centre, share = np.asarray(world.traits["tolerance"]), popular_shares(world)
+def test_what_a_policy_is_told_of_a_centre_is_a_binomial_share_of_it():
+    """Centres are N(.417, .155); of 50 choices the popular share has mean c_u and variance c_u (1 - c_u) / 50."""
+    mechanism = make_tolerance()
+    environment = make_environment(history_length=4, ad_penalty=0, mechanisms=[mechanism])
+    world = remembering_world([mechanism], rows=(1,) * 4000, chance=0.5)
+    centre = np.asarray(world.traits["tolerance"])
     assert stats.kstest(centre, stats.norm(0.417, 0.155).cdf).statistic < 0.05
-    assert stats.spearmanr(centre, share).statistic > 0.999
-    for value in np.unique(share):
-        assert np.ptp(centre[share == value]) == 0
-    popular = np.asarray((world.starts.item - 500) // 3 % 2 == 0)
-    own = [popular[a:b].mean() for a, b in zip(world.starts.first[:-1], world.starts.first[1:], strict=True)]
-    np.testing.assert_allclose(share, own)
+    observation, state = jax.jit(jax.vmap(environment.reset, in_axes=(0, None)))(
+        jax.random.split(jax.random.key(3), 20_000), world
+    )
+    told, own = np.asarray(observation.context[:, -1]), centre[np.asarray(state.user)]
+    np.testing.assert_allclose(told * 50, np.round(told * 50), atol=1e-4)
+    z = (told - own) / np.sqrt(np.maximum(own * (1 - own), 1e-3) / 50)
+    assert abs(z.mean()) < 0.04
+    assert z.std() == pytest.approx(1.0, abs=0.03)
 
 
 def test_a_policy_is_shown_the_share_of_the_log_that_the_user_arrived_with():

@@ -96,6 +96,8 @@ class ToleranceConfig:
     """Mean of the centres over the users."""
     spread: float = number(default=0.155, within=NON_NEGATIVE)
     """Standard deviation of the centres, before they are held within [0, 1]."""
+    choices: int = number(default=50, within=COUNT)
+    """Choices of a user elsewhere of which the platform knows the popular share."""
 
 
 @configuration
