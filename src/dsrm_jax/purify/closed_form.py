@@ -15,16 +15,32 @@ from jaxtyping import Array, Float, Key
 from dsrm_jax.purify.arrays import Scalar, States
 from dsrm_jax.purify.encoder import Evidence, gather_evidence
 from dsrm_jax.purify.exposure import Exposure, silent_exposure
-from dsrm_jax.purify.fit_mixture import FittedPrior, fit_mixture, layouts, padded, rows_of_users
-from dsrm_jax.purify.guidance import Likelihood, Quadratic, Whitening, fit_whitening, likelihood_of, quadratic
-from dsrm_jax.purify.mixture import Mixture, draw, inverse, mean_of, mixture_posterior, moments, standard_normal
+from dsrm_jax.purify.fit_mixture import FittedPrior, fit_mixture, rows_of_users
+from dsrm_jax.purify.guidance import (
+    Likelihood,
+    Whitening,
+    fit_whitening,
+    likelihood_of,
+    mean_click,
+    mean_gradient,
+    quadratic,
+)
+from dsrm_jax.purify.mixture import (
+    Posterior,
+    Prior,
+    components_of,
+    draw,
+    posterior_mean,
+    posterior_of,
+    prior_of,
+    standard_normal,
+)
 from dsrm_jax.purify.purifier import Learning, LogOfUsers, Purifier, PurifierBatch
 from dsrm_jax.types import PyTree
 
 CLASSES = (
     2  # covariances that components share: one cannot have heavy tails, four are no better on any truth of the ruler
 )
-EXPANSIONS = 3  # of a history's log-likelihood; after five nothing moves any more
 # of the prior's fit: a prior is a product of the log, as the encoder is, and the same for all seeds
 PRIOR_KEY = 17
 
@@ -34,17 +50,25 @@ class PriorParams:
     """A prior over states, and what the log's choices tell."""
 
     whitening: Whitening
-    prior: Mixture  # in its coordinates
+    prior: Prior  # in its coordinates
+    # a row's usual precision, basis diag(eigenvalue) basis', by which a history is first read
+    basis: Float[Array, "D D"]
+    eigenvalue: Float[Array, "D"]
     exposure: Exposure
+
+
+def params_of(fitted: FittedPrior, exposure: Exposure) -> PriorParams:
+    """Return what inference needs of a fitted prior."""
+    eigenvalue, basis = jnp.linalg.eigh(fitted.usual)
+    return PriorParams(fitted.whitening, prior_of(fitted.mixture), basis, jnp.maximum(eigenvalue, 0.0), exposure)
 
 
 @struct.dataclass
 class Known:
-    """What is known of a user by their history: arrays with the history's leading dimensions, in whitened coordinates."""
+    """What is known of users by their histories, in whitened coordinates."""
 
-    posterior: Mixture
-    gaussian: States  # the posterior mean under N(0, I), to first expansion
-    users: Quadratic  # the history's log-likelihood about the posterior
+    posterior: Posterior
+    gaussian: States  # where the state was put under N(0, I)
 
 
 def make_closed_form(
@@ -52,20 +76,20 @@ def make_closed_form(
 ) -> Purifier:
     """Build it: at most `components` of each class are fitted, and the scales are fields of `PurifierConfig`."""
 
-    def know(params: PriorParams, evidence: Evidence) -> Known:
-        return known(params, evidence, scale=guidance_scale, exposure_scale=exposure_scale)
+    def know(params: PriorParams, evidence: Evidence) -> Posterior:
+        return known(params, evidence, scale=guidance_scale, exposure_scale=exposure_scale).posterior
 
     def purify(params: PriorParams, key: PyTree, state: States, evidence: Evidence) -> States:
-        return params.whitening.invert(mean_of(know(params, evidence).posterior))
+        return params.whitening.invert(posterior_mean(params.prior, know(params, evidence)))
 
     def sample(params: PriorParams, key: Key[Array, ""], state: States, evidence: Evidence, number: int) -> Array:
-        posterior = know(params, evidence).posterior
+        posterior = components_of(params.prior, know(params, evidence))
         drawn = jax.lax.map(lambda key: draw(key, posterior), jax.random.split(key, number))
         return params.whitening.invert(drawn)
 
     def fit(key: PyTree, log: LogOfUsers, initial: PyTree) -> tuple[PriorParams, Float[Array, "1"]]:
         fitted = fit_prior(log, components=components, classes=classes)
-        return PriorParams(fitted.whitening, fitted.mixture, log.posterior.exposure), jnp.zeros(1)
+        return params_of(fitted, log.posterior.exposure), jnp.zeros(1)
 
     return Purifier(
         init=lambda key, batch: init_prior(batch, components=components, classes=classes),
@@ -81,8 +105,8 @@ def make_closed_form(
 def init_prior(batch: PurifierBatch, *, components: int, classes: int) -> PriorParams:
     """Return one Gaussian of the batch's targets, in arrays for the largest mixture that may be fitted."""
     dim = batch.target.shape[-1]
-    prior = padded(standard_normal(dim), *layouts(components, classes)[-1])
-    return PriorParams(fit_whitening(batch.target), prior, silent_exposure(dim))
+    prior = prior_of(standard_normal(dim, classes=classes, components=components))
+    return PriorParams(fit_whitening(batch.target), prior, jnp.eye(dim), jnp.ones(dim), silent_exposure(dim))
 
 
 def fit_prior(log: LogOfUsers, *, components: int, classes: int) -> FittedPrior:
@@ -101,15 +125,31 @@ def likelihoods_of_users(log: LogOfUsers) -> tuple[Array, Likelihood]:
 
 
 def known(params: PriorParams, evidence: Evidence, *, scale: Scalar, exposure_scale: Scalar) -> Known:
-    """Return what histories make of the prior; the scales are as `likelihood_of` takes them."""
+    """Return what histories make of the prior; the scales are as `likelihood_of` takes them.
+
+    The log-likelihood is expanded about where two preconditioned steps of ascent under N(0, I) put the state: the first goes to
+    the top of its line, the second as far. Both read the events without making a matrix of them, for a usual row's curvature
+    times the number of rows turns them. Expanded about the posterior under the mixture it would be no better: that is narrow,
+    also where it is wrong.
+    """
     likelihood = likelihood_of(evidence, params.whitening, params.exposure, scale=scale, exposure_scale=exposure_scale)
-    one = jnp.eye(params.whitening.mean.shape[-1])
+    held = 1.0 / (1.0 + jnp.sum(likelihood.weight, axis=-1, keepdims=True) * params.eigenvalue)
+    # of the state's own coordinates, before and after the rows are read
+    turned = jnp.square(params.whitening.factor @ params.basis)
     nowhere = jnp.zeros_like(likelihood.chosen)
-    history = quadratic(likelihood, nowhere, one)
-    covariance, _ = inverse(history.precision + one)
-    gaussian = mean = jnp.einsum("...de,...e->...d", covariance, history.linear)
-    for _ in range(EXPANSIONS - 2):
-        history = quadratic(likelihood, mean, covariance)
-        mean, covariance = moments(mixture_posterior(params.prior, history)[0])
-    history = quadratic(likelihood, mean, covariance)
-    return Known(mixture_posterior(params.prior, history)[0], gaussian, history)
+    before, after = jnp.broadcast_to(jnp.sum(turned, axis=-1), nowhere.shape), held @ turned.T
+
+    def gradient(mean: States, variance: States) -> States:
+        return mean_gradient(likelihood, mean, mean_click(likelihood, mean, variance)[0]) - mean
+
+    def turn(slope: States) -> States:
+        return (slope @ params.basis * held) @ params.basis.T
+
+    first = gradient(nowhere, before)
+    step = turn(first)
+    second = gradient(step, after)
+    rise, left = (jnp.sum(step * slope, axis=-1, keepdims=True) for slope in (first, second))
+    length = rise / jnp.maximum(rise - left, 1e-6 + 0.5 * rise)  # at most twice the step
+    slope = first + length * (second - first)
+    mean = length * step + jnp.minimum(length, 1.0) * turn(slope)
+    return Known(posterior_of(params.prior, quadratic(likelihood, mean, after)), mean)

@@ -4,10 +4,12 @@ The denoiser is that of `paths`, D(x_k), exact under the mixture of `closed_form
 with sigma the posterior's standard deviation and f a network: f = 0 is exact inference under the mixture. It learns on draws of
 the training users' posteriors, which click simulated histories; gamma, for n events, comes from users kept out (`residual`).
 
-The purified state is the posterior's mean: that of the mixture, which is known, plus the mean over the levels of what the network
-changes of the denoised states, on the path with it against the path without.
+The purified state is the posterior's mean: that of the mixture, which is known, plus what the network adds on average over the
+levels, each weighted by the variance of its noise. The path starts from the noised mean of the mixture, without noise of its own
+from 0 where no signal is left. Means visit `VISITED` levels at most; draws (`Purifier.sample`) visit all.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -16,17 +18,21 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from dsrm_jax.purify.arrays import Scalar, States
-from dsrm_jax.purify.closed_form import CLASSES, Known, PriorParams, fit_prior, init_prior, known, make_closed_form
+from dsrm_jax.purify.closed_form import CLASSES, PriorParams, fit_prior, init_prior, known, make_closed_form, params_of
 from dsrm_jax.purify.denoiser import Denoiser, LevelFeatures
 from dsrm_jax.purify.diffusion import reverse_path
 from dsrm_jax.purify.encoder import Evidence
-from dsrm_jax.purify.mixture import pick, standard_normal
-from dsrm_jax.purify.paths import Paths, denoise, paths_of
+from dsrm_jax.purify.mixture import prior_of, standard_normal
+from dsrm_jax.purify.paths import Paths, denoise, drawn_class, heaviest_class, paths_of, start_of
 from dsrm_jax.purify.process import Diffusion, ReverseProcess, make_process
 from dsrm_jax.purify.purifier import Learning, LogOfUsers, Purifier, PurifierBatch
 from dsrm_jax.purify.residual import KNOTS, fit_gate, interpolation, learn, make_pairs
 from dsrm_jax.purify.schedule import Schedule, at_level
 from dsrm_jax.types import PyTree
+
+VISITED = 5  # levels; a mean is the same to 1 % with one of them, as with a hundred
+Added = Callable[[States, States, LevelFeatures], States]
+"""`(noised, expected, level) -> what the network adds to the expected state`."""
 
 
 @struct.dataclass
@@ -61,7 +67,7 @@ def make_conditional(
     def fit(key: Key[Array, ""], log: LogOfUsers, initial: PyTree) -> tuple[ConditionalParams, Array]:
         init_key, pair_key, learn_key = jax.random.split(key, 3)
         fitted = fit_prior(log, components=components, classes=classes)
-        told = PriorParams(fitted.whitening, fitted.mixture, log.posterior.exposure)
+        told = params_of(fitted, log.posterior.exposure)
         pairs = make_pairs(pair_key, log, told, fitted)
         denoiser, network = fresh(init_key, pairs.clean.shape[-1])
         network = network if initial is None else initial.network
@@ -69,12 +75,14 @@ def make_conditional(
         return ConditionalParams(told, network, fit_gate(denoiser, network, pairs)), losses
 
     def process_of(params: ConditionalParams) -> ReverseProcess:
-        return make_process(diffusion, params.network, state_dim=params.told.whitening.mean.shape[0])
+        few = diffusion._replace(sampling_steps=min(diffusion.sampling_steps or VISITED, VISITED))
+        return make_process(few, params.network, state_dim=params.told.whitening.mean.shape[0])
 
-    def ready(params: ConditionalParams, evidence: Evidence) -> tuple[Known, Paths, PyTree]:
+    def ready(params: ConditionalParams, evidence: Evidence, of_class: PyTree = None) -> tuple[Paths, Added]:
         told = known(params.told, evidence, scale=guidance_scale, exposure_scale=exposure_scale)
         count = jnp.sum(jnp.asarray(evidence.shown, jnp.float32), axis=-1)
-        paths = paths_of(params.told.prior, told, count)
+        which = heaviest_class(told.posterior) if of_class is None else of_class(told.posterior)
+        paths = paths_of(params.told.prior, told, count, which)
         denoiser = Denoiser(paths.centre.shape[-1], diffusion.hidden)
         projected = denoiser.apply(params.network, paths.context, method="project")
         strength = interpolation(count) @ params.gate * paths.scale
@@ -84,56 +92,46 @@ def make_conditional(
             found: PyTree = denoiser.apply(params.network, given, features, projected, method="denoise")
             return strength[..., None] * found
 
-        return told, paths, added
+        return paths, added
 
     def purify(
         params: ConditionalParams, key: PyTree, state: States, evidence: Evidence, process: ReverseProcess | None = None
     ) -> States:
         process = process_of(params) if process is None else process
-        _, paths, added = ready(params, evidence)
-
-        def predict(noised: Array, level: tuple[Schedule, LevelFeatures], total: Array) -> tuple[Array, Array]:
-            step, features = level
-            expected = denoise(paths, step, noised)
-            moved = added(noised[0], expected[0], features)
-            total += expected[0] + moved - expected[1]
-            expected = expected.at[0].add(moved)
-            return (noised - step.signal * expected) / step.noise, total
-
-        schedule = process.schedule
-        begin = at_level(schedule, process.start).signal * paths.centre
-        _, total = reverse_path(
-            predict,
-            schedule,
-            jnp.stack([begin, begin]),
-            (schedule, process.features),
-            start=process.start,
-            memory=jnp.zeros_like(begin),
-            sampler=diffusion.sampler,
-        )
-        return params.told.whitening.invert(paths.centre + total / process.start)
-
-    def sample(params: ConditionalParams, key: Key[Array, ""], state: States, evidence: Evidence, number: int) -> Array:
-        told, paths, added = ready(params, evidence)
-        process = process_of(params)
-        schedule = process.schedule
-        top = at_level(schedule, process.start)
+        paths, added = ready(params, evidence)
 
         def predict(noised: Array, level: tuple[Schedule, LevelFeatures], memory: PyTree) -> tuple[Array, PyTree]:
             step, features = level
             expected = denoise(paths, step, noised)
-            expected += added(noised, expected, features)
-            return (noised - step.signal * expected) / step.noise, memory
+            moved = added(noised, expected, features)
+            total, weight = memory
+            eps = (noised - step.signal * (expected + moved)) / step.noise
+            return eps, (total + step.noise**2 * moved, weight + step.noise**2)
+
+        schedule = process.schedule
+        begin = at_level(schedule, process.start).signal * paths.centre
+        memory = jnp.zeros_like(begin), jnp.zeros(())
+        levels = schedule, process.features
+        _, (total, weight) = reverse_path(
+            predict, schedule, begin, levels, start=process.start, memory=memory, sampler=diffusion.sampler
+        )
+        return params.told.whitening.invert(paths.centre + total / weight)
+
+    def sample(params: ConditionalParams, key: Key[Array, ""], state: States, evidence: Evidence, number: int) -> Array:
+        every = make_process(diffusion, params.network, state_dim=params.told.whitening.mean.shape[0])
+        levels = every.schedule, every.features
 
         def one(key: Key[Array, ""]) -> Array:
-            pick_key, state_key, noise_key = jax.random.split(key, 3)
-            mean, root = pick(pick_key, told.posterior)
-            drawn = [jax.random.normal(key, mean.shape) for key in (state_key, noise_key)]
-            clean, noise = (jnp.einsum("...de,...e->...d", root, x) for x in drawn)
-            begin = top.signal * (mean + clean) + top.noise * noise
-            return reverse_path(
-                predict, schedule, begin, (schedule, process.features), start=process.start, sampler="ddim"
-            )[0]
+            class_key, start_key = jax.random.split(key)
+            paths, added = ready(params, evidence, lambda known: drawn_class(class_key, known))
+
+            def predict(noised: Array, level: tuple[Schedule, LevelFeatures], memory: PyTree) -> tuple[Array, PyTree]:
+                step, features = level
+                expected = denoise(paths, step, noised)
+                return (noised - step.signal * (expected + added(noised, expected, features))) / step.noise, memory
+
+            begin = start_of(start_key, paths, at_level(every.schedule, every.start))
+            return reverse_path(predict, every.schedule, begin, levels, start=every.start, sampler="ddim")[0]
 
         return params.told.whitening.invert(jax.lax.map(one, jax.random.split(key, number)))
 
@@ -144,8 +142,8 @@ def make_conditional(
         return replace(params, gate=jnp.zeros_like(params.gate))
 
     def gaussian(params: ConditionalParams) -> ConditionalParams:
-        classes, components, dim = params.told.prior.mean.shape
-        one = standard_normal(dim, classes=classes, components=components)
+        classes, components, dim = params.told.prior.pull.shape
+        one = prior_of(standard_normal(dim, classes=classes, components=components))
         return replace(mixture(params), told=replace(params.told, prior=one))
 
     plainer = {"gaussian": gaussian, "mixture": mixture}

@@ -14,22 +14,21 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dsrm_jax.purify.guidance import Likelihood, Quadratic, Whitening, quadratic
-from dsrm_jax.purify.mixture import ABSENT, Mixture, mixture_posterior, moments, standard_normal
+from dsrm_jax.purify.guidance import Likelihood, Quadratic, Whitening, own_variance, quadratic
+from dsrm_jax.purify.mixture import ABSENT, Mixture, mixture_posterior, moments, posterior_of, prior_of, standard_normal
 from dsrm_jax.simulator.world import History, SessionStarts
 
 USERS = 4096  # of the log, evenly spread, that the mixture is fitted to
 ROWS = 256  # of each, evenly spread
 BLOCK = 256  # users whose rows are read at once
 KEPT_OUT = 5  # one user in so many decides how many components there are
-EXPANSIONS, ROUNDS = 3, 12  # of all users' log-likelihoods, and of EM after each
-TRIAL_ROUNDS = 36  # of EM before the numbers of components are compared
+EXPANSIONS, ROUNDS = 2, 8  # of all users' log-likelihoods, and of EM after each: many more fit the users by heart
+GAUSSIAN_EXPANSIONS, GAUSSIAN_ROUNDS = 4, 6  # the same of the one Gaussian
+TRIAL_ROUNDS = 16  # of EM before the numbers of components are compared
 LLOYD = 10  # rounds of k-means that put the first means
 NARROW, WIDE = 0.5, 2.0  # first covariances of the classes, times that of what is left of users by the nearest mean
 RIDGE = 1e-4  # of a covariance's mean variance
 FACTOR = 4  # between one number of components that is tried and the next
-Choice = tuple[int, int]
-"""How many classes, and how many components of each."""
 
 
 @struct.dataclass
@@ -38,47 +37,57 @@ class FittedPrior:
 
     whitening: Whitening
     mixture: Mixture  # in its coordinates
-    chosen: Int[Array, ""]  # which of `layouts`
+    usual: Float[Array, "D D"]  # mean precision of a row's log-likelihood
+    chosen: Int[Array, ""]  # 0: one Gaussian, i: classes of the i-th of `counts`
     users: Quadratic  # `(U, ...)` log-likelihoods of the users, expanded about their posteriors
 
 
-def layouts(components: int, classes: int) -> tuple[Choice, ...]:
-    """Return the numbers of components that are tried, the fewest first: one Gaussian, then all classes of 1, 4, 16, ..."""
-    tried: list[Choice] = [(1, 1)]
-    count = 1
-    while components * classes > 1:
-        tried.append((classes, min(count, components)))
-        if count >= components:
-            break
+def counts(components: int) -> tuple[int, ...]:
+    """Return the numbers of components of each class that are tried, the fewest first: powers of `FACTOR`, and the most."""
+    tried, count = [], 1
+    while count < components:
+        tried.append(count)
         count *= FACTOR
-    return tuple(dict.fromkeys(tried))
+    return (*tried, components)
 
 
 def fit_mixture(key: Key[Array, ""], users: Likelihood, *, components: int, classes: int) -> FittedPrior:
     """Fit a prior to users' likelihoods, whose leading axis is U.
 
-    The whitening makes the best single Gaussian N(0, I), and the mixture's coordinates are its own. Arrays have the shape of the
-    largest of `layouts`, whichever is chosen: the one with the fewest components whose evidence of the users kept out is within
-    one standard error of the best. It is fitted once more to all users. The key is consumed.
+    The whitening makes the best single Gaussian N(0, I), and the mixture's coordinates are its own. Tried are that Gaussian, and
+    every class with each of `counts(components)`; chosen is the one with the fewest components whose evidence of the users kept
+    out is within one standard error of the best. It is fitted once more to all users. Arrays have the shape of the largest,
+    whichever is chosen. The key is consumed.
     """
     whitening, users, told = fit_gaussian(users)
-    number = told.linear.shape[0]
+    number, dim = told.linear.shape
     kept_out = (jnp.arange(number) % KEPT_OUT == KEPT_OUT - 1) & (number >= 2 * KEPT_OUT)
-    points, _ = moments(mixture_posterior(standard_normal(told.linear.shape[-1]), told)[0])
-    tried = layouts(components, classes)
-    fitted, held = [], []
-    for choice, start_key in zip(tried, jax.random.split(key, len(tried)), strict=True):
-        mixture = start(start_key, points, ~kept_out, choice)
+    everyone = jnp.ones(number, bool)
+    gaussian = standard_normal(dim, classes=classes, components=components)
+    points, _ = moments(mixture_posterior(standard_normal(dim), told)[0])
+
+    def attempt(inputs: tuple[Array, Array]) -> tuple[Mixture, Array]:
+        mixture = start(inputs[0], points, ~kept_out, inputs[1], gaussian)
         mixture = em(mixture, told, ~kept_out, rounds=TRIAL_ROUNDS)
-        held.append(mixture_posterior(mixture, told)[1])
-        fitted.append(padded(mixture, *tried[-1]))
-    chosen = fewest_within_error(jnp.stack(held), kept_out)
-    mixture = jax.tree.map(lambda *x: jnp.stack(x)[chosen], *fitted)
-    for _ in range(EXPANSIONS):
-        mean, covariance = moments(mixture_posterior(mixture, told)[0])
-        told = expanded(users, mean, covariance)
-        mixture = em(mixture, told, jnp.ones(number, bool), rounds=ROUNDS)
-    return FittedPrior(whitening, mixture, chosen, told)
+        return mixture, posterior_of(prior_of(mixture), told).evidence
+
+    chosen = jnp.zeros((), jnp.int32)
+    mixture = gaussian
+    if components * classes > 1:
+        tried = jnp.asarray(counts(components))
+        fitted, evidence = jax.lax.map(attempt, (jax.random.split(key, len(tried)), tried))
+        alone = posterior_of(prior_of(gaussian), told).evidence
+        chosen = fewest_within_error(jnp.concatenate([alone[None], evidence]), kept_out)
+        mixture = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more])[chosen], gaussian, fitted)
+
+    def again(_: int, carry: tuple[Mixture, Quadratic]) -> tuple[Mixture, Quadratic]:
+        mixture, told = carry
+        told = expanded(users, *moments(mixture_posterior(mixture, told)[0]))
+        return em(mixture, told, everyone, rounds=ROUNDS), told
+
+    mixture, told = jax.lax.fori_loop(0, EXPANSIONS, again, (mixture, told))
+    rows = jnp.maximum(jnp.sum(users.weight), 1.0)
+    return FittedPrior(whitening, mixture, jnp.sum(told.precision, axis=0) / rows, chosen, told)
 
 
 def fit_gaussian(users: Likelihood) -> tuple[Whitening, Likelihood, Quadratic]:
@@ -88,10 +97,13 @@ def fit_gaussian(users: Likelihood) -> tuple[Whitening, Likelihood, Quadratic]:
     everyone = jnp.ones(number, bool)
     mean, covariance = jnp.zeros((number, dim)), jnp.tile(jnp.eye(dim), (number, 1, 1))
     prior = standard_normal(dim)
-    for _ in range(EXPANSIONS + 1):
-        told = expanded(users, mean, covariance)
-        prior = em(prior, told, everyone, rounds=ROUNDS // 2)
-        mean, covariance = moments(mixture_posterior(prior, told)[0])
+
+    def again(_: int, carry: tuple[Mixture, Array, Array]) -> tuple[Mixture, Array, Array]:
+        told = expanded(users, *carry[1:])
+        prior = em(carry[0], told, everyone, rounds=GAUSSIAN_ROUNDS)
+        return prior, *moments(mixture_posterior(prior, told)[0])
+
+    prior, mean, covariance = jax.lax.fori_loop(0, GAUSSIAN_EXPANSIONS, again, (prior, mean, covariance))
     old = users.whitening
     factor = old.factor @ jnp.linalg.cholesky(prior.covariance[0])
     inside = jax.scipy.linalg.solve_triangular(factor, jnp.eye(dim), lower=True)
@@ -107,7 +119,7 @@ def expanded(users: Likelihood, mean: Float[Array, "U D"], covariance: Float[Arr
 
     def of_user(i: Int[Array, ""]) -> Quadratic:
         own = {name: getattr(users, name)[i] for name in ("vectors", "bias", "click", "weight", "chosen", "count")}
-        return quadratic(replace(users, **own), mean[i], covariance[i])
+        return quadratic(replace(users, **own), mean[i], own_variance(users.whitening, covariance[i]))
 
     return jax.lax.map(of_user, jnp.arange(mean.shape[0]), batch_size=BLOCK)
 
@@ -119,14 +131,21 @@ def em(mixture: Mixture, users: Quadratic, counted: Bool[Array, "U"], *, rounds:
 
 def em_round(mixture: Mixture, users: Quadratic, counted: Bool[Array, "U"]) -> Mixture:
     """Return the mixture of the users' posterior moments: one round of EM, which never lowers their evidence but by the ridge."""
-    posterior, _ = mixture_posterior(mixture, users)
+    prior = prior_of(mixture)
+    posterior = posterior_of(prior, users)
     share = jnp.exp(posterior.log_weight) * counted[:, None, None]
-    count = jnp.sum(share, axis=0)
-    mean = jnp.einsum("ucj,ucjd->cjd", share, posterior.mean) / jnp.maximum(count, 1e-6)[..., None]
-    mean = jnp.where(count[..., None] > 1e-6, mean, mixture.mean)
-    away = posterior.mean - mean
-    scatter = jnp.einsum("ucjd,ucje->cde", share[..., None] * away, away)
-    scatter += jnp.einsum("uc,ucde->cde", jnp.sum(share, axis=-1), posterior.covariance)
+    count, own = jnp.sum(share, axis=0), posterior.covariance
+    # sums over users of component means V (linear + pull) and of their squares, without making one of them
+    settled = jnp.einsum("ucde,ue->ucd", own, users.linear)
+    total = jnp.einsum("ucj,ucd->cjd", share, settled)
+    total += jnp.einsum("cjde,cje->cjd", jnp.einsum("ucj,ucde->cjde", share, own), prior.pull)
+    mean = jnp.where(count[..., None] > 1e-6, total / jnp.maximum(count, 1e-6)[..., None], mixture.mean)
+    weight, pulls = jnp.sum(share, axis=-1)[..., None], jnp.einsum("ucj,cjd->ucd", share, prior.pull)
+    linear = users.linear[:, None, :]
+    square = linear[..., :, None] * (weight * linear + pulls)[..., None, :] + pulls[..., :, None] * linear[..., None, :]
+    square += jnp.einsum("ucj,cjde->ucde", share, prior.pull[..., :, None] * prior.pull[..., None, :])
+    scatter = jnp.sum(own @ square @ own + weight[..., None] * own, axis=0)
+    scatter -= jnp.einsum("cj,cjd,cje->cde", count, mean, mean)
     of_class = jnp.sum(count, axis=-1)[:, None, None]
     covariance = jnp.where(of_class > 1e-6, scatter / jnp.maximum(of_class, 1e-6), mixture.covariance)
     log_weight = jnp.log(jnp.maximum(count, 1e-6) / jnp.sum(counted))
@@ -134,29 +153,36 @@ def em_round(mixture: Mixture, users: Quadratic, counted: Bool[Array, "U"]) -> M
     return Mixture(log_weight - jax.nn.logsumexp(log_weight), mean, _regular(covariance))
 
 
-def start(key: Key[Array, ""], points: Float[Array, "M D"], counted: Bool[Array, "M"], choice: Choice) -> Mixture:
-    """Return a first mixture: k-means of users' posterior means, and classes from narrow to wide; the key is consumed."""
-    classes, components = choice
-    number, dim = classes * components, points.shape[-1]
+def start(
+    key: Key[Array, ""], points: Float[Array, "M D"], counted: Bool[Array, "M"], count: Int[Array, ""], like: Mixture
+) -> Mixture:
+    """Return a first mixture, in arrays like another's, of `count` components a class; the key is consumed.
+
+    Means are k-means of users' posterior means, and classes go from narrow to wide.
+    """
+    classes, components, dim = like.mean.shape
+    number = classes * components
     means = _seeds(key, points, counted, number)
+    absent = jnp.arange(number) >= count * classes
 
     def nearest(means: Array) -> Array:
         distance = jnp.sum(means**2, axis=-1) - 2 * points @ means.T
-        return jax.nn.one_hot(jnp.argmin(distance, axis=-1), number) * counted[:, None]
+        return jax.nn.one_hot(jnp.argmin(jnp.where(absent, jnp.inf, distance), axis=-1), number) * counted[:, None]
 
     def lloyd(_: int, means: Array) -> Array:
         share = nearest(means)
-        count = jnp.sum(share, axis=0)[:, None]
-        return jnp.where(count > 0, share.T @ points / jnp.maximum(count, 1.0), means)
+        held = jnp.sum(share, axis=0)[:, None]
+        return jnp.where(held > 0, share.T @ points / jnp.maximum(held, 1.0), means)
 
     means = jax.lax.fori_loop(0, LLOYD, lloyd, means)
     share = nearest(means)
     left = (points - share @ means) * counted[:, None]
     covariance = _regular(left.T @ left / jnp.sum(counted))
     scale = jnp.geomspace(NARROW, WIDE, classes) if classes > 1 else jnp.ones(1)
-    weight = (jnp.sum(share, axis=0) + 1.0) / (jnp.sum(counted) + number)
+    log_weight = jnp.where(absent, ABSENT, jnp.log(jnp.sum(share, axis=0) + 1.0))
+    log_weight -= jax.nn.logsumexp(log_weight)
     by_class = jnp.swapaxes(means.reshape(components, classes, dim), 0, 1)
-    return Mixture(jnp.log(weight).reshape(components, classes).T, by_class, scale[:, None, None] * covariance)
+    return Mixture(log_weight.reshape(components, classes).T, by_class, scale[:, None, None] * covariance)
 
 
 def _seeds(key: Key[Array, ""], points: Float[Array, "M D"], counted: Bool[Array, "M"], number: int) -> Array:
@@ -170,15 +196,6 @@ def _seeds(key: Key[Array, ""], points: Float[Array, "M D"], counted: Bool[Array
 
     seeds = jnp.zeros((number, points.shape[-1]))
     return jax.lax.fori_loop(0, number, add, (seeds, counted.astype(jnp.float32)))[0]
-
-
-def padded(mixture: Mixture, classes: int, components: int) -> Mixture:
-    """Return the same mixture with components, and classes of the first one's covariance, that are not there."""
-    more = classes - mixture.log_weight.shape[0], components - mixture.log_weight.shape[1]
-    log_weight = jnp.pad(mixture.log_weight, ((0, more[0]), (0, more[1])), constant_values=ABSENT)
-    mean = jnp.pad(mixture.mean, ((0, more[0]), (0, more[1]), (0, 0)))
-    covariance = jnp.concatenate([mixture.covariance, jnp.tile(mixture.covariance[:1], (more[0], 1, 1))])
-    return Mixture(log_weight, mean, covariance)
 
 
 def fewest_within_error(evidence: Float[Array, "N U"], counted: Bool[Array, "U"]) -> Int[Array, ""]:
@@ -195,7 +212,8 @@ def fewest_within_error(evidence: Float[Array, "N U"], counted: Bool[Array, "U"]
 
 
 def _regular(covariance: Float[Array, "... D D"]) -> Float[Array, "... D D"]:
-    """Add the ridge."""
+    """Add the ridge, and make up for rounding, which leaves a covariance a little less than symmetric."""
+    covariance = 0.5 * (covariance + jnp.swapaxes(covariance, -1, -2))
     size = jnp.trace(covariance, axis1=-2, axis2=-1)[..., None, None] / covariance.shape[-1]
     return covariance + (RIDGE * size + 1e-9) * jnp.eye(covariance.shape[-1])
 

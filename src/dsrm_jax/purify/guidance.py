@@ -113,27 +113,46 @@ class Quadratic:
     precision: Float[Array, "... D D"]
 
 
-def quadratic(likelihood: Likelihood, mean: States, covariance: Float[Array, "... D D"]) -> Quadratic:
-    """Return the log-likelihood to second order about a guess x ~ N(mean, covariance), whitened, of where the state is.
+def quadratic(likelihood: Likelihood, mean: States, variance: Float[Array, "... D"]) -> Quadratic:
+    """Return the log-likelihood to second order about a whitened guess of where the state is.
 
     Slope and curvature of the clicks' part are averaged over the guess, and not taken at its mean: where the state is uncertain
     this gives the posterior's mean where Newton's steps give its mode. A normal logit's mean sigmoid is that of its mean over
-    sqrt(1 + pi / 8 variance), within a few per cent (MacKay 1992). The part of what the log showed is quadratic as it is.
+    sqrt(1 + pi / 8 variance), within a few per cent (MacKay 1992); `variance` is that of the guess in the state's own
+    coordinates, each on its own. The part of what the log showed is quadratic as it is.
     """
     factor, vectors = likelihood.whitening.factor, likelihood.vectors
-    state = likelihood.whitening.invert(mean)
-    spread = factor @ covariance @ factor.T
-    variance = jnp.sum(jnp.einsum("...hd,...de->...he", vectors, spread) * vectors, axis=-1)
-    shrink = jax.lax.rsqrt(1.0 + jnp.pi / 8.0 * variance)
-    logit = jnp.einsum("...hd,...d->...h", vectors, state) + likelihood.bias
-    probability = jax.nn.sigmoid(logit * shrink)
+    probability, shrink = mean_click(likelihood, mean, variance)
     slope = likelihood.weight * probability * (1.0 - probability) * shrink
     precision = jnp.einsum("...hd,...he->...de", slope[..., None] * vectors, vectors)
     precision += likelihood.count[..., None, None] * likelihood.exposure.precision
-    gradient = jnp.einsum("...hd,...h->...d", vectors, likelihood.weight * (likelihood.click - probability))
-    gradient += read_exposure(likelihood.exposure, likelihood.chosen, likelihood.count, at=state)
     precision = factor.T @ precision @ factor
-    return Quadratic(gradient @ factor + jnp.einsum("...de,...e->...d", precision, mean), precision)
+    gradient = mean_gradient(likelihood, mean, probability)
+    return Quadratic(gradient + jnp.einsum("...de,...e->...d", precision, mean), precision)
+
+
+def mean_click(
+    likelihood: Likelihood, mean: States, variance: Float[Array, "... D"]
+) -> tuple[Float[Array, "... H"], Float[Array, "... H"]]:
+    """Return the chance of each click averaged over a guess, and what its logit is multiplied by; arguments as `quadratic`."""
+    vectors = likelihood.vectors
+    logit = jnp.einsum("...hd,...d->...h", vectors, likelihood.whitening.invert(mean)) + likelihood.bias
+    shrink = jax.lax.rsqrt(1.0 + jnp.pi / 8.0 * jnp.einsum("...hd,...d->...h", jnp.square(vectors), variance))
+    return jax.nn.sigmoid(logit * shrink), shrink
+
+
+def mean_gradient(likelihood: Likelihood, mean: States, probability: Float[Array, "... H"]) -> States:
+    """Return the gradient of the log-likelihood, of which `mean_click` gave the chances."""
+    surprise = likelihood.weight * (likelihood.click - probability)
+    gradient = jnp.einsum("...hd,...h->...d", likelihood.vectors, surprise)
+    at = likelihood.whitening.invert(mean)
+    gradient += read_exposure(likelihood.exposure, likelihood.chosen, likelihood.count, at=at)
+    return gradient @ likelihood.whitening.factor
+
+
+def own_variance(whitening: Whitening, covariance: Float[Array, "... D D"]) -> Float[Array, "... D"]:
+    """Return the variance of each of the state's own coordinates, of a whitened covariance."""
+    return jnp.einsum("de,...ef,df->...d", whitening.factor, covariance, whitening.factor)
 
 
 @struct.dataclass

@@ -5,8 +5,8 @@ covariances, and one component a class a mixture of full ones. A history costs o
 component. It enters by its log-likelihood to second order (`guidance.Quadratic`), which makes the posterior a mixture again: with
 Q a class's prior precision, component j has
 
-    covariance V = (precision + Q)^-1,  mean G_j = V (linear + Q mu_j),
-    log weight = log pi_j + log det(Q V) / 2 + G_j' V^-1 G_j / 2 - mu_j' Q mu_j / 2,
+    covariance V = (precision + Q)^-1,  mean G_j = V b_j,  b_j = linear + Q mu_j,
+    log weight = log pi_j + log det(Q V) / 2 + b_j' V b_j / 2 - mu_j' Q mu_j / 2,
 
 and the weights sum to the history's evidence. Coordinates are whitened ones (`guidance.Whitening`).
 
@@ -60,17 +60,68 @@ def inverse(matrix: Float[Array, "... D D"]) -> tuple[Float[Array, "... D D"], F
     return -swept, log_determinant
 
 
-def mixture_posterior(prior: Mixture, history: Quadratic) -> tuple[Mixture, Float[Array, "..."]]:
-    """Return the posterior of each history, with the history's leading dimensions, and the logs of the evidences."""
-    own, own_log_determinant = inverse(prior.covariance)
-    pull = jnp.einsum("cde,cje->cjd", own, prior.mean)
-    covariance, log_determinant = inverse(history.precision[..., None, :, :] + own)
-    right = history.linear[..., None, None, :] + pull
-    mean = jnp.einsum("...cjd,...cde->...cje", right, covariance)
-    fit = jnp.sum(right * mean, axis=-1) - jnp.sum(pull * prior.mean, axis=-1)
-    log_weight = prior.log_weight + 0.5 * (fit - (own_log_determinant + log_determinant)[..., None])
+@struct.dataclass
+class Prior:
+    """A mixture in the form in which histories are added to it."""
+
+    offset: Float[Array, "C J"]  # log pi_j + log det Q / 2 - mu_j' Q mu_j / 2
+    pull: Float[Array, "C J D"]  # Q mu_j
+    precision: Float[Array, "C D D"]  # Q
+
+
+def prior_of(mixture: Mixture) -> Prior:
+    """Return a mixture without leading dimensions as a prior."""
+    precision, log_determinant = inverse(mixture.covariance)
+    pull = jnp.einsum("cde,cje->cjd", precision, mixture.mean)
+    square = jnp.sum(pull * mixture.mean, axis=-1)
+    return Prior(mixture.log_weight - 0.5 * (square + log_determinant[:, None]), pull, precision)
+
+
+@struct.dataclass
+class Posterior:
+    """A history's posterior mixture, whose component means are not made until they are asked for."""
+
+    log_weight: Float[Array, "... C J"]
+    linear: States  # of the history
+    covariance: Float[Array, "... C D D"]
+    evidence: Float[Array, "..."]  # the log of the history's, up to the constant that its expansion leaves out
+
+
+def posterior_of(prior: Prior, history: Quadratic) -> Posterior:
+    """Return the posterior of each history, with the history's leading dimensions."""
+    covariance, log_determinant = inverse(history.precision[..., None, :, :] + prior.precision)
+    settled = jnp.einsum("...cde,...e->...cd", covariance, history.linear)
+    fit = jnp.sum(settled * history.linear[..., None, :], axis=-1) - log_determinant
+    # products of pulls once for all histories, so that what each history multiplies is a matrix
+    squares = prior.pull[..., :, None] * prior.pull[..., None, :]
+    flat = covariance.reshape(*covariance.shape[:-2], -1)
+    of_pulls = jnp.einsum("...cx,cjx->...cj", flat, squares.reshape(*squares.shape[:-2], -1))
+    of_pulls += 2.0 * jnp.einsum("...cd,cjd->...cj", settled, prior.pull)
+    log_weight = prior.offset + 0.5 * (of_pulls + fit[..., None])
     evidence = jax.nn.logsumexp(log_weight, axis=(-2, -1))
-    return Mixture(log_weight - evidence[..., None, None], mean, covariance), evidence
+    return Posterior(log_weight - evidence[..., None, None], history.linear, covariance, evidence)
+
+
+def posterior_mean(prior: Prior, posterior: Posterior) -> States:
+    """Return the posterior's mean, for which no component's is made."""
+    weight = jnp.exp(posterior.log_weight)
+    right = jnp.sum(weight, axis=-1)[..., None] * posterior.linear[..., None, :]
+    right += jnp.einsum("...cj,cjd->...cd", weight, prior.pull)
+    return jnp.einsum("...cde,...ce->...d", posterior.covariance, right)
+
+
+def components_of(prior: Prior, posterior: Posterior) -> Mixture:
+    """Return the posterior with all its components' means."""
+    right = posterior.linear[..., None, None, :] + prior.pull
+    mean = jnp.einsum("...cjd,...cde->...cje", right, posterior.covariance)
+    return Mixture(posterior.log_weight, mean, posterior.covariance)
+
+
+def mixture_posterior(mixture: Mixture, history: Quadratic) -> tuple[Mixture, Float[Array, "..."]]:
+    """Return the posterior of each history as a mixture, and the logs of the evidences."""
+    prior = prior_of(mixture)
+    posterior = posterior_of(prior, history)
+    return components_of(prior, posterior), posterior.evidence
 
 
 def mean_of(mixture: Mixture) -> States:

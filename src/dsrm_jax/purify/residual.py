@@ -10,8 +10,8 @@ from dsrm_jax.purify.closed_form import PriorParams, known, likelihoods_of_users
 from dsrm_jax.purify.denoiser import Denoiser
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.fit_mixture import FittedPrior
-from dsrm_jax.purify.mixture import draw, mixture_posterior
-from dsrm_jax.purify.paths import denoise, paths_of, shaped_noise
+from dsrm_jax.purify.mixture import components_of, draw, posterior_of
+from dsrm_jax.purify.paths import denoise, heaviest_class, paths_of, shaped_noise
 from dsrm_jax.purify.purifier import Learning, LogOfUsers
 from dsrm_jax.purify.schedule import at_time
 from dsrm_jax.types import PyTree
@@ -46,22 +46,22 @@ def make_pairs(key: Key[Array, ""], log: LogOfUsers, told: PriorParams, fitted: 
     where it holds no more, rows of anybody, which its policy did not choose for this user. The key is consumed.
     """
     user, _ = likelihoods_of_users(log)
-    posterior, _ = mixture_posterior(told.prior, fitted.users)
+    posterior = posterior_of(told.prior, fitted.users)
     number = user.shape[0]
 
     def of_pair(inputs: tuple[Array, Array]) -> Pairs:
         key, i = inputs
         draw_key, history_key, level_key, noise_key = jax.random.split(key, 4)
-        clean = draw(draw_key, jax.tree.map(lambda x: x[i], posterior))
+        clean = draw(draw_key, components_of(told.prior, jax.tree.map(lambda x: x[i], posterior)))
         evidence = simulate(history_key, log, user[i], told.whitening.invert(clean))
         history = known(told, evidence, scale=1.0, exposure_scale=1.0)
         count = jnp.sum(jnp.asarray(evidence.shown, jnp.float32))
-        paths = paths_of(told.prior, history, count)
         one_key, time_key = jax.random.split(level_key)
+        paths = paths_of(told.prior, history, count, heaviest_class(history.posterior))
         time = 1.0 - jax.random.uniform(time_key, ())
         time = jnp.where(jax.random.uniform(one_key) < ONE_STEP, 1.0, time)
         level = at_time(time)
-        noised = level.signal * clean + level.noise * shaped_noise(noise_key, history.posterior, paths, clean)
+        noised = level.signal * clean + level.noise * shaped_noise(noise_key, paths)
         out = (i % KEPT_OUT == KEPT_OUT - 1) & (number >= KEPT_OUT)
         expected = denoise(paths, level, noised)
         return Pairs(clean, noised, expected, paths.centre, paths.scale, paths.context, time, count, out)
