@@ -97,6 +97,10 @@ def test_titles_come_back_too(tmp_path):
 
 
 BAD = {
+    "a stray pair among ids of one word and two": (
+        HEAD + 'A 1,x,1,a\nB 2,y z,0,"b\nC,y,0,c"\nD,x,1,d\n',
+        r"line 3: the quoted text that begins here runs on to line 4, and its line 4 looks like a row",
+    ),
     # the file of issue 20: two stray marks took the rows 2,10 to 2,13 away
     "two stray marks": (
         HEAD + '1,10,1,a\n1,11,0,"b\n2,10,0,c\n2,12,0,d\n2,13,1,"e\n3,10,0,f\n3,11,1,g\n',

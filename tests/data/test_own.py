@@ -167,6 +167,12 @@ def test_a_wrong_column_gets_the_nearest_name(setting, wrong, near, tmp_path):
     assert str(path) in str(caught.value)
 
 
+def test_a_file_without_a_header_is_told_so(tmp_path):
+    (tmp_path / "log.csv").write_text("1,10,1\n1,11,0\n")
+    with pytest.raises(InputError, match="the first line holds numbers, expected a header line"):
+        load_own(tmp_path / "log.csv")
+
+
 def test_columns_must_be_named_and_different(tmp_path):
     path = write(tmp_path, ROWS)
     with pytest.raises(InputError, match=r"data\.click_column is empty"):

@@ -166,8 +166,10 @@ def _refuse_swallowed(found: Layout, line: int, row: list[str], positions: Seque
             if piece.count(found.separator) + 1 + len(rest) != width:
                 continue
             fields = piece.split(found.separator) + rest
-            alike = [_kind(fields[p]) == _kind(row[p]) for p in positions if p != place and p < len(row)]
-            if len(alike) > 1 and all(alike):
+            kinds = [(_kind(fields[p]), _kind(row[p])) for p in positions if p != place and p < len(row)]
+            # words stand for each other where a number beside them says enough
+            numbers = ("number", "number") in kinds and all(a == b or {a, b} == {"word", "words"} for a, b in kinds)
+            if len(kinds) > 1 and (numbers or all(a == b for a, b in kinds)):
                 raise InputError(
                     f"{found.name}, line {line}: the quoted text that begins here runs on to line {line + len(pieces) - 1}, and "
                     f"its line {line + number} looks like a row: a stray quotation mark? Close it, remove it, or double it where "

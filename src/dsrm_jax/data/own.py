@@ -146,7 +146,9 @@ def _check_columns(table: Rows, columns: Mapping[str, str]) -> None:
         if not name:
             raise InputError(f"data.{field} is empty; expected one of {where}'s columns: {', '.join(found)}")
         if name not in found:
-            raise InputError(f"{where}, data.{field}: {unknown_name('column', name, found)}")
+            numbers = all(other.strip("-.").isdigit() for other in found)
+            hint = "; the first line holds numbers, expected a header line with the columns' names" if numbers else ""
+            raise InputError(f"{where}, data.{field}: {unknown_name('column', name, found)}{hint}")
     if len(set(columns.values())) < len(columns):
         raise InputError(f"{where}: two of data.{', data.'.join(columns)} name one column; expected different ones")
 
