@@ -83,7 +83,8 @@ def _measure(name: str, sessions: int, seed: int, say: Say) -> Json:
         for family, (fill, _) in FAMILIES.items():
             row = _runner(watched, worlds.test, rule, fill, sessions)(key, numbers[family])
             add(f"{family}, {known}", row | {"number": numbers[family]})
-    return {"rules": rows, "public": PUBLIC[name]}
+    speed = sardine.user_steps_per_second(environment, worlds.test)
+    return {"rules": rows, "public": PUBLIC[name], "user_steps_per_second": speed}
 
 
 def _runner(
@@ -123,6 +124,7 @@ def render_sardine_table(result: Json) -> RenderableType:
                 f"{row['number']:g}" if row["number"] else "",
                 "" if public is None else f"{public:.1f}",
             )
-        parts += [table, Text("")]
+        speed = f"{world['user_steps_per_second']:,.0f} user-steps/s (public package: 13,000 to 17,000)"
+        parts += [table, Text(speed), Text("")]
     note = f"95 % intervals over {result['sessions']:,} sessions of held-out users; 100 steps of 10 slots each"
     return Group(*parts, Text(note))
