@@ -10,6 +10,7 @@ import pytest
 
 from dsrm_jax.data import log_files, sources
 from dsrm_jax.data.sources import load_log
+from dsrm_jax.data.tables import available_columns
 from dsrm_jax.errors import InputError
 
 COLUMNS = {"user_id": [1, 1, 2, 2], "item_id": [10, 11, 10, 12], "click": [1, 0, 0, 1], "title": ["a", 'b"', "c", "d"]}
@@ -56,6 +57,16 @@ def test_parquet_by_any_name(name, tmp_path):
 def test_other_separators_by_any_name(tmp_path):
     for separator in "\t;|":
         assert rows(put(tmp_path / "log.tsv", FRAME.write_csv(separator=separator).encode())) == ROWS
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard])
+def test_the_columns_of_a_packed_file_are_those_of_its_head(pack, tmp_path):
+    many = CSV + b"1,10,1," + b"x" * 3_000_000 + b"\n"
+    path = put(tmp_path / "log.csv.packed", pack(many))
+    assert available_columns(path) == tuple(COLUMNS)
+    assert rows(path) == sorted([*ROWS, (1, 10, True)])
+    FRAME.write_parquet(tmp_path / "made")
+    assert rows(put(tmp_path / "log.parquet.packed", gzip.compress((tmp_path / "made").read_bytes()))) == ROWS
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard])

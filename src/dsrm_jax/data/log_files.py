@@ -93,8 +93,10 @@ def first_bytes(path: Path) -> bytes:
 
 
 @contextmanager
-def plain(path: Path) -> Iterator[Path]:
+def plain(path: Path, *, head: bool = False) -> Iterator[Path]:
     """Give the path of a file's plain bytes: itself, or of a compressed one (gzip, Zstandard, bzip2, xz) a temporary file.
+
+    Where the `head` is enough, of a compressed file no more than its first megabyte may be unpacked.
 
     Raises:
         InputError: the compressed file is damaged.
@@ -111,7 +113,10 @@ def plain(path: Path) -> Iterator[Path]:
                 _unpack_zstandard(path, whole)
             else:
                 with opener(path, "rb") as packed, whole.open("wb") as stream:
-                    shutil.copyfileobj(packed, stream, 1 << 20)
+                    start = packed.read(1 << 20)
+                    stream.write(start)
+                    if not head or start.startswith(PARQUET):
+                        shutil.copyfileobj(packed, stream, 1 << 20)
         except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
             raise InputError(f"{path}: the compressed file is damaged ({error}); fetch it again") from error
         yield whole

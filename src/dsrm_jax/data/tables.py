@@ -77,7 +77,7 @@ def available_columns(path: str | Path) -> tuple[str, ...]:
     path = Path(path)
     if not path.is_file():
         return ()
-    with plain(path) as file:
+    with plain(path, head=True) as file:
         if not is_parquet(file):
             return header(file, path)
         try:
