@@ -10,6 +10,7 @@ import numpy as np
 
 from dsrm_jax.data.columns import Ids, feedback, flags, ids
 from dsrm_jax.data.log import InteractionLog, Interactions, Table
+from dsrm_jax.data.log_files import root_of
 from dsrm_jax.data.own_items import Items, read_items
 from dsrm_jax.data.parts import Rows, rows_of
 from dsrm_jax.data.settings import DataConfig
@@ -178,7 +179,8 @@ def _items(
 def _files(table: Rows) -> list[str]:
     notes = []
     if len(table.files) > 1:
-        notes.append(f"{len(table.files):,} files, {table.files[0].name} to {table.files[-1].name}")
+        first, last = (file.relative_to(root_of(Path(table.where))) for file in (table.files[0], table.files[-1]))
+        notes.append(f"{len(table.files):,} files, {first} to {last}")
     if isinstance(table.where, Path) and table.where.is_dir():
         others = sorted(set(filter(Path.is_file, table.where.rglob("*"))) - set(table.files))
         notes += [f"{len(others):,} other files left out, such as {others[0].name}"] if others else []

@@ -10,7 +10,7 @@ import polars as pl
 
 from dsrm_jax.data.log import Table
 from dsrm_jax.data.log_files import files_of, partition_of, root_of
-from dsrm_jax.data.tables import Parts, Where, available_columns, read_columns
+from dsrm_jax.data.tables import UNREADABLE, Parts, Where, available_columns, read_columns
 from dsrm_jax.errors import InputError
 
 ROWS = "the table"  # what rows in memory are called
@@ -63,7 +63,7 @@ def rows_of(source: str | os.PathLike[str] | Table) -> Rows:
     if hasattr(source, "__arrow_c_stream__") and not isinstance(source, Mapping) and not _is_pandas(source):
         try:
             memory = pl.DataFrame(source)  # type: ignore[arg-type]  # of any library
-        except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+        except (*UNREADABLE, TypeError, ValueError) as error:
             raise InputError(f"cannot read the Arrow stream of a {type(source).__name__} ({error})") from error
     names: Iterable[object] | None = memory.keys() if isinstance(memory, Mapping) else getattr(memory, "columns", None)
     if names is None:

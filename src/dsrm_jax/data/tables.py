@@ -13,6 +13,9 @@ from dsrm_jax.data.csv_text import LOST, line_of, read_texts, scan
 from dsrm_jax.data.log_files import is_parquet, plain
 from dsrm_jax.errors import InputError
 
+# a Polars that does not know a column's type (as 1.30 does not know UUIDs) panics
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -63,7 +66,7 @@ def read_columns(path: Path, columns: Sequence[str]) -> pl.DataFrame:
             return _read_csv(layout(file, path), dict.fromkeys(columns, pl.String))
         try:
             return pl.scan_parquet(file, hive_partitioning=False).select(list(columns)).collect()
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except UNREADABLE as error:
             raise _no_parquet(path, error) from error
 
 
@@ -82,7 +85,7 @@ def available_columns(path: str | Path) -> tuple[str, ...]:
             return header(file, path)
         try:
             return tuple(pl.scan_parquet(file, hive_partitioning=False).collect_schema().names())
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except UNREADABLE as error:
             raise _no_parquet(path, error) from error
 
 
@@ -157,7 +160,7 @@ def _read_parquet(path: Path, file: Path, columns: Mapping[str, type[pl.DataType
     try:
         table = pl.scan_parquet(file, hive_partitioning=False)
         schema = table.collect_schema()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except UNREADABLE as error:
         raise _no_parquet(path, error) from error
     for name in columns:
         if name not in schema:
@@ -175,7 +178,7 @@ def _read_parquet(path: Path, file: Path, columns: Mapping[str, type[pl.DataType
         raw = table.select(column.alias(name) for column, name in zip(casts, columns, strict=True)).collect()
         frame = raw.select(pl.col(name).cast(kind, strict=False) for name, kind in columns.items())
         texts = {name: raw[name].cast(pl.String) for name in columns if frame[name].null_count()}
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: not a readable table ({_first_line(error)})") from error
     for name, values in texts.items():
         _require_kind(path, values, frame[name], columns[name])
@@ -196,7 +199,7 @@ def _kind(kind: type[pl.DataType]) -> str:
 
 
 def _no_parquet(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: not a readable Parquet file ({_first_line(error)}); fetch it again")
+    return InputError(f"{path}: not a readable Parquet file ({_first_line(error)}); fetch it again, or update Polars")
 
 
 def _first_line(error: Exception) -> str:
