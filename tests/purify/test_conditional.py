@@ -15,7 +15,7 @@ from dsrm_jax.purify.exposure import silent_exposure
 from dsrm_jax.purify.guidance import Whitening
 from dsrm_jax.purify.kinds import make_purifier
 from dsrm_jax.purify.mixture import Mixture, components_of, moments, prior_of
-from dsrm_jax.purify.paths import denoise, paths_of
+from dsrm_jax.purify.paths import aim, expected, paths_of
 from dsrm_jax.purify.purifier import Learning
 from dsrm_jax.purify.residual import KNOTS, Pairs, fit_gate, interpolation, learn
 from dsrm_jax.purify.schedule import at_time
@@ -123,7 +123,7 @@ def test_the_denoiser_is_the_mean_given_history_and_noised_state(evidence):
     told = known(PARAMS, evidence, scale=1.0, exposure_scale=1.0)
     paths = paths_of(PARAMS.prior, told, jnp.float32(COUNTS), jnp.zeros(N, jnp.int32))
     level, noised = at_time(jnp.float32(0.2)), jnp.float32(RNG.normal(size=(N, D)))
-    found = denoise(paths, level, noised)
+    found = expected(level, noised, aim(paths, level, noised))
     posterior = components_of(PARAMS.prior, told.posterior)
     signal, noise = float(level.signal), float(level.noise)
     for n in range(N):
@@ -139,7 +139,7 @@ def test_the_denoiser_is_the_mean_given_history_and_noised_state(evidence):
 
 def test_draws_without_what_it_learnt_have_the_moments_of_the_mixture(evidence):
     silent = ConditionalParams(PARAMS, network(jax.random.key(0), 1.0), jnp.zeros(len(KNOTS)))
-    purifier = conditional(diffusion_steps=50)
+    purifier = conditional(diffusion_steps=20)
     drawn = jax.jit(lambda key: purifier.sample(silent, key, jnp.zeros((N, D)), evidence, 1500))(jax.random.key(3))
     told = known(PARAMS, evidence, scale=1.0, exposure_scale=1.0)
     mean, covariance = moments(components_of(PARAMS.prior, told.posterior))
@@ -157,6 +157,7 @@ def pairs(missed, count=20_000):
         clean=jnp.float32(centre + 0.5 * (missed(centre) + noise)),
         noised=jnp.zeros((count, D)),
         expected=jnp.float32(centre),
+        aim=jnp.float32(centre),
         centre=jnp.float32(centre),
         scale=jnp.full(count, 0.5),
         context=jnp.float32(np.concatenate([centre, centre, np.zeros((count, 2))], axis=1)),

@@ -1,8 +1,11 @@
 """`conditional`: reverse diffusion on the closed-form denoiser of a mixture prior, plus what a network has learnt to add.
 
-The denoiser is that of `paths`, D(x_k), exact under the mixture of `closed_form`, plus gamma(n) sigma f(x_k, D, level; history),
+The denoiser is that of `paths`, D(x_k), exact under the mixture of `closed_form`, plus s^2 gamma(n) sigma f(x_k, level; history),
 with sigma the posterior's standard deviation and f a network: f = 0 is exact inference under the mixture. It learns on draws of
 the training users' posteriors, which click simulated histories; gamma, for n events, comes from users kept out (`residual`).
+
+A path moves to where the mixture aims, plus what the network adds, whatever `PurifierConfig.sampler` is: by steps along the
+mixture's own flow, which leave the shape of its components as it is, so that few of them make draws as wide as they should be.
 
 The purified state is the posterior's mean: that of the mixture, which is known, plus what the network adds on average over the
 levels, each weighted by the variance of its noise. The path starts from the noised mean of the mixture, without noise of its own
@@ -23,7 +26,7 @@ from dsrm_jax.purify.denoiser import Denoiser, LevelFeatures
 from dsrm_jax.purify.diffusion import reverse_path
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.mixture import prior_of, standard_normal
-from dsrm_jax.purify.paths import Paths, denoise, drawn_class, heaviest_class, paths_of, start_of
+from dsrm_jax.purify.paths import Paths, aim, drawn_class, eps_towards, heaviest_class, paths_of, start_of
 from dsrm_jax.purify.process import Diffusion, ReverseProcess, make_process
 from dsrm_jax.purify.purifier import Learning, LogOfUsers, Purifier, PurifierBatch
 from dsrm_jax.purify.residual import KNOTS, fit_gate, interpolation, learn, make_pairs
@@ -32,7 +35,7 @@ from dsrm_jax.types import PyTree
 
 VISITED = 5  # levels; a mean is the same to 1 % with one of them, as with a hundred
 Added = Callable[[States, States, LevelFeatures], States]
-"""`(noised, expected, level) -> what the network adds to the expected state`."""
+"""`(noised, aim, level) -> what the network adds to the aim`."""
 
 
 @struct.dataclass
@@ -78,17 +81,20 @@ def make_conditional(
         few = diffusion._replace(sampling_steps=min(diffusion.sampling_steps or VISITED, VISITED))
         return make_process(few, params.network, state_dim=params.told.whitening.mean.shape[0])
 
-    def ready(params: ConditionalParams, evidence: Evidence, of_class: PyTree = None) -> tuple[Paths, Added]:
+    def ready(params: ConditionalParams, evidence: Evidence, class_key: PyTree = None) -> tuple[Paths, Added]:
         told = known(params.told, evidence, scale=guidance_scale, exposure_scale=exposure_scale)
         count = jnp.sum(jnp.asarray(evidence.shown, jnp.float32), axis=-1)
-        which = heaviest_class(told.posterior) if of_class is None else of_class(told.posterior)
-        paths = paths_of(params.told.prior, told, count, which)
+        if class_key is None:
+            paths = paths_of(params.told.prior, told, count, heaviest_class(told.posterior))
+        else:  # draws look at every component
+            which = drawn_class(class_key, told.posterior)
+            paths = paths_of(params.told.prior, told, count, which, components=components)
         denoiser = Denoiser(paths.centre.shape[-1], diffusion.hidden)
         projected = denoiser.apply(params.network, paths.context, method="project")
         strength = interpolation(count) @ params.gate * paths.scale
 
-        def added(noised: States, expected: States, features: LevelFeatures) -> States:
-            given = jnp.concatenate([noised, expected - paths.centre], axis=-1)
+        def added(noised: States, goal: States, features: LevelFeatures) -> States:
+            given = jnp.concatenate([noised, goal - paths.centre], axis=-1)
             found: PyTree = denoiser.apply(params.network, given, features, projected, method="denoise")
             return strength[..., None] * found
 
@@ -102,18 +108,18 @@ def make_conditional(
 
         def predict(noised: Array, level: tuple[Schedule, LevelFeatures], memory: PyTree) -> tuple[Array, PyTree]:
             step, features = level
-            expected = denoise(paths, step, noised)
-            moved = added(noised, expected, features)
+            goal = aim(paths, step, noised)
+            more = added(noised, goal, features)
             total, weight = memory
-            eps = (noised - step.signal * (expected + moved)) / step.noise
-            return eps, (total + step.noise**2 * moved, weight + step.noise**2)
+            eps = eps_towards(step, noised, goal + more)
+            return eps, (total + step.noise**2 * more, weight + step.noise**2)
 
         schedule = process.schedule
         begin = at_level(schedule, process.start).signal * paths.centre
         memory = jnp.zeros_like(begin), jnp.zeros(())
         levels = schedule, process.features
         _, (total, weight) = reverse_path(
-            predict, schedule, begin, levels, start=process.start, memory=memory, sampler=diffusion.sampler
+            predict, schedule, begin, levels, start=process.start, memory=memory, sampler="ddim"
         )
         return params.told.whitening.invert(paths.centre + total / weight)
 
@@ -123,12 +129,12 @@ def make_conditional(
 
         def one(key: Key[Array, ""]) -> Array:
             class_key, start_key = jax.random.split(key)
-            paths, added = ready(params, evidence, lambda known: drawn_class(class_key, known))
+            paths, added = ready(params, evidence, class_key)
 
             def predict(noised: Array, level: tuple[Schedule, LevelFeatures], memory: PyTree) -> tuple[Array, PyTree]:
                 step, features = level
-                expected = denoise(paths, step, noised)
-                return (noised - step.signal * (expected + added(noised, expected, features))) / step.noise, memory
+                goal = aim(paths, step, noised)
+                return eps_towards(step, noised, goal + added(noised, goal, features)), memory
 
             begin = start_of(start_key, paths, at_level(every.schedule, every.start))
             return reverse_path(predict, every.schedule, begin, levels, start=every.start, sampler="ddim")[0]

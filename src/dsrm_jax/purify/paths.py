@@ -10,6 +10,10 @@ be is then known without another inverse: with b_j = V_c^-1 G_j, which the poste
 
     D(x_k) = a x_k + s^2 sum_j rho_j(x_k) G_j,    log rho_j(x_k) = log rho_j + a b_j' x_k - a^2 b_j' G_j / 2 + const.
 
+A path follows the flow of these laws, along which a component keeps its shape however long the steps are,
+
+    dx = da sum_j rho_j(x) G_j.
+
 Noise of the shape of what is to be drawn: Lee et al. 2022 (PriorGrad).
 
 Shapes: D state dimensions, C classes, K components that a path looks at, F features of a history.
@@ -44,10 +48,12 @@ class Paths:
     context: Float[Array, "... F"]  # what the network is told of the history
 
 
-def paths_of(prior: Prior, told: Known, count: Float[Array, "..."], of_class: Int[Array, "..."]) -> Paths:
+def paths_of(
+    prior: Prior, told: Known, count: Float[Array, "..."], of_class: Int[Array, "..."], *, components: int = COMPONENTS
+) -> Paths:
     """Return what paths in a class need; `count` is how many events each history holds."""
     posterior = told.posterior
-    number = min(COMPONENTS, prior.pull.shape[1])
+    number = min(components, prior.pull.shape[1])
     covariance = jnp.take_along_axis(posterior.covariance, of_class[..., None, None, None], axis=-3)[..., 0, :, :]
     log_weight = jnp.take_along_axis(posterior.log_weight, of_class[..., None, None], axis=-2)[..., 0, :]
     every = prior.pull[of_class]
@@ -82,12 +88,25 @@ def drawn_class(key: Key[Array, ""], posterior: Posterior) -> Int[Array, "..."]:
     return jax.random.categorical(key, jax.nn.logsumexp(posterior.log_weight, axis=-1))
 
 
-def denoise(paths: Paths, step: Schedule | Level, noised: States) -> States:
-    """Return D(x_k), whose leading axes may be more than the paths'."""
-    signal, noise = step.signal[..., None], step.noise[..., None]
+def aim(paths: Paths, step: Schedule | Level, noised: States) -> States:
+    """Return sum_j rho_j(x_k) G_j, where a noised state moves to; its leading axes may be more than the paths'."""
+    signal = step.signal[..., None]
     inner = jnp.einsum("...kd,...d->...k", paths.right, noised)
     share = jax.nn.softmax(paths.log_weight + signal * inner - signal**2 * paths.fit)
-    return signal * noised + noise**2 * jnp.einsum("...k,...kd->...d", share, paths.mean)
+    return jnp.einsum("...k,...kd->...d", share, paths.mean)
+
+
+def expected(step: Schedule | Level, noised: States, aim: States) -> States:
+    """Return D(x_k) of a noised state that moves to `aim`."""
+    return step.signal[..., None] * noised + step.noise[..., None] ** 2 * aim
+
+
+def eps_towards(step: Schedule, noised: States, aim: States) -> States:
+    """Return the eps by which `diffusion.ddim_step` moves along the flow, x + (a_{k-1} - a_k) aim."""
+    before = jnp.sqrt(1.0 - step.noise_before**2)
+    shrink = jax.lax.rsqrt(step.alpha)
+    moved = noised + (before - step.signal)[..., None] * aim
+    return (moved - shrink[..., None] * noised) / (step.noise_before - shrink * step.noise)[..., None]
 
 
 def shaped_noise(key: Key[Array, ""], paths: Paths) -> States:

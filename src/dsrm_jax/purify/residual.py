@@ -11,7 +11,7 @@ from dsrm_jax.purify.denoiser import Denoiser
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.fit_mixture import FittedPrior
 from dsrm_jax.purify.mixture import components_of, draw, posterior_of
-from dsrm_jax.purify.paths import denoise, heaviest_class, paths_of, shaped_noise
+from dsrm_jax.purify.paths import aim, expected, heaviest_class, paths_of, shaped_noise
 from dsrm_jax.purify.purifier import Learning, LogOfUsers
 from dsrm_jax.purify.schedule import at_time
 from dsrm_jax.types import PyTree
@@ -31,6 +31,7 @@ class Pairs:
     clean: Float[Array, "N D"]
     noised: Float[Array, "N D"]
     expected: Float[Array, "N D"]  # the closed form's denoised state
+    aim: Float[Array, "N D"]  # where the closed form's path moves to
     centre: Float[Array, "N D"]  # the mixture's posterior mean
     scale: Float[Array, "N"]  # sigma
     context: Float[Array, "N F"]
@@ -63,8 +64,9 @@ def make_pairs(key: Key[Array, ""], log: LogOfUsers, told: PriorParams, fitted: 
         level = at_time(time)
         noised = level.signal * clean + level.noise * shaped_noise(noise_key, paths)
         out = (i % KEPT_OUT == KEPT_OUT - 1) & (number >= KEPT_OUT)
-        expected = denoise(paths, level, noised)
-        return Pairs(clean, noised, expected, paths.centre, paths.scale, paths.context, time, count, out)
+        goal = aim(paths, level, noised)
+        told_by = expected(level, noised, goal)
+        return Pairs(clean, noised, told_by, goal, paths.centre, paths.scale, paths.context, time, count, out)
 
     every = jnp.arange(PAIRS) % number
     return jax.lax.map(of_pair, (jax.random.split(key, PAIRS), every), batch_size=BLOCK)
@@ -118,11 +120,12 @@ def learn(
 
 
 def added(denoiser: Denoiser, network: PyTree, pairs: Pairs) -> Float[Array, "N D"]:
-    """Return f, what the network adds to the closed form, in units of sigma and before the gate."""
+    """Return s^2 f, what the network adds to the denoised state, in units of sigma and before the gate."""
     features = denoiser.apply(network, pairs.time, method="levels")
     projected = denoiser.apply(network, pairs.context, method="project")
-    given = jnp.concatenate([pairs.noised, pairs.expected - pairs.centre], axis=-1)
-    return denoiser.apply(network, given, features, projected, method="denoise")  # type: ignore[return-value]
+    given = jnp.concatenate([pairs.noised, pairs.aim - pairs.centre], axis=-1)
+    found: PyTree = denoiser.apply(network, given, features, projected, method="denoise")
+    return at_time(pairs.time).noise[:, None] ** 2 * found
 
 
 def fit_gate(denoiser: Denoiser, network: PyTree, pairs: Pairs) -> Float[Array, "5"]:
