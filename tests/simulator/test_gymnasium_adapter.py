@@ -66,7 +66,7 @@ def test_worlds_with_memory_pass_the_checker_and_show_what_is_counted(world, nam
         slates = np.tile([0, 2, 4], (B, 1))  # popular items alone
         shown, *_ = many.step(slates)
         assert shown in many.observation_space
-        price += 0.1 * 0.5
+        price += 0.05 * 0.5
         if name == "platform":
             np.testing.assert_allclose(shown["context"][:, -2:], np.tile([1.0, price], (B, 1)), rtol=1e-5)
 

@@ -79,7 +79,7 @@ def test_worlds_with_memory_show_what_is_counted(world):
     observation, state = env.reset(jax.random.key(0))
     assert env.observation_space(world).contains(observation)
     observation, *_ = env.step(jax.random.key(1), state, 2 * jnp.arange(K), world)
-    np.testing.assert_allclose(observation.context[-2:], [1.0, 0.1 * 0.5], rtol=1e-5)
+    np.testing.assert_allclose(observation.context[-2:], [1.0, 0.05 * 0.5], rtol=1e-5)
 
 
 def test_a_cap_truncates(world):
