@@ -145,6 +145,17 @@ def test_users_kept_out_decide_how_many_components_there_are(centres, clustered)
     assert (chosen > 0) == clustered
 
 
+def test_users_kept_out_widen_a_mixture_that_lies_too_close_and_no_other():
+    """The truth's covariance against two thirds of it."""
+    states = 0.8 * RNG.normal(size=(4000, D))
+    told = Quadratic(jnp.float32(25.0 * states), jnp.broadcast_to(25.0 * jnp.eye(D), (4000, D, D)))
+    true = 0.64 - 1 / 25  # a row of precision 25 is a noisy look at the state
+    for share, expected in ((1.0, 1.0), (1 / 1.5, 1.5)):
+        mixture = Mixture(jnp.zeros((1, 1)), jnp.zeros((1, 1, D)), share * true * jnp.eye(D)[None])
+        found = jax.jit(fitting.widening_of)(mixture, told, jnp.ones(4000, bool))
+        assert found == pytest.approx(expected, abs=0.11)
+
+
 def test_rows_of_users_are_evenly_spread_and_right_aligned():
     lengths = np.array([3, 0, 11, 5])
     first = np.concatenate([[0], np.cumsum(lengths)])

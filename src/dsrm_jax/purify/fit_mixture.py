@@ -28,6 +28,7 @@ TRIAL_ROUNDS = 16  # of EM before the numbers of components are compared
 LLOYD = 10  # rounds of k-means that put the first means
 NARROW, WIDE = 0.5, 2.0  # first covariances of the classes, times that of what is left of users by the nearest mean
 RIDGE = 1e-4  # of a covariance's mean variance
+WIDENINGS = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75)  # of the covariances, among which users kept out decide
 FACTOR = 4  # between one number of components that is tried and the next
 
 
@@ -56,8 +57,9 @@ def fit_mixture(key: Key[Array, ""], users: Likelihood, *, components: int, clas
 
     The whitening makes the best single Gaussian N(0, I), and the mixture's coordinates are its own. Tried are that Gaussian, and
     every class with each of `counts(components)`; chosen is the one with the fewest components whose evidence of the users kept
-    out is within one standard error of the best. It is fitted once more to all users. Arrays have the shape of the largest,
-    whichever is chosen. The key is consumed.
+    out is within one standard error of the best. It is fitted once more to all users, and widened as those kept out ask for: many
+    components lie closer to the users that they were fitted to. Arrays have the shape of the largest, whichever is chosen. The
+    key is consumed.
     """
     whitening, users, told = fit_gaussian(users)
     number, dim = told.linear.shape
@@ -79,6 +81,7 @@ def fit_mixture(key: Key[Array, ""], users: Likelihood, *, components: int, clas
         alone = posterior_of(prior_of(gaussian), told).evidence
         chosen = fewest_within_error(jnp.concatenate([alone[None], evidence]), kept_out)
         mixture = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more])[chosen], gaussian, fitted)
+    widening = widening_of(mixture, told, kept_out)
 
     def again(_: int, carry: tuple[Mixture, Quadratic]) -> tuple[Mixture, Quadratic]:
         mixture, told = carry
@@ -86,6 +89,7 @@ def fit_mixture(key: Key[Array, ""], users: Likelihood, *, components: int, clas
         return em(mixture, told, everyone, rounds=ROUNDS), told
 
     mixture, told = jax.lax.fori_loop(0, EXPANSIONS, again, (mixture, told))
+    mixture = replace(mixture, covariance=widening * mixture.covariance)
     rows = jnp.maximum(jnp.sum(users.weight), 1.0)
     return FittedPrior(whitening, mixture, jnp.sum(told.precision, axis=0) / rows, chosen, told)
 
@@ -196,6 +200,17 @@ def _seeds(key: Key[Array, ""], points: Float[Array, "M D"], counted: Bool[Array
 
     seeds = jnp.zeros((number, points.shape[-1]))
     return jax.lax.fori_loop(0, number, add, (seeds, counted.astype(jnp.float32)))[0]
+
+
+def widening_of(mixture: Mixture, users: Quadratic, counted: Bool[Array, "U"]) -> Float[Array, ""]:
+    """Return which of `WIDENINGS` of a mixture's covariances gives the users that are counted the greatest evidence."""
+    tried = jnp.asarray(WIDENINGS)
+
+    def evidence(widening: Array) -> Array:
+        wider = replace(mixture, covariance=widening * mixture.covariance)
+        return jnp.sum(jnp.where(counted, posterior_of(prior_of(wider), users).evidence, 0.0))
+
+    return tried[jnp.argmax(jax.lax.map(evidence, tried))]
 
 
 def fewest_within_error(evidence: Float[Array, "N U"], counted: Bool[Array, "U"]) -> Int[Array, ""]:
