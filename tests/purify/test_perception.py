@@ -276,7 +276,7 @@ def test_every_second_history_is_one_that_the_policy_made(encoder_params, starts
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["sdedit", "guided", "regression"])
+@pytest.mark.parametrize("kind", ["sdedit", "guided", "conditional", "regression"])
 def test_kinds_train_and_purify_under_one_interface(kind, encoder_params, starts, observation):
     settings = dataclasses.replace(CONFIG.purifier, kind=kind, diffusion_steps=4)
     config = dataclasses.replace(CONFIG, purifier=settings)
@@ -296,7 +296,7 @@ def test_kinds_train_and_purify_under_one_interface(kind, encoder_params, starts
         assert np.abs(np.asarray(moved["change"]) - np.asarray(probes["change"])).max() > 1e-6
     assert probe._cache_size() == 1  # one program serves all processes
     # an unconditional prior cannot contain the target
-    assert ("leak" in probes) == (kind != "regression")
+    assert ("leak" in probes) == (kind in ("sdedit", "guided"))
     if kind == "guided":
         for own, told in zip(jax.tree.leaves(params.exposure), jax.tree.leaves(TOLD), strict=True):
             np.testing.assert_array_equal(own, np.broadcast_to(told, own.shape))
