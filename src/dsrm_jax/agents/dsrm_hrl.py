@@ -74,6 +74,7 @@ def make_dsrm_hrl(
     minibatches: int = SharedConfig.minibatches,
     hidden: int = SharedConfig.hidden,
     sharpness: float = SharedConfig.sharpness,
+    goal_log_deviation: float = SharedConfig.goal_log_deviation,
 ) -> Agent:
     """Build DSRM-HRL; keywords are fields of `SharedConfig` (`InputError` outside their ranges), traced or not.
 
@@ -86,7 +87,7 @@ def make_dsrm_hrl(
         InputError: a value out of range; a manager or worker that is no module.
     """
     settings = settings_of(SharedConfig, "dsrm_hrl", locals())
-    levels = {"manager": manager or Manager(hidden), "worker": worker or Worker(hidden)}
+    levels = {"manager": manager or Manager(hidden, goal_log_deviation), "worker": worker or Worker(hidden)}
     for level, network in levels.items():
         if not isinstance(network, nn.Module):
             raise InputError(f"dsrm_hrl.{level} is a {type(network).__name__}, expected a flax.linen.Module")

@@ -52,10 +52,11 @@ class Emission(NamedTuple):
 class FlatPolicy(nn.Module):
     """One network for goal and query: `(state (..., D), sharpness) -> Emission`.
 
-    It starts where manager and worker start: goal's mean zero and deviation exp(-1.5), query (state, 1, 0), sharpness as given.
+    It starts where manager and worker start: goal's mean zero, query (state, 1, 0), log deviation and sharpness as given.
     """
 
     hidden: int
+    log_deviation: float = -1.5
 
     @nn.compact
     def __call__(
@@ -68,7 +69,7 @@ class FlatPolicy(nn.Module):
         one = jnp.ones((*state.shape[:-1], 1), state.dtype)
         anchor = jnp.concatenate([state, one, jnp.zeros_like(one)], axis=-1)
         joint = MLP(self.hidden, 2 + anchor.shape[-1])(beside(state, context))
-        log_std = self.param("log_std", nn.initializers.constant(-1.5), (2,))
+        log_std = self.param("log_std", nn.initializers.constant(self.log_deviation), (2,))
         log_sharpness = self.param("log_sharpness", nn.initializers.zeros, ())
         return Emission(joint[..., :2], log_std, anchor + joint[..., 2:], sharpness * jnp.exp(log_sharpness))
 
@@ -100,6 +101,7 @@ def make_flat(
     minibatches: int = SharedConfig.minibatches,
     hidden: int = SharedConfig.hidden,
     sharpness: float = SharedConfig.sharpness,
+    goal_log_deviation: float = SharedConfig.goal_log_deviation,
 ) -> Agent:
     """Build FLAT; keywords are fields of `SharedConfig` (`InputError` outside their ranges), traced or not.
 
@@ -107,7 +109,7 @@ def make_flat(
     """
     settings = settings_of(SharedConfig, "flat", locals())
     optimiser = adam_apart({"policy": learning_rate, "value": learning_rate}, max_grad_norm=max_grad_norm)
-    parts = _Parts(settings, slate_size, FlatPolicy(hidden), Value(hidden), optimiser)
+    parts = _Parts(settings, slate_size, FlatPolicy(hidden, goal_log_deviation), Value(hidden), optimiser)
     functions = partial(_init, parts), partial(_act, parts), partial(_update, parts)
     return Agent(*functions, grouped=slate_mode == "quota")
 

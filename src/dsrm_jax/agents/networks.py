@@ -69,12 +69,13 @@ class MLP(nn.Module):
 class Manager(nn.Module):
     """Gaussian over goals and a value: `(state (..., D), time (...)) -> (mean (..., 2), log_std (2,), value (...))`.
 
-    The mean starts at zero, the half-and-half goal; the standard deviation starts at exp(-1.5). The value also sees the session's
-    clock, since patience runs out with it; the policy does not. In a world with mechanisms a third argument is the view's context
+    The mean starts at zero, the half-and-half goal; the log deviation starts as given. The value also sees the session's clock,
+    since patience runs out with it; the policy does not. In a world with mechanisms a third argument is the view's context
     `(..., M)`, which both read beside the state.
     """
 
     hidden: int
+    log_deviation: float = -1.5
 
     @nn.compact
     def __call__(
@@ -83,7 +84,7 @@ class Manager(nn.Module):
         """Return mean and log-deviation of the goal's distribution, and the value."""
         known = beside(state, context)
         mean = MLP(self.hidden, 2)(known)
-        log_std = self.param("log_std", nn.initializers.constant(-1.5), (2,))
+        log_std = self.param("log_std", nn.initializers.constant(self.log_deviation), (2,))
         value = MLP(self.hidden, 1)(features(known, time))[..., 0]
         return mean, log_std, value
 

@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Literal, TypeVar
 
 from dsrm_jax.settings import (
+    ANY,
     COUNT,
     NON_NEGATIVE,
     POSITIVE,
@@ -54,6 +55,8 @@ class SharedConfig:
     """Width of the policy and value networks."""
     sharpness: float = number(default=30.0, within=POSITIVE)
     """Initial inverse temperature of the worker's slate distribution, per unit of cosine."""
+    goal_log_deviation: float = number(default=-1.5, within=ANY)
+    """Initial log standard deviation of the goal, in raw outputs: at -1.5 one goal in eight moves a slot, at 0 three in four."""
 
 
 def settings_of(cls: type[C], method: str, keywords: Mapping[str, object]) -> C:
