@@ -22,7 +22,7 @@ from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
 from dsrm_jax.agents.fairness import observe_slates, slate_fairness, start_counts
 from dsrm_jax.agents.goals import GoalState
 from dsrm_jax.agents.networks import Manager, Worker, counted, counted_example, lifted_vectors
-from dsrm_jax.agents.settings import SharedConfig, settings_of
+from dsrm_jax.agents.settings import SharedConfig, SlateMode, settings_of
 from dsrm_jax.agents.slates import FactoredScores, slate_log_prob
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.settings import PURIFYING
@@ -59,7 +59,7 @@ def make_dsrm_hrl(
     slate_size: int = EnvironmentConfig.slate_size,
     manager: nn.Module | None = None,
     worker: nn.Module | None = None,
-    slate_mode: Literal["quota", "penalty"] = SharedConfig.slate_mode,
+    slate_mode: SlateMode = SharedConfig.slate_mode,
     fairness: Literal["balance", "gini", "platform"] = SharedConfig.fairness,
     fairness_weight: float = SharedConfig.fairness_weight,
     manager_discount: float = SharedConfig.manager_discount,
@@ -81,7 +81,7 @@ def make_dsrm_hrl(
     `manager` and `worker` are modules with the contracts of `networks.Manager` and `networks.Worker`, which they are by default.
 
     Returns:
-        The `Agent`. With `slate_mode="quota"` the goal also fixes how many slots are popular (`popular_slots`).
+        The `Agent`. But with `slate_mode="penalty"` the goal also fixes how many slots are popular (`popular_slots`).
 
     Raises:
         InputError: a value out of range; a manager or worker that is no module.
@@ -94,7 +94,7 @@ def make_dsrm_hrl(
     optimiser = adam_apart(dict.fromkeys(LEVELS, learning_rate), max_grad_norm=max_grad_norm)
     parts = _Parts(settings, slate_size, levels["manager"], levels["worker"], optimiser)
     functions = partial(_init, parts), partial(_act, parts), partial(_update, parts)
-    return Agent(*functions, grouped=slate_mode == "quota")
+    return Agent(*functions, grouped=slate_mode != "penalty")
 
 
 DSRM_HRL = Method(
@@ -228,6 +228,7 @@ def _score_items(
     """Return the worker's logits of all items, never multiplied out for a large catalogue, and its value."""
     goal = goals.goal_from(output)
     query, sharpness, value = _work(parts, params, view, goal)
+    goal = goals.scoring_goal(goal, slate_mode=parts.settings.slate_mode)
     return goals.factored_scores(query, goal, sharpness, lifted_vectors(catalogue), catalogue), value
 
 

@@ -23,7 +23,7 @@ from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
 from dsrm_jax.agents.fairness import observe_slates, slate_fairness, start_counts
 from dsrm_jax.agents.goals import GoalState
 from dsrm_jax.agents.networks import MLP, beside, counted, counted_example, example, lifted_vectors, seen
-from dsrm_jax.agents.settings import SharedConfig, settings_of
+from dsrm_jax.agents.settings import SharedConfig, SlateMode, settings_of
 from dsrm_jax.agents.slates import FactoredScores, slate_log_prob
 from dsrm_jax.purify.settings import PURIFYING
 from dsrm_jax.purify.view import Catalogue, View
@@ -87,7 +87,7 @@ class _Parts(NamedTuple):
 def make_flat(
     *,
     slate_size: int = EnvironmentConfig.slate_size,
-    slate_mode: Literal["quota", "penalty"] = SharedConfig.slate_mode,
+    slate_mode: SlateMode = SharedConfig.slate_mode,
     fairness: Literal["balance", "gini", "platform"] = SharedConfig.fairness,
     fairness_weight: float = SharedConfig.fairness_weight,
     manager_discount: float = SharedConfig.manager_discount,
@@ -111,7 +111,7 @@ def make_flat(
     optimiser = adam_apart({"policy": learning_rate, "value": learning_rate}, max_grad_norm=max_grad_norm)
     parts = _Parts(settings, slate_size, FlatPolicy(hidden, goal_log_deviation), Value(hidden), optimiser)
     functions = partial(_init, parts), partial(_act, parts), partial(_update, parts)
-    return Agent(*functions, grouped=slate_mode == "quota")
+    return Agent(*functions, grouped=slate_mode != "penalty")
 
 
 FLAT = Method("flat", "FLAT", "DSRM-HRL's states and slates, one single-level policy", make_flat, state=PURIFYING)
@@ -143,10 +143,10 @@ def _value(parts: _Parts, params: PyTree, view: View) -> Float[Array, "..."]:
     return found
 
 
-def _scores(emission: Emission, output: Float[Array, "B 2"], catalogue: Catalogue) -> FactoredScores:
+def _scores(parts: _Parts, emission: Emission, output: Float[Array, "B 2"], catalogue: Catalogue) -> FactoredScores:
     """Return Eq. (6)'s logits of all items."""
-    vectors = lifted_vectors(catalogue)
-    return goals.factored_scores(emission.query, goals.goal_from(output), emission.sharpness, vectors, catalogue)
+    goal = goals.scoring_goal(goals.goal_from(output), slate_mode=parts.settings.slate_mode)
+    return goals.factored_scores(emission.query, goal, emission.sharpness, lifted_vectors(catalogue), catalogue)
 
 
 def _act(
@@ -159,7 +159,7 @@ def _act(
     output = mean if greedy else ppo.gaussian_sample(goal_key, mean, log_std)
     slate, slot_log_prob = goals.fill_slate(
         slate_key,
-        _scores(emission, output, catalogue),
+        _scores(parts, emission, output, catalogue),
         output,
         catalogue,
         slate_mode=parts.settings.slate_mode,
@@ -207,7 +207,7 @@ def _loss(
     settings = parts.settings
     emission = _emit(parts, params, view)
     slots = goals.shown_quota(slate, catalogue, slate_mode=settings.slate_mode)
-    scores = _scores(emission, decision.output, catalogue)
+    scores = _scores(parts, emission, decision.output, catalogue)
     slot_log_prob = slate_log_prob(scores, slate, catalogue.is_popular, slots)
     goal_log_prob = ppo.gaussian_log_prob(decision.output, emission.mean, emission.log_std)
     log_prob = jnp.concatenate([goal_log_prob[:, None], slot_log_prob], axis=1)

@@ -3,8 +3,6 @@
 Shapes: B users, T steps, N = T B samples, K slate size, J items, E factors.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -16,7 +14,7 @@ from dsrm_jax.agents.fairness import ShownCounts
 from dsrm_jax.agents.item_values import click_probability_at
 from dsrm_jax.agents.minibatches import Loss, deal, descend, flatten_time
 from dsrm_jax.agents.ppo import epoch_indices, normalise
-from dsrm_jax.agents.settings import SharedConfig
+from dsrm_jax.agents.settings import SharedConfig, SlateMode
 from dsrm_jax.agents.slates import Excluded, FactoredScores, greedy_slate, sample_slate
 from dsrm_jax.purify.view import Catalogue
 from dsrm_jax.types import PyTree
@@ -47,6 +45,11 @@ def popular_slots(goal: Float[Array, "... 2"], *, slate_size: int) -> Int[Array,
     """
     share = jax.nn.sigmoid(-goal[..., 1] / FAIR_SCALE)
     return jnp.ceil(slate_size * share - 0.5).astype(jnp.int32)
+
+
+def scoring_goal(goal: Float[Array, "... 2"], *, slate_mode: SlateMode) -> Float[Array, "... 2"]:
+    """Return what of a goal goes into Eq. (6): in the mode `share` w_acc alone, for w_fair has split the slate already."""
+    return goal.at[..., 1].set(0.0) if slate_mode == "share" else goal
 
 
 def factored_scores(
@@ -80,25 +83,24 @@ def fill_slate(
     output: Float[Array, "B 2"],
     catalogue: Catalogue,
     *,
-    slate_mode: Literal["quota", "penalty"],
+    slate_mode: SlateMode,
     slate_size: int,
     greedy: bool,
     excluded: Excluded = None,
 ) -> tuple[Int[Array, "B K"], Float[Array, "B K"]]:
     """Return slates and the log-probability of each slot, 0 where greedy; the key is consumed.
 
-    In the mode `quota` the goal also fixes how many slots are popular (`popular_slots`), as far as what is not `excluded` allows.
+    But in the mode `penalty` the goal also fixes how many slots are popular (`popular_slots`), as far as what is not `excluded`
+    allows.
     """
-    slots = popular_slots(goal_from(output), slate_size=slate_size) if slate_mode == "quota" else None
+    slots = None if slate_mode == "penalty" else popular_slots(goal_from(output), slate_size=slate_size)
     if greedy:
         slate = greedy_slate(scores, catalogue.is_popular, slots, slate_size=slate_size, excluded=excluded)
         return slate, jnp.zeros(slate.shape, jnp.float32)
     return sample_slate(key, scores, catalogue.is_popular, slots, slate_size=slate_size, excluded=excluded)
 
 
-def shown_quota(
-    slate: Int[Array, "N K"], catalogue: Catalogue, *, slate_mode: Literal["quota", "penalty"]
-) -> Int[Array, "N"] | None:
+def shown_quota(slate: Int[Array, "N K"], catalogue: Catalogue, *, slate_mode: SlateMode) -> Int[Array, "N"] | None:
     """Return how many slots of shown slates were the popular group's, None where there was no quota.
 
     Counted on the slate: to round the goal's share again may differ by a slot in another compilation, and the slate would have

@@ -20,12 +20,17 @@ from dsrm_jax.settings import (
 C = TypeVar("C", bound=Settings)
 
 
+SlateMode = Literal["quota", "penalty", "share"]
+
+
 @configuration
 class SharedConfig:
     """What DSRM-HRL reads, and other methods read in part."""
 
-    slate_mode: Literal["quota", "penalty"] = "quota"
-    """quota: the goal splits the slate between the groups exactly; penalty: Eq. (6)'s scores alone."""
+    slate_mode: SlateMode = "quota"
+    """quota: the goal splits the slate between the groups exactly; penalty: Eq. (6)'s scores alone; share: it splits the slate
+    and leaves the scores alone. Eq. (6) prefers less popular items inside each group, too, the more fairness is asked for: under
+    quota every split but half and half is paid for by worse items (experiments/worlds.md)."""
     fairness: Literal["balance", "gini", "platform"] = "balance"
     """Fair in Eq. (4): balance is -abs(2s - 1), gini the marginal change of the negative item Gini, platform minus s times the
     price that a world's platform has for popular exposure."""

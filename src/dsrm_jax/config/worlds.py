@@ -49,16 +49,20 @@ def _environment(name: str) -> dict[str, Any]:
 
 
 def _agent(name: str) -> dict[str, Any]:
-    """Return what a manager is rewarded for beside clicks, nothing but what the platform charges, and how widely it tries goals.
+    """Return what a manager is rewarded for beside clicks, nothing but what the platform charges, and how its goals are tried.
 
-    At the default deviation a manager tries so few other slates that after 164,000 user-steps of `mood` it earned less than half
-    and half (-.24 +- .17), at 1 more (+1.74 +- .20; experiments/worlds.md).
+    A goal splits the slate and leaves the items' order alone (`slate_mode`): to ask for 2 popular items of 6 by Eq. (6)'s own
+    weights costs 5.5 of R_cum in `mood` against the same 2 ranked by clicks. At the default deviation a manager tries so few other
+    slates that after 164,000 user-steps of `mood` it earned less than half and half (-.24 +- .17), at 1 more (+1.74 +- .20;
+    experiments/worlds.md).
     """
     chosen = PRESETS.get(name, {}).get("mechanisms", {})
     if not chosen:
         return {}
     charged: dict[str, Any] = {"fairness": "platform", "fairness_weight": 1.0}
-    return {"goal_log_deviation": 0.0} | (charged if "platform" in chosen else {"fairness_weight": 0.0})
+    return {"goal_log_deviation": 0.0, "slate_mode": "share"} | (
+        charged if "platform" in chosen else {"fairness_weight": 0.0}
+    )
 
 
 def _world(name: str) -> WorldConfig:
