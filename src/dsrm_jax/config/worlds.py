@@ -52,9 +52,9 @@ def _agent(name: str) -> dict[str, Any]:
     """Return what a manager is rewarded for beside clicks, nothing but what the platform charges, and how its goals are tried.
 
     A goal splits the slate and leaves the items' order alone (`slate_mode`): to ask for 2 popular items of 6 by Eq. (6)'s own
-    weights costs 5.5 of R_cum in `mood` against the same 2 ranked by clicks. At the default deviation a manager tries so few other
-    slates that after 164,000 user-steps of `mood` it earned less than half and half (-.24 +- .17), at 1 more (+1.74 +- .20;
-    experiments/worlds.md).
+    weights costs 5.5 of R_cum in `mood` against the same 2 ranked by clicks. At the default deviation a manager tries so few
+    other slates that after 164,000 user-steps of `mood` it earned less than half and half (-.24 +- .17), at 1 more (+1.74 +-
+    .20; experiments/worlds.md).
     """
     chosen = PRESETS.get(name, {}).get("mechanisms", {})
     if not chosen:
