@@ -49,7 +49,8 @@ def warnings(facts: Json, results: Mapping[str, Json]) -> list[str]:
     """Say what of a run should worry its reader, and what to do about it.
 
     Args:
-        facts: of the summary: `data` (`statistics.describe`), `worlds` (`make_worlds`' report), `probes`; any may be absent.
+        facts: of the summary: `data` (`statistics.describe`), `worlds` (`make_worlds`' report), `probes`, `choice`
+            (`choice.climb`); any may be absent.
         results: as of `verdicts`.
     """
     said = []
@@ -59,6 +60,11 @@ def warnings(facts: Json, results: Mapping[str, Json]) -> list[str]:
         said.append(
             f"the purifier moves held-out states {worse:.0%} FURTHER from what the rest of their users' log tells: give it more "
             "iterations or rows, or act on the observed state (--purifier.kind identity)"
+        )
+    if facts.get("choice", {}).get("chosen") == "observed":
+        said.append(
+            "left-out users' later clicks do not speak for the purifier, so policies were given the observed state: give it more "
+            "rows or iterations, or ask for it by name (--purifier.kind)"
         )
     few = min((r["sessions"] / max(len(r["seeds"]), 1) for r in results.values()), default=ENOUGH_SESSIONS)
     if few < ENOUGH_SESSIONS:

@@ -5,26 +5,16 @@ from dataclasses import replace
 
 import jax
 from flax import struct
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Bool, Key
 
 from dsrm_jax.purify.blocks import in_blocks
-from dsrm_jax.purify.encoder import Encoder, EncoderParams, gather_evidence, make_encoder, recent_items
+from dsrm_jax.purify.encoder import Encoder, EncoderParams, gather_evidence, recent_items
 from dsrm_jax.purify.process import LEVELS, ReverseProcess, padded
 from dsrm_jax.purify.purifier import Purifier
 from dsrm_jax.purify.view import View
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.world import History
 from dsrm_jax.types import PyTree
-
-OBSERVED, SKIPS, PURIFIED = range(3)
-
-
-@struct.dataclass
-class Choice:
-    """Which state agents are given, where that was chosen (`purify.choice`)."""
-
-    which: Int[Array, ""]  # () int32: OBSERVED, SKIPS, the observed state that sees what was skipped, or PURIFIED
-    network: PyTree  # variables of the encoder that sees skips
 
 
 @struct.dataclass
@@ -35,7 +25,9 @@ class Perception:
     purifier: PyTree  # parameters of the purifier; with a leading seed axis where several seeds are trained together
     # the reverse process that a program takes as an argument (`share_process`); None: the purifier's own
     process: ReverseProcess | None = None
-    choice: Choice | None = None  # shared by all seeds; None: the purified state
+    # `()` bool, whether agents are given the purified state or the observed one, where that was chosen (`purify.choice`), the
+    # same for all seeds; None: the purified one
+    purifies: Bool[Array, ""] | None = None
 
 
 # as `vmap` takes them, of perceptions of several seeds: purifiers are each seed's own
@@ -52,7 +44,6 @@ def seed_axes(perception: Perception) -> Perception:
 
 def make_perceive(encoder: Encoder, purifier: Purifier) -> Perceive:
     """Build `(perception, key, observation) -> View` of batched observations; the key is for `Purifier.draws`, and consumed."""
-    with_skips = encoder_with_skips(encoder)
 
     def perceive(perception: Perception, key: jax.Array, observation: Observation) -> View:
         def look(history: History, unlogged: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -63,12 +54,9 @@ def make_perceive(encoder: Encoder, purifier: Purifier) -> Perceive:
             def purified() -> jax.Array:
                 return purifier.purify(perception.purifier, key, observed, evidence, *process)
 
-            choice = perception.choice
-            if choice is None:
+            if perception.purifies is None:
                 return purified(), observed
-            other = replace(perception.encoder, network=choice.network)
-            states = (lambda: observed, lambda: with_skips.encode(other, evidence.summary), purified)
-            return jax.lax.switch(choice.which, states), observed
+            return jax.lax.cond(perception.purifies, purified, lambda: observed), observed
 
         seen = observation.history, observation.unlogged
         # one key is one draw for a whole batch
@@ -77,11 +65,6 @@ def make_perceive(encoder: Encoder, purifier: Purifier) -> Perceive:
         return View(state, observed, observation.time, recent_items(observation.history), observation.context)
 
     return perceive
-
-
-def encoder_with_skips(encoder: Encoder) -> Encoder:
-    """Return the encoder of observed states of the same dimensions that sees what was shown and not clicked."""
-    return make_encoder(kind="exposure", dim=encoder.state_dim - 1)
 
 
 def share_process(purifier: Purifier, perception: Perception) -> Perception:

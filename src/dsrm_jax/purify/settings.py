@@ -45,8 +45,8 @@ class PurifierConfig:
     """The diffusion state module."""
 
     kind: str = "auto"
-    """auto: what the method calls for: identity for methods that act on the observed state, and for those that purify what
-    left-out training users' later clicks speak for (the observed state, one that sees skips, the default kind or a plainer form);
+    """auto: what the method calls for: identity for methods that act on the observed state; for those that purify guided, or the
+    observed state where left-out training users' later clicks do not speak for it;
     identity: observed state as it is;
     paper: Eq. (7) as printed; sdedit: unconditional, from a partly noised observed state; masked: cleaner target, masked-view
     condition; guided: unconditional over clean preference, guided by the likelihood of the clicks given what was shown and by

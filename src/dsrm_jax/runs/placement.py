@@ -24,11 +24,11 @@ def state_shardings(mesh: Mesh) -> TrainState:
 
 
 def place_frozen(mesh: Mesh | None, world: World, perception: Perception) -> tuple[World, Perception]:
-    """Place what training only reads: world, encoder and choice on every device, each seed's purifier with its seed."""
+    """Place what training only reads: each seed's purifier with its seed, all else on every device."""
     if mesh is None:
         return world, perception
-    choice = None if perception.choice is None else along(mesh)
-    shardings = Perception(encoder=along(mesh), purifier=along(mesh, SEEDS), choice=choice)  # type: ignore[arg-type]
+    chosen = None if perception.purifies is None else along(mesh)
+    shardings = Perception(encoder=along(mesh), purifier=along(mesh, SEEDS), purifies=chosen)  # type: ignore[arg-type]
     return place(world, along(mesh)), place(perception, shardings)
 
 

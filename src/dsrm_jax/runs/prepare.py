@@ -20,7 +20,7 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.purification import probe_perception
 from dsrm_jax.files import digest
 from dsrm_jax.purify import stage_one
-from dsrm_jax.purify.choice import choice_like, choose, in_words, leave_out, rows_of_users
+from dsrm_jax.purify.choice import choose, in_words, leave_out, rows_of_users
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams
 from dsrm_jax.purify.kinds import DENOISERS, PURIFIERS
 from dsrm_jax.purify.perception import Perception, seed_axes, share_process
@@ -344,4 +344,4 @@ def perception_like(config: Config, num_items: int) -> Perception:
         num_seeds=len(config.training.seeds),
         history_length=config.environment.history_length,
     )
-    return replace(like, choice=choice_like(encoder_of(config))) if chooses(config) else like
+    return replace(like, purifies=jax.eval_shape(lambda: jnp.zeros((), bool))) if chooses(config) else like
