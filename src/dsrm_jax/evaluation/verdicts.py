@@ -55,13 +55,14 @@ def warnings(facts: Json, results: Mapping[str, Json]) -> list[str]:
     """
     said = []
     recovery = [x for x in facts.get("probes", {}).get("recovery", []) if isinstance(x, float) and math.isfinite(x)]
-    if recovery and sum(recovery) < 0:
+    chosen = facts.get("choice", {}).get("chosen", "observed")
+    if recovery and sum(recovery) < 0 and chosen == "observed":  # else later clicks spoke for it, which weighs more
         worse = -sum(recovery) / len(recovery)
         said.append(
             f"the purifier moves held-out states {worse:.0%} FURTHER from what the rest of their users' log tells: give it more "
             "iterations or rows, or act on the observed state (--purifier.kind identity)"
         )
-    if facts.get("choice", {}).get("chosen") == "observed":
+    if "choice" in facts and chosen == "observed":
         said.append(
             "left-out users' later clicks do not speak for the purifier, so policies were given the observed state: give it more "
             "rows or iterations, or ask for it by name (--purifier.kind)"
