@@ -119,6 +119,9 @@ def test_counts_are_exact_however_the_users_are_spread_over_devices():
     """)
     flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
     root = Path(__file__).parents[2]
-    environ = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{root}:{root / 'src'}"}
+    alone = {
+        name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"
+    }  # it wins over the flag
+    environ = alone | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{root}:{root / 'src'}"}
     done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "equal", done.stderr
