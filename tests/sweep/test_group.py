@@ -38,14 +38,14 @@ def made_up(monkeypatch):
     make = factor_world(users=40, items=30)
     config = tiny()
 
-    def prepare(config, say, memory, share):
-        _, meanwhile, _ = share.args
+    def prepare(config, say, memory, meanwhile):
         meanwhile()
         return make(config, say)
 
     worlds = make(config, print).worlds
     log = SimpleNamespace(num_items=30)
     monkeypatch.setattr(module, "remembered_worlds", lambda config, say, memory: (log, worlds, {}))
+    monkeypatch.setattr(module, "shared_between", lambda config, folder, meanwhile, say: meanwhile)
     monkeypatch.setattr(module, "prepare", prepare)
 
 
