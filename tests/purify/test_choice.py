@@ -41,7 +41,7 @@ def test_nobody_is_on_both_sides(num_users):
 def test_rows_stay_with_their_users(counts, data):
     starts = make_starts(counts)
     users = np.array(sorted(data.draw(st.sets(st.sampled_from(range(len(counts))), min_size=1))))
-    found = choice.rows_of_users(starts, users)
+    found = choice.starts_of_users(starts, users)
     for new, old in enumerate(users):
         here, there = slice(*found.first[new : new + 2]), slice(*starts.first[old : old + 2])
         np.testing.assert_array_equal(found.item[here], starts.item[there])

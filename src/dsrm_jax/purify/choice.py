@@ -40,6 +40,7 @@ from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.purifier import Purifier
 from dsrm_jax.purify.settings import PURIFYING, EncoderConfig
 from dsrm_jax.purify.windows import Windows
+from dsrm_jax.simulator.history import unlogged_before
 from dsrm_jax.simulator.world import History, SessionStarts
 from dsrm_jax.types import Json, PyTree
 
@@ -56,6 +57,7 @@ class Later:
     history: History  # `(N, H)`
     label: Labels  # `(N, M)`
     user: Int[Array, "N"]  # of `SessionStarts`
+    unlogged: Int[Array, "N"]  # events of each history that another log chose than the training log
 
 
 def leave_out(key: Key[Array, ""], num_users: int) -> tuple[Int[np.ndarray, "U"], Int[np.ndarray, "V"]]:
@@ -69,7 +71,7 @@ def leave_out(key: Key[Array, ""], num_users: int) -> tuple[Int[np.ndarray, "U"]
     return (np.sort(order[wanted:]) if num_users > 1 else left), left
 
 
-def rows_of_users(starts: SessionStarts, users: Int[np.ndarray, "U"]) -> SessionStarts:
+def starts_of_users(starts: SessionStarts, users: Int[np.ndarray, "U"]) -> SessionStarts:
     """Return the rows of some users alone, renumbered 0, 1, ... in their order, which ascends."""
     user, first = np.asarray(starts.user), np.asarray(starts.first)
     position = np.full(len(first) - 1, -1, np.int32)
@@ -89,7 +91,9 @@ def draw_later(key: Key[Array, ""], windows: Windows, *, number: int = HISTORIES
     """Draw histories that end before a row of `windows`, each with the clicks from that row on; the key is consumed."""
     row_key, window_key = jax.random.split(key)
     rows, history = windows.draw(row_key, window_key, number)
-    return Later(history, labels_from(windows.starts, rows), windows.starts.user[rows])
+    starts = windows.starts
+    unlogged = jax.vmap(lambda row, length: unlogged_before(starts, row, length=length))(rows, history.length)
+    return Later(history, labels_from(starts, rows), starts.user[rows], unlogged)
 
 
 def later_log_likelihood(state: States, embeddings: Embeddings, later: Later) -> Float[Array, "N"]:
@@ -180,14 +184,14 @@ def choose(
 
     @jax.jit
     def judged(perception: Perception, seeing: EncoderParams, later: Later) -> tuple[list[Array], Array]:
-        def look(params: PyTree, history: History, user: Array) -> Array:
-            evidence = gather_evidence(embeddings, history, unlogged=_unlogged(left.starts, history, user))
+        def look(params: PyTree, history: History, unlogged: Array) -> Array:
+            evidence = gather_evidence(embeddings, history, unlogged=unlogged)
             observed = encoder.encode(perception.encoder, evidence.summary)
             return purifier.purify(params, purify_key, observed, evidence)
 
         def of_form(params: PyTree) -> Array:
             def of_seed(params: PyTree) -> Array:
-                state = in_blocks(partial(look, params), later.history, later.user)
+                state = in_blocks(partial(look, params), later.history, later.unlogged)
                 return later_log_likelihood(state, embeddings, later)
 
             return jnp.mean(jax.vmap(of_seed)(params), axis=0)
@@ -203,13 +207,6 @@ def choose(
     found = climb(rungs, user) | {"with_skips": climb({"": plain[1]}, user)["rungs"][""]["log_likelihood"]}
     params = jax.vmap(forms.get(found["chosen"], forms[kind]))(perception.purifier)
     return replace(perception, purifier=params, purifies=jnp.asarray(found["chosen"] != "observed")), found
-
-
-def _unlogged(starts: SessionStarts, history: History, user: Int[Array, "N"]) -> Int[Array, "N"]:
-    """Return how many events of histories another log chose than the training log: none, or all of them."""
-    return (
-        jnp.zeros_like(history.length) if starts.logged is None else jnp.where(starts.logged[user], 0, history.length)
-    )
 
 
 def in_words(found: Json) -> str:

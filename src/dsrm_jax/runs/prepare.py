@@ -20,7 +20,7 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.purification import probe_perception
 from dsrm_jax.files import digest
 from dsrm_jax.purify import stage_one
-from dsrm_jax.purify.choice import choose, in_words, leave_out, rows_of_users
+from dsrm_jax.purify.choice import choose, in_words, leave_out, starts_of_users
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams
 from dsrm_jax.purify.kinds import DENOISERS, PURIFIERS
 from dsrm_jax.purify.perception import Perception, seed_axes, share_process
@@ -293,7 +293,7 @@ def _choose(
     encoder, purifier, settings = encoder_of(config), purifier_of(config), config.encoder
     split_key, choice_key = jax.random.split(jax.random.fold_in(data_key(config), CHOICE_STAGE))
     sides = leave_out(split_key, windows.starts.first.shape[0] - 1)
-    learnt, left = (replace(windows, starts=rows_of_users(windows.starts, users)) for users in sides)
+    learnt, left = (replace(windows, starts=starts_of_users(windows.starts, users)) for users in sides)
     of_learnt = posterior.of(sides[0])
     fitted, losses = fit_purifiers(seed_keys(config, 1), encoder, purifier, perception.encoder, learnt, of_learnt)
     check_loss(losses, f"the {PURIFYING} purifier", "purifier.learning_rate")
