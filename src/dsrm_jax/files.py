@@ -6,6 +6,7 @@ import json
 import math
 import os
 import tomllib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,49 @@ def load_json(path: str | os.PathLike[str]) -> Json:
     if not isinstance(document, dict):
         raise InputError(f"{path} is damaged: expected one JSON object, found {kind_of(document)}")
     return document
+
+
+def sealed(document: Json) -> Json:
+    """Return a document with the digest of all else in it under ``sha256``, last: `load_sealed` then sees any change."""
+    return document | {"sha256": digest(document)}
+
+
+def load_sealed(path: str | os.PathLike[str]) -> Json:
+    """Read a JSON file of `sealed`, without its digest; one from before there were digests is read as it is.
+
+    Raises:
+        InputError: as `load_json`, or the file was changed since it was written.
+    """
+    document = load_json(path)
+    found = document.pop("sha256", None)
+    try:
+        intact = found is None or found == digest(document)
+    except ValueError:  # 1e999 is an infinity, which has no digest
+        intact = False
+    if not intact:
+        raise InputError(
+            f"{path} was changed since it was written (its SHA-256 says so), and is not used: put it back as it was, or delete "
+            "it and run the command that wrote it again"
+        )
+    return document
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Return the arrays of an `.npz` file by name; every byte of them is checked by its CRC, which `numpy.load` does not see to.
+
+    A header that says less than there is would be believed: NumPy stops reading there, before the end where zip checks.
+
+    Raises:
+        OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error: it cannot be read, or is damaged.
+    """
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            with archive.open(name) as stream:
+                found[name.removesuffix(".npy")] = np.lib.format.read_array(stream, allow_pickle=False)
+                if stream.read(1):
+                    raise ValueError(f"{name} is longer than it says")
+    return found
 
 
 def _no_constant(name: str) -> None:

@@ -3,10 +3,15 @@
 JAX is imported inside the commands, after XLA's flags are set (see `parallel/xla.py`).
 """
 
+import contextlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import NoReturn
 
 from dsrm_jax.cli.commands import Command, commands
 from dsrm_jax.errors import InputError, unknown_name
@@ -21,12 +26,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        prepare_process()
-        command, rest = _command(argv)
-        if command.spread:
-            use_cores(os.environ)
-        command.run(rest)
-        sys.stdout.flush()
+        with _terminable():
+            prepare_process()
+            command, rest = _command(argv)
+            if command.spread:
+                use_cores(os.environ)
+            command.run(rest)
+            sys.stdout.flush()
     except InputError as error:
         print(f"dsrm-jax: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -38,9 +44,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         where = f" ({error.filename})" if error.filename else ""
         print(f"dsrm-jax: the system refused to go on: {error.strerror or error}{where}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("dsrm-jax: interrupted; what was reported as saved is safe", file=sys.stderr)
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as error:
+        number = signal.Signals(error.args[0] if error.args else signal.SIGINT)
+        how = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
+        print(f"dsrm-jax: {how}; what was reported as saved is safe", file=sys.stderr)
+        raise SystemExit(128 + number) from None
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, by an exception, so that locks and temporary files go with it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _close_output() -> None:
@@ -51,8 +76,14 @@ def _close_output() -> None:
 def prepare_process() -> None:
     """Set XLA's flags (appended, never overwritten), send warnings to standard error, find modules in the current folder."""
     set_flags(os.environ)
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last, so that a user's file replaces no library
+    try:
+        here = os.getcwd()
+    except OSError as error:
+        raise InputError(
+            f"the current folder cannot be used ({error.strerror or error}): was it deleted? go to another one"
+        ) from error
+    if here not in sys.path:
+        sys.path.append(here)  # last, so that a user's file replaces no library
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
 

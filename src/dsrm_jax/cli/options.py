@@ -69,6 +69,7 @@ def parse_with(argv: Sequence[str], command: str, about: str, base: Json, extra:
     from dsrm_jax.config.budgets import budget
     from dsrm_jax.config.serialise import merge, validate
     from dsrm_jax.files import load_toml
+    from dsrm_jax.runs.estimate import check_fits
     from dsrm_jax.runs.pieces import check_names
 
     argv = [SHORT.get(word.split("=")[0], word.split("=")[0]) + "".join(word.partition("=")[1:]) for word in argv]
@@ -93,6 +94,7 @@ def parse_with(argv: Sequence[str], command: str, about: str, base: Json, extra:
     )
     validate(config, "command line")
     check_names(config)
+    check_fits(config, "command line")
     return output, config, extra
 
 

@@ -120,6 +120,9 @@ def validate(config: Config, where: str = "configuration") -> None:
     """
     merge(config, to_dict(config), where)
     for name, value in fields(config):
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and "\0" in text:
+                raise InputError(f"{where}: {name} holds a null character, which no name can")
         if isinstance(value, tuple) and not value and name not in MAY_BE_EMPTY:
             raise InputError(f"{where}: {name} is empty, expected at least one value")
         if isinstance(value, tuple) and len(set(value)) < len(value):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dsrm_jax.data.log import InteractionLog, Interactions, ObservedMatrix
-from dsrm_jax.files import digest
+from dsrm_jax.files import digest, read_arrays
 from dsrm_jax.types import Json
 
 FORMAT = 2
@@ -96,11 +96,10 @@ def read_log(path: Path, key: str) -> InteractionLog | None:
     if not path.exists():
         return None
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            meta = json.loads(str(archive[META]))
-            current = meta["format"] == FORMAT and meta["key"] == key
-            if current:
-                return _log(meta, {name: archive[name] for name in meta["columns"]})
+        arrays = read_arrays(path)
+        meta = json.loads(str(arrays[META]))
+        if meta["format"] == FORMAT and meta["key"] == key:
+            return _log(meta, {name: arrays[name] for name in meta["columns"]})
     except Exception as error:  # a damaged file can raise anything, and none of it should stop the run
         warnings.warn(f"{path}: the cache is damaged ({error}); it is rebuilt", stacklevel=2)
         return None

@@ -80,8 +80,8 @@ def joined(processes: Processes) -> Iterator[None]:
     except SystemExit as stop:
         _leave(stop.code if isinstance(stop.code, int) else 1)
         raise
-    except KeyboardInterrupt:
-        _leave(130)
+    except KeyboardInterrupt as error:
+        _leave(128 + (error.args[0] if error.args else 2))
         raise
     except BaseException:
         _leave(1)

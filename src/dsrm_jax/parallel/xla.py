@@ -55,11 +55,16 @@ def set_flags(environ: MutableMapping[str, str], more: tuple[str, ...] = ()) -> 
         environ["XLA_FLAGS"] = " ".join([environ.get("XLA_FLAGS", ""), *missing]).strip()
 
 
+def has_accelerator() -> bool:
+    """Return whether what JAX needs for a GPU or a TPU is installed; JAX is not started to see whether there is one."""
+    return any(map(_version, ACCELERATORS))
+
+
 @cache
 def warn_of_faults() -> None:
     """Warn once a process where the installed jaxlib computes on a CPU and lacks the flags that it needs there."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
-    on_cpu = platforms.startswith("cpu") if platforms else not any(map(_version, ACCELERATORS))
+    on_cpu = platforms.startswith("cpu") if platforms else not has_accelerator()
     if on_cpu and _installed(AFFECTED) and (missing := _missing(os.environ, FLAGS)):
         warnings.warn(
             "on CPUs jaxlib 0.10 and 0.11 can hang in vmapped training, and 0.10.2 computes wrong numbers in a vmap over an axis "

@@ -17,6 +17,7 @@ from dsrm_jax.settings import (
 )
 
 PURIFYING = "guided"  # the kind of methods that act on a purified state, where it is left to them
+MOST_LEVELS = Range(1, 10_000)  # with more, what a level adds is lost in float32's rounding of alpha
 
 
 @configuration
@@ -60,13 +61,13 @@ class PurifierConfig:
     split_half: the encoding of the half of the window that the condition does not see; inverse_propensity: the same with
     popular items thinned; popularity_corruption: the window before some of its events were replaced by popular ones;
     random_exposure: the encoding of the user's answers to random items in the training simulator."""
-    diffusion_steps: int = number(default=20, within=COUNT)
+    diffusion_steps: int = number(default=20, within=MOST_LEVELS)
     """Length S of the reverse scan."""
     schedule: Literal["linear", "rescaled", "cosine"] = "rescaled"
     """Variance schedule: linear 1e-4..2e-2 as in DDPM, the same rescaled by 1000/S, or cosine."""
     sampler: Literal["ddpm", "ddim"] = "ddpm"
     """Reverse step: ddpm is Eq. (3), ddim the implicit one, which stays accurate over fewer levels."""
-    sampling_steps: int = number(default=0, within=COUNT_OR_ZERO)
+    sampling_steps: int = number(default=0, within=Range(0, MOST_LEVELS.high))
     """Levels that the reverse scan visits, evenly spaced among S; 0: all."""
     start_fraction: float = number(default=0.0, within=SHARE)
     """Level k* that the reverse process starts from, as a share of the levels visited, in [0, 1]; 0: the kind's own, a third

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dsrm_jax.errors import InputError
-from dsrm_jax.files import from_json_value, json_value, load_json, write_text
+from dsrm_jax.files import from_json_value, json_value, load_sealed, sealed, write_text
 from dsrm_jax.runs import checkpoint
 from dsrm_jax.runs.lock import BusyError, held
 from dsrm_jax.runs.prepare import StageOne
@@ -61,7 +61,7 @@ def _take_turn(turn: contextlib.ExitStack, lock: Path, meanwhile: Callable[[], o
 def _read(place: Path, name: str, like: StageOne, say: Say) -> StageOne | None:
     try:
         found = checkpoint.restore(place, (like.perception, like.posterior), name)
-        return None if found is None else StageOne(*found[1], from_json_value(load_json(place / FACTS)))
+        return None if found is None else StageOne(*found[1], from_json_value(load_sealed(place / FACTS)))
     except InputError as error:
         say(f"Stage I of another process cannot be used: {error}")
         return None
@@ -69,7 +69,7 @@ def _read(place: Path, name: str, like: StageOne, say: Say) -> StageOne | None:
 
 def _write(place: Path, name: str, made: StageOne, say: Say) -> None:
     try:
-        write_text(place / FACTS, json.dumps(json_value(made.facts)) + "\n")
+        write_text(place / FACTS, json.dumps(sealed(json_value(made.facts))) + "\n")
         checkpoint.save(place, 0, (made.perception, made.posterior), name)
     except (InputError, OSError) as error:
         say(f"Stage I is not shared with other processes: {error}")

@@ -1,6 +1,7 @@
 """A lock on a file that goes with the process, however it ends."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ class BusyError(InputError):
 
 @contextlib.contextmanager
 def held(path: Path, *, busy: str, advice: str = "choose another folder") -> Iterator[OSError | None]:
-    """Hold an advisory lock on a file, which is made where it is absent, while the block runs.
+    """Hold an advisory lock on a file, made where it is absent and removed at the end, while the block runs.
 
     It yields None, or why the file system gives no locks; the block runs all the same. Off POSIX nothing is locked.
 
@@ -26,16 +27,33 @@ def held(path: Path, *, busy: str, advice: str = "choose another folder") -> Ite
     except ImportError:
         yield None
         return
-    try:
-        file = path.open("a")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
-    with file:
-        without: OSError | None = None
+    while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(busy) from error
+            file = path.open("a")
         except OSError as error:
-            without = error
-        yield without
+            raise InputError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
+        with file:
+            without: OSError | None = None
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BusyError(busy) from error
+            except OSError as error:
+                without = error
+            if without is None and not _is_at(path, file.fileno()):
+                continue  # who held it before has removed it meanwhile: that lock keeps nobody out
+            try:
+                yield without
+            finally:
+                if without is None:
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+            return
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Return whether a path still names an open file."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except OSError:
+        return False

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -48,7 +49,7 @@ def append_metrics(path: str | os.PathLike[str], rows: Sequence[Json]) -> None:
     for row in rows:
         if type(row.get("step")) is not int:
             raise TypeError(f"a row's step is {row.get('step')!r}, expected an int")
-    text = "".join(json.dumps(json_value(row), allow_nan=False) + "\n" for row in rows)
+    text = "".join(map(line_of, rows))
     try:
         with open(path, "ab") as file:
             size = file.tell()
@@ -63,6 +64,12 @@ def append_metrics(path: str | os.PathLike[str], rows: Sequence[Json]) -> None:
                 raise
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; its earlier rows are untouched") from error
+
+
+def line_of(row: Json) -> str:
+    """Return the line of a row: JSON, its CRC-32 last, so that a changed digit is seen."""
+    text = json.dumps(json_value(row), allow_nan=False)
+    return f'{text[:-1]}, "crc": {zlib.crc32(text.encode())}}}\n'
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[Json]:
@@ -116,9 +123,12 @@ def _rows(path: str | os.PathLike[str]) -> list[tuple[Json, str]]:
 def _parse(line: bytes) -> Json | None:
     try:
         row = json.loads(line)
-    except ValueError:  # UnicodeDecodeError is one too
+    except (ValueError, RecursionError):  # UnicodeDecodeError is one too
         return None
-    return row if isinstance(row, dict) and type(row.get("step")) is int else None
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return None
+    crc = row.pop("crc", None)  # rows of an earlier version have none
+    return row if crc is None or crc == zlib.crc32(json.dumps(row).encode()) else None
 
 
 def nonfinite(row: Json) -> list[str]:
@@ -233,7 +243,7 @@ def interruptible() -> Iterator[Callable[[], int]]:
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal received
         if received:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         received = 128 + number
         # Not print: the signal may have come in the middle of one.
         with contextlib.suppress(OSError):

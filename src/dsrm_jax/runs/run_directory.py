@@ -16,7 +16,7 @@ from dsrm_jax import __version__
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import config_fingerprint, differences, from_json, to_json
 from dsrm_jax.errors import InputError
-from dsrm_jax.files import from_json_value, json_value, load_json, or_null, write_text
+from dsrm_jax.files import digest, from_json_value, json_value, load_json, load_sealed, or_null, sealed, write_text
 from dsrm_jax.parallel.devices import platform_if_started
 from dsrm_jax.runs.lock import held
 from dsrm_jax.types import Json
@@ -77,7 +77,13 @@ def create(out: str | os.PathLike[str], config: Config) -> RunDirectory:
             f"{run.path} is not empty and not a run directory (it holds {others[0]!r} but no config.json): "
             "choose a new or empty output folder"
         )
-    document = {"config": to_json(config), "fingerprint": config_fingerprint(config), **surroundings()}
+    settings = to_json(config)
+    document = {
+        "config": settings,
+        "sha256": digest(settings),
+        "fingerprint": config_fingerprint(config),
+        **surroundings(),
+    }
     with locked(run):  # the settings of a run under way are its own
         write_text(run.config, json.dumps(document, indent=2) + "\n")
     return run
@@ -111,7 +117,8 @@ def write_summary(run: RunDirectory, summary: Json) -> None:
     Raises:
         InputError: it cannot be written; an earlier summary is untouched.
     """
-    write_text(run.summary, json.dumps(or_null(json_value(summary)), indent=2, allow_nan=False) + "\n")
+    document = sealed(or_null(json_value(summary)))
+    write_text(run.summary, json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
 def check_checkpoints(run: RunDirectory) -> None:
@@ -136,7 +143,7 @@ def read_summary(run: RunDirectory) -> Json:
     """Return what `write_summary` wrote, arrays as lists; an `InputError` where the run has none yet, or it is damaged."""
     if not run.summary.is_file():
         raise InputError(f"{run.path} has no summary.json: the run has not finished; resume it first")
-    return from_json_value(load_json(run.summary))
+    return from_json_value(load_sealed(run.summary))
 
 
 @contextlib.contextmanager
@@ -180,6 +187,12 @@ def _read(run: RunDirectory) -> tuple[Config, Mapping[str, object]]:
             f"{run.path} was made by another version of this program ({versions.get('dsrm-jax', 'unknown')}, this is "
             f"{__version__}), or its config.json was changed since, and cannot be continued or evaluated: "
             "train again in another folder, or use that version"
+        )
+    written = digest(document["config"])
+    if document.get("sha256", written) != written:  # a fingerprint leaves some fields free
+        raise InputError(
+            f"{run.config} was changed since it was written (its SHA-256 says so): put it back as it was; more steps are "
+            f"asked for by the train command with --out {run.path}"
         )
     return config, versions
 

@@ -21,11 +21,11 @@ from dsrm_jax.agents.methods import method_of
 from dsrm_jax.config import AgentConfig, Config
 from dsrm_jax.config.worlds import whereabouts
 from dsrm_jax.evaluation.sessions import Sessions, of_each, run_sessions
-from dsrm_jax.files import json_value, write_text
+from dsrm_jax.files import json_value, sealed, write_text
 from dsrm_jax.purify.perception import Perception, seed_axes, share_process
 from dsrm_jax.runs.evaluate import rule_of, summary_of
 from dsrm_jax.runs.kept import shared_between
-from dsrm_jax.runs.logging import nonfinite
+from dsrm_jax.runs.logging import line_of, nonfinite
 from dsrm_jax.runs.memory import Memory
 from dsrm_jax.runs.pieces import environment_of, purifier_of, trainer_of, without_process
 from dsrm_jax.runs.prepare import perception_like, prepare, remembered_worlds, seed_keys
@@ -193,9 +193,9 @@ def _write(
         "stage_one": {k: v for k, v in facts.items() if k.endswith(("seconds", "loss")) or k == "probes"},
     }
     if rows:
-        write_text(path / "metrics.jsonl", "".join(json.dumps(json_value(row)) + "\n" for row in rows))
+        write_text(path / "metrics.jsonl", "".join(map(line_of, rows)))
     names = ("length", "clicks", "popular", "imbalance", "broken")
     arrays = {name: np.stack([getattr(s, name) for s in sessions]) for name in names}
     np.savez_compressed(path / "sessions.npz", **arrays)  # type: ignore[arg-type]
-    write_text(path / "result.json", json.dumps(json_value(result), indent=1) + "\n")
+    write_text(path / "result.json", json.dumps(sealed(json_value(result)), indent=1) + "\n")
     return result

@@ -12,6 +12,7 @@ from dsrm_jax.config.budgets import budget
 from dsrm_jax.config.serialise import FINGERPRINT_FORMAT, merge, to_json, validate
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import canonical, digest, load_toml
+from dsrm_jax.runs.estimate import check_fits
 from dsrm_jax.runs.pieces import check_names
 from dsrm_jax.types import Json
 
@@ -70,6 +71,7 @@ def expand(plan: Plan, where: str = "grid") -> list[Point]:
         config = merge(plan.base, _nested(chosen, where), where)
         validate(config, where)
         check_names(config)
+        check_fits(config, where)
         name = digest(f"{FINGERPRINT_FORMAT}{canonical(to_json(config))}{plan.validate}")[:12]
         points[name] = Point(name, chosen, config)
     return list(points.values())

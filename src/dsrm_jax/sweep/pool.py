@@ -1,22 +1,19 @@
 """Run the groups of a sweep over worker processes: one per core, restarted when killed, nothing run twice."""
 
-import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from dsrm_jax.config.serialise import from_json
 from dsrm_jax.errors import InputError
-from dsrm_jax.files import from_json_value, load_json, write_text
+from dsrm_jax.files import from_json_value, load_sealed, sealed, write_text
 from dsrm_jax.purify.settings import at_defaults
 from dsrm_jax.runs.lock import held
 from dsrm_jax.sweep.plan import Plan, Point, expand, group, points_json
@@ -61,18 +58,17 @@ def run_points(points: Sequence[Point], folder: Path, *, validate: bool, workers
     with held(folder / ".lock", busy=busy, advice="choose another --out"):  # its workers would read this one's groups
         _forget_stage_one(folder)
         document = {"validate": validate, "points": points_json(points)}
-        write_text(folder / "plan.json", json.dumps(document) + "\n")
+        write_text(folder / "plan.json", json.dumps(sealed(document)) + "\n")
         unfinished = [p for p in points if not (folder / p.name / "result.json").exists()]
         groups = sorted(group(unfinished), key=lambda members: _affinity(members[0]))
         if unfinished:
             before = len(points) - len(unfinished)
             say(f"{len(points)} points, {before} of them finished before; {len(groups)} programs to run")
             _write_groups(folder, groups, validate=validate)
-            with _terminable():
-                _Pool(folder, groups, workers or cores(), say).run()
+            _Pool(folder, groups, workers or cores(), say).run()
             _forget_stage_one(folder)
     paths = [folder / point.name / "result.json" for point in points]
-    return [from_json_value(load_json(path)) for path in paths if path.exists()]
+    return [from_json_value(load_sealed(path)) for path in paths if path.exists()]
 
 
 def _forget_stage_one(folder: Path) -> None:
@@ -87,7 +83,7 @@ def cores() -> int:
 
 def read_groups(folder: Path) -> tuple[list[list[Point]], bool]:
     """Return the groups that `run_points` wrote for its workers, and whether they validate."""
-    document = load_json(folder / "groups.json")
+    document = load_sealed(folder / "groups.json")
     groups = [
         [Point(p["name"], p["values"], from_json(p["config"], "groups.json")) for p in members]
         for members in document["groups"]
@@ -112,26 +108,9 @@ def _make_folder(folder: Path) -> None:
         raise InputError(f"{folder} is not empty and holds no sweep (no plan.json): choose a new or empty --out")
 
 
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end this process as Ctrl-C does, by an exception, so that the pool stops its workers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: object) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _write_groups(folder: Path, groups: Sequence[Sequence[Point]], *, validate: bool) -> None:
     document = {"validate": validate, "groups": [points_json(members) for members in groups]}
-    write_text(folder / "groups.json", json.dumps(document) + "\n")
+    write_text(folder / "groups.json", json.dumps(sealed(document)) + "\n")
 
 
 class _Pool:

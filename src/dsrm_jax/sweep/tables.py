@@ -2,20 +2,22 @@
 
 import itertools
 import math
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.metrics import difference
 from dsrm_jax.evaluation.sessions import Sessions
 from dsrm_jax.evaluation.tables import PAPER_METHOD, RIVALS, cell, results_table
 from dsrm_jax.evaluation.verdicts import verdicts
-from dsrm_jax.files import load_json
+from dsrm_jax.files import load_sealed, read_arrays
 from dsrm_jax.types import Json
 
 METHOD = "agent.method"
@@ -85,22 +87,30 @@ def paired_difference(folder: Path, method: Json, other: Json, *, slate_size: in
 
 
 def load_sessions(path: Path) -> list[Sessions]:
-    """Return the sessions of each seed that a point saved; what was shown at each step is not kept."""
-    with np.load(path) as arrays:
-        seeds = range(len(arrays["length"]))
+    """Return the sessions of each seed that a point saved; what was shown at each step is not kept.
+
+    Raises:
+        InputError: the file is gone or damaged.
+    """
+    try:
+        arrays = read_arrays(path)
         return [
             Sessions(
-                **{name: arrays[name][s] for name in arrays.files},
+                **{name: array[s] for name, array in arrays.items()},
                 step_popular=None,  # type: ignore[arg-type]
                 step_slates=None,  # type: ignore[arg-type]
                 item_count=None,  # type: ignore[arg-type]
             )
-            for s in seeds
+            for s in range(len(arrays["length"]))
         ]
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise InputError(
+            f"{path} is gone or damaged ({error}): delete {path.parent} and run the sweep again"
+        ) from error
 
 
 def _slate_size(folder: Path, name: str) -> int:
-    points = {p["name"]: p["config"] for p in load_json(folder / "plan.json")["points"]}
+    points = {p["name"]: p["config"] for p in load_sealed(folder / "plan.json")["points"]}
     return int(points[name]["environment"]["slate_size"])
 
 

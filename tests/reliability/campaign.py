@@ -1,0 +1,107 @@
+"""What every class of the campaign shares: numbered trials of a seed, outcomes that are kept, one table of all classes.
+
+A class is a function `trial(number) -> Outcome`; the number seeds it, so that any trial can be had again alone. A fast sample of
+each class runs with the tests; `make campaign` runs them whole, one trial after the other, and goes on where it was stopped: what
+was found lies in `DSRM_CAMPAIGN` (a folder, by default `.campaign`), and the table in `experiments/results/reliability.md`.
+"""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+ROOT = Path(__file__).parents[2]
+TABLE = ROOT / "experiments" / "results" / "reliability.md"
+GOOD = ("exact", "recovered", "refused")
+BAD = ("silent", "traceback", "hang")
+WORDS = dict(
+    zip(
+        (*GOOD, *BAD),
+        ("exact", "recovered with notice", "clear refusal", "silent wrong", "traceback", "hang"),
+        strict=True,
+    )
+)
+
+
+class Outcome(NamedTuple):
+    """How a trial ended."""
+
+    kind: Literal["exact", "recovered", "refused", "silent", "traceback", "hang"]
+    detail: str = ""  # the sentence that was said, or what was wrong
+
+
+def folder() -> Path:
+    """Return the folder that the campaign keeps its trials in, made where it is absent."""
+    path = Path(os.environ.get("DSRM_CAMPAIGN", ROOT / ".campaign")).absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def sample(trial: Callable[[int], Outcome], count: int, *, first: int = 0) -> Counter[str]:
+    """Run some trials of a class, and fail with the first that ended badly; return how many ended how."""
+    found: Counter[str] = Counter()
+    for number in range(first, first + count):
+        outcome = trial(number)
+        assert outcome.kind in GOOD, f"trial {number}: {WORDS[outcome.kind]}: {outcome.detail}"
+        found[outcome.kind] += 1
+    return found
+
+
+def whole(name: str, trial: Callable[[int], Outcome], count: int) -> None:
+    """Run the trials of a class that were not run yet, `DSRM_TRIALS` of them at most, renew the table, fail where one was bad."""
+    kept = folder() / f"{name}.jsonl"
+    done = {row["number"]: row for row in _rows(kept)}
+    count = min(count, int(os.environ.get("DSRM_TRIALS", count)))
+    with kept.open("a") as file:
+        for number in range(count):
+            if number in done:
+                continue
+            begun = time.monotonic()
+            outcome = trial(number)
+            row = {"number": number, "kind": outcome.kind, "detail": outcome.detail[:300]}
+            row["seconds"] = round(time.monotonic() - begun, 2)
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            done[number] = row
+            if number % 10 == 0:
+                write_table()
+    write_table()
+    bad = [row for row in done.values() if row["kind"] in BAD]
+    assert not bad, f"{len(bad)} of {len(done)} trials ended badly, such as {bad[0]}"
+
+
+def _rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines() if line] if path.exists() else []
+
+
+def write_table() -> None:
+    """Write the table of all classes that were run; a class that was not keeps the row that the file has."""
+    head = ["class", "trials", *WORDS.values()]
+    rows = {}
+    if TABLE.exists():
+        cells = [line.strip("| \n").split(" | ") for line in TABLE.read_text().splitlines() if line.startswith("| ")]
+        rows = {row[0]: row for row in cells[1:] if len(row) == len(head) and not row[0].startswith("-")}
+    for path in sorted(folder().glob("*.jsonl")):
+        counts = Counter(row["kind"] for row in _rows(path))
+        rows[path.stem] = [path.stem, f"{sum(counts.values()):,}", *(f"{counts[kind]:,}" for kind in WORDS)]
+    lines = [_line(head), _line(["---"] * len(head)), *(_line(rows[name]) for name in sorted(rows))]
+    TABLE.write_text(
+        "# Reliability\n\nTrials of `make campaign` (tests/reliability/), each seeded by its number; how each ended.\n\n"
+        + "\n".join(lines)
+        + "\n"
+        + _notes()
+    )
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _notes() -> str:
+    """Return what people wrote below the table."""
+    text = TABLE.read_text() if TABLE.exists() else ""
+    _, found, notes = text.partition("\n## ")
+    return f"\n## {notes}" if found else ""
