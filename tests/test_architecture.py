@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "dsrm_jax"
 PAGE = ROOT / "docs" / "ARCHITECTURE.md"
 TOP = "top level"
-TOP_MODULES = {"errors", "files", "settings", "types", "plugins"}
+TOP_MODULES = {"errors", "files", "settings", "types", "plugins", "progress"}
 FRONT = {"", "__main__"}  # the front door names everything, and is imported by nothing
 ROOMS = (
     TOP,

@@ -1,6 +1,5 @@
 """Metrics survive kills and full disks, a resumed file equals an uninterrupted one, signals become a flag."""
 
-import io
 import json
 import logging as std_logging
 import math
@@ -12,7 +11,6 @@ import threading
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.runs import logging
@@ -136,39 +134,6 @@ def test_without_tensorboardx_there_is_one_notice_and_no_file(tmp_path, monkeypa
     assert [r.levelno for r in caplog.records] == [std_logging.WARNING]
     assert "tensorboardX is not installed" in caplog.text
     assert not list(tmp_path.iterdir())
-
-
-def run_progress(console: Console, seconds: list[float], start: int = 0) -> None:
-    """Report steps 10, 20, ... at the given times on a made-up clock that starts at zero."""
-    now = 0.0
-    with logging.progress(100, users=64, start=start, console=console, clock=lambda: now) as report:
-        for number, now in enumerate(seconds, start=1):  # noqa: B007
-            report(start + 10 * number, note=f"reward 0.{number}")
-
-
-def test_plain_progress_is_a_line_every_ten_seconds_with_rate_and_time_left():
-    stream = io.StringIO()
-    run_progress(Console(file=stream, width=40), [2, 5, 9, 11.9, 12, 15, 30, 31, 32, 33])
-    assert stream.getvalue().splitlines() == [
-        "training: 10/100 steps, 320 user-steps/s, 0:18 left, reward 0.1",
-        "training: 50/100 steps, 267 user-steps/s, 0:12 left, reward 0.5",
-        "training: 70/100 steps, 149 user-steps/s, 0:13 left, reward 0.7",
-        "training: 100/100 steps, 194 user-steps/s, 0:00 left, reward 0.10",
-    ]
-
-
-def test_resumed_steps_do_not_count_for_the_rate():
-    stream = io.StringIO()
-    run_progress(Console(file=stream, width=200), [4], start=50)
-    assert stream.getvalue() == "training: 60/100 steps, 160 user-steps/s, 0:16 left, reward 0.1\n"
-
-
-def test_the_bar_on_a_terminal_is_transient():
-    stream = io.StringIO()
-    run_progress(Console(file=stream, width=120, force_terminal=True, legacy_windows=False), [1, 2])
-    text = stream.getvalue()
-    assert "20/100 steps, 640 user-steps/s, 0:08 left" in text
-    assert text.rstrip().endswith("\x1b[2K")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple, TypeAlias, TypeVar
 
 import tyro
 
+from dsrm_jax.cli.help import HELP
 from dsrm_jax.cli.options import Output, check_json, parse, parse_with
 from dsrm_jax.errors import InputError
 from dsrm_jax.types import Json
@@ -24,6 +25,7 @@ class Command(NamedTuple):
     about: str  # one phrase on what it does
     run: Callable[[list[str]], None]  # does it, given its arguments
     spread: bool = False  # whether its training is split over the devices that JAX sees
+    help: str = ""  # what --help prints; empty: what --help-all does
 
 
 def commands() -> dict[str, Command]:
@@ -222,6 +224,16 @@ def _recommend(argv: list[str]) -> None:
     write_json(wanted["json"], recommend(wanted, say))
 
 
+def _completion(argv: list[str]) -> None:
+    def arguments(shell: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help="Shell: bash, zsh or fish.")]) -> str:
+        return shell
+
+    from dsrm_jax.cli.completion import script
+
+    shell = parse_arguments(arguments, argv, "completion")
+    print(script(shell, {name: (command.about, command.run) for name, command in commands().items()}), end="")
+
+
 def parse_arguments(arguments: Callable[..., T], argv: list[str], command: str, about: str = "") -> T:
     """Return what a function of a command's arguments gives; its docstring is their help text."""
     description = (about or COMMANDS[command].about).capitalize() + "."
@@ -264,4 +276,6 @@ COMMANDS = {
         "write the trained policy of a run to one file that recommends without the training code", _export
     ),
     "recommend": Command("recommend items to every user of a log, by a run or an exported policy", _recommend),
+    "completion": Command("print what completes commands and options in bash, zsh or fish", _completion),
 }
+COMMANDS = {name: command._replace(help=HELP[name]) for name, command in COMMANDS.items()}

@@ -6,8 +6,10 @@ JAX is imported inside the commands, after XLA's flags are set (see `parallel/xl
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
@@ -16,6 +18,7 @@ from typing import NoReturn
 from dsrm_jax.cli.commands import Command, commands
 from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.parallel.xla import set_flags, use_cores
+from dsrm_jax.progress import QUIET
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             command, rest = _command(argv)
             if command.spread:
                 use_cores(os.environ)
-            command.run(rest)
+            with silenced() if "--quiet" in rest else contextlib.nullcontext():
+                command.run([word for word in rest if word != "--quiet"])
             sys.stdout.flush()
     except InputError as error:
         print(f"dsrm-jax: {error}", file=sys.stderr)
@@ -73,6 +77,21 @@ def _close_output() -> None:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Print nothing, show no progress and no warnings; errors go where they always go, to standard error."""
+    before = os.environ.get(QUIET)
+    os.environ[QUIET] = "1"
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
+    finally:
+        logging.getLogger().setLevel(level)
+        os.environ.pop(QUIET) if before is None else os.environ.update({QUIET: before})
+
+
 def prepare_process() -> None:
     """Set XLA's flags (appended, never overwritten), send warnings to standard error, find modules in the current folder."""
     set_flags(os.environ)
@@ -89,10 +108,8 @@ def prepare_process() -> None:
 
 def _command(argv: list[str]) -> tuple[Command, list[str]]:
     known = commands()
-    listing = "\n".join(f"  {name:9} {command.about}" for name, command in known.items())
-    usage = f"usage: dsrm-jax COMMAND [OPTIONS]\n\n{listing}\n\ndsrm-jax COMMAND --help lists every option."
     if not argv or argv[0] in ("-h", "--help"):
-        print(usage)
+        print(_listing(known))
         raise SystemExit(0 if argv else 2)
     if argv[0] == "--version":
         from dsrm_jax import __version__
@@ -101,4 +118,20 @@ def _command(argv: list[str]) -> tuple[Command, list[str]]:
         raise SystemExit(0)
     if argv[0] not in known:
         raise unknown_name("command", argv[0], known)
-    return known[argv[0]], argv[1:]
+    command, rest = known[argv[0]], argv[1:]
+    if command.help and {"-h", "--help"} & set(rest):
+        print(command.help)
+        raise SystemExit(0)
+    return command, ["--help" if word == "--help-all" else word for word in rest]
+
+
+def _listing(known: dict[str, Command]) -> str:
+    """Return the commands, each with one phrase, as wide as the terminal."""
+    width = max(map(len, known)) + 4
+    columns = max(shutil.get_terminal_size().columns, width + 20)
+    lines = [
+        textwrap.fill(command.about, columns, initial_indent=f"  {name:{width - 2}}", subsequent_indent=" " * width)
+        for name, command in known.items()
+    ]
+    after = "dsrm-jax COMMAND --help shows what people use, --help-all every option."
+    return "\n".join(["usage: dsrm-jax COMMAND [OPTIONS]", "", *lines, "", after])

@@ -28,6 +28,7 @@ from dsrm_jax.parallel.processes import check_joined, everywhere, first, is_firs
 from dsrm_jax.parallel.processes import console as default_console
 from dsrm_jax.parallel.sharding import from_first
 from dsrm_jax.parallel.xla import use_compilation_cache
+from dsrm_jax.progress import phase
 from dsrm_jax.runs.evaluate import evaluate_all
 from dsrm_jax.runs.logging import read_metrics
 from dsrm_jax.runs.pieces import agent_of, environment_of, log_of, perceive_of
@@ -157,9 +158,11 @@ def export(
     say = _speaker(console or Console())
     written = write_policy(run, config, path, seed, say)
     begun = time.perf_counter()
-    loaded = load_policy(path)
+    with phase("compiling the policy", config.agent.method):
+        loaded = load_policy(path)
     load_seconds, size = time.perf_counter() - begun, os.path.getsize(path)
-    rows = latency(loaded)
+    with phase("timing answers"):
+        rows = latency(loaded)
     say(f"wrote {path} ({size / 1e6:.1f} MB), {written}")
     say(f"loading it, which compiles it for this machine, takes {load_seconds:.1f} s")
     for row in rows:
@@ -188,19 +191,20 @@ def write_policy(
     perception = replace(saved.perception, purifier=purifier)
     last = num_updates(config) * config.training.rollout_length
     facts = {"method": config.agent.method, "source": log.source, "seed": seed, "step": step, "steps": last}
-    export_policy(
-        path,
-        agent_of(config),
-        policy,
-        worlds.test,
-        perception,
-        perceive_of(config),
-        item_ids=log.item_ids,
-        history_length=config.environment.history_length,
-        environment=environment_of(config),
-        platforms=platforms or PLATFORMS,
-        facts=facts | {"config": to_json(config)},
-    )
+    with phase("writing the policy", config.agent.method, work=len(platforms or PLATFORMS)):
+        export_policy(
+            path,
+            agent_of(config),
+            policy,
+            worlds.test,
+            perception,
+            perceive_of(config),
+            item_ids=log.item_ids,
+            history_length=config.environment.history_length,
+            environment=environment_of(config),
+            platforms=platforms or PLATFORMS,
+            facts=facts | {"config": to_json(config)},
+        )
     return f"the policy of seed {seed} at step {step:,}{_unfinished(step, config)}"
 
 
@@ -235,8 +239,9 @@ def describe_data(config: Config, *, console: Console | None = None) -> Json:
     if not config.data.path and source and not source.drawn and config.data.env != "log":
         from dsrm_jax.data.download import download
 
-        download(config.data.env, data_path(config.data.env), console=console)
-    facts = describe(log_of(config))
+        download(config.data.env, data_path(config.data.env))
+    with phase("reading the data", f"{config.data.env} {config.data.path}"):
+        facts = describe(log_of(config))
     console.print(data_table(facts))
     return facts
 

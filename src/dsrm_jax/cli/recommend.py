@@ -5,20 +5,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from glob import has_magic
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dsrm_jax.cli.pipeline import write_policy
 from dsrm_jax.errors import InputError
 from dsrm_jax.parallel.devices import platform
 from dsrm_jax.parallel.xla import use_compilation_cache
+from dsrm_jax.progress import phase, phases
 from dsrm_jax.runs.run_directory import open_run
 from dsrm_jax.serving.load import ExportedPolicy, load_policy
-from dsrm_jax.serving.log_histories import LogFile, Report
+from dsrm_jax.serving.log_histories import LogFile
 from dsrm_jax.serving.recommend_log import Told, check_out, recommend_log
 from dsrm_jax.types import Json, Say
 
@@ -37,13 +34,11 @@ def recommend(wanted: Json, say: Say) -> Json:
     for name, also in (("log", ""), ("users", ""), ("allowed", ""), ("exclude", "seen, nothing, or ")):
         check_there(name, wanted[name], also)
     use_compilation_cache()
-    console = Console(stderr=True)
-    with console.status("loading the policy and compiling it") if console.is_terminal else nullcontext():
-        policy = policy_of(wanted["policy"], wanted["seed"], say)
+    policy = policy_of(wanted["policy"], wanted["seed"], say)
     loaded = time.perf_counter() - started
     exclude = {"seen": "seen", "nothing": None}.get(wanted["exclude"], Path(wanted["exclude"]))
     options = {name: Path(wanted[name]) if wanted[name] else None for name in ("users", "allowed")}
-    with progress() as report:
+    with phases() as report:
         told = recommend_log(
             policy,
             log_file(policy, wanted),
@@ -82,12 +77,14 @@ def check_there(option: str, path: str, also: str) -> None:
 def policy_of(path: str, seed: int, say: Say) -> ExportedPolicy:
     """Return an exported policy, or that of a run directory's newest checkpoint, of one of its seeds (-1: the first)."""
     if not Path(path).is_dir():
-        return load_policy(path)
+        with phase("compiling the policy"):
+            return load_policy(path)
     run, config = open_run(path)
     with tempfile.TemporaryDirectory(prefix="dsrm-jax-") as folder:
         file = Path(folder) / "policy.dsrm"
         say(write_policy(run, config, file, config.training.seeds[0] if seed == -1 else seed, say, [platform()]))
-        return load_policy(file)
+        with phase("compiling the policy", config.agent.method):
+            return load_policy(file)
 
 
 def log_file(policy: ExportedPolicy, wanted: Json) -> LogFile:
@@ -121,24 +118,3 @@ def peak_memory() -> float:
     """Return the most memory that this process has held, in MB."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (1e6 if sys.platform == "darwin" else 1e3)
-
-
-@contextmanager
-def progress() -> Iterator[Report]:
-    """Show how far a phase is and how long it takes still, on standard error where that is a terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        tasks = {}
-
-        def report(phase: str, done: int, total: int) -> None:
-            if phase not in tasks:
-                tasks[phase] = bar.add_task(phase, total=total)
-            bar.update(tasks[phase], completed=done)
-
-        yield report

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from dsrm_jax.data.unpack import extract
 from dsrm_jax.errors import InputError, unknown_name
+from dsrm_jax.progress import QUIET, phases
 
 CHUNK_BYTES = 1 << 18
 CONNECT_SECONDS = 30.0
@@ -116,7 +116,7 @@ def download(env: str, folder: str | os.PathLike[str], *, console: Console | Non
             a wrong checksum, an unsafe or damaged archive, or a folder that cannot be written.
     """
     folder = Path(folder)
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, quiet=QUIET in os.environ)
     if env == "kuairec-signed":
         raise InputError(
             f"kuairec-signed has no download: put kuairec_signed.csv into {folder} by hand, or use kuairec"
@@ -177,12 +177,10 @@ def _unwritable(env: str, folder: Path, error: OSError) -> InputError:
 def _download_archive(archive: Archive, path: Path, console: Console) -> None:
     """Fetch into `path`.part, resuming what is there, then rename; retry while each attempt brings bytes."""
     part = path.with_name(path.name + ".part")
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(archive.file_name, total=None)
+    with phases(console) as tell:
 
         def report(done: int, total: int | None) -> None:
-            progress.update(task, completed=done, total=total)
+            tell(archive.file_name, done, total, f"{done / 1e6:,.0f} MB")
 
         for _ in range(MAX_ATTEMPTS):
             before = _size(part)

@@ -26,6 +26,7 @@ from rich.console import Console
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import from_json_value, json_value
+from dsrm_jax.progress import QUIET
 
 T = TypeVar("T")
 
@@ -72,6 +73,7 @@ def joined(processes: Processes) -> Iterator[None]:
         silent = not is_first()  # asked now: nobody is the second any more once the processes have left each other
         if silent:
             logging.getLogger("dsrm_jax").setLevel(logging.ERROR)
+            os.environ[QUIET] = "1"
         yield
     except InputError:
         if _leave(2) and silent:

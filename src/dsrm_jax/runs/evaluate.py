@@ -12,6 +12,7 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.metrics import difference, summarise
 from dsrm_jax.evaluation.oracles import oracle_rule
 from dsrm_jax.evaluation.sessions import Sessions, agent_rule, any_of, of_each, run_sessions
+from dsrm_jax.progress import phase, steps
 from dsrm_jax.purify.perception import SEED_AXES, Perception
 from dsrm_jax.runs.pieces import agent_of, environment_of, mechanisms_of, perceive_of
 from dsrm_jax.runs.prepare import seed_keys
@@ -82,14 +83,20 @@ def evaluate_methods(
     mapped = jax.jit(jax.vmap(run, in_axes=(0, (None, 0), None, SEED_AXES)))
     keys = seed_keys(config, 2)
     started = time.perf_counter()
-    program = mapped.lower(keys, (jnp.int32(0), states), world, perception).compile()
+    with phase("compiling the evaluation", config.agent.method):
+        program = mapped.lower(keys, (jnp.int32(0), states), world, perception).compile()
     say(f"evaluation compiled: {time.perf_counter() - started:.0f} s")
     results = {}
-    for i, method in enumerate(methods):
-        started = time.perf_counter()
-        sessions = jax.device_get(program(keys, (jnp.int32(i), states), world, perception))
-        results[method] = of_each(sessions)
-        say(f"evaluated {method}: {time.perf_counter() - started:.1f} s")
+    told = []
+    with steps("evaluating", len(methods)) as report:
+        for i, method in enumerate(methods):
+            report(i, method)
+            started = time.perf_counter()
+            sessions = jax.device_get(program(keys, (jnp.int32(i), states), world, perception))
+            results[method] = of_each(sessions)
+            told.append(f"evaluated {method}: {time.perf_counter() - started:.1f} s")
+    for text in told:
+        say(text)
     return results
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Key
 
 from dsrm_jax.config import Config
 from dsrm_jax.data.log import InteractionLog
+from dsrm_jax.progress import phase
 from dsrm_jax.purify.encoder import EncoderParams, embeddings_from, fit_encoder
 from dsrm_jax.purify.posterior import UserPosterior
 from dsrm_jax.purify.stage_one import check_loss, factorise, log_posterior, tail_mean
@@ -45,9 +46,7 @@ def fit_log_models(
     )
     params, encoder_facts = _fit_encoder(jax.random.fold_in(key, ENCODER_STAGE), config, factors, world.starts, say)
     posterior, posterior_seconds = once(
-        memory,
-        ("posterior", *data),
-        lambda: timed(lambda: log_posterior(jax.random.fold_in(key, POSTERIOR_STAGE), log, factors)),
+        memory, ("posterior", *data), lambda: _posterior(jax.random.fold_in(key, POSTERIOR_STAGE), config, log, factors)
     )
     times = {"embedding_seconds": embedding_seconds, "posterior_seconds": posterior_seconds}
     return LogModels(params, posterior, times | encoder_facts)
@@ -62,26 +61,35 @@ def timed(make: Callable[[], T]) -> tuple[T, float]:
 
 def _fit_factors(key: Key[Array, ""], config: Config, log: InteractionLog, say: Say) -> tuple[FactorResponse, float]:
     settings = config.encoder
-    factors, seconds = timed(lambda: factorise(key, log, dim=settings.dim, epochs=settings.embedding_epochs))
+    with phase("item embeddings", work=len(log.train.user) * settings.embedding_epochs / 1e6):
+        factors, seconds = timed(lambda: factorise(key, log, dim=settings.dim, epochs=settings.embedding_epochs))
     say(f"item embeddings: {seconds:.0f} s")
     return factors, seconds
+
+
+def _posterior(
+    key: Key[Array, ""], config: Config, log: InteractionLog, factors: FactorResponse
+) -> tuple[UserPosterior, float]:
+    with phase("users' posteriors", config.data.env):
+        return timed(lambda: log_posterior(key, log, factors))
 
 
 def _fit_encoder(
     key: Key[Array, ""], config: Config, factors: FactorResponse, starts: SessionStarts, say: Say
 ) -> tuple[EncoderParams, Json]:
     settings = config.encoder
-    (params, losses), seconds = timed(
-        lambda: fit_encoder(
-            key,
-            encoder_of(config),
-            embeddings_from(factors),
-            windows_of(config, starts),
-            iterations=settings.iterations,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
+    with phase("history encoder", settings.kind, work=settings.iterations):
+        (params, losses), seconds = timed(
+            lambda: fit_encoder(
+                key,
+                encoder_of(config),
+                embeddings_from(factors),
+                windows_of(config, starts),
+                iterations=settings.iterations,
+                batch_size=settings.batch_size,
+                learning_rate=settings.learning_rate,
+            )
         )
-    )
     check_loss(losses, "the history encoder", "encoder.learning_rate")
     loss = float(tail_mean(losses))
     say(f"history encoder: {seconds:.0f} s, next-click loss {loss:.3f} nats")

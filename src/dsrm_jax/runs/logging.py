@@ -1,4 +1,4 @@
-"""What a run says while it trains, and how it hears Ctrl-C: metrics, TensorBoard files, a progress line."""
+"""What a run says while it trains, and how it hears Ctrl-C: metrics and TensorBoard files."""
 
 import contextlib
 import json
@@ -7,23 +7,17 @@ import math
 import os
 import signal
 import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Protocol, cast
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import from_json_value, json_value, sync_folder, write_text
 from dsrm_jax.types import Json
 
 _log = logging.getLogger("dsrm_jax")
-
-PLAIN_SECONDS = 10.0
 
 
 class Writer(Protocol):
@@ -175,59 +169,6 @@ def write_tensorboard(writer: Writer | None, row: Json) -> None:
         if name != "step":
             writer.add_scalar(name + index.replace("[", "/").replace("]", ""), number, row["step"])
     writer.flush()
-
-
-@contextlib.contextmanager
-def progress(
-    total: int,
-    *,
-    users: int,
-    start: int = 0,
-    console: Console | None = None,
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Callable[..., None]]:
-    """Show how far a loop is: a bar that vanishes at the end or, off a terminal, a line every 10 s at most.
-
-    Args:
-        total: steps the loop ends at.
-        users: user-steps per step (users in parallel times seeds), for the rate.
-        start: step that the loop continues from; it does not count for the rate.
-        console: where to write; standard error by default.
-        clock: seconds, monotonic.
-
-    Yields:
-        `report(step, note="")`, to be called after each chunk.
-    """
-    console = console or Console(stderr=True)
-    begun = clock()
-    last = -math.inf
-
-    def text(step: int, note: str) -> str:
-        seconds = clock() - begun
-        rate = (step - start) / seconds if seconds > 0 else 0.0
-        left = f", {_duration((total - step) / rate)} left" if rate > 0 else ""
-        return f"{step:,}/{total:,} steps, {rate * users:,.0f} user-steps/s{left}{', ' + note if note else ''}"
-
-    if console.is_terminal:
-        columns = TextColumn("training"), BarColumn(), TextColumn("{task.description}")
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("", total=total, completed=start)
-            yield lambda step, note="": bar.update(task, completed=step, description=text(step, note), refresh=True)
-        return
-
-    def report(step: int, note: str = "") -> None:
-        nonlocal last
-        if clock() - last >= PLAIN_SECONDS or step >= total:
-            last = clock()
-            console.print(f"training: {text(step, note)}", highlight=False, markup=False, soft_wrap=True)
-
-    yield report
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(math.ceil(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 @contextlib.contextmanager

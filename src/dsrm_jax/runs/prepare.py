@@ -1,5 +1,6 @@
 """From a configuration to everything that Stage II trains on: log, worlds, item embeddings, encoder, purifiers (Stage I)."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from dsrm_jax.data.statistics import describe
 from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.purification import probe_perception
 from dsrm_jax.files import digest
+from dsrm_jax.progress import phase
 from dsrm_jax.purify import stage_one
 from dsrm_jax.purify.choice import choose, in_words, leave_out, starts_of_users
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams
@@ -98,13 +100,15 @@ def load_worlds(config: Config, say: Say) -> tuple[InteractionLog, Worlds, Json]
         InputError: data or settings that cannot be used.
     """
     started = time.perf_counter()
-    log = log_of(config)
+    with phase("reading the data", f"{config.data.env} {config.data.path}"):
+        log = log_of(config)
     say(f"data: {log.source}")
     for note in log.notes:
         say(f"  {note}")
     check_usable(config.agent.method, log)
     key = jax.random.fold_in(data_key(config), WORLDS_STAGE)
-    worlds = worlds_of(key, log, config)
+    with phase("building the simulators", config.environment.response, work=len(log.train.user) / 1e6):
+        worlds = worlds_of(key, log, config)
     say(f"users: {worlds.report['users']}")
     if method_of(config.agent.method).in_model:
         say(f"{config.agent.method} trains in a simulator fitted to the training log")
@@ -162,7 +166,8 @@ def prepare(config: Config, say: Say = print, memory: Memory | None = None, shar
     frozen = once(memory, ("stage one", *key), obtain)
     memory.setdefault(of_log, LogModels(frozen.perception.encoder, frozen.posterior, frozen.facts))
     held_out = frozen.posterior.of(worlds.test_users)
-    probes = _probe(config, frozen.perception, worlds.test.starts, held_out, memory)
+    with phase("probing held-out users", kind_of(config)):
+        probes = _probe(config, frozen.perception, worlds.test.starts, held_out, memory)
     if not all(np.all(np.isfinite(x)) for x in probes.values()):
         raise InputError(
             "the purified states of held-out users are not finite, and nothing was kept: lower purifier.learning_rate, "
@@ -266,18 +271,30 @@ def _fit_purifiers(
     windows = windows_of(config, worlds.train.starts)
     if chooses(config):
         return _choose(config, Perception(params, None), posterior, windows, say)
-    fitted, losses = fit_purifiers(seed_keys(config, 1), encoder, purifier, params, windows, posterior)
-    if purifier.learning.refresh_rounds:
-        keys = seed_keys(config, REFRESH_STAGE)
-        agent = make_quota_greedy_purified(slate_size=environment.slate_size)
-        collectors = Collectors(environment, agent, encoder, purifier)
-        fitted, again = refresh_perception(keys, collectors, Perception(params, fitted), worlds.train, posterior)
-        losses = losses if again is None else again
-    learns = "denoiser" if purifier_settings(config).kind in DENOISERS else "purifier"
-    check_loss(losses, f"the {purifier_settings(config).kind} purifier", f"{learns}.learning_rate")
+    kind = kind_of(config)
+    with purifier_phase(config):
+        fitted, losses = fit_purifiers(seed_keys(config, 1), encoder, purifier, params, windows, posterior)
+        if purifier.learning.refresh_rounds:
+            keys = seed_keys(config, REFRESH_STAGE)
+            agent = make_quota_greedy_purified(slate_size=environment.slate_size)
+            collectors = Collectors(environment, agent, encoder, purifier)
+            fitted, again = refresh_perception(keys, collectors, Perception(params, fitted), worlds.train, posterior)
+            losses = losses if again is None else again
+        check_loss(losses, f"the {kind} purifier", f"{'denoiser' if kind in DENOISERS else 'purifier'}.learning_rate")
     facts = {"purifier_loss": np.asarray(tail_mean(losses)).tolist(), "purifier_seconds": time.perf_counter() - started}
-    say(f"Stage I, {purifier_settings(config).kind} purifier: {facts['purifier_seconds']:.0f} s")
+    say(f"Stage I, {kind} purifier: {facts['purifier_seconds']:.0f} s")
     return Perception(params, fitted), facts
+
+
+def kind_of(config: Config) -> str:
+    """Return the purifier's kind, that of the method where it is left to it."""
+    return purifier_settings(config).kind
+
+
+def purifier_phase(config: Config) -> contextlib.AbstractContextManager[None]:
+    """Return what shows that the seeds' purifiers are trained, and how long it takes still."""
+    learning, kind = purifier_of(config).learning, kind_of(config)
+    return phase("purifier", kind, work=max(learning.iterations, 1) * len(config.training.seeds))
 
 
 def chooses(config: Config) -> bool:
@@ -295,19 +312,21 @@ def _choose(
     sides = leave_out(split_key, windows.starts.first.shape[0] - 1)
     learnt, left = (replace(windows, starts=starts_of_users(windows.starts, users)) for users in sides)
     of_learnt = posterior.of(sides[0])
-    fitted, losses = fit_purifiers(seed_keys(config, 1), encoder, purifier, perception.encoder, learnt, of_learnt)
-    check_loss(losses, f"the {PURIFYING} purifier", "purifier.learning_rate")
-    perception, found = choose(
-        choice_key,
-        replace(perception, purifier=fitted),
-        encoder,
-        purifier,
-        learnt,
-        left,
-        iterations=settings.iterations,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-    )
+    with purifier_phase(config):
+        fitted, losses = fit_purifiers(seed_keys(config, 1), encoder, purifier, perception.encoder, learnt, of_learnt)
+        check_loss(losses, f"the {PURIFYING} purifier", "purifier.learning_rate")
+    with phase("choosing the state", PURIFYING, work=len(config.training.seeds)):
+        perception, found = choose(
+            choice_key,
+            replace(perception, purifier=fitted),
+            encoder,
+            purifier,
+            learnt,
+            left,
+            iterations=settings.iterations,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+        )
     facts = {"purifier_loss": np.asarray(tail_mean(losses)).tolist(), "purifier_seconds": time.perf_counter() - started}
     say(f"Stage I, {PURIFYING} purifier: {facts['purifier_seconds']:.0f} s")
     say(in_words(found))

@@ -21,8 +21,9 @@ from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import config_fingerprint
 from dsrm_jax.errors import InputError
 from dsrm_jax.parallel.devices import alone_on_cpu
-from dsrm_jax.parallel.processes import console, everywhere, exchange, first, is_first
+from dsrm_jax.parallel.processes import everywhere, exchange, first, is_first
 from dsrm_jax.parallel.sharding import all_finite, fetch, from_first, make_mesh, mesh_of, place, using
+from dsrm_jax.progress import phase, steps
 from dsrm_jax.purify.perception import SEED_AXES, Perception
 from dsrm_jax.runs import checkpoint
 from dsrm_jax.runs.logging import (
@@ -31,7 +32,6 @@ from dsrm_jax.runs.logging import (
     interruptible,
     nonfinite,
     open_tensorboard,
-    progress,
     truncate_metrics,
     write_tensorboard,
 )
@@ -84,7 +84,8 @@ def start(config: Config, world: World, perception: Perception, *, mesh: Mesh | 
     factorises a batch of matrices (`jax.vmap` over three seeds; of one seed it does not).
     """
     init = jax.vmap(trainer_of(config).init, in_axes=(0, None, SEED_AXES))
-    state = jax.jit(init)(seed_keys(config, 0), world, perception)
+    with phase("making networks", config.agent.method):
+        state = jax.block_until_ready(jax.jit(init)(seed_keys(config, 0), world, perception))
     return state if mesh is None else place(from_first(fetch(state)), state_shardings(mesh))
 
 
@@ -189,7 +190,8 @@ def train(run: RunDirectory, config: Config, saved: Saved, world: World, data: s
         save(saved, 0)
     started = time.perf_counter()
     length = chunk_size(config, done // per_update)
-    program = compile_chunk(config, saved.train, world, saved.perception, length=length)
+    with phase("compiling", config.agent.method):
+        program = compile_chunk(config, saved.train, world, saved.perception, length=length)
     exchange("compiled", None)  # a collective waits for the slowest compiler less patiently than this
     compiled = time.perf_counter()
     state = _run_chunks(run, config, saved, world, program, save)
@@ -207,10 +209,10 @@ def _run_chunks(
     """Call a compiled chunk until the last step; log every chunk, save now and then, at the end and on a signal."""
     per_update = config.training.rollout_length
     state, step = saved.train, int(fetch(saved.train.step)[0])
-    last, started = num_updates(config) * per_update, time.perf_counter()
+    last, before, started = num_updates(config) * per_update, step, time.perf_counter()
     wanted = config.training.tensorboard and is_first()
     writer = everywhere("tensorboard", lambda: open_tensorboard(run.tensorboard, step) if wanted else None)
-    shown = progress(last, users=_num_users(config), start=step, console=console(stderr=True))
+    shown = steps("training", last, start=step)
     with interruptible() as stop, shown as report:
         last_save, good = started, step
         while step < last:
@@ -220,7 +222,8 @@ def _run_chunks(
             first("rows", partial(_log_rows, run, writer, rows))
             step = rows[-1]["step"]
             reward, broken = (np.mean(rows[-1][name]) for name in ("reward", "broken"))
-            report(step, f"reward {reward:.3f}, slates off balance {broken:.2f}")
+            rate = (step - before) * _num_users(config) / (time.perf_counter() - started)
+            report(step, f"R_each {reward:.3f}, p {broken:.2f}, {rate:,.0f} user-steps/s")
             minutes = (time.perf_counter() - last_save) / 60
             said = exchange("step", [stop(), minutes > config.training.checkpoint_minutes])
             stopped, due = max(code for code, _ in said), said[0][1]
