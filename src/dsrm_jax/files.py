@@ -41,8 +41,13 @@ def load_json(path: str | os.PathLike[str]) -> Json:
         InputError: the file is missing, unreadable, not UTF-8, not JSON (which has no NaN and no infinity) or not an object;
             names the line.
     """
+    return read_json_object(_read(path, "is damaged: {where} is not UTF-8 text"), path)
+
+
+def read_json_object(text: str, path: str | os.PathLike[str]) -> Json:
+    """Return the object that a text of a file holds; raises as `load_json` does of the text."""
     try:
-        document = json.loads(_read(path, "is damaged: {where} is not UTF-8 text"), parse_constant=_no_constant)
+        document = json.loads(text, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is damaged: line {error.lineno} is not valid JSON ({error.msg})") from error
     except (ValueError, RecursionError) as error:
@@ -63,10 +68,14 @@ def load_sealed(path: str | os.PathLike[str]) -> Json:
     Raises:
         InputError: as `load_json`, or the file was changed since it was written.
     """
-    document = load_json(path)
+    return unseal(load_json(path), path)
+
+
+def unseal(document: Json, path: str | os.PathLike[str], *, required: bool = False) -> Json:
+    """Return what `sealed` was given; raises as `load_sealed`, where `required` for a document without a digest, too."""
     found = document.pop("sha256", None)
     try:
-        intact = found is None or found == digest(document)
+        intact = (found is None and not required) or found == digest(document)
     except ValueError:  # 1e999 is an infinity, which has no digest
         intact = False
     if not intact:

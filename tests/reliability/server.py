@@ -76,6 +76,7 @@ class Server:
         """Start a command."""
         self.count += 1
         out = self.folder / f"out-{self.count}"
+        out.write_text("")
         words = {"argv": list(map(str, argv)), "cwd": str(cwd or self.folder), "environ": environ}
         self.process.stdin.write(json.dumps(words | {"out": str(out), "call": call}) + "\n")
         self.process.stdin.flush()

@@ -20,14 +20,16 @@ from dsrm_jax.agents.slates import take_turns
 from dsrm_jax.cli.pipeline import check_exportable
 from dsrm_jax.config import AgentConfig, Config, EncoderConfig, EnvironmentConfig, PurifierConfig
 from dsrm_jax.errors import InputError
+from dsrm_jax.files import sealed
 from dsrm_jax.purify.encoder import Embeddings, EncoderParams, Evidence, make_catalogue
 from dsrm_jax.purify.exposure import Exposure
 from dsrm_jax.purify.perception import Perception
 from dsrm_jax.purify.purifier import PurifierBatch
 from dsrm_jax.runs.pieces import agent_of, encoder_of, perceive_of, purifier_of
+from dsrm_jax.serving.artifact import META
 from dsrm_jax.serving.export import export_policy, recommender
 from dsrm_jax.serving.histories import pack
-from dsrm_jax.serving.load import META, load_policy
+from dsrm_jax.serving.load import load_policy
 from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import History, SessionStarts, World
@@ -183,7 +185,9 @@ def rewritten(path, tmp_path, **changes):
         for name in old.namelist():
             data = old.read(name)
             if name == META:
-                data = json.dumps(json.loads(data) | changes).encode()
+                meta = json.loads(data) | changes
+                meta.pop("sha256")
+                data = json.dumps(sealed(meta)).encode()
             new.writestr(name, data)
     return other
 
@@ -195,9 +199,9 @@ def test_what_does_not_fit_is_refused_in_one_sentence(path, tmp_path):
     broken.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(InputError, match="no exported policy, or damaged"):
         load_policy(broken)
-    with pytest.raises(InputError, match="has format 99, this version reads 3"):
+    with pytest.raises(InputError, match="has format 99, this version reads 4"):
         load_policy(rewritten(path, tmp_path, format=99))
-    with pytest.raises(InputError, match="has format 2, this version reads 3: export it again"):
+    with pytest.raises(InputError, match="has format 2, this version reads 4: export it again"):
         load_policy(rewritten(path, tmp_path, format=2))
     with pytest.raises(InputError, match="exported for mars, and JAX runs on cpu here"):
         load_policy(rewritten(path, tmp_path, platforms=["mars"]))

@@ -152,6 +152,7 @@ def export(
     Raises:
         InputError: no such seed, no usable checkpoint, or the file cannot be written.
     """
+    from dsrm_jax.serving.artifact import sha256_of
     from dsrm_jax.serving.latency import latency
     from dsrm_jax.serving.load import load_policy
 
@@ -164,6 +165,7 @@ def export(
     with phase("timing answers"):
         rows = latency(loaded)
     say(f"wrote {path} ({size / 1e6:.1f} MB), {written}")
+    say(f"its SHA-256, for whom you give it to (load_policy(path, sha256=...)): {sha256_of(path)}")
     say(f"loading it, which compiles it for this machine, takes {load_seconds:.1f} s")
     for row in rows:
         say(f"{row['users']:>5,} users: p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms")

@@ -7,11 +7,14 @@ ships here.
 import hashlib
 import http.client
 import os
+import queue
 import shutil
 import ssl
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -19,6 +22,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from rich.console import Console
 
@@ -27,8 +31,11 @@ from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.progress import QUIET, phases
 
 CHUNK_BYTES = 1 << 18
-CONNECT_SECONDS = 30.0
+CONNECT_SECONDS = 30.0  # between two packets
+HEADER_SECONDS = 90.0  # until a server has said what it sends
+SLOW_SECONDS, SLOW_BYTES = 60.0, 60_000  # a minute that brings less is given up
 MAX_ATTEMPTS = 20
+MOST_BYTES = 1 << 30  # of any archive; the largest has 432 MB
 
 
 @dataclass(frozen=True)
@@ -213,24 +220,87 @@ def _attempt(url: str, part: Path, report: Callable[[int, int | None], None]) ->
     if done:
         request.add_header("Range", f"bytes={done}-")
     try:
-        with urllib.request.urlopen(request, timeout=CONNECT_SECONDS) as response:
+        with _opened(request) as response:
             if response.status != 206:
                 done = 0
-            length = response.headers.get("Content-Length")
-            total = done + int(length) if length else None
+            elif (sent := response.headers.get("Content-Range", f"bytes {done}-")) and not sent.startswith(
+                f"bytes {done}-"
+            ):
+                part.unlink()
+                return f"it sent {sent[:60]!r} where byte {done} was asked for"
+            length = response.headers.get("Content-Length", "")
+            if length and not (length.isascii() and length.isdigit()):
+                return f"its Content-Length is {length[:60]!r}, expected a number of bytes"
+            total = done + int(length[:20]) if length else None
+            if (total or 0) > MOST_BYTES:
+                return f"it would send {total:,} bytes, more than any data set has"
             with part.open("ab" if done else "wb") as file:
-                while chunk := response.read(CHUNK_BYTES):
+                begun, before = time.monotonic(), done
+                while chunk := response.read1(CHUNK_BYTES):
                     file.write(chunk)
                     done += len(chunk)
                     report(done, total)
+                    if done > MOST_BYTES:
+                        part.unlink()
+                        return f"it sent more than {MOST_BYTES:,} bytes, and no data set has as many"
+                    if time.monotonic() - begun > SLOW_SECONDS:
+                        if done - before < SLOW_BYTES:
+                            return f"it sent {done - before:,} bytes in {SLOW_SECONDS:.0f} s, and was given up"
+                        begun, before = time.monotonic(), done
     except urllib.error.HTTPError as error:
         # 416: nothing is left to send, so the part is whole; the checksum judges it.
         return None if error.code == 416 and done else f"HTTP {error.code} {error.reason}"
     except urllib.error.URLError as error:
         return str(error.reason)
-    except (http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
+    except (
+        http.client.HTTPException,
+        TimeoutError,
+        ConnectionError,
+        ssl.SSLError,
+        ValueError,
+    ) as error:  # a bad address, too
         return f"{type(error).__name__}: {error}"
     return None if total is None or done == total else f"connection closed after {done} of {total} bytes"
+
+
+class _SameHost(urllib.request.HTTPRedirectHandler):
+    """Follows a redirection to the same host by the same scheme, or a safer one, and no other."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        old, new = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
+        if new.hostname != old.hostname or (new.scheme, new.port) not in ((old.scheme, old.port), ("https", None)):
+            raise urllib.error.URLError(
+                f"it redirects to {newurl[:100]!r}, another host or scheme, and is not followed"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opened(request: urllib.request.Request) -> http.client.HTTPResponse:
+    """Return the answer to a request, whose headers must have come within `HEADER_SECONDS`, one byte at a time or not."""
+    answers: queue.SimpleQueue[http.client.HTTPResponse | BaseException] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(urllib.request.build_opener(_SameHost).open(request, timeout=CONNECT_SECONDS))
+        except BaseException as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=HEADER_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {HEADER_SECONDS:.0f} s") from None
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 def _verify(path: Path, archive: Archive, advice: str) -> None:

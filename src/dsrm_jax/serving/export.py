@@ -3,10 +3,7 @@
 Shapes: B users (free), H history length, J catalogue items, K slate size.
 """
 
-import io
-import json
 import os
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -21,18 +18,18 @@ from dsrm_jax.agents.agent import Agent
 from dsrm_jax.agents.item_values import click_probability_at
 from dsrm_jax.agents.slates import take_turns
 from dsrm_jax.agents.whole_slates import repeats
-from dsrm_jax.files import write_bytes
 from dsrm_jax.purify.encoder import make_catalogue
 from dsrm_jax.purify.perception import Perceive, Perception
 from dsrm_jax.purify.view import Catalogue
-from dsrm_jax.serving.load import CATALOGUE, FORMAT, ITEMS, META, PROGRAM, argument_shapes
+from dsrm_jax.serving.artifact import write_artifact
+from dsrm_jax.serving.load import argument_shapes
 from dsrm_jax.simulator.environment import Environment, Observation
 from dsrm_jax.simulator.mechanism import Memories, advance, begin
 from dsrm_jax.simulator.mechanism import context as mechanism_context
 from dsrm_jax.simulator.settings import EnvironmentConfig
 from dsrm_jax.simulator.shown import START_SHARE
 from dsrm_jax.simulator.world import History, World
-from dsrm_jax.types import Json, PyTree
+from dsrm_jax.types import PyTree
 
 Recommend = Callable[..., tuple[jax.Array, jax.Array]]
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -140,23 +137,9 @@ def export_policy(
     exported = jax_export.export(function, platforms=platforms)(*shapes)
     meta = {
         **facts,
-        "format": FORMAT,
         "history_length": history_length,
         "slate_size": int(exported.out_avals[0].shape[1]),
         "platforms": list(platforms),
         "jax": jax.__version__,
     }
-    _write(path, exported.serialize(), meta, {ITEMS: np.asarray(item_ids), CATALOGUE: catalogue})
-
-
-def _write(
-    path: str | os.PathLike[str], program: bytes | bytearray, meta: Json, arrays: Mapping[str, np.ndarray]
-) -> None:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(META, json.dumps(meta, indent=1))
-        archive.writestr(PROGRAM, bytes(program))
-        for name, array in arrays.items():
-            with archive.open(name, "w") as file:
-                np.lib.format.write_array(file, array, allow_pickle=False)
-    write_bytes(path, content.getvalue())
+    write_artifact(path, exported.serialize(), meta, np.asarray(item_ids), catalogue)

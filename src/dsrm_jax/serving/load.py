@@ -3,30 +3,24 @@
 Shapes: B users, H history length, I vocabulary items, J catalogue items, K slate size, k items asked for.
 """
 
-import io
-import json
 import os
-import zipfile
-import zlib
+import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax import export as jax_export
 from jaxtyping import Bool, Float, Int
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.parallel.devices import platform
+from dsrm_jax.serving.artifact import MOST_SECONDS, check_program, read_artifact
 from dsrm_jax.serving.histories import Event, Histories, check_histories, pack, positions_of
 from dsrm_jax.types import Json
 
-FORMAT = 3
-META, PROGRAM, ITEMS, CATALOGUE = "meta.json", "program.bin", "items.npy", "catalogue.npy"
 LARGEST_MASK = 1 << 26  # users times items looked at together
 
 __all__ = ["Event", "ExportedPolicy", "Recommendations", "argument_shapes", "load_policy"]
@@ -270,35 +264,43 @@ def _numbers(
     return np.asarray(given, np.int32)
 
 
-def load_policy(path: str | os.PathLike[str], *, warm_up: bool = True) -> ExportedPolicy:
+def load_policy(path: str | os.PathLike[str], *, warm_up: bool = True, sha256: str = "") -> ExportedPolicy:
     """Read a policy that `dsrm-jax export` wrote, compile it and call it once (`ExportedPolicy.warm_up`), unless told otherwise.
 
+    The file may come from anyone: `serving/artifact.py` says what is checked and what a hostile one could still do. `sha256` is
+    that of the whole file, where you know it from whom you trust.
+
     Raises:
-        InputError: the file is missing, damaged, or of a format or for platforms that do not fit.
+        InputError: the file is missing, damaged, another one than `sha256` says, of a format or for platforms that do not fit, or
+            holds a program that no export writes, or that takes more than `artifact.MOST_SECONDS` for its first call.
     """
-    path = Path(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            meta = json.loads(archive.read(META))
-            if not isinstance(meta, dict):
-                raise ValueError
-            if meta.get("format") != FORMAT:
-                raise InputError(
-                    f"{path} has format {meta.get('format')!r}, this version reads {FORMAT}: export it again"
-                )
-            program = archive.read(PROGRAM)
-            item_ids, catalogue = (
-                np.load(io.BytesIO(archive.read(name)), allow_pickle=False) for name in (ITEMS, CATALOGUE)
-            )
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except InputError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, KeyError, ValueError, EOFError) as error:
-        raise InputError(f"{path} is no exported policy, or damaged: export it again") from error
-    if platform() not in meta["platforms"]:
-        raise InputError(f"{path} was exported for {', '.join(meta['platforms'])}, and JAX runs on {platform()} here")
-    policy = ExportedPolicy(meta, item_ids, catalogue, jax_export.deserialize(bytearray(program)).call)
+    artifact = read_artifact(path, sha256=sha256)
+    if platform() not in artifact.meta["platforms"]:
+        known = ", ".join(artifact.meta["platforms"])
+        raise InputError(f"{path} was exported for {known:.200}, and JAX runs on {platform()} here")
+    policy = ExportedPolicy(artifact.meta, artifact.item_ids, artifact.catalogue, artifact.program.call)
+    shapes = argument_shapes(policy.batch, policy.meta["history_length"], len(policy.catalogue))
+    check_program(path, artifact, shapes, batch=policy.batch)
     if warm_up:
-        policy.warm_up()
+        _within(MOST_SECONDS, policy.warm_up, path)
     return policy
+
+
+def _within(seconds: float, work: Callable[[], None], path: str | os.PathLike[str]) -> None:
+    """Do work of a program that nobody vouches for, and give it up after some seconds: XLA cannot be stopped, but left."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise InputError(f"{path} has not answered its first question after {seconds:.0f} s, and is given up")
+    if failed:
+        reason = (str(failed[0]).splitlines() or [""])[0][:200]
+        raise InputError(f"{path} holds a program that cannot be run here ({reason}): export it again") from failed[0]
