@@ -12,6 +12,7 @@ from dsrm_jax.agents.methods import METHODS
 from dsrm_jax.config import AgentConfig, Config, EncoderConfig, EnvironmentConfig, PurifierConfig, TrainingConfig
 from dsrm_jax.purify.encoder import Embeddings
 from dsrm_jax.purify.perception import Perception
+from dsrm_jax.runs.logging import tag_of
 from dsrm_jax.runs.pieces import encoder_of, trainer_of
 from dsrm_jax.simulator.response import TableResponse
 from dsrm_jax.simulator.world import SessionStarts, World
@@ -61,6 +62,29 @@ def test_a_method_keeps_its_state_and_can_be_swept_over_seeds_and_numbers(method
         assert (before.shape, before.dtype) == (after.shape, after.dtype)
         assert before.dtype not in (jnp.float64, jnp.int64)
     assert {m.shape for m in metrics.values()} == {(POINTS, SEEDS)}
+
+
+def test_scalars_stand_in_a_few_groups_with_the_papers_words():
+    """The whole list of TensorBoard's tags: who renames one breaks somebody's dashboard."""
+    learners = [m for m, record in METHODS.items() if record.learns]
+    firsts = {next(m for m in learners if agent_in(METHODS[m]) == agent_in(METHODS[n])): None for n in learners}
+    told = [set(shapes(m, "discrete")[2]) for m in firsts] + [set(shapes("bcq", "continuous")[2])]
+    groups = {}
+    for tag in {tag_of(name) for names in told for name in names}:
+        group, _, name = tag.partition("/")
+        groups.setdefault(group, set()).add(name)
+    of_learning = (
+        "accepted actor_loss case cost_explained critic_loss entropy excess explained homotopy imitation_loss imitation_nats "
+        "kl lam loss margin nu penalised_reward policy_loss reward_explained shrink std target temperature value "
+        "value_fairness value_loss value_utility"
+    )
+    assert groups == {
+        "engagement": {"Len", "R_cum", "R_each", "sessions"},
+        "fairness": {"AD", "AD_of_slates", "Fair", "p"},
+        "manager": {"explained", "goal_deviation", "kl", "loss", "w_acc", "w_fair"},
+        "worker": {"entropy", "explained", "kl", "loss"},
+        "learning": set(of_learning.split()),
+    }
 
 
 def agent_in(record):

@@ -109,28 +109,37 @@ def test_nonfinite_names_the_metric_and_the_seed():
     assert logging.nonfinite(bad) == ["loss[1]", "loss[2]", "value", "per[worker]"]
 
 
-def test_tensorboard_files_hold_the_scalars(tmp_path):
+def test_tensorboard_files_hold_the_scalars_of_each_seed_in_groups(tmp_path):
     pytest.importorskip("tensorboardX")
     from tensorboardX.proto.event_pb2 import Event
 
-    writer = logging.open_tensorboard(tmp_path)
-    logging.write_tensorboard(writer, {"step": 7, "loss": jnp.array([0.5, 0.25]), "reward": 0.75, "note": "text"})
-    writer.close()
-    (path,) = tmp_path.iterdir()
-    content, values = path.read_bytes(), {}
-    while content:  # records: length u64, crc u32, event, crc u32
-        size = int.from_bytes(content[:8], "little")
-        event = Event.FromString(content[12 : 12 + size])
-        values.update({v.tag: (event.step, v.simple_value) for v in event.summary.value})
-        content = content[16 + size :]
-    assert values == {"loss/0": (7, 0.5), "loss/1": (7, 0.25), "reward": (7, 0.75)}
+    writers = logging.open_tensorboard(tmp_path, (11, 15))
+    row = {"step": 7, "reward": jnp.array([0.5, 0.25]), "homotopy": [[0.75], [1.0]], "seconds": 3.0, "note": "text"}
+    logging.write_tensorboard(writers, row)
+    found = {}
+    for writer in writers:
+        writer.close()
+    for path in tmp_path.glob("*/*"):
+        content = path.read_bytes()
+        while content:  # records: length u64, crc u32, event, crc u32
+            size = int.from_bytes(content[:8], "little")
+            event = Event.FromString(content[12 : 12 + size])
+            found.update({(path.parent.name, v.tag): (event.step, v.simple_value) for v in event.summary.value})
+            content = content[16 + size :]
+    assert found == {
+        ("seed_11", "engagement/R_each"): (7, 0.5),
+        ("seed_15", "engagement/R_each"): (7, 0.25),
+        ("seed_11", "learning/homotopy/0"): (7, 0.75),
+        ("seed_15", "learning/homotopy/0"): (7, 1.0),
+        ("seed_11", "time/seconds"): (7, 3.0),
+    }
 
 
 def test_without_tensorboardx_there_is_one_notice_and_no_file(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    writer = logging.open_tensorboard(tmp_path)
+    writers = logging.open_tensorboard(tmp_path, (11,))
     for step in range(3):
-        logging.write_tensorboard(writer, row(step))
+        logging.write_tensorboard(writers, row(step))
     assert [r.levelno for r in caplog.records] == [std_logging.WARNING]
     assert "tensorboardX is not installed" in caplog.text
     assert not list(tmp_path.iterdir())

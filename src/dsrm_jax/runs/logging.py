@@ -19,6 +19,29 @@ from dsrm_jax.types import Json
 
 _log = logging.getLogger("dsrm_jax")
 
+TAGS = {  # metric to group and name; whatever else a method tells of its updates is in the group `learning`
+    "reward": "engagement/R_each",
+    "length": "engagement/Len",
+    "return": "engagement/R_cum",
+    "sessions": "engagement/sessions",
+    "ad": "fairness/AD",
+    "slate_ad": "fairness/AD_of_slates",
+    "broken": "fairness/p",
+    "fairness": "fairness/Fair",
+    "goal_accuracy": "manager/w_acc",
+    "goal_fairness": "manager/w_fair",
+    "manager_std": "manager/goal_deviation",
+    "goal_std": "manager/goal_deviation",
+    "manager_loss": "manager/loss",
+    "manager_kl": "manager/kl",
+    "manager_explained": "manager/explained",
+    "worker_loss": "worker/loss",
+    "worker_kl": "worker/kl",
+    "worker_explained": "worker/explained",
+    "worker_entropy": "worker/entropy",
+    "seconds": "time/seconds",
+}
+
 
 class Writer(Protocol):
     """What is used of tensorboardX's `SummaryWriter`."""
@@ -145,30 +168,39 @@ def _numbers(row: Json) -> Iterator[tuple[str, str, float]]:
             yield name, index, number
 
 
-def open_tensorboard(folder: str | os.PathLike[str], step: int = 0) -> Writer | None:
-    """Return a TensorBoard writer into a folder, or None, with one notice, where tensorboardX is not installed.
+def open_tensorboard(folder: str | os.PathLike[str], seeds: Sequence[int], step: int = 0) -> list[Writer]:
+    """Return a TensorBoard writer of each seed, in a folder of its own, so that TensorBoard lays their curves over each other.
 
-    `step` is the one that the run continues from; TensorBoard hides what an earlier process wrote beyond it.
+    There are none, and one notice, where tensorboardX is not installed. `step` is the one that the run continues from;
+    TensorBoard hides what an earlier process wrote beyond it.
     """
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         _log.warning("no TensorBoard files: tensorboardX is not installed (pip install 'dsrm-jax[tensorboard]')")
-        return None
-    return cast(Writer, SummaryWriter(str(folder), purge_step=step + 1 if step else None))
+        return []
+    purge = step + 1 if step else None
+    return [cast(Writer, SummaryWriter(str(Path(folder) / f"seed_{seed}"), purge_step=purge)) for seed in seeds]
 
 
-def write_tensorboard(writer: Writer | None, row: Json) -> None:
-    """Write a row's numbers, not its text, as scalars at its ``step``, an array's as ``name/0``, ``name/1``; flushes.
+def write_tensorboard(writers: Sequence[Writer], row: Json) -> None:
+    """Write a row's numbers, not its text, as scalars at its ``step``, each seed's to its own writer; flushes.
 
-    `writer` is what `open_tensorboard` returned; None writes nothing.
+    `writers` are what `open_tensorboard` returned. Of a number that no seed has for itself the first gets it.
     """
-    if writer is None:
+    if not writers:
         return
     for name, index, number in _numbers(row):
+        seed, _, rest = index.removeprefix("[").partition("]") if index else ("0", "", "")
         if name != "step":
-            writer.add_scalar(name + index.replace("[", "/").replace("]", ""), number, row["step"])
-    writer.flush()
+            writers[int(seed)].add_scalar(tag_of(name) + rest.replace("[", "/").replace("]", ""), number, row["step"])
+    for writer in writers:
+        writer.flush()
+
+
+def tag_of(metric: str) -> str:
+    """Return what a metric of `metrics.jsonl` is called in TensorBoard: a group, and the paper's word where it has one."""
+    return TAGS.get(metric, f"learning/{metric}")
 
 
 @contextlib.contextmanager

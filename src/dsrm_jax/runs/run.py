@@ -211,7 +211,8 @@ def _run_chunks(
     state, step = saved.train, int(fetch(saved.train.step)[0])
     last, before, started = num_updates(config) * per_update, step, time.perf_counter()
     wanted = config.training.tensorboard and is_first()
-    writer = everywhere("tensorboard", lambda: open_tensorboard(run.tensorboard, step) if wanted else None)
+    seeds = config.training.seeds
+    writers = everywhere("tensorboard", lambda: open_tensorboard(run.tensorboard, seeds, step) if wanted else [])
     shown = steps("training", last, start=step)
     with interruptible() as stop, shown as report:
         last_save, good = started, step
@@ -219,7 +220,7 @@ def _run_chunks(
             state, metrics = program(state, world, saved.perception)
             rows = metric_rows(metrics, step, per_update, time.perf_counter() - started)
             check_finite(rows, state, config, last_good=good)
-            first("rows", partial(_log_rows, run, writer, rows))
+            first("rows", partial(_log_rows, run, writers, rows))
             step = rows[-1]["step"]
             reward, broken = (np.mean(rows[-1][name]) for name in ("reward", "broken"))
             rate = (step - before) * _num_users(config) / (time.perf_counter() - started)
@@ -237,10 +238,10 @@ def _run_chunks(
     return state
 
 
-def _log_rows(run: RunDirectory, writer: Writer | None, rows: list[Json]) -> None:
+def _log_rows(run: RunDirectory, writers: list[Writer], rows: list[Json]) -> None:
     append_metrics(run.metrics, rows)
     try:
-        write_tensorboard(writer, rows[-1])
+        write_tensorboard(writers, rows[-1])
     except OSError as error:
         raise InputError(
             f"cannot write {run.tensorboard}: {error.strerror or error}; free some space, or --training.no-tensorboard"
