@@ -12,6 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
 from dsrm_jax.agents.agent import Agent
+from dsrm_jax.agents.expected import informing
 from dsrm_jax.evaluation.settings import EvaluationConfig
 from dsrm_jax.purify.encoder import make_catalogue
 from dsrm_jax.purify.perception import Perceive, Perception
@@ -48,10 +49,11 @@ def agent_rule(
 ) -> Act:
     """Return the rule by which an agent of trained state `policy` fills slates, by its mode (`greedy`) or by a sample."""
     catalogue = make_catalogue(perception.encoder.embeddings, world)
+    look = informing(perceive, catalogue)
 
     def act(key: jax.Array, env: EnvState, observation: Observation) -> tuple[jax.Array, PyTree]:
         view_key, act_key = jax.random.split(key)
-        view = perceive(perception, view_key, observation)
+        view = look(perception, view_key, observation)
         return agent.act(policy, act_key, view, catalogue, greedy)[0], ()
 
     return act

@@ -15,6 +15,7 @@ from jax import export as jax_export
 from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents.agent import Agent
+from dsrm_jax.agents.expected import informed
 from dsrm_jax.agents.item_values import click_probability_at
 from dsrm_jax.agents.slates import take_turns
 from dsrm_jax.agents.whole_slates import repeats
@@ -67,6 +68,7 @@ def recommender(
             context = session_context(environment, world, catalogue, *alone)[None]
         observation = Observation(history, time, unlogged, context)
         view = replace(perceive(perception, jax.random.key(0), observation), excluded=excluded)
+        view = informed(view, catalogue)
         slate, _ = agent.act(policy, jax.random.key(0), view, catalogue, True)
         if agent.grouped:
             slate = take_turns(slate, catalogue.is_popular)

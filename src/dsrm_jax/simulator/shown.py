@@ -1,6 +1,9 @@
-"""What a platform itself knows of a session under way: shares and click rates of the two groups of items, fading with age.
+"""What a platform itself knows of a session under way: shares and clicks of the two groups of items, fading with age.
 
-Shapes: K slate size.
+Clicks are also kept weighted by how much popular content the user had seen by then: from both, who reads them can tell how users'
+clicks fall with it, which is what their tolerance must be inferred from.
+
+Shapes: K slate size, D decays; the two groups are the long tail and the popular one.
 """
 
 import jax.numpy as jnp
@@ -9,10 +12,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dsrm_jax.simulator.world import World
 
-SHARE_DECAYS = (0.5, 0.8, 0.95)
-RATE_DECAYS = (0.8, 0.95)
+DECAYS = (0.5, 0.8, 0.95)
+WEIGHED = 1  # of `DECAYS`, the one whose popular share weighs clicks: that of `satisfaction` and `retention`
 START_SHARE = 0.4  # the popular share that a session starts from
-PRIOR = 0.5  # clicks, and as many skips, that a group's rate starts from
+PRIOR = 0.1  # slates of clicks, and as many of skips, that a group's rate starts from
 
 
 @struct.dataclass
@@ -20,9 +23,11 @@ class Shown:
     """Leaky statistics of one session, and of the log that the user arrived with."""
 
     arrival_share: Float[Array, "..."]  # popular share of the logged events that the user arrived with
-    share: Float[Array, "... 3"]  # popular share of the slates, at each of `SHARE_DECAYS`
-    slots: Float[Array, "... 2 2"]  # slots of the long tail and of the popular group, at each of `RATE_DECAYS`
-    clicked: Float[Array, "... 2 2"]  # those of them that were clicked
+    share: Float[Array, "... D"]  # popular share of the slates, at each of `DECAYS`
+    # slates shown, and slates clicked, of each group, `(..., 0)` as they are and `(..., 1)` weighted by the popular share of the
+    # slates before them
+    slots: Float[Array, "... D 2 2"]
+    clicked: Float[Array, "... D 2 2"]
 
 
 def arrival_share(world: World, row: Int[Array, ""], length: Int[Array, ""]) -> Float[Array, ""]:
@@ -34,23 +39,32 @@ def arrival_share(world: World, row: Int[Array, ""], length: Int[Array, ""]) -> 
 
 def start(arrival_share: Float[Array, ""]) -> Shown:
     """Return the statistics of a user who arrives."""
-    nothing = jnp.zeros((2, 2), jnp.float32)
-    return Shown(arrival_share, jnp.full(len(SHARE_DECAYS), START_SHARE, jnp.float32), nothing, nothing)
+    nothing = jnp.zeros((len(DECAYS), 2, 2), jnp.float32)
+    return Shown(arrival_share, jnp.full(len(DECAYS), START_SHARE, jnp.float32), nothing, nothing)
 
 
 def step(shown: Shown, is_popular: Bool[Array, "K"], clicks: Bool[Array, "K"]) -> Shown:
     """Return the statistics after a slate: every average moves the share 1 - decay of the way, every count fades by it."""
-    decay, fading = jnp.array(SHARE_DECAYS, jnp.float32), jnp.array(RATE_DECAYS, jnp.float32)[:, None]
+    decay = jnp.array(DECAYS, jnp.float32)
     group = jnp.stack([~is_popular, is_popular])
+    weight = jnp.stack([jnp.ones(()), shown.share[WEIGHED]])
+
+    def count(old: Float[Array, "D 2 2"], slots: Bool[Array, "2 K"]) -> Float[Array, "D 2 2"]:
+        return decay[:, None, None] * old + jnp.mean(slots.astype(jnp.float32), axis=1)[:, None] * weight
+
     return Shown(
         shown.arrival_share,
         decay * shown.share + (1 - decay) * jnp.mean(is_popular.astype(jnp.float32)),
-        fading * shown.slots + jnp.sum(group, axis=1),
-        fading * shown.clicked + jnp.sum(group & clicks, axis=1),
+        count(shown.slots, group),
+        count(shown.clicked, group & clicks),
     )
 
 
-def observe(shown: Shown) -> Float[Array, "8"]:
-    """Return the arrival share, the shares shown, and the click rates of long tail and popular group at each decay."""
-    rate = (shown.clicked + PRIOR) / (shown.slots + 2 * PRIOR)
-    return jnp.concatenate([shown.arrival_share[None], shown.share, rate.ravel()])
+def observe(shown: Shown) -> Float[Array, "34"]:
+    """Return the arrival share, the shares shown, the groups' click rates at each decay, and the counts that they are of.
+
+    The counts are shares of all slots of as many slates as a decay remembers.
+    """
+    rate = (shown.clicked[..., 0] + PRIOR) / (shown.slots[..., 0] + 2 * PRIOR)
+    counts = jnp.stack([shown.slots, shown.clicked]) * (1 - jnp.array(DECAYS, jnp.float32))[:, None, None]
+    return jnp.concatenate([shown.arrival_share[None], shown.share, rate.ravel(), counts.ravel()])

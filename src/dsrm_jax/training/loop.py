@@ -13,6 +13,7 @@ from flax import struct
 from jaxtyping import Array, Int, Key
 
 from dsrm_jax.agents.agent import Agent, LoggedData, Rollout, transitions
+from dsrm_jax.agents.expected import informing
 from dsrm_jax.purify.encoder import Encoder, make_catalogue
 from dsrm_jax.purify.perception import Perceive, Perception, make_perceive
 from dsrm_jax.purify.purifier import Purifier
@@ -79,18 +80,15 @@ def make_trainer(
         key, reset_key, view_key, agent_key = jax.random.split(key, 4)
         observation, env = reset_users(reset_key, environment, world, num_users=num_users)
         catalogue = make_catalogue(perception.encoder.embeddings, world)
-        counted = 0 if observation.context is None else observation.context.shape[-1]
-        catalogue = replace(catalogue, context_size=counted)
+        look = informing(perceive, catalogue)
+        view = look(perception, view_key, observation)
+        catalogue = replace(catalogue, context_size=0 if view.context is None else view.context.shape[-1])
         logged_key, agent_key = jax.random.split(agent_key)
         logged = None
         if agent.offline is not None:
-            logged = offline_data(logged_key, agent.offline, environment, world, perception, perceive, catalogue)
+            logged = offline_data(logged_key, agent.offline, environment, world, perception, look, catalogue)
         return TrainState(
-            agent=agent.init(agent_key, catalogue, logged),
-            env=env,
-            view=perceive(perception, view_key, observation),
-            key=key,
-            step=jnp.zeros((), jnp.int32),
+            agent=agent.init(agent_key, catalogue, logged), env=env, view=view, key=key, step=jnp.zeros((), jnp.int32)
         )
 
     def iterate(state: TrainState, world: World, perception: Perception) -> tuple[TrainState, Metrics]:
@@ -101,7 +99,7 @@ def make_trainer(
             lambda key, view: agent.act(state.agent, key, view, catalogue),
             (state.env, state.view),
             environment,
-            perceive,
+            informing(perceive, catalogue),
             world,
             perception,
         )
