@@ -94,7 +94,7 @@ def bounds(
     """
     user_key, play_key, choose_key = jax.random.split(key, 3)
     drawn = jax.random.permutation(user_key, world.num_users)[: 2 * num_users]
-    mine, others = (_group(study, world, part, sessions) for part in (drawn[:num_users], drawn[num_users:]))
+    mine, others = (make_group(study, world, part, sessions) for part in (drawn[:num_users], drawn[num_users:]))
     remembers = study.effects.slope > 0 or study.returns is not None
     grid = planning.make_grid(study.effects, exposures=exposures if remembers else 2, moods=moods)
     chosen = _choose(study, grid, mine, others, choose_key)
@@ -134,7 +134,8 @@ def bounds(
     }
 
 
-def _group(study: Study, world: World, users: Int[Array, "U"], sessions: int) -> Group:
+def make_group(study: Study, world: World, users: Int[Array, "U"], sessions: int) -> Group:
+    """Return these users of a world, each to arrive `sessions` times."""
     small = only(world, users)
     arriving = jnp.tile(jnp.arange(users.shape[0]), sessions)
     known_users, items = jax.jit(partial(known, study.environment))(small)
@@ -263,26 +264,36 @@ def _constant_value(
     return _tables(study, grid, users, jnp.asarray(count)[None], price)[0]
 
 
-def _plan(study: Study, grid: Grid, group: Group, key: jax.Array) -> tuple[Float[np.ndarray, "U"], float, Played]:
-    """Return each user's bound, the price it is under, and what the planner's rule earned.
+def best_price(study: Study, grid: Grid, users: User) -> float:
+    """Return the price of popular exposure that holds the platform's share at one half; 0 where there is no budget.
 
-    Under a budget the bound is the dual's: at any price per popular share beyond one half the best return less the charge is, in
-    the mean, at least what any rule within the budget earns; the least over prices is the tightest.
+    At any price per popular share beyond one half the best return less the charge is, in the mean, at least what any rule within
+    the budget earns; the price is where that bound is tightest.
     """
+    if not study.budget:
+        return 0.0
     free = jnp.arange(study.effects.slate_size + 1)
-    program = jax.jit(lambda users, price: _tables(study, grid, users, free, price))
-    price = 0.0
-    if study.budget:
-        value = jax.jit(lambda users, price: jnp.mean(_tables(study, grid, users, free, price)[0]))
-        dual = optimize.minimize_scalar(
-            lambda price: float(value(group.users, price)),
-            bounds=(-LARGEST_PRICE, LARGEST_PRICE),
-            method="bounded",
-            options={"xatol": 0.01},
-        )
-        price = float(dual.x)
-    bound, values = program(group.users, price)
-    means = jax.jit(lambda values: planning.mean_ahead(values, grid))(values)
+    value = jax.jit(lambda users, price: jnp.mean(_tables(study, grid, users, free, price)[0]))
+    dual = optimize.minimize_scalar(
+        lambda price: float(value(users, price)),
+        bounds=(-LARGEST_PRICE, LARGEST_PRICE),
+        method="bounded",
+        options={"xatol": 0.01},
+    )
+    return float(dual.x)
+
+
+def planner(study: Study, grid: Grid, users: User, price: float) -> tuple[Float[Array, "U"], Float[Array, "U V L N M"]]:
+    """Return each user's bound under a price, and the tables that `rules.planned` looks ahead on."""
+    free = jnp.arange(study.effects.slate_size + 1)
+    bound, values = jax.jit(lambda users, price: _tables(study, grid, users, free, price))(users, price)
+    return bound, jax.jit(lambda values: planning.mean_ahead(values, grid))(values)
+
+
+def _plan(study: Study, grid: Grid, group: Group, key: jax.Array) -> tuple[Float[np.ndarray, "U"], float, Played]:
+    """Return each user's bound, the price it is under, and what the planner's rule earned."""
+    price = best_price(study, grid, group.users)
+    bound, means = planner(study, grid, group.users, price)
 
     def one(group: Group, means: Array, key: jax.Array, price: Array) -> Played:
         act = rules.planned(study.effects, grid, group.users, group.items, means, price)

@@ -1,0 +1,241 @@
+"""What learners win: the cells of `learners` put together, with intervals over data seeds, training seeds and users.
+
+Shapes: D data seeds, S training seeds, N sessions, T steps.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from scipy import stats
+
+from dsrm_jax.agents.methods import DSRM_HRL, METHODS
+from dsrm_jax.types import Json
+from experiments.worlds.goal_controls import CONTROLS
+from experiments.worlds.learners import LEARNT, TRAINING_SEEDS, Cell
+
+CONFIDENCE = 0.95
+DRAWS = 2_000  # of the bootstrap
+SLATE_SIZE = 6
+OTHERS = ("half", "constant", "aware", "aware, reading", "myopic")  # rules on the same state
+
+# of each data seed `(S, N)`; rules have S = 1
+PerSeed = Sequence[Float[np.ndarray, "S N"]]
+
+
+class Held(NamedTuple):
+    """The cells of one world, state and data seed, by what was measured."""
+
+    seed: int
+    cells: Mapping[str, Mapping[str, np.ndarray]]
+
+    def returned(self, row: str) -> Float[np.ndarray, "S N"]:
+        """Return what a row earned, a session each."""
+        cell, prefix = self.place(row)
+        return np.asarray(self.cells[cell][f"{prefix}returned"], np.float64)
+
+    def counts(self, row: str) -> Int[np.ndarray, "S T N"]:
+        """Return the popular items of its slates, -1 where there is none."""
+        cell, prefix = self.place(row)
+        return np.asarray(self.cells[cell][f"{prefix}counts"], np.int64)
+
+    def place(self, row: str) -> tuple[str, str]:
+        """Return the cell and the prefix that a row is under."""
+        if row.startswith("true "):
+            row = row.removeprefix("true ")
+            best = f"constant {_best([self.cells['bound'][f'constant {c} returned'] for c in range(SLATE_SIZE + 1)])}"
+            return "bound", f"{best if row == 'constant' else row} "
+        if row in OTHERS:
+            chosen = [self.cells["rules"][f"constant {c} chosen"] for c in range(SLATE_SIZE + 1)]
+            named = {"half": f"constant {SLATE_SIZE // 2}", "constant": f"constant {_best(chosen)}"}
+            return "rules", f"{named.get(row, row)} "
+        return row, ""
+
+
+def _best(earned: Sequence[np.ndarray]) -> int:
+    return int(np.argmax([np.mean(x) for x in earned]))
+
+
+def interval(values: PerSeed, below: PerSeed | None = None) -> Json:
+    """Return the mean of all data seeds, or the ratio of two means, and an interval around it.
+
+    The wider of the hierarchical bootstrap's (data seeds, training seeds within them, sessions within those, the same for all
+    training seeds and for both parts of a ratio) and, of a mean, of Student's t over the data seeds' means, since a bootstrap of
+    three is too narrow.
+    """
+    rng = np.random.default_rng(0)
+    parts = [values] if below is None else [values, below]
+    drawn = []
+    for _ in range(DRAWS):
+        sums = np.zeros(len(parts))
+        for seed in rng.integers(len(values), size=len(values)):
+            who = rng.integers(values[seed].shape[1], size=values[seed].shape[1])
+            for i, part in enumerate(parts):
+                trained = rng.integers(len(part[seed]), size=len(part[seed]))
+                sums[i] += np.mean([part[seed][k, who].mean() for k in trained])
+        drawn.append(sums[0] / (len(values) if below is None else sums[1]))
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    means = [np.array([x.mean() for x in part]) for part in parts]
+    mean = float(means[0].mean() / (1 if below is None else means[1].mean()))
+    if below is None and len(values) > 1:
+        half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * means[0].std(ddof=1) / np.sqrt(len(values))
+        low, high = min(low, mean - half), max(high, mean + half)
+    return {"mean": mean, "low": float(low), "high": float(high), "by_seed": means[0].tolist()}
+
+
+def goal_use(counts: Int[np.ndarray, "S T N"]) -> Json:
+    """Return how much the number of popular slots varies, and how balanced the whole is, means over training seeds.
+
+    `changed` is the share of slates that show another number than the mean one, rounded; `between` and `within` the standard
+    deviations of sessions' means, and of slates around their session's mean; `ad` that of the steps, weighted by their slates,
+    and `platform_ad` that of all slates together.
+    """
+    found: dict[str, list[float]] = {
+        name: [] for name in ("changed", "between", "within", "ad", "platform_ad", "popular")
+    }
+    for one in counts:
+        present = one >= 0
+        shown, slates = np.where(present, one, 0), present.sum()
+        mean = shown.sum() / slates
+        per_session = shown.sum(axis=0) / np.maximum(present.sum(axis=0), 1)
+        there = present.sum(axis=1)
+        share = shown.sum(axis=1) / np.maximum(there * SLATE_SIZE, 1)
+        found["changed"].append(float(((one != round(mean)) & present).sum() / slates))
+        found["between"].append(float(per_session.std()))
+        found["within"].append(float(np.sqrt((np.square(one - per_session) * present).sum() / slates)))
+        found["ad"].append(float((np.abs(2 * share - 1) * there).sum() / slates))
+        found["platform_ad"].append(float(abs(2 * mean / SLATE_SIZE - 1)))
+        found["popular"].append(float(mean / SLATE_SIZE))
+    return {name: float(np.mean(x)) for name, x in found.items()}
+
+
+def collect(folder: Path, *, state: str, worlds: Sequence[str], seeds: Sequence[int]) -> Json:
+    """Return the results of what the folder holds: by world rows, differences to rules, controls of the goal."""
+    result: Json = {"state": state, "training_seeds": list(TRAINING_SEEDS), "confidence": CONFIDENCE, "worlds": {}}
+    names = ("rules", "bound", *METHODS, *(f"{DSRM_HRL.name} {name}" for name in CONTROLS))
+    for world in worlds:
+        held = []
+        for seed in seeds:
+            files = {name: Cell(world, seed, name, state).file(folder) for name in names}
+            cells = {name: dict(np.load(file)) for name, file in files.items() if file.exists()}
+            if "rules" in cells and "bound" in cells:
+                held.append(Held(seed, cells))
+        if held:
+            result["worlds"][world] = _of_world(held, names[2:])
+    return result
+
+
+def _of_world(held: Sequence[Held], names: Sequence[str]) -> Json:
+    others = [name for name in OTHERS if name in ("half", "constant") or f"{name} returned" in held[0].cells["rules"]]
+    found: Json = {"data_seeds": [one.seed for one in held], "rows": {}, "less": {}, "control": {}}
+    found["sessions"] = int(held[0].returned("half").shape[1])
+    bounds = [one.returned("true planned") - one.returned("true constant") for one in held]
+    found["room"] = interval(bounds)
+    learners = {name: [one for one in held if name in one.cells] for name in names}
+    learners = {name: having for name, having in learners.items() if having}
+    for row in ("true planned", "true constant", "true myopic", *others):
+        found["rows"][row] = _row(held, row)
+    for name, having in learners.items():
+        found["rows"][name] = _row(having, name) | {"data_seeds": [one.seed for one in having]}
+        less = {row: [one.returned(name) - one.returned(row) for one in having] for row in others}
+        found["less"][name] = {row: interval(values) for row, values in less.items()}
+        room = [one.returned("true planned") - one.returned("true constant") for one in having]
+        found["less"][name]["recovered"] = interval(less["constant"], room)
+    if DSRM_HRL.name in learners:
+        having = learners[DSRM_HRL.name]
+        for name in CONTROLS:
+            control = f"{DSRM_HRL.name} {name}"
+            gone = [one.returned(DSRM_HRL.name) - one.returned(control) for one in having if control in one.cells]
+            if gone:
+                found["control"][name] = interval(gone)
+        if "flat" in learners:
+            both = [one for one in having if "flat" in one.cells]
+            found["less"][DSRM_HRL.name]["flat"] = interval(
+                [one.returned(DSRM_HRL.name) - one.returned("flat") for one in both]
+            )
+    return found
+
+
+def _row(held: Sequence[Held], row: str) -> Json:
+    uses = [goal_use(one.counts(row)) for one in held]
+    lengths = []
+    for one in held:
+        cell, prefix = one.place(row)
+        lengths.append(float(one.cells[cell][f"{prefix}length"].mean()))
+    mean = {name: float(np.mean([use[name] for use in uses])) for name in uses[0]}
+    return {"return": interval([one.returned(row) for one in held]), "length": float(np.mean(lengths)), **mean}
+
+
+def curves(folder: Path, *, state: str, worlds: Sequence[str], seeds: Sequence[int]) -> list[dict[str, str | float]]:
+    """Return the learning curves of all cells: R_cum of the sessions that ended, by user-steps."""
+    rows: list[dict[str, str | float]] = []
+    for world in worlds:
+        for seed in seeds:
+            for method in METHODS:
+                file = Cell(world, seed, method, state).file(folder)
+                if not file.exists():
+                    continue
+                cell = np.load(file)
+                points = cell["curve"].shape[1]
+                for trained, curve in zip(TRAINING_SEEDS, cell["curve"], strict=True):
+                    for i, value in enumerate(curve):
+                        steps = round(float(cell["steps"]) * (i + 1) / points)
+                        rows.append(
+                            {
+                                "world": world,
+                                "method": method,
+                                "data_seed": seed,
+                                "training_seed": trained,
+                                "user_steps": steps,
+                                "return": round(float(value), 3),
+                            }
+                        )
+    return rows
+
+
+def learners_table(result: Json) -> RenderableType:
+    """Lay out a result of `collect`: what `rich.console.Console.print` takes, a table a world."""
+    parts: list[RenderableType] = []
+    for world in [name for name in LEARNT if name in result["worlds"]]:
+        found = result["worlds"][world]
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        headings = (
+            world,
+            "R_cum",
+            "less half",
+            "less constant",
+            "less aware",
+            "recovered",
+            "changed",
+            "popular",
+            "AD",
+            "all",
+        )
+        for i, heading in enumerate(headings):
+            table.add_column(heading, justify="right" if i else "left")
+        for name, row in found["rows"].items():
+            less = found["less"].get(name, {})
+            gaps = [cell(less[other]) if other in less else "" for other in ("half", "constant", "aware", "recovered")]
+            use = [f"{row[key]:.2f}" for key in ("changed", "popular", "ad", "platform_ad")]
+            table.add_row(name, cell(row["return"]), *gaps, *use)
+        parts += [table]
+        said = [f"planned less the best constant, preferences known: {cell(found['room'])}"]
+        said += [f"DSRM-HRL less itself with goals {name}: {cell(x)}" for name, x in found["control"].items()]
+        if "flat" in found["less"].get(DSRM_HRL.name, {}):
+            said += [f"DSRM-HRL less FLAT: {cell(found['less'][DSRM_HRL.name]['flat'])}"]
+        if DSRM_HRL.name in found["less"] and "aware, reading" in found["less"][DSRM_HRL.name]:
+            said += [f"DSRM-HRL less aware, reading: {cell(found['less'][DSRM_HRL.name]['aware, reading'])}"]
+        seeds = ", ".join(map(str, found["data_seeds"]))
+        parts += [Text("\n".join([*said, f"data seeds {seeds}, {found['sessions']} sessions each"])), Text("")]
+    return Group(*parts)
+
+
+def cell(value: Json) -> str:
+    """Return a mean and the larger half of its interval."""
+    return f"{value['mean']:.2f} +- {max(value['high'] - value['mean'], value['mean'] - value['low']):.2f}"
