@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from dsrm_jax.evaluation.wide_table import WideTable
 from dsrm_jax.types import Json
 
 
@@ -22,7 +21,7 @@ def headroom_table(result: Json) -> RenderableType:
     """
     lengths = [str(n) for n in result["lengths"]]
     rates, shares, steps = (
-        _table(heading, *(f"{n} events" for n in lengths))
+        WideTable(heading, *(f"{n} events" for n in lengths))
         for heading in ("R_each (Len) by state", "recovered of R_each", "R_each at steps 1, 8, 15, 22")
     )
     for state, by_length in result["states"].items():
@@ -51,7 +50,7 @@ def surface_table(results: Mapping[str, Json]) -> RenderableType:
         What `rich.console.Console.print` takes.
     """
     purifiers = next(iter(results.values()))["recovered"]
-    table = _table("recovered of R_each", *purifiers)
+    table = WideTable("recovered of R_each", *purifiers)
     for world, result in results.items():
         for n in result["lengths"]:
             shares = (result["recovered"][purifier][str(n)]["reward"] for purifier in purifiers)
@@ -75,10 +74,3 @@ def _rate(found: Json) -> str:
 
 def _steps(values: list[float]) -> str:
     return " ".join(f"{x:.3f}".removeprefix("0") for x in values[:22:7])
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if i else "left", overflow="fold")
-    return table

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from dsrm_jax.cli.pictures import write_picture
+from dsrm_jax.cli.pictures import GREY, OTHER, look_of, name_points, write_picture
 from dsrm_jax.types import Json
 from experiments.probes.clustering import popularity_bins, separation, tsne_map
 from experiments.probes.verdicts import MAX_POPULARITY, PURIFIER, RAW
@@ -69,15 +69,15 @@ def controls_figure(path: Path, report: Json) -> None:
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
     bound = MAX_POPULARITY * states[RAW]["explained_share"]
     auc = {name: row["interest_auc"] for name, row in states.items()}
-    left.axvline(bound, color="0.6", linestyle="--", linewidth=1, label="half of the raw states' share")
-    left.axhline(auc[RAW]["mean"], color="0.6", linestyle=":", linewidth=1, label="the raw states' AUC")
+    left.axvline(bound, color=GREY, linestyle="--", linewidth=1, label="half of the raw states' share")
+    left.axhline(auc[RAW]["mean"], color=GREY, linestyle=":", linewidth=1, label="the raw states' AUC")
+    colours = {PURIFIER: look_of("dsrm_hrl")[0], RAW: look_of("quota_greedy")[0]}
     for name, row in states.items():
-        colour = {PURIFIER: "tab:red", RAW: "black"}.get(name, "tab:blue")
+        colour = colours.get(name, OTHER[0])
         share, error = row["explained_share"], (auc[name]["high"] - auc[name]["low"]) / 2
-        left.errorbar(share, auc[name]["mean"], yerr=error, fmt="o", color=colour, markersize=5, capsize=2)
-        # the two that matter stand to the left, so that no control's name lies on theirs
-        aside = {"xytext": (-7, 6), "ha": "right"} if name in (PURIFIER, RAW) else {"xytext": (7, -9), "ha": "left"}
-        left.annotate(name, (share, auc[name]["mean"]), textcoords="offset points", color=colour, fontsize=9, **aside)
+        left.errorbar(
+            share, auc[name]["mean"], yerr=error, fmt="o", color=colour, ms=5, capsize=2, zorder=2 + (name in colours)
+        )
     left.set(
         title="towards the upper left: less popularity, more interest",
         xlabel="share of the states' variance that popularity explains",
@@ -97,4 +97,8 @@ def controls_figure(path: Path, report: Json) -> None:
     figure.suptitle(
         f"{report['source']}; {report['purifier']} purifier, {report['users']:,} held-out users", fontsize=10
     )
+    places = (
+        (row["explained_share"], auc[name]["mean"], name, colours.get(name, OTHER[0])) for name, row in states.items()
+    )
+    name_points(left, list(places), size=8.5)
     write_picture(figure, path)

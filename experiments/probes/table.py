@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dsrm_jax.evaluation.wide_table import WideTable
 from dsrm_jax.types import Json
 from experiments.probes.verdicts import PURIFIER, RAW, misbehaving
 
@@ -64,7 +65,7 @@ def probe_table(report: Json) -> RenderableType:
     title = f"{report['source']}; {report['purifier']} purifier; {report['users']:,} held-out users; {truth}"
     parts: list[RenderableType] = [Text(title, style="bold")]
     for heading, columns in zip(HEADINGS, COLUMNS, strict=True):
-        table = _table("state", *(name for _, _, name, _ in columns), title=heading)
+        table = WideTable("state", *(name for _, _, name, _ in columns), title=heading)
         for name, row in report["states"].items():
             table.add_row(name, *(_cell(row[key], digits) for _, key, _, digits in columns), style=_style(name))
         parts += [table, Text()]
@@ -76,8 +77,8 @@ def probe_table(report: Json) -> RenderableType:
     return Group(*parts)
 
 
-def _next_click(later: Json) -> Table:
-    table = _table(
+def _next_click(later: Json) -> WideTable:
+    table = WideTable(
         "state", "AUC", "AUC vs raw", "NDCG", "NDCG vs raw", title="clicks of later days, popularity-matched negatives"
     )
     for name, row in later.items():
@@ -86,8 +87,8 @@ def _next_click(later: Json) -> Table:
     return table
 
 
-def _downstream(conditions: Mapping[str, Json]) -> Table:
-    table = _table(
+def _downstream(conditions: Mapping[str, Json]) -> WideTable:
+    table = WideTable(
         "state",
         "Len",
         "R_each",

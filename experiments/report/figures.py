@@ -1,11 +1,12 @@
 """The report's pictures, PNGs written whole or not at all."""
 
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dsrm_jax.cli.pictures import write_picture
+from dsrm_jax.cli.pictures import FLAW, GREY, look_of, name_points, write_picture
 from experiments.report import paper
 from experiments.report.curves import read_curve
 from experiments.report.findings import Cell, Findings, Row
@@ -14,12 +15,14 @@ from experiments.report.paper import env_name, method_name
 from experiments.report.tables import CLOSED_FORM_BOUND
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH = 10.0  # inches
 PANELS = (("length", "Len, steps"), ("reward", "R_each"), ("return", "R_cum"), ("ad", "AD"))
 OWN = "dsrm_hrl"
+WEIGHTS = {"pareto_penalty": ("penalty, over λ", "#0072b2"), "pareto_quota": ("quota, over λ", "#009e73")}
 
 
 def draw_all(findings: Findings, folder: Path) -> dict[str, str]:
@@ -80,12 +83,13 @@ def figure3(findings: Findings) -> "Figure | None":
         return None
     figure, panels = _panels(1, len(cells), height=3.6)
     for axes, (env, n, raw, purified) in zip(panels[0], cells, strict=True):
-        for row, label, colour in ((raw, "DNaIR, raw", "black"), (purified, "DNaIR, purified", "tab:red")):
-            _point(axes, row, "ad", "length", label=label, color=colour)
+        for row, label in ((raw, "DNaIR, raw"), (purified, "DNaIR, purified")):
+            _point(axes, row, "ad", "length", label=label)
         axes.set_title(f"{env_name(env)}, Max Len {n}", fontsize=9)
         axes.set(xlabel="AD (less is better)", ylabel="Len")
-        axes.legend(fontsize=8)
         axes.margins(0.3)
+        axes.locator_params(axis="x", nbins=3)
+    _legend(figure)
     return figure
 
 
@@ -108,7 +112,7 @@ def figure6(findings: Findings) -> "Figure | None":
             axes.set_title(f"{env_name(env)}: {label}", fontsize=9)
             axes.set(xlabel="diffusion steps S")
             axes.grid(alpha=0.3)
-        line[0].legend(fontsize=7)
+    _legend(figure)
     return figure
 
 
@@ -121,14 +125,14 @@ def figure7(findings: Findings) -> "Figure | None":
     figure, panels = _panels(len(envs), 2, height=3.8)
     for env, line in zip(envs, panels, strict=True):
         for axes, (metric, label) in zip(line, (("length", "Len, steps"), ("ad", "AD")), strict=True):
-            for i, row in enumerate(r for r in rows if r["env"] == env):
+            for row in (r for r in rows if r["env"] == env):
                 found = read_curve(findings.folder / row["name"], metric)
                 if found is not None:
-                    _band(axes, *found, row["method"], f"C{i}")
+                    _band(axes, *found, row["method"])
             axes.set_title(f"{env_name(env)}: {label}, training simulator, exploration on", fontsize=9)
             axes.set(xlabel="batched environment steps")
             axes.grid(alpha=0.3)
-        line[1].legend(fontsize=7, ncols=2)
+    _legend(figure)
     return figure
 
 
@@ -137,27 +141,24 @@ def pareto(findings: Findings) -> "Figure | None":
     envs = [env for env, n in findings.cells() if n == paper.MAX_LENS[0]]
     if not envs:
         return None
-    figure, panels = _panels(1, len(envs), height=4.6)
+    figure, panels = _panels(1, len(envs), height=5.4)
     for env, axes in zip(envs, panels[0], strict=True):
-        for method in (*paper.METHODS, "quota_random", "quota_greedy", "oracle"):
+        for method in (*paper.METHODS, *paper.YARDSTICKS):
             row = findings.row(env, paper.MAX_LENS[0], method)
             if row is not None:
-                colour = "tab:red" if method == OWN else "0.45"
-                _point(axes, row, "slate_ad", "return", color=colour)
-                _name_point(axes, row, method_name(method), colour)
-        for plan, label, colour in (
-            ("pareto_penalty", "penalty, over λ", "tab:blue"),
-            ("pareto_quota", "quota, over λ", "tab:green"),
-        ):
+                _point(axes, row, "slate_ad", "return", label=method_name(method))
+        for plan, (label, colour) in WEIGHTS.items():
             chosen = [r for r in findings.results.get(plan, []) if r["env"] == env]
             if chosen:
                 x, y = ([r["result"][m]["mean"] for r in chosen] for m in ("slate_ad", "return"))
-                axes.plot(x, y, "s-", ms=4, color=colour, alpha=0.8, label=label)
+                axes.plot(x, y, ".-", ms=4, color=colour, alpha=0.8, label=label)
         axes.set_title(f"{env_name(env)}, Max Len {paper.MAX_LENS[0]}", fontsize=9)
         axes.set(xlabel="imbalance of slates, mean |2s - 1| (less is better)", ylabel="R_cum")
+        axes.margins(0.12)
         axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8)
+    _legend(figure, [label for label, _ in WEIGHTS.values()])
+    for env, axes in zip(envs, panels[0], strict=True):
+        name_points(axes, list(_named(findings, env)))
     return figure
 
 
@@ -172,9 +173,9 @@ def closed_form(findings: Findings) -> "Figure | None":
     found = np.array([r["result"]["length"]["mean"] for r in rows])
     off = np.abs(expected - found) > CLOSED_FORM_BOUND
     limits = [min(expected.min(), found.min()) - 1, max(expected.max(), found.max()) + 1]
-    axes.plot(limits, limits, color="0.6", linewidth=1)
+    axes.plot(limits, limits, color=GREY, linewidth=1)
     axes.plot(expected[~off], found[~off], "o", ms=4, alpha=0.6, label=f"within {CLOSED_FORM_BOUND} steps")
-    axes.plot(expected[off], found[off], "x", ms=6, color="tab:red", label=f"off by more: {off.sum()}")
+    axes.plot(expected[off], found[off], "x", ms=6, color=FLAW, label=f"off by more: {off.sum()}")
     axes.set(xlabel="E[Len] of R_each and p alone", ylabel="measured Len")
     axes.legend(fontsize=8)
     return figure
@@ -187,21 +188,40 @@ def _panels(rows: int, columns: int, *, height: float, width: float = WIDTH) -> 
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _point(axes: "Axes", row: Row, x: str, y: str, *, color: str, label: str | None = None) -> None:
+def _point(axes: "Axes", row: Row, x: str, y: str, *, label: str) -> None:
     at = [Cell.of(row["result"][metric]) for metric in (x, y)]
     (x_at, y_at), (x_half, y_half) = ([c.value for c in at], [c.half for c in at])
-    axes.errorbar(x_at, y_at, xerr=x_half, yerr=y_half, fmt="o", ms=5, capsize=2, color=color, label=label)
+    colour, marker = look_of(row["method"])
+    axes.errorbar(x_at, y_at, xerr=x_half, yerr=y_half, fmt=marker, ms=6, capsize=2, color=colour, label=label)
 
 
-def _name_point(axes: "Axes", row: Row, text: str, colour: str) -> None:
-    place = tuple(row["result"][metric]["mean"] for metric in ("slate_ad", "return"))
-    axes.annotate(text, place, xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour)
+def _named(findings: Findings, env: str) -> Iterator[tuple[float, float, str, str]]:
+    """Yield where each method of the Pareto picture stands, its name and its colour."""
+    for method in (*paper.METHODS, *paper.YARDSTICKS):
+        row = findings.row(env, paper.MAX_LENS[0], method)
+        if row is not None:
+            x, y = (row["result"][metric]["mean"] for metric in ("slate_ad", "return"))
+            yield x, y, method_name(method), look_of(method)[0]
 
 
-def _band(axes: "Axes", steps: np.ndarray, curves: np.ndarray, method: str, colour: str) -> None:
+def _band(axes: "Axes", steps: np.ndarray, curves: np.ndarray, method: str) -> None:
     seen = np.isfinite(curves).all(axis=1)
     steps, curves = steps[seen], curves[seen]
-    own = method == OWN
+    own, (colour, marker) = method == OWN, look_of(method)
     axes.fill_between(steps, curves.min(axis=1), curves.max(axis=1), color=colour, alpha=0.15, linewidth=0)
-    label = method_name(method)
-    axes.plot(steps, curves.mean(axis=1), color=colour, linewidth=2.2 if own else 1.0, label=label)
+    (line,) = axes.plot(steps, curves.mean(axis=1), color=colour, label=method_name(method), marker=marker, ms=4)
+    line.set(linewidth=2.2 if own else 1.0, markevery=max(len(steps) // 6, 1))
+
+
+def _legend(figure: "Figure", names: Collection[str] = ()) -> None:
+    """Name every series of a figure, or some, once, below its panels, where it lies on nothing."""
+    found: dict[str, Artist] = {}
+    for axes in figure.axes:
+        for handle, text in zip(*axes.get_legend_handles_labels(), strict=True):
+            if not names or text in names:
+                found.setdefault(text, handle)
+    if found:
+        columns = min(len(found), 5)
+        figure.legend(
+            list(found.values()), list(found), loc="outside lower center", ncols=columns, fontsize=8, frameon=False
+        )

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 
+from dsrm_jax.evaluation.wide_table import WideTable
 from dsrm_jax.types import Json
 
 MEASURES = {
@@ -21,20 +20,21 @@ def ruler_tables(results: Json) -> Iterator[RenderableType]:
     """Lay out the results of `study.run_ruler`, as returned or read back from JSON."""
     for truth, methods in results["truths"].items():
         lengths = list(next(iter(methods.values())))
-        table = _table(f"{truth}: {', '.join(lengths)} events", "method", *MEASURES)
+        table = WideTable("method", *MEASURES, title=f"{truth}: {', '.join(lengths)} events")
         for method, by_length in methods.items():
             table.add_row(method, *(_cells(by_length, lengths, *of) for of in MEASURES.values()))
         yield table
     for truth, kinds in results["steps"].items():
         for kind, samplers in kinds.items():
             rows = [(f"{sampler}, {n} events", at) for sampler, by in samplers.items() for n, at in by.items()]
-            steps = _table(f"{truth}, {kind}: error over exact by steps", "", *rows[0][1]["over_exact"], "enough")
+            steps = WideTable(
+                "", *rows[0][1]["over_exact"], "enough", title=f"{truth}, {kind}: error over exact by steps"
+            )
             for name, at in rows:
                 steps.add_row(name, *(f"{x:.3f}" for x in at["over_exact"].values()), str(at["enough"]))
             yield steps
-    table = _table(
-        "the two ways of exact inference", "truth, events", "difference of means", "by noise", "effective sample"
-    )
+    headings = "truth, events", "difference of means", "by noise", "effective sample"
+    table = WideTable(*headings, title="the two ways of exact inference")
     for truth, by_length in results["references"].items():
         for length, found in by_length.items():
             table.add_row(
@@ -54,12 +54,3 @@ def _cells(by_length: Json, lengths: list[str], measure: str, digits: int) -> st
     if measure != "over_exact":
         return text
     return f"{text}  " + " ".join(f"[{x['low']:.2f}, {x['high']:.2f}]" for x in found if x)
-
-
-def _table(title: str, *headings: str) -> Table:
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
-    )
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if i else "left", overflow="fold")
-    return table

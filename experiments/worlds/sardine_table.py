@@ -6,14 +6,13 @@ from functools import partial
 import jax
 import numpy as np
 from jaxtyping import Array, Float
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dsrm_jax.data.sardine import RULES
 from dsrm_jax.data.sources import load_log
 from dsrm_jax.errors import unknown_name
+from dsrm_jax.evaluation.wide_table import WideTable
 from dsrm_jax.simulator.build import make_worlds
 from dsrm_jax.simulator.environment import Environment
 from dsrm_jax.simulator.presets import make
@@ -112,9 +111,7 @@ def render_sardine_table(result: Json) -> RenderableType:
     """Lay out a result of `sardine_table` for `rich.console.Console.print`."""
     parts: list[RenderableType] = []
     for name, world in result["worlds"].items():
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-        for i, heading in enumerate((name, "clicks a session", "steps bored", "cap or price", "public package")):
-            table.add_column(heading, justify="right" if i else "left")
+        table = WideTable(name, "clicks a session", "steps bored", "cap or price", "public package")
         for rule, row in world["rules"].items():
             public = world["public"].get(rule)
             table.add_row(

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import jax
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dsrm_jax.data.sources import load_log
 from dsrm_jax.errors import InputError, unknown_name
+from dsrm_jax.evaluation.wide_table import WideTable
 from dsrm_jax.simulator.build import make_worlds
 from dsrm_jax.types import Json, Say
 from experiments.worlds.bounds import bounds
@@ -49,9 +48,7 @@ def worlds_table(result: Json) -> RenderableType:
     """Lay out a result of `measure`: what `rich.console.Console.print` takes, a table a world."""
     parts: list[RenderableType] = [Text(result["source"], style="bold")]
     for name, world in result["worlds"].items():
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-        for i, heading in enumerate((name, "R_cum", "Len", "planned less it", "popular", "AD", "number", "price")):
-            table.add_column(heading, justify="right" if i else "left")
+        table = WideTable(name, "R_cum", "Len", "planned less it", "popular", "AD", "number", "price")
         for rule, row in world["rows"].items():
             behind = row["behind"] if row["short"] is None else row["short"]
             number = "" if row["number"] is None else f"{row['number']:g}"

@@ -65,13 +65,15 @@ def test_one_seed_is_one_line():
 
 
 @pytest.mark.parametrize("num_updates", [1, 12])
-def test_the_file_is_a_png_of_the_stated_size_with_nothing_beside_it(tmp_path, num_updates):
+def test_the_file_is_a_png_of_the_stated_size_with_its_numbers_beside_it(tmp_path, num_updates):
     path = tmp_path / "curves.png"
     learning_curves(path, make_rows(num_updates), title="some data")
     picture = matplotlib_image.imread(path)
     assert picture.shape == (715, 1100, 4)
     assert picture[..., :3].min() < 0.1
-    assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["curves.csv", "curves.png"]
+    lines = (tmp_path / "curves.csv").read_text().splitlines()
+    assert len(lines) == 1 + 4 * 4 * num_updates  # of four panels: three seeds and their mean
 
 
 def test_texts_lie_inside_the_picture_and_apart(tmp_path):

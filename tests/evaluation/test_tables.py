@@ -1,12 +1,16 @@
 """Tables as their reader sees them: nothing cut at any width, the data named first."""
 
+import itertools
 import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
-from dsrm_jax.evaluation.tables import cell, data_table, results_table
+from dsrm_jax.evaluation.tables import cell, data_table, label, results_table
+from dsrm_jax.evaluation.wide_table import WideTable
 
 METRICS = ("length", "reward", "return", "ad", "slate_ad", "broken", "gini", "coverage")
 METHODS = ("dsrm_hrl", "random", "quota_greedy", "quota_greedy_purified", "oracle")
@@ -48,7 +52,7 @@ def test_every_number_and_name_stands_uncut_on_its_line(results, width):
     assert max(len(line) for line in text.splitlines()) <= width
     lines = text.splitlines()
     for method, found in results.items():
-        own = " ".join(line for line in lines if re.search(rf"(^| ){method} ", line))
+        own = " ".join(line for line in lines if re.search(rf"(^| ){re.escape(label(method))} ", line))
         for name in METRICS:
             assert cell(found[name], 2 if name in ("length", "return") else 3) in own.split()
         assert f"{found['closed_form']:.2f}" in own.split()
@@ -61,12 +65,27 @@ def test_narrow_consoles_get_two_tables_and_wide_ones_a_single_row_of_them(resul
         assert " ".join(heads).split()[:6] == ["method", "Len", "R_each", "R_cum", "AD", "E[Len]"]
 
 
-def test_below_eighty_columns_numbers_wrap_but_nothing_is_lost(results):
-    text = print_results(results, 60)
-    assert "…" not in text
-    assert max(len(line) for line in text.splitlines()) <= 60
-    digits = re.sub(r"\D", "", print_results(results, 80))
-    assert sorted(re.sub(r"\D", "", text)) == sorted(digits)
+def numbers(text):
+    return re.findall(r"\d+\.\d+(?:±\d+\.\d+)?", text)
+
+
+def test_below_eighty_columns_tables_are_split_and_nothing_is_lost(results):
+    for width in (60, 40):
+        text = print_results(results, width)
+        assert "…" not in text
+        assert max(len(line) for line in text.splitlines()) <= width
+        assert sorted(numbers(text)) == sorted(numbers(print_results(results, 80)))
+
+
+def test_an_own_reward_and_visits_fit_eighty_columns(results):
+    for found in results.values():
+        found["own_return"] = {"mean": 123.456, "low": 120.0, "high": 127.0}
+        found["visits"] = {"mean": 12.34, "low": 11.0, "high": 13.5}
+    text = print_results(results, 80)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert text.count("123.456±3.500") == text.count("12.34±1.25") == len(METHODS)  # each whole, on one line
+    heads = [line.split() for line in text.splitlines() if line.startswith("method")]
+    assert [head[1] for head in heads] == ["Len", "AD", "own"]
 
 
 def test_the_first_line_says_what_the_numbers_are_of(results):
@@ -78,7 +97,7 @@ def test_the_first_line_says_what_the_numbers_are_of(results):
 
 def test_the_papers_numbers_stand_below_ours_and_nowhere_else(results):
     lines = print_results(results, 80).splitlines()
-    ours = next(i for i, line in enumerate(lines) if line.startswith("dsrm_hrl "))
+    ours = next(i for i, line in enumerate(lines) if line.startswith("DSRM-HRL "))
     paper = lines[ours + 1].split()
     assert paper == ["paper's", "26.60±0.82", "0.917±0.010", "23.75±1.04", "0.008±0.003"]
     assert "35.13±0.86" in print_results(results, 80, env="kuairand", max_len=50)
@@ -89,9 +108,9 @@ def test_the_papers_numbers_stand_below_ours_and_nowhere_else(results):
 
 
 def test_the_difference_to_the_free_lunch_has_a_line(results):
-    assert "dsrm_hrl - quota_greedy: Len +1.19 [1.05, 1.33]" in print_results(results, 80)
+    assert "DSRM-HRL - greedy, half and half: Len +1.19 [1.05, 1.33]" in print_results(results, 80)
     del results["dsrm_hrl"]["difference"]
-    assert "dsrm_hrl -" not in print_results(results, 80)
+    assert "DSRM-HRL -" not in print_results(results, 80)
 
 
 def test_notes_say_what_the_interval_is_of(results):
@@ -160,3 +179,23 @@ def test_an_empty_split_leaves_blanks(facts):
 def test_numbers_from_numpy_are_printed_like_plain_ones(facts):
     facts["train"]["rows"] = np.int64(12_530_806)
     assert "12,530,806" in printed(data_table(facts), 80)
+
+
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=9), st.integers(1, 3), st.integers(1, 4), st.integers(30, 120))
+def test_a_wide_table_is_split_between_columns_and_keeps_every_cell_once(sizes, keys, rows, width):
+    keys = min(keys, len(sizes) - 1)
+    table = WideTable(*(chr(97 + i) * size for i, size in enumerate(sizes)), keys=keys)
+    for row in range(rows):
+        table.add_row(*(f"{row}{chr(97 + i)}"[:size] for i, size in enumerate(sizes)))
+    parts = table.parts(width)
+    assert [column for part in parts for column in part] == list(range(keys, len(sizes)))
+    widths = table.widths()
+    for part in parts:
+        whole = sum(widths[i] + 2 for i in [*range(keys), *part]) - 2
+        assert whole <= width or len(part) == 1
+    for part, after in itertools.pairwise(parts):  # the next column would not have fitted
+        assert sum(widths[i] + 2 for i in [*range(keys), *part, after[0]]) - 2 > width
+    if all(sum(widths[i] + 2 for i in [*range(keys), *part]) - 2 <= width for part in parts):
+        text = printed(table, width)
+        assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+        assert text.count("a" * sizes[0]) >= len(parts)

@@ -31,7 +31,7 @@ def table(trained=27.8, raw=26.2, purified=27.8, oracle=28.6, half=0.1, **change
 
 def test_the_readmes_table_in_words():
     assert verdicts(table()) == [
-        "dsrm_hrl keeps users 1.6 steps longer than ranking by what they clicked, half and half (27.8 against 26.2 steps, "
+        "DSRM-HRL keeps users 1.6 steps longer than ranking by what they clicked, half and half (27.8 against 26.2 steps, "
         "interval +1.50 to +1.70), 67% of what knowing them perfectly would add.",
         "Reinforcement learning adds nothing over ranking by the purified state here (Len +0.00, interval -0.10 to +0.10).",
     ]

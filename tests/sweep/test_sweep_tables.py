@@ -78,7 +78,7 @@ def test_each_cell_has_its_own_table_that_names_what_the_grid_set_there(swept):
     assert "agent.learning_rate 0.001" in titles[0]
     assert "DIVERGED" not in titles[0]
     assert "agent.learning_rate 0.25" in titles[1]
-    assert "dsrm_hrl DIVERGED" in titles[1]
+    assert "DSRM-HRL DIVERGED" in titles[1]
 
 
 def test_paired_differences_are_of_the_sweeps_own_slates(swept):

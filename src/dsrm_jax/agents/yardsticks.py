@@ -90,7 +90,7 @@ QUOTA_GREEDY = Method(
 )
 QUOTA_GREEDY_PURIFIED = Method(
     "quota_greedy_purified",
-    "greedy, half and half, purified state",
+    "greedy, purified state",
     "yardstick: the same from the purified state",
     make_quota_greedy_purified,
     state=PURIFYING,

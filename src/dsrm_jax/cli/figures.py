@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from dsrm_jax.cli.pictures import write_picture
+from dsrm_jax.cli.pictures import OTHER, write_picture
 from dsrm_jax.types import Json
 
 if TYPE_CHECKING:
@@ -26,16 +26,17 @@ PANELS = (
 )
 
 
-def learning_curves(path: Path, rows: Sequence[Json], *, title: str, smooth: int = 15) -> None:
-    """Write `draw_learning_curves`, given the same, as a PNG of 1100 x 715 pixels, whole or not at all."""
-    write_picture(draw_learning_curves(rows, title=title, smooth=smooth), path)
+def learning_curves(path: Path, rows: Sequence[Json], *, title: str, colour: str = OTHER[0], smooth: int = 15) -> None:
+    """Write `draw_learning_curves`, given the same, as a PNG of 1100 x 715 pixels and its numbers as CSV, whole or not at all."""
+    write_picture(draw_learning_curves(rows, title=title, colour=colour, smooth=smooth), path)
 
 
-def draw_learning_curves(rows: Sequence[Json], *, title: str, smooth: int = 15) -> "Figure":
+def draw_learning_curves(rows: Sequence[Json], *, title: str, colour: str = OTHER[0], smooth: int = 15) -> "Figure":
     """Draw reward, session length and imbalance against training steps: a line per seed, their mean and their range.
 
     The numbers are of the training simulator with exploration on; held-out numbers are in the table. Of `metrics.jsonl`'s rows,
-    at least one, `step` is an int, every other metric a list over seeds; the running mean spans `smooth` updates.
+    at least one, `step` is an int, every other metric a list over seeds; `colour` is the method's (`pictures.look_of`), and the
+    running mean spans `smooth` updates.
     """
     from matplotlib.figure import Figure
 
@@ -45,7 +46,7 @@ def draw_learning_curves(rows: Sequence[Json], *, title: str, smooth: int = 15) 
     for axes, (name, heading, unit, lowest) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         values = np.array([row[name] for row in rows], np.float64)
         weight = sessions if name == "length" else np.ones_like(values)
-        _draw_seeds(axes, steps, running_mean(values, weight, smooth))
+        _draw_seeds(axes, steps, running_mean(values, weight, smooth), colour)
         axes.set(title=heading, ylabel=unit, xlabel="batched environment steps")
         axes.set_ylim(bottom=lowest)
         axes.set_xlim(0, steps[-1])
@@ -73,14 +74,14 @@ def running_mean(
     return np.divide(total, mass, out=np.full_like(total, np.nan), where=mass > 0)
 
 
-def _draw_seeds(axes: "Axes", steps: np.ndarray, curves: Float[np.ndarray, "N S"]) -> None:
+def _draw_seeds(axes: "Axes", steps: np.ndarray, curves: Float[np.ndarray, "N S"], colour: str) -> None:
     """Draw a line per seed, and where all seeds have a value their range and their mean."""
     num_seeds = curves.shape[1]
     mean, low, high = (reduce(curves, axis=1) for reduce in (np.mean, np.min, np.max))
     if num_seeds > 1:
-        axes.fill_between(steps, low, high, color="tab:blue", alpha=0.15, linewidth=0, label="range of the seeds")
+        axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0, label="range of the seeds")
         for i, curve in enumerate(curves.T):
             label = "one seed" if i == 0 else None
-            axes.plot(steps, curve, color="tab:blue", alpha=0.5, linewidth=0.8, label=label)
+            axes.plot(steps, curve, color=colour, alpha=0.5, linewidth=0.8, label=label)
     label = f"mean of {num_seeds} seeds" if num_seeds > 1 else "one seed"
-    axes.plot(steps, mean, color="tab:blue", linewidth=2, label=label)
+    axes.plot(steps, mean, color=colour, linewidth=2, label=label)

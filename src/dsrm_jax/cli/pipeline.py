@@ -13,6 +13,7 @@ from rich.text import Text
 
 from dsrm_jax.agents.methods import METHODS, method_of
 from dsrm_jax.cli.figures import learning_curves
+from dsrm_jax.cli.pictures import look_of
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import from_json, to_json
 from dsrm_jax.config.worlds import whereabouts
@@ -117,7 +118,8 @@ def _finish(
     rows = read_metrics(run.metrics)
     if rows and method_of(config.agent.method).learns:
         try:
-            learning_curves(run.curves, rows, title=f"{method_of(config.agent.method).label} on {summary['source']}")
+            title = f"{method_of(config.agent.method).label} on {summary['source']}"
+            learning_curves(run.curves, rows, title=title, colour=look_of(config.agent.method)[0])
         except ImportError:
             _speaker(console)("no curves.png: matplotlib is not installed (pip install 'dsrm-jax[plot]')")
     return summary

@@ -3,14 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from rich import box
 from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from dsrm_jax.agents.methods import METHODS, AgentConfig
+from dsrm_jax.evaluation.wide_table import WideTable
 from dsrm_jax.types import Json
 
 # (env, max_len) -> Len, R_each, R_cum, AD of the row "Ours" of the paper's Table 2, mean and deviation over its seeds
@@ -56,13 +55,14 @@ def results_table(
     first, *_ = results.values()
     title = f"{source}; max_len {max_len}; {_count(num_seeds, 'seed')}, {first['sessions']:,} held-out sessions"
     paper = PAPER.get((env, max_len))
-    main = _table("method", *(heading for _, heading, _ in PAPER_COLUMNS), "E[Len]")
+    main = WideTable("method", *(heading for _, heading, _ in PAPER_COLUMNS), "E[Len]")
     columns = (*OTHER_COLUMNS, *(column for column in OPTIONAL_COLUMNS if column[0] in first))
-    other = _table("method", *(heading for _, heading, _ in columns))
+    other = WideTable("method", *(heading for _, heading, _ in columns))
     for method, result in results.items():
         expected = result.get("closed_form")
-        main.add_row(method, *_cells(result, PAPER_COLUMNS), "" if expected is None else f"{expected:.2f}")
-        other.add_row(method, *_cells(result, columns))
+        name = label(method)
+        main.add_row(name, *_cells(result, PAPER_COLUMNS), "" if expected is None else f"{expected:.2f}")
+        other.add_row(name, *_cells(result, columns))
         if paper and method == PAPER_METHOD:
             main.add_row("  paper's", *paper, "", style="dim")
     notes = _notes(results, num_seeds=num_seeds, paper=bool(paper))
@@ -84,8 +84,8 @@ def data_table(facts: Json) -> RenderableType:
     Returns:
         What `rich.console.Console.print` takes.
     """
-    counts = _table("statistic", "train", "test")
-    spreads = _table("per user", "split", *SPREAD.values())
+    counts = WideTable("statistic", "train", "test")
+    spreads = WideTable("per user", "split", *SPREAD.values(), keys=2)
     for name, train in facts["train"].items():
         label, test = LABELS.get(name, name.replace("_", " ")), facts["test"].get(name)
         if not isinstance(train, Mapping):
@@ -95,7 +95,7 @@ def data_table(facts: Json) -> RenderableType:
             if spread is not None:
                 digits = 3 if spread["max"] <= 1 else 0
                 spreads.add_row(label, split, *(f"{spread[key]:,.{digits}f}" for key in SPREAD))
-    whole = _table("whole log", "")
+    whole = WideTable("whole log", "")
     for name in ("rows", "users", "items", "categories", "catalogue", "click_rate"):
         whole.add_row(LABELS.get(name, name.replace("_", " ")), _number(facts[name]))
     for name, moment in (facts["span"] or {}).items():
@@ -103,7 +103,7 @@ def data_table(facts: Json) -> RenderableType:
     for scope, prefix in (("all items", ""), ("recommended", "catalogue_")):
         whole.add_row(f"exposure Gini, {scope}", _number(facts["popularity"][f"{prefix}gini"]))
         whole.add_row(f"share of the top 20 %, {scope}", _number(facts["popularity"][f"{prefix}top_share"]))
-    curve = _table("most shown items", *facts["popularity"]["curve"])
+    curve = WideTable("most shown items", *facts["popularity"]["curve"])
     curve.add_row("share of what is shown", *map(_number, facts["popularity"]["curve"].values()))
     notes = (Text(note) for note in facts["notes"])
     return Group(Text(str(facts["source"]), style="bold"), *notes, _side_by_side(counts, whole), spreads, Text(), curve)
@@ -117,8 +117,8 @@ def _notes(results: Mapping[str, Json], *, num_seeds: int, paper: bool) -> list[
         if gap:
             length = gap["length"]
             notes.append(
-                f"{method} - {other}: Len {length['mean']:+.2f} [{length['low']:.2f}, {length['high']:.2f}], "
-                "the same users under both"
+                f"{label(method)} - {label(other)}: Len {length['mean']:+.2f} [{length['low']:.2f}, {length['high']:.2f}], "
+                "same users"
             )
     over = "seeds and sessions" if num_seeds > 1 else "sessions; one seed says nothing about others"
     notes.append("E[Len]: the length to be expected of R_each and p alone, in closed form")
@@ -128,15 +128,12 @@ def _notes(results: Mapping[str, Json], *, num_seeds: int, paper: bool) -> list[
     return notes
 
 
-def _table(*headings: str) -> Table:
-    """Return an empty table, its first column left-aligned and the others right; nothing in it is ever cut."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if i else "left", overflow="fold")
-    return table
+def label(method: str) -> str:
+    """Return what tables and pictures call a method; one from outside the package is called by its name."""
+    return METHODS[method].label if method in METHODS else method
 
 
-def _side_by_side(*tables: Table) -> Columns:
+def _side_by_side(*tables: WideTable) -> Columns:
     """Lay tables out beside each other, or below where the console is too narrow, a blank line after each."""
     return Columns([Padding(table, (0, 0, 1, 0), expand=False) for table in tables], padding=(0, 4, 0, 0))
 

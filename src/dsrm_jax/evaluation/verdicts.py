@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 
 from dsrm_jax.agents.methods import METHODS
+from dsrm_jax.evaluation.tables import label
 from dsrm_jax.types import Json
 
 # what any learner has to beat, from the observed and from the purified state, and what nobody can
@@ -35,7 +36,7 @@ def verdicts(results: Mapping[str, Json]) -> list[str]:
     gaps = first.get("difference", {})
     said = []
     if RAW in gaps and method != RAW:
-        said.append(_against_raw(method, first, results, gaps[RAW]["length"]))
+        said.append(_against_raw(label(method), first, results, gaps[RAW]["length"]))
     if PURIFIED in gaps and method not in (RAW, PURIFIED) and _differ(results, RAW, PURIFIED):
         said.append(_against_purified(method, gaps[PURIFIED]["length"]))
     unfair = first["ad"]["mean"]

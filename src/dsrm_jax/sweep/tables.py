@@ -7,16 +7,15 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.metrics import difference
 from dsrm_jax.evaluation.sessions import Sessions
-from dsrm_jax.evaluation.tables import PAPER_METHOD, RIVALS, cell, results_table
+from dsrm_jax.evaluation.tables import PAPER_METHOD, RIVALS, cell, label, results_table
 from dsrm_jax.evaluation.verdicts import verdicts
+from dsrm_jax.evaluation.wide_table import WideTable
 from dsrm_jax.files import load_sealed, read_arrays
 from dsrm_jax.types import Json
 
@@ -52,7 +51,7 @@ def methods_table(rows: Sequence[Json], folder: Path) -> RenderableType:
                 gap = paired_difference(folder, first, other, slate_size=_slate_size(folder, first["name"]))
                 found[first["method"]].setdefault("difference", {})[other["method"]] = gap
     others = [f"{name} {value}" for name, value in first["values"].items() if name not in HEADED]
-    diverged = [f"{r['method']} DIVERGED" for r in rows if r.get("diverged")]
+    diverged = [f"{label(r['method'])} DIVERGED" for r in rows if r.get("diverged")]
     table = results_table(
         found,
         source="; ".join([first["source"], *others, *diverged]),
@@ -66,13 +65,8 @@ def methods_table(rows: Sequence[Json], folder: Path) -> RenderableType:
 def points_table(results: Sequence[Json], where: str) -> RenderableType:
     """Lay out one row per point: the grid's fields, the metrics, seconds of Stage II and evaluation."""
     names = list(dict.fromkeys(name for r in results for name in r["values"]))
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in names:
-        table.add_column(name.rsplit(".", 1)[-1])
-    for _, heading, _ in COLUMNS:
-        table.add_column(heading, justify="right")
-    table.add_column("s", justify="right")
-    table.add_column("")
+    metrics = (heading for _, heading, _ in COLUMNS)
+    table = WideTable(*(name.rsplit(".", 1)[-1] for name in names), *metrics, "s", "", keys=len(names))
     for r in results:
         cells = [cell(r["result"][name], digits) for name, _, digits in COLUMNS]
         values = [str(r["values"].get(name, "")) for name in names]
@@ -120,14 +114,12 @@ def _cell_of(result: Json) -> tuple[str, ...]:
 
 
 def _times(rows: Sequence[Json]) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for i, heading in enumerate(("method", "compile, s", "train, s", "evaluate, s", "user-steps/s")):
-        table.add_column(heading, justify="right" if i else "left")
+    table = WideTable("method", "compile, s", "train, s", "evaluate, s", "user-steps/s")
     for r in rows:
         time = r["timing"]
         rate = time["user_steps_per_second"]
         table.add_row(
-            r["method"],
+            label(r["method"]),
             f"{time['compile_seconds']:.0f}",
             f"{time['train_seconds']:.0f}",
             f"{time['evaluation_seconds']:.0f}",
