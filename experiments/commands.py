@@ -168,29 +168,54 @@ def _worlds(argv: list[str]) -> None:
         users: int = 200,
         sessions: int = 10,
         json: str = "",
+        learners: bool = False,
+        seeds: tuple[int, ...] = (11, 15, 19),
+        methods: tuple[str, ...] = ("dsrm_hrl", "flat"),
+        state: str = "gaussian",
+        out: str = "runs/worlds-learners",
+        tiny: bool = False,
     ) -> Json:
         """Measure.
 
         Args:
             env: Synthetic data set: kuairec or kuairand.
             world: Worlds, by the names of the table's first column; empty: all.
+            learners: Instead of rules that know the users, what methods learn to win, beside rules on the same state.
+            seeds: With --learners: of the data; three training seeds of each.
+            methods: With --learners: what is trained.
+            state: With --learners: purifier.kind of the state that all act on.
+            out: With --learners: folder of finished cells, which are not measured again.
+            tiny: With --learners: a toy size, to try the command.
             seed: Of the data.
             users: Users of each world; as many others are what constants and prices are chosen on.
             sessions: Of each user and rule; four times as many where users come back.
             json: File to write the numbers to, as JSON.
         """
-        return {"env": env, "names": world, "seed": seed, "users": users, "sessions": sessions, "json": json}
+        learning = {"seeds": seeds, "methods": methods, "state": state, "tiny": tiny}
+        rules = {"seed": seed, "users": users, "sessions": sessions}
+        asked = {"names": world, "json": json, "out": out, "learners": learners}
+        return {"env": env, **asked, "rules": rules, "learning": learning}
 
     wanted = parse_arguments(arguments, argv, "worlds", ABOUT["worlds"])
-    json_file = wanted.pop("json")
+    env, names, json_file = wanted["env"], wanted["names"], wanted["json"]
     check_json(json_file)
     from rich.console import Console
 
+    if wanted["learners"]:
+        from dsrm_jax.parallel.xla import use_compilation_cache
+        from experiments.worlds.learners import LEARNT
+        from experiments.worlds.learners_table import learners_table
+        from experiments.worlds.report import report
+
+        use_compilation_cache()
+        folder, names = Path(wanted["out"]), names or LEARNT
+        learnt = report(folder, env=env, worlds=names, json=json_file, say=say, **wanted["learning"])
+        Console().print(learners_table(learnt))
+        return
     from experiments.worlds.studies import WORLDS
     from experiments.worlds.table import measure, worlds_table
 
-    env, names = wanted.pop("env"), wanted.pop("names") or tuple(WORLDS)
-    result = measure(env, names, **wanted, say=say)
+    result = measure(env, names or tuple(WORLDS), **wanted["rules"], say=say)
     Console().print(worlds_table(result))
     write_json(json_file, result)
 

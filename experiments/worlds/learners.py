@@ -140,7 +140,7 @@ def run_learners(
     tiny: bool = False,
     say: Say = print,
 ) -> Iterable[Path]:
-    """Measure the cells that the folder does not hold, the cheapest questions first, and yield the folder after each.
+    """Measure the cells that the folder does not hold, world by world, and yield the folder after each, and at the end.
 
     Raises:
         InputError: an unknown world or method.
@@ -152,11 +152,11 @@ def run_learners(
         if method not in METHODS:
             raise unknown_name("method", method, METHODS)
     folder.mkdir(parents=True, exist_ok=True)
-    for seed in seeds:
-        memory: Memory = {}
-        for world in worlds:
+    memories: dict[int, Memory] = {seed: {} for seed in seeds}
+    for world in worlds:
+        for seed in seeds:
             budget = TINY if tiny else BUDGETS[world]
-            setting = Setting(env, world, seed, state, budget, memory, say)
+            setting = Setting(env, world, seed, state, budget, memories[seed], say)
             for what in ("rules", "bound", *methods):
                 cell = Cell(world, seed, what, state)
                 if cell.file(folder).exists():
@@ -166,6 +166,7 @@ def run_learners(
                     _keep(cell._replace(what=found).file(folder), numbers)
                 say(f"{world}, data seed {seed}, {state}: {what} ({time.monotonic() - began:.0f} s)")
                 yield folder
+    yield folder
 
 
 def measured(setting: Setting, cell: Cell, say: Say) -> dict[str, dict[str, np.ndarray]]:

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 from scipy import stats
 
-from dsrm_jax.agents.methods import DSRM_HRL, METHODS
+from dsrm_jax.agents.dsrm_hrl import DSRM_HRL
+from dsrm_jax.agents.methods import METHODS
 from dsrm_jax.types import Json
 from experiments.worlds.goal_controls import CONTROLS
 from experiments.worlds.learners import LEARNT, TRAINING_SEEDS, Cell
@@ -23,10 +24,23 @@ from experiments.worlds.learners import LEARNT, TRAINING_SEEDS, Cell
 CONFIDENCE = 0.95
 DRAWS = 2_000  # of the bootstrap
 SLATE_SIZE = 6
+POINTS = 25  # of a learning curve
+LEARNERS = (*METHODS, *(f"{DSRM_HRL.name} {name}" for name in CONTROLS))
 OTHERS = ("half", "constant", "aware", "aware, reading", "myopic")  # rules on the same state
 
 # of each data seed `(S, N)`; rules have S = 1
 PerSeed = Sequence[Float[np.ndarray, "S N"]]
+
+
+class Point(NamedTuple):
+    """Of a learning curve."""
+
+    world: str
+    method: str
+    data_seed: int
+    training_seed: int
+    user_steps: int  # of this seed
+    returned: float  # mean R_cum of the sessions that ended around then
 
 
 class Held(NamedTuple):
@@ -118,26 +132,31 @@ def goal_use(counts: Int[np.ndarray, "S T N"]) -> Json:
 def collect(folder: Path, *, state: str, worlds: Sequence[str], seeds: Sequence[int]) -> Json:
     """Return the results of what the folder holds: by world rows, differences to rules, controls of the goal."""
     result: Json = {"state": state, "training_seeds": list(TRAINING_SEEDS), "confidence": CONFIDENCE, "worlds": {}}
-    names = ("rules", "bound", *METHODS, *(f"{DSRM_HRL.name} {name}" for name in CONTROLS))
     for world in worlds:
-        held = []
-        for seed in seeds:
-            files = {name: Cell(world, seed, name, state).file(folder) for name in names}
-            cells = {name: dict(np.load(file)) for name, file in files.items() if file.exists()}
-            if "rules" in cells and "bound" in cells:
-                held.append(Held(seed, cells))
+        held = held_in(folder, world, state=state, seeds=seeds)
         if held:
-            result["worlds"][world] = _of_world(held, names[2:])
+            result["worlds"][world] = _of_world(held)
     return result
 
 
-def _of_world(held: Sequence[Held], names: Sequence[str]) -> Json:
+def held_in(folder: Path, world: str, *, state: str, seeds: Sequence[int]) -> list[Held]:
+    """Return the data seeds of which a folder holds rules and bound, with all that it holds of them."""
+    held = []
+    for seed in seeds:
+        files = {name: Cell(world, seed, name, state).file(folder) for name in ("rules", "bound", *LEARNERS)}
+        cells = {name: dict(np.load(file)) for name, file in files.items() if file.exists()}
+        if "rules" in cells and "bound" in cells:
+            held.append(Held(seed, cells))
+    return held
+
+
+def _of_world(held: Sequence[Held]) -> Json:
     others = [name for name in OTHERS if name in ("half", "constant") or f"{name} returned" in held[0].cells["rules"]]
     found: Json = {"data_seeds": [one.seed for one in held], "rows": {}, "less": {}, "control": {}}
     found["sessions"] = int(held[0].returned("half").shape[1])
     bounds = [one.returned("true planned") - one.returned("true constant") for one in held]
     found["room"] = interval(bounds)
-    learners = {name: [one for one in held if name in one.cells] for name in names}
+    learners = {name: [one for one in held if name in one.cells] for name in LEARNERS}
     learners = {name: having for name, having in learners.items() if having}
     for row in ("true planned", "true constant", "true myopic", *others):
         found["rows"][row] = _row(held, row)
@@ -172,9 +191,9 @@ def _row(held: Sequence[Held], row: str) -> Json:
     return {"return": interval([one.returned(row) for one in held]), "length": float(np.mean(lengths)), **mean}
 
 
-def curves(folder: Path, *, state: str, worlds: Sequence[str], seeds: Sequence[int]) -> list[dict[str, str | float]]:
-    """Return the learning curves of all cells: R_cum of the sessions that ended, by user-steps."""
-    rows: list[dict[str, str | float]] = []
+def curves(folder: Path, *, state: str, worlds: Sequence[str], seeds: Sequence[int]) -> list[Point]:
+    """Return the learning curves of all cells, at most `POINTS` points of each."""
+    rows: list[Point] = []
     for world in worlds:
         for seed in seeds:
             for method in METHODS:
@@ -182,19 +201,12 @@ def curves(folder: Path, *, state: str, worlds: Sequence[str], seeds: Sequence[i
                 if not file.exists():
                     continue
                 cell = np.load(file)
-                points = cell["curve"].shape[1]
+                parts = np.array_split(np.arange(cell["curve"].shape[1]), min(POINTS, cell["curve"].shape[1]))
                 for trained, curve in zip(TRAINING_SEEDS, cell["curve"], strict=True):
-                    for i, value in enumerate(curve):
-                        steps = round(float(cell["steps"]) * (i + 1) / points)
+                    for part in parts:
+                        middle = (part.mean() + 0.5) / len(curve) * float(cell["steps"])
                         rows.append(
-                            {
-                                "world": world,
-                                "method": method,
-                                "data_seed": seed,
-                                "training_seed": trained,
-                                "user_steps": steps,
-                                "return": round(float(value), 3),
-                            }
+                            Point(world, method, seed, trained, round(middle), round(float(curve[part].mean()), 3))
                         )
     return rows
 
