@@ -37,7 +37,7 @@ FLAGS = $(if $(filter sardine-%,$(WORLD)),$(call SAID,ENV,--env),--env $(ENV)) -
 
 SWEEP_BUDGET = $(if $(filter default,$(BUDGET)),,--budget $(BUDGET))
 
-.PHONY: help setup train evaluate data sweep compare reproduce headroom ruler worlds probe fcpo export bench test test-all test-versions test-oldest test-newest lint clean
+.PHONY: help setup train evaluate data sweep compare reproduce headroom ruler worlds learners probe fcpo export bench test test-all test-versions test-oldest test-newest lint clean
 
 help: ## list the targets and variables
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ ruler: setup ## measure every purifier against exact inference in small worlds
 
 worlds: setup ## what there is to plan in each world: rules that know the users, beside the bound
 	@$(BIN)/dsrm-jax worlds --env $(ENV) --json experiments/results/worlds.json
+
+learners: setup ## what methods learn to win in those worlds, beside rules on the same state; hours, resumable
+	@$(BIN)/dsrm-jax worlds --learners --env $(ENV) --json experiments/results/worlds_learners.json $(if $(OUT),--out $(OUT))
 
 probe: setup ## whether the purifier purifies, beside controls that must fail
 	@$(BIN)/dsrm-jax probe --env $(ENV) $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT))

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +45,6 @@ METHOD_NAMES = ("dsrm_hrl", "flat")
 DATA_SEEDS = (11, 15, 19)
 TRAINING_SEEDS = (11, 15, 19)
 CHECKED = 300  # points of a learning curve that are kept at most
-TUNED: Mapping[str, Mapping[str, Any]] = MappingProxyType({"retention": {"manager_discount": 0.98}})
-"""Settings of `AgentConfig` by world beside its own, alike for all methods, chosen on data seed 101 alone."""
 
 
 class Budget(NamedTuple):
@@ -239,7 +237,7 @@ def _bound(setting: Setting) -> dict[str, np.ndarray]:
 
 def _learner(setting: Setting, method: str, say: Say) -> dict[str, dict[str, np.ndarray]]:
     """Train a method's seeds in one program, play them, and play the manager's controls."""
-    config = replace(setting.config, agent=replace(setting.config.agent, method=method, **TUNED.get(setting.world, {})))
+    config = replace(setting.config, agent=replace(setting.config.agent, method=method))
     environment, agent, perceive = setting.environment, agent_of(config), perceive_of(config)
     budget, perception = setting.budget, setting.prepared.perception
     length = config.training.rollout_length

@@ -54,15 +54,16 @@ def _agent(name: str) -> dict[str, Any]:
     A goal splits the slate and leaves the items' order alone (`slate_mode`): to ask for 2 popular items of 6 by Eq. (6)'s own
     weights costs 5.5 of R_cum in `mood` against the same 2 ranked by clicks. At the default deviation a manager tries so few
     other slates that after 164,000 user-steps of `mood` it earned less than half and half (-.24 +- .17), at 1 more (+1.74 +-
-    .20; experiments/worlds.md).
+    .20; experiments/worlds.md). Where users come back a goal pays over sessions: R after 160,000 user-steps of `retention` was 51
+    at a discount of .9, 67 at .98.
     """
     chosen = PRESETS.get(name, {}).get("mechanisms", {})
     if not chosen:
         return {}
     charged: dict[str, Any] = {"fairness": "platform", "fairness_weight": 1.0}
-    return {"goal_log_deviation": 0.0, "slate_mode": "share"} | (
-        charged if "platform" in chosen else {"fairness_weight": 0.0}
-    )
+    far: dict[str, Any] = {"manager_discount": 0.98} if "retention" in chosen else {}
+    rewarded: dict[str, Any] = charged if "platform" in chosen else {"fairness_weight": 0.0}
+    return {"goal_log_deviation": 0.0, "slate_mode": "share"} | rewarded | far
 
 
 def _world(name: str) -> WorldConfig:

@@ -1,0 +1,122 @@
+"""The learners' study: its sessions against the library's own, its rules and intervals against NumPy, its controls in effect."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from dsrm_jax.agents.dsrm_hrl import make_dsrm_hrl
+from dsrm_jax.agents.methods import AgentConfig
+from dsrm_jax.evaluation.sessions import run_sessions
+from dsrm_jax.purify.view import Catalogue, View
+from dsrm_jax.simulator.environment import make_environment
+from dsrm_jax.simulator.satisfaction import make_satisfaction
+from dsrm_jax.simulator.settings import ToleranceConfig
+from experiments.worlds import state_rules
+from experiments.worlds.goal_controls import CONTROLS, controlled
+from experiments.worlds.learners_table import goal_use, interval
+from experiments.worlds.paired import play_paired
+from tests.simulator.worlds import NUM_ITEMS, remembering_world
+
+K, N = 4, 30
+
+
+def test_paired_sessions_are_those_of_the_library_slate_by_slate():
+    environment = make_environment(slate_size=K, max_len=9, history_length=6, mechanisms=[make_satisfaction()])
+    world = remembering_world(environment.mechanisms)
+
+    def act(key, env, observation):
+        slates = jax.vmap(lambda key: jax.random.permutation(key, NUM_ITEMS)[:K])(jax.random.split(key, N))
+        return slates.astype(jnp.int32), ()
+
+    key = jax.random.key(3)
+    found = jax.jit(lambda key: play_paired(key, act, environment, world, num_sessions=N))(jax.random.split(key, 1)[0])
+    other = jax.jit(lambda key: run_sessions(key, act, environment, world, num_sessions=N, num_users=N))(key)
+    np.testing.assert_array_equal(found.length, other.length)
+    np.testing.assert_allclose(found.returned, other.clicks / K, rtol=1e-6)
+    present = np.asarray(found.counts) >= 0
+    np.testing.assert_array_equal(present.sum(axis=0), other.length)
+    np.testing.assert_array_equal(np.where(present, found.counts, 0).sum(axis=0), other.popular)
+
+
+def test_myopic_shows_the_likeliest_of_all():
+    rng = np.random.default_rng(0)
+    popular, tail = (-np.sort(-rng.normal(size=(20, K))) for _ in range(2))
+    found = state_rules.myopic(jnp.asarray(popular), jnp.asarray(tail), None)
+    least = np.sort(np.concatenate([popular, tail], axis=1))[:, K]
+    np.testing.assert_array_equal(found, (popular >= least[:, None]).sum(axis=1))
+
+
+def test_what_a_count_costs_given_choices_is_bayes_rule():
+    """Against a million users drawn from the prior, of whom those with the same choices are kept."""
+    config = ToleranceConfig(choices=6)
+    rng = np.random.default_rng(0)
+    centre = np.clip(config.mean + config.spread * rng.standard_normal(1_000_000), 0, 1)
+    chosen = rng.binomial(config.choices, centre)
+    cost = K * (np.abs(np.arange(K + 1) / K - centre[:, None]) >= config.bound)
+    for read in (None, 1, 4):
+        told = None if read is None else jnp.array([read / config.choices])
+        found = np.ravel(state_rules._tolerance_cost(config, K, told))
+        expected = cost[chosen == read if read is not None else chosen >= 0].mean(axis=0)
+        np.testing.assert_allclose(found, expected, atol=0.08)
+
+
+def test_an_interval_is_as_wide_as_data_seeds_differ():
+    rng = np.random.default_rng(0)
+    values = [rng.normal(mean, 0.1, (2, 50)) for mean in (1.0, 2.0, 4.0)]
+    means = [x.mean() for x in values]
+    found = interval(values)
+    half = stats.t.ppf(0.975, 2) * np.std(means, ddof=1) / np.sqrt(3)
+    np.testing.assert_allclose([found["mean"], found["high"] - found["mean"]], [np.mean(means), half])
+    ratio = interval(values, [2 * x[:1] + 2 * (x.mean() - x[:1].mean()) for x in values])
+    np.testing.assert_allclose([ratio[name] for name in ("mean", "low", "high")], 0.5, atol=0.02)
+
+
+def test_how_a_goal_is_used():
+    """Two sessions, of three and of one slate: 3, 3, 0 and 6 popular of 6."""
+    counts = np.array([[[3, 6], [3, -1], [0, -1]]])
+    found = goal_use(counts)
+    assert found["changed"] == 0.5  # of four slates, whose mean is 3
+    assert found["between"] == 2.0  # means 2 and 6
+    np.testing.assert_allclose(found["within"], np.sqrt((1 + 1 + 4 + 0) / 4))
+    np.testing.assert_allclose(found["ad"], (2 * abs(2 * 9 / 12 - 1) + 0 + 1) / 4)
+    assert found["platform_ad"] == 0.0
+
+
+def test_controls_change_whom_a_goal_is_for_and_nothing_else():
+    rng = np.random.default_rng(1)
+    users, items, dim = 12, 30, 3
+    catalogue = Catalogue(
+        jnp.asarray(rng.normal(size=(items, dim)), jnp.float32),
+        jnp.asarray(rng.normal(size=items), jnp.float32),
+        jnp.zeros(items),
+        jnp.arange(items) < 15,
+        context_size=2,
+    )
+    state = jnp.asarray(rng.normal(size=(users, dim)), jnp.float32)
+    view = View(
+        state, state, jnp.zeros(users, jnp.int32), context=jnp.asarray(rng.normal(size=(users, 2)), jnp.float32)
+    )
+    config = AgentConfig(hidden=8, slate_mode="share")
+    plain = make_dsrm_hrl(slate_size=6, hidden=8, slate_mode="share")
+    policy = plain.init(jax.random.key(0), catalogue)
+    # a manager that tells users apart: the output layer starts at zero
+    params = jax.tree.map(lambda x: x + 0.5 * jax.random.normal(jax.random.key(x.size), x.shape), policy.params)
+    policy = SimpleNamespace(params=params)
+
+    def counts(agent):
+        slate = agent.act(policy, jax.random.key(0), view, catalogue, True)[0]
+        return np.asarray(jnp.sum(catalogue.is_popular[slate], axis=1)), np.asarray(slate)
+
+    own, slates = counts(plain)
+    assert len(set(own.tolist())) > 2
+    as_it_is = counts(controlled(jnp.int32(0), config, slate_size=6))
+    np.testing.assert_array_equal(as_it_is[1], slates)
+    changed = {name: counts(controlled(jnp.int32(i + 1), config, slate_size=6))[0] for i, name in enumerate(CONTROLS)}
+    assert set(changed["half"].tolist()) == {3}
+    assert len(set(changed["alike"].tolist())) == 1
+    np.testing.assert_array_equal(np.sort(changed["shuffled"]), np.sort(own))
+    assert (changed["shuffled"] != own).any()
+    assert set(changed["random"].tolist()) <= set(own.tolist())
