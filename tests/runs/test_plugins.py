@@ -262,6 +262,17 @@ def test_an_exported_policy_recommends_from_the_own_catalogue(trained):
     assert np.all(found.item % 10 == 0)
     assert not {10, 20} & set(found["old"])
     assert policy.meta["config"]["environment"]["leave"] == "my_lab:bored"
+    assert policy.meta["card"] == run.card.read_text()
+
+
+def test_evaluating_renews_the_card(trained):
+    run, config, _ = trained
+    run.card.write_text("of an earlier version")
+    result = pipeline.evaluate(run, config, console=QUIET)
+    text = run.card.read_text()
+    assert text.startswith("# my_lab:")
+    assert f"{result['results'][config.agent.method]['length']['mean']:.2f}" in text
+    assert "`environment.leave` 'my_lab:bored'" in text
 
 
 def test_a_run_recommends_from_the_shell_with_its_own_logs_columns(trained, tmp_path):

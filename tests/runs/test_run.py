@@ -279,8 +279,11 @@ def test_the_command_line_resumes_bit_for_bit_in_another_process(tmp_path):
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     whole, parts = (without_time(read_metrics(tmp_path / name / "metrics.jsonl")) for name in ("whole", "parts"))
     assert whole == parts
-    results = [json.loads((tmp_path / name / "summary.json").read_text())["results"] for name in ("whole", "parts")]
-    assert results[0] == results[1]
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "parts")]
+    assert summaries[0]["results"] == summaries[1]["results"]
+    for name, summary in zip(("whole", "parts"), summaries, strict=True):
+        card = (tmp_path / name / "MODEL_CARD.md").read_text()
+        assert all(sentence in card for sentence in [*summary["verdicts"], *summary["warnings"]])
 
 
 @pytest.mark.slow

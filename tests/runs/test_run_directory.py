@@ -44,6 +44,7 @@ def test_names_of_the_parts(tmp_path):
         "checkpoints": "checkpoints",
         "curves": "curves.png",
         "tensorboard": "tensorboard",
+        "card": "MODEL_CARD.md",
         "lock": ".lock",
     }
 

@@ -23,7 +23,7 @@ from dsrm_jax.data.statistics import describe
 from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.tables import data_table, results_table
 from dsrm_jax.evaluation.verdicts import verdicts, warnings
-from dsrm_jax.files import digest
+from dsrm_jax.files import digest, write_text
 from dsrm_jax.parallel.devices import described
 from dsrm_jax.parallel.processes import check_joined, everywhere, first, is_first, require_same
 from dsrm_jax.parallel.processes import console as default_console
@@ -32,6 +32,7 @@ from dsrm_jax.parallel.xla import use_compilation_cache
 from dsrm_jax.progress import phase
 from dsrm_jax.runs.evaluate import evaluate_all
 from dsrm_jax.runs.logging import read_metrics
+from dsrm_jax.runs.model_card import model_card
 from dsrm_jax.runs.pieces import agent_of, environment_of, log_of, perceive_of
 from dsrm_jax.runs.prepare import Share, load_worlds, prepare
 from dsrm_jax.runs.run import Saved, num_updates, restore, run_mesh, start
@@ -114,7 +115,7 @@ def _finish(
 ) -> Json:
     """Evaluate what was trained and write summary and curves."""
     summary = _measure(run, config, saved, worlds, facts, console) | {"seconds": time.perf_counter() - started}
-    write_summary(run, summary)
+    _write(run, config, summary)
     rows = read_metrics(run.metrics)
     if rows and method_of(config.agent.method).learns:
         try:
@@ -139,8 +140,14 @@ def evaluate(run: RunDirectory, config: Config, *, console: Console | None = Non
     _speaker(console)(f"checkpoint of step {step:,} of {last:,}")
     with locked(run):
         summary = _measure(run, config, saved, worlds, facts, console) | {"step": step}
-        write_summary(run, summary)
+        _write(run, config, summary)
     return summary
+
+
+def _write(run: RunDirectory, config: Config, summary: Json) -> None:
+    """Write what was measured, for programs and for people."""
+    write_summary(run, summary)
+    write_text(run.card, model_card(config, summary, folder=str(run.path)))
 
 
 def export(
@@ -195,6 +202,7 @@ def write_policy(
     perception = replace(saved.perception, purifier=purifier)
     last = num_updates(config) * config.training.rollout_length
     facts = {"method": config.agent.method, "source": log.source, "seed": seed, "step": step, "steps": last}
+    facts["card"] = run.card.read_text() if run.card.exists() else ""
     with phase("writing the policy", config.agent.method, work=len(platforms or PLATFORMS)):
         export_policy(
             path,

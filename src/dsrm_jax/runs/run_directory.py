@@ -1,4 +1,4 @@
-"""The folder of one run: `config.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `curves.png`."""
+"""The folder of one run: `config.json`, `metrics.jsonl`, `summary.json`, `MODEL_CARD.md`, `checkpoints/`, `curves.png`."""
 
 import contextlib
 import json
@@ -34,8 +34,9 @@ class RunDirectory(NamedTuple):
     metrics: Path  # JSON lines, one row per chunk of training
     summary: Path  # JSON, the result
     checkpoints: Path  # folder of steps
-    curves: Path  # PNG
+    curves: Path  # PNG, its numbers as CSV beside it
     tensorboard: Path  # folder of event files
+    card: Path  # Markdown
     lock: Path  # held while a process trains here
 
 
@@ -48,8 +49,8 @@ def default_path(config: Config, root: str | os.PathLike[str] = "runs") -> Path:
 def layout(path: str | os.PathLike[str]) -> RunDirectory:
     """Return where the parts of the run in a folder lie; reads and writes nothing."""
     path = Path(path)
-    names = "config.json", "metrics.jsonl", "summary.json", "checkpoints", "curves.png", "tensorboard", ".lock"
-    return RunDirectory(path, *(path / name for name in names))
+    results = "summary.json", "checkpoints", "curves.png", "tensorboard", "MODEL_CARD.md"
+    return RunDirectory(path, *(path / name for name in ("config.json", "metrics.jsonl", *results, ".lock")))
 
 
 def create(out: str | os.PathLike[str], config: Config) -> RunDirectory:
