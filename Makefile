@@ -15,6 +15,8 @@ BUDGET  ?= default
 PYTHON  ?= $(firstword $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do command -v $$p; done))
 
 BIN := .venv/bin
+# nothing is installed but what .lock.txt names, each file by its SHA-256
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
 # The packages that pyproject.toml allows are tested at both ends, each on a Python of its own, by a short selection that enters
 # every room; the tests in full run on .constraints.txt.
@@ -37,7 +39,7 @@ FLAGS = $(if $(filter sardine-%,$(WORLD)),$(call SAID,ENV,--env),--env $(ENV)) -
 
 SWEEP_BUDGET = $(if $(filter default,$(BUDGET)),,--budget $(BUDGET))
 
-.PHONY: help setup train evaluate data sweep compare reproduce headroom ruler worlds learners probe fcpo export bench test test-all test-versions test-oldest test-newest lint clean
+.PHONY: help setup train evaluate data sweep compare reproduce headroom ruler worlds learners probe fcpo export bench test test-all campaign test-versions test-oldest test-newest lint clean
 
 help: ## list the targets and variables
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,14 +54,15 @@ help: ## list the targets and variables
 
 setup: .venv/.ready ## install everything into .venv from pinned versions
 
-.venv/.ready: pyproject.toml experiments/pyproject.toml .constraints.txt
+.venv/.ready: pyproject.toml experiments/pyproject.toml .lock.txt
 	@test -n "$(PYTHON)" || { echo "no Python found: install Python 3.11 or newer, or run make PYTHON=/path/to/python" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than Python 3.11: install a newer one, or run make PYTHON=/path/to/python" >&2; exit 2; }
 	@echo "installing into .venv (once, under four minutes)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .constraints.txt --editable '.[dev,gymnasium,gymnax]' --editable ./experiments
-	@touch $@
+	@$(PIP) --require-hashes --requirement .lock.txt
+	@$(PIP) --no-build-isolation --editable '.[dev,gymnasium,gymnax]' --editable ./experiments
+	@$(BIN)/python -m pip check > $@ || { cat $@ >&2; rm $@; exit 2; }
 
 train: setup ## train a policy, compare it with the yardsticks, write a run directory
 	@$(BIN)/dsrm-jax train $(FLAGS)
@@ -109,6 +112,9 @@ test: setup ## run the fast tests (under ten minutes on two cores)
 
 test-all: setup ## run every test, the slow ones too
 	@DSRM_FLAGS=users $(BIN)/python -m pytest $(TWO) -m 'slow or not slow'
+
+campaign: setup ## kill, damage, fill and forge: the whole campaign of tests/reliability, resumable (hours), one class: ONLY=kills
+	@$(BIN)/python -m pytest -n 0 -m slow -o timeout=0 tests/reliability $(if $(ONLY),-k "$(ONLY)")
 
 test-versions: test-oldest test-newest ## run a short selection on the oldest and the newest packages that are supported
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +18,7 @@ SENTENCE = "dsrm-jax: "
 @cache
 def server() -> Server:
     """Return the session's server of commands, whose caches are the campaign's own."""
-    return Server(folder() / "commands", {"XDG_CACHE_HOME": str(folder() / "cache"), "COLUMNS": "120"})
+    return Server(folder() / f"commands-{os.getpid()}", {"XDG_CACHE_HOME": str(folder() / "cache"), "COLUMNS": "120"})
 
 
 def train(out: Path, *more: str) -> tuple[str, ...]:

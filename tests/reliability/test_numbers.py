@@ -1,5 +1,6 @@
 """Malformed settings, made from the fields themselves: each is refused in one sentence, before anything is allocated."""
 
+import contextlib
 import dataclasses
 import math
 import random
@@ -38,7 +39,7 @@ HARMLESS = {
     *("training.chunk_updates", "purifier.components", "agent.dorl.window"),
     *("purifier.diffusion_steps", "purifier.sampling_steps"),
 }
-TEXTS = ("", "a\0b", "x" * 5000, "../..", "no_such:function", "dsrm_jax.files:digest", ":", "\udcff", "*", "\n")
+TEXTS = ("", "a\0b", "x" * 5000, ".", "no_such:function", "dsrm_jax.files:digest", ":", "\udcff", "*", "\n")
 
 
 class Field:
@@ -218,8 +219,11 @@ def text_trial(number: int) -> Outcome:
         if own:
             log_of(config)
 
+    empty = folder() / "empty"
+    empty.mkdir(exist_ok=True)
     try:
-        call()
+        with contextlib.chdir(empty):
+            call()
     except (InputError, OSError) as error:  # the command line has a sentence for the latter
         problem = one_sentence(str(error))
         return Outcome("silent", f"{name} = {text!r:.20}: {problem}") if problem else Outcome("refused", str(error))
