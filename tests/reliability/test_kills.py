@@ -95,6 +95,8 @@ def _unclean(ended: Ended, how: int, out: Path) -> Outcome | None:
         return Outcome("hang", f"after signal {how}: {ended.said[-200:]}")
     if how == signal.SIGKILL or ended.status == 0:  # 0: it had ended before
         return None if ended.status in (-signal.SIGKILL, 0) else Outcome("traceback", ended.said[-300:])
+    if not ended.said.strip() and ended.status in (1, -how):
+        return None  # the process had not come to the command yet
     if "Traceback" in ended.said or ended.status != 128 + how:
         return Outcome("traceback", f"signal {how}, status {ended.status}: {ended.said[-250:]}")
     if STOPS[ended.status] not in ended.said and "saved; continue with" not in ended.said:

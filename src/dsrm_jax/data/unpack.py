@@ -1,5 +1,6 @@
 """Unpack zip and tar archives that nobody vouches for: plain files only, never outside the folder, never more than it may be."""
 
+import errno
 import gzip
 import lzma
 import stat
@@ -70,7 +71,9 @@ def extract(path: Path, root: Path) -> None:
                     file.write(chunk)
     except InputError:
         raise
-    except DAMAGED as error:
+    except (*DAMAGED, OSError) as error:
+        if not isinstance(error, DAMAGED) and error.errno not in (None, errno.EINVAL, errno.ENAMETOOLONG):
+            raise  # the disk's fault, not the archive's
         raise InputError(f"{path} cannot be unpacked ({error}): delete it and download it again") from error
 
 
@@ -87,3 +90,8 @@ def _tar_members(path: Path) -> Iterator[Member]:
     with tarfile.open(path) as archive:
         for info in archive:
             yield info.name, info.isreg(), info.isdir(), partial(archive.extractfile, info)
+        # to the end, where a compressed archive's own checksum stands: tar stops before it
+        for _ in range(FREE // CHUNK):
+            if not archive.fileobj or not archive.fileobj.read(CHUNK):
+                return
+        raise tarfile.ReadError("it goes on after its end")
