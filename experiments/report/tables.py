@@ -1,11 +1,12 @@
 """The report's tables: ours beside the paper's, as Markdown."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from experiments.report import paper
-from experiments.report.claims import OPEN, Judgement, worst
+from experiments.report import paper, sentences
+from experiments.report.claims import FAILS, HOLDS, OPEN, Judgement, worst
 from experiments.report.comparisons import LOWER_IS_BETTER
 from experiments.report.findings import Cell, Findings, Row
 from experiments.report.measures import closed_form_errors, figure2_sources, training_seconds
@@ -25,20 +26,23 @@ class ReportTable:
         header: of the columns; the first is left-aligned, the others right, or all left where `prose`.
         rows: of the table, as long as the header.
         prose: cells are sentences.
+        said: what the table says, in sentences; they stand above it.
     """
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     prose: bool = False
+    said: Sequence[str] = ()
 
 
 def markdown(table: ReportTable) -> str:
-    """Return a table as Markdown, its title in bold above it."""
+    """Return a table as Markdown, its title in bold and what it says above it."""
     align = [":--" if table.prose or i == 0 else "--:" for i in range(len(table.header))]
     lines = [_line(table.header), _line(align), *(_line(row) for row in table.rows)]
     title = [f"**{table.title}**", ""] if table.title else []
-    return "\n".join([*title, *lines]) + "\n"
+    said = [*(f"* {sentence}" for sentence in table.said), ""] if table.said else []
+    return "\n".join([*title, *said, *lines]) + "\n"
 
 
 def ours(cell: Cell, digits: int) -> str:
@@ -68,7 +72,7 @@ def table1(findings: Findings) -> ReportTable:
         rows.append([f"{env_name(env)}: items recommended from", f"{described['catalogue']:,}", ""])
         rows.append([f"{env_name(env)}: exposure Gini", f"{described['popularity']['gini']:.3f}", ""])
         rows.append([f"{env_name(env)}: share of the top 20 %", f"{described['popularity']['top_share']:.3f}", ""])
-    return ReportTable("", ("statistic", "ours", "paper"), rows)
+    return ReportTable("", ("statistic", "ours", "paper"), rows, said=list(sentences.data_said(findings)))
 
 
 def methods_table(findings: Findings, env: str, max_len: int, methods: Sequence[str], plan: str) -> ReportTable:
@@ -80,7 +84,8 @@ def methods_table(findings: Findings, env: str, max_len: int, methods: Sequence[
     rows = [_method_row(findings, env, max_len, method, best) for method in methods]
     sessions = next((r["result"]["sessions"] for r in findings.results[plan] if r["env"] == env), 0)
     title = f"{env_name(env)}, Max Len {max_len}; {sessions:,} held-out sessions over all seeds"
-    return ReportTable(title, [*header, "AD of slates", "p", "E[Len]"], rows)
+    said = list(sentences.methods_said(findings, env, max_len, methods))
+    return ReportTable(title, [*header, "AD of slates", "p", "E[Len]"], rows, said=said)
 
 
 def best_methods(findings: Findings, env: str, max_len: int, methods: Sequence[str]) -> dict[str, str]:
@@ -124,7 +129,8 @@ def table4(findings: Findings) -> ReportTable:
             cells += [ABSENT, "", "", "", ""]
         rows.append([*cells, f"{printed:,.0f}", f"{printed / paper.TABLE4['dnair']:.2f}"])
     header = ("method", "Stage II, s", "with Stage I, s", "over DNaIR", "compiling, s", "user-steps/s")
-    return ReportTable("", (*header, "paper's s", "paper's over DNaIR"), rows)
+    columns = (*header, "paper's s", "paper's over DNaIR")
+    return ReportTable("", columns, rows, said=list(sentences.times_said(findings)))
 
 
 def figure2_table(findings: Findings) -> ReportTable:
@@ -136,7 +142,8 @@ def figure2_table(findings: Findings) -> ReportTable:
             shuffled = f"{facts['shuffled']:.3f} ± {facts['shuffled_deviation']:.3f}"
             rows.append([label, f"{facts['items']:,}", *values, shuffled])
     header = ("items of", "items", "R² of counts", "R² of rates", "R² of rates, log popularity")
-    return ReportTable("", (*header, "R² of counts, rates shuffled"), rows)
+    said = list(sentences.figure2_said(findings))
+    return ReportTable("", (*header, "R² of counts, rates shuffled"), rows, said=said)
 
 
 def figure3_table(findings: Findings) -> ReportTable:
@@ -152,7 +159,8 @@ def figure3_table(findings: Findings) -> ReportTable:
             cells.append(f"{cell.value:+.{digits}f} [{cell.low:.{digits}f}, {cell.high:.{digits}f}]")
         rows.append([*cells, *(_change(purified, raw, metric) for metric in ("length", "ad"))])
     header = ("purified minus raw", *(heading for heading, _ in METRIC_HEADINGS.values()))
-    return ReportTable("", (*header, "Len, relative", "AD, relative"), rows)
+    said = list(sentences.figure3_said(findings))
+    return ReportTable("", (*header, "Len, relative", "AD, relative"), rows, said=said)
 
 
 def figure4_table(findings: Findings) -> ReportTable:
@@ -165,7 +173,7 @@ def figure4_table(findings: Findings) -> ReportTable:
             if numbers is not None:
                 rows.append([f"{env_name(env)}, {label}", *(f"{numbers[key]:+.3f}" for key in keys)])
     header = ("states", "silhouette by popularity", "NMI with popularity", "silhouette by interest")
-    return ReportTable("", (*header, "NMI with interest"), rows)
+    return ReportTable("", (*header, "NMI with interest"), rows, said=list(sentences.figure4_said(findings)))
 
 
 def figure6_table(findings: Findings, env: str) -> ReportTable:
@@ -177,19 +185,22 @@ def figure6_table(findings: Findings, env: str) -> ReportTable:
             label = f"{values['purifier.schedule']}, S = {values['purifier.diffusion_steps']}"
             rows.append([label, *_metric_cells(row), _seconds(row)])
     header = ("schedule, diffusion steps", *(heading for heading, _ in METRIC_HEADINGS.values()), "p")
-    return ReportTable(env_name(env), (*header, "training, s"), rows)
+    said = list(sentences.grid_said([r for r in findings.results["fig6"] if r["env"] == env], [row[0] for row in rows]))
+    return ReportTable(env_name(env), (*header, "training, s"), rows, said=said)
 
 
 def pareto_table(findings: Findings, env: str) -> ReportTable:
     """Return the metrics over lambda, where only scores decide the slate and where the goal splits it."""
-    rows = []
+    rows, shown = [], []
     for plan, label in (("pareto_penalty", "penalty"), ("pareto_quota", "quota")):
         for row in findings.results.get(plan, []):
             if row["env"] == env:
                 weight = row["values"]["agent.fairness_weight"]
                 rows.append([f"{label}, λ = {weight:g}", *_metric_cells(row)])
+                shown.append(row)
     header = ("slate, weight of fairness", *(heading for heading, _ in METRIC_HEADINGS.values()), "p")
-    return ReportTable(env_name(env), header, rows)
+    said = list(sentences.grid_said(shown, [row[0] for row in rows]))
+    return ReportTable(env_name(env), header, rows, said=said)
 
 
 def curves_table(findings: Findings, env: str) -> ReportTable:
@@ -201,9 +212,9 @@ def curves_table(findings: Findings, env: str) -> ReportTable:
             length, ad = facts["length"], facts["ad"]
             digits = [length[k] for k in ("late_level", "seed_spread", "roughness", "largest_fall", "settled")]
             label = method_name(row["method"])
-            rows.append([label, *(f"{v:.2f}" for v in digits), f"{ad['late_level']:.3f}"])
+            rows.append([label, *("" if math.isnan(v) else f"{v:.2f}" for v in digits), f"{ad['late_level']:.3f}"])
     header = ("method", "late Len", "seed spread", "roughness", "largest fall", "settled after", "late AD")
-    return ReportTable(env_name(env), header, rows)
+    return ReportTable(env_name(env), header, rows, said=list(sentences.curves_said(findings, env)))
 
 
 def closed_form_table(findings: Findings, most: int = 8) -> ReportTable:
@@ -214,7 +225,8 @@ def closed_form_table(findings: Findings, most: int = 8) -> ReportTable:
         [where, f"{error:.3f}", "OFF by more than 0.3" if error > CLOSED_FORM_BOUND else "agrees"]
         for where, error in shown
     ]
-    return ReportTable("", ("row", "abs(E[Len] - Len), steps", ""), rows)
+    said = list(sentences.closed_form_said(findings, CLOSED_FORM_BOUND))
+    return ReportTable("", ("row", "abs(E[Len] - Len), steps", ""), rows, said=said)
 
 
 def claims_table(judgements: Sequence[Judgement]) -> ReportTable:
@@ -233,7 +245,9 @@ def claims_table(judgements: Sequence[Judgement]) -> ReportTable:
             verdict += f". {j.claim.note}"
         rows.append([j.claim.section, f"“{j.claim.quote}”", j.claim.reads, threshold, number, verdict])
     header = ("section", "claim", "measured", "threshold", "ours", "verdict")
-    return ReportTable("", header, rows, prose=True)
+    counts = Counter(j.verdict for j in judgements)
+    said = f"Of {len(judgements)} claims {counts[HOLDS]} hold, {counts[FAILS]} do not, {counts[OPEN]} cannot be decided here."
+    return ReportTable("", header, rows, prose=True, said=[said])
 
 
 def decisive_number(judgement: Judgement) -> str:
