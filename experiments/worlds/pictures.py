@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int
 
-from dsrm_jax.cli.pictures import write_picture
+from dsrm_jax.agents.methods import METHODS
+from dsrm_jax.cli.pictures import FLAW, GREY, OTHER, look_of, write_picture
 from dsrm_jax.simulator.settings import MoodConfig, PlatformConfig, RetentionConfig, SatisfactionConfig, ToleranceConfig
 from experiments.worlds.learners import LEARNT
 from experiments.worlds.learners_table import SLATE_SIZE, Held, Point
+from experiments.worlds.small_worlds import Shown, total
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
 SIZE = (11.0, 3.6)  # inches
 # rows of a cell, what they are called, their colour
 ACTING = (
-    ("true myopic", "greedy: most clicks now", "tab:red"),
-    ("true planned", "planner", "tab:blue"),
-    ("dsrm_hrl", "DSRM-HRL (learnt tastes)", "tab:green"),
+    ("true myopic", "greedy: most clicks now", FLAW),
+    ("true planned", "planner", OTHER[0]),
+    ("dsrm_hrl", "DSRM-HRL (learnt tastes)", look_of("dsrm_hrl")[0]),
 )
 LEFT_FEW = 0.05  # steps are drawn while more of the sessions than this are there
 WINDOW = 200  # steps that are drawn at most
@@ -158,9 +160,39 @@ def curves_picture(path: Path, rows: Sequence[Point]) -> None:
             steps = sorted({row.user_steps for row in mine})
             by_step = [[row.returned for row in mine if row.user_steps == step] for step in steps]
             thousands = np.array(steps) / 1000
-            axes.plot(thousands, [np.mean(x) for x in by_step], label=method)
-            axes.fill_between(thousands, [min(x) for x in by_step], [max(x) for x in by_step], alpha=0.15, linewidth=0)
+            colour = look_of(method)[0]
+            axes.plot(thousands, [np.mean(x) for x in by_step], color=colour, label=METHODS[method].label)
+            reach = [min(x) for x in by_step], [max(x) for x in by_step]
+            axes.fill_between(thousands, *reach, color=colour, alpha=0.15, linewidth=0)
         axes.set(title=world, xlabel="thousand user-steps of a seed", ylabel="R_cum in training")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)
+    write_picture(figure, path)
+
+
+COLOURS = (GREY, FLAW, OTHER[0])
+
+
+def mechanism_picture(path: Path, name: str, found: Mapping[str, Shown]) -> None:
+    """Write what users of one mechanism feel of what they are shown, what they click and how long they stay, under each rule."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    felt, clicked, there = figure.subplots(1, 3)
+    for (rule, shown), colour in zip(found.items(), COLOURS, strict=False):
+        steps, present = np.arange(1, len(shown.present) + 1), shown.present
+        enough = present.mean(axis=1) > LEFT_FEW
+        number = np.maximum(present.sum(axis=1), 1)
+        for axes, values in ((felt, shown.shift), (clicked, shown.reward)):
+            mean = np.where(present, values, 0.0).sum(axis=1) / number
+            axes.plot(steps[enough], mean[enough], color=colour)
+        there.plot(steps, present.mean(axis=1), color=colour, label=f"{rule}: R {total(shown):.1f}")
+    felt.set(title="what users feel of what is shown", xlabel="step", ylabel="click logit gained or lost")
+    clicked.set(title="what they click", xlabel="step", ylabel="mean click of a slate", ylim=(0, 1))
+    there.set(title="who is still there", xlabel="step", ylabel="share of users", ylim=(0, 1.05))
+    there.legend(frameon=False, fontsize=8, loc="lower left")
+    for axes in (felt, clicked, there):
+        axes.grid(alpha=0.3)
+    users = next(iter(found.values())).present.shape[1]
+    figure.suptitle(f"{name}: 120 items of 8 categories, {users} users", fontsize=10)
     write_picture(figure, path)
