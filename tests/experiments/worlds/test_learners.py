@@ -14,7 +14,7 @@ from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.satisfaction import make_satisfaction
 from dsrm_jax.simulator.settings import ToleranceConfig
-from experiments.worlds import state_rules
+from experiments.worlds import small_worlds, state_rules
 from experiments.worlds.goal_controls import CONTROLS, controlled
 from experiments.worlds.learners_table import goal_use, interval
 from experiments.worlds.paired import play_paired
@@ -120,3 +120,23 @@ def test_controls_change_whom_a_goal_is_for_and_nothing_else():
     np.testing.assert_array_equal(np.sort(changed["shuffled"]), np.sort(own))
     assert (changed["shuffled"] != own).any()
     assert set(changed["random"].tolist()) <= set(own.tolist())
+
+
+def test_who_pays_for_leaving_knows_which_items_drive_users_away():
+    environment, world = small_worlds.small_world("quit")
+    rng = np.random.default_rng(0)
+
+    @jax.jit
+    def outcome(state):
+        charge = small_worlds.SMALL["quit"].charge(state, jnp.zeros(small_worlds.ITEMS), world)
+        left = jax.vmap(lambda item: environment.step(jax.random.key(0), state, item[None], world)[3])
+        return charge, left(jnp.arange(small_worlds.ITEMS, dtype=jnp.int32))
+
+    step = jax.jit(environment.step)
+    state, drove = environment.reset(jax.random.key(0), world)[1], 0
+    for t in range(4):
+        charge, left = map(np.asarray, outcome(state))
+        np.testing.assert_array_equal(charge, left.astype(float))
+        drove += left.sum()
+        state = step(jax.random.key(t), state, jnp.array([rng.choice(np.flatnonzero(~left))], jnp.int32), world)[1]
+    assert drove > 0
