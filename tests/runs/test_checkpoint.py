@@ -492,3 +492,25 @@ def test_a_path_that_the_locale_cannot_say_is_no_damage(tmp_path):
         with pytest.raises(InputError, match=r"caf.*LC_ALL=C\.UTF-8"):
             use()
     assert not folder.exists()
+
+
+def test_going_back_to_a_step_leaves_it_the_newest(tmp_path):
+    for step in (8, 16, 24):
+        checkpoint.save(tmp_path, step, small(step), PRINT)
+    with pytest.raises(InputError, match=r"cannot go back to step 12 .*there are steps \[8, 16, 24\]"):
+        checkpoint.go_back(tmp_path, 12)
+    data = max(
+        (tmp_path / "step_00000008" / "arrays").rglob("*"),
+        key=lambda path: path.stat().st_size if path.is_file() else -1,
+    )
+    whole = data.read_bytes()
+    data.write_bytes(whole[:-1])
+    with pytest.raises(InputError, match="another checksum"):
+        checkpoint.go_back(tmp_path, 8)
+    assert checkpoint.steps(tmp_path) == [8, 16, 24]
+    data.write_bytes(whole)
+    checkpoint.go_back(tmp_path, 8)
+    assert checkpoint.steps(tmp_path) == [8]
+    step, state = checkpoint.restore(tmp_path, small(0), PRINT)
+    assert step == 8
+    assert np.array_equal(state.inner.weights, small(8).inner.weights)

@@ -75,15 +75,20 @@ def _resume(argv: list[str]) -> None:
 
     def arguments(
         run: Run,
+        from_step: Annotated[
+            int, tyro.conf.arg(help="Checkpoint to go back to; later ones are removed. -1: the newest good one.")
+        ] = -1,
         json: JsonFile = "",
         processes: Annotated[Processes, tyro.conf.arg(name="", help="Many processes.")] = Processes(),  # noqa: B008
-    ) -> tuple[str, str, Processes]:
-        return run, json, processes
+    ) -> tuple[str, int, str, Processes]:
+        return run, from_step, json, processes
 
-    folder, json_file, processes = parse_arguments(arguments, argv, "resume")
+    folder, from_step, json_file, processes = parse_arguments(arguments, argv, "resume")
     with joined(processes):
         first("json", lambda: check_json(json_file))
         run, config = pipeline.old_run(folder)
+        if from_step >= 0:
+            pipeline.go_back(run, from_step)
         summary = pipeline.train(run, config, keep=share_kept)
         write_json(json_file if is_first() else "", summary)
 

@@ -33,6 +33,7 @@ usage: dsrm-jax resume RUN [OPTIONS]
 Continue an interrupted run from its newest checkpoint, bit for bit.
 
   RUN                   run directory that training wrote
+  --from-step N         go back to the checkpoint of step N first
 {RUNS}
 --help-all lists every option. Example:
   dsrm-jax resume runs/mine""",

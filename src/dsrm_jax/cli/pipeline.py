@@ -30,6 +30,7 @@ from dsrm_jax.parallel.processes import console as default_console
 from dsrm_jax.parallel.sharding import from_first
 from dsrm_jax.parallel.xla import use_compilation_cache
 from dsrm_jax.progress import phase
+from dsrm_jax.runs import checkpoint
 from dsrm_jax.runs.evaluate import evaluate_all
 from dsrm_jax.runs.logging import read_metrics
 from dsrm_jax.runs.model_card import model_card
@@ -61,6 +62,16 @@ def old_run(path: str | os.PathLike[str]) -> tuple[RunDirectory, Config]:
     """Open the folder of an earlier run, read by process 0 where many go on with it; see `run_directory.open_run`."""
     document = first("open", lambda: to_json(open_run(path)[1]))
     return layout(path), from_json(document, str(path))
+
+
+def go_back(run: RunDirectory, step: int) -> None:
+    """Remove the checkpoints of a run beyond a step, which a resumed run then continues from; see `checkpoint.go_back`."""
+
+    def remove() -> None:
+        with locked(run):
+            checkpoint.go_back(run.checkpoints, step)
+
+    first("back", remove)
 
 
 def train(

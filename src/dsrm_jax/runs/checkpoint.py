@@ -144,6 +144,26 @@ def steps(folder: str | os.PathLike[str]) -> list[int]:
     return good
 
 
+def go_back(folder: str | os.PathLike[str], step: int) -> None:
+    """Remove the steps beyond one, so that `restore` continues from it; nothing is removed where that one is not good.
+
+    Raises:
+        InputError: there is no such step, or it is damaged; names those that are there.
+    """
+    folder = _nameable(folder)
+    found = _folders(folder)
+    try:
+        if step not in found:
+            raise DamagedError("it is not there")
+        _read_arrays(found[step], _read_manifest(found[step], step))
+    except DamagedError as error:
+        raise InputError(
+            f"cannot go back to step {step} of {folder} ({error}): there are steps {steps(folder)}"
+        ) from error
+    for beyond in (path for other, path in found.items() if other > step):
+        shutil.rmtree(_set_aside(beyond))
+
+
 def _nameable(folder: str | os.PathLike[str]) -> Path:
     """Return a folder's whole path; raises `InputError` where it has no name that the array library could be told."""
     path = Path(folder).absolute()
