@@ -79,11 +79,11 @@ def trial(number: int) -> Outcome:
         if not said[-1] and faults.at == 0:
             break
     else:
-        return trial_end(out, said)
-    return trial_end(out, said)
+        return ended_well(out, said)
+    return ended_well(out, said)
 
 
-def trial_end(out: Path, said: list[str]) -> Outcome:
+def ended_well(out: Path, said: list[str]) -> Outcome:
     """Finish undisturbed where nothing has, and compare with what an undisturbed run leaves."""
     if said[-1]:
         run = run_directory.create(out, Config())
@@ -167,17 +167,27 @@ def output(argv: list[str]) -> None:
     cli.main(argv[1:])
 
 
+def nobody(argv: list[str]) -> None:
+    """Run a command as a user who owns nothing, no cache and no folder, but for the run's own where that is there."""
+    if os.getuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+    cli.main(argv)
+
+
 HERE = "tests.reliability.test_disks"
 CONDITIONS = {
     **{
         f"files of at most {size:,} bytes": (f"{HERE}:limited", (str(size),), {})
-        for size in (0, 1, 500, 5000, 20_000, 60_000)
+        for size in (500, 3000, 8000, 20_000, 60_000, 200_000)
     },
     "a clock that goes back": (f"{HERE}:backwards", (), {}),
     "slow renames": (f"{HERE}:delayed", (), {}),
     "output closed": (f"{HERE}:output", ("closed",), {}),
     "output full": (f"{HERE}:output", ("full",), {}),
     "output read by nobody": (f"{HERE}:output", ("broken",), {}),
+    "a user who owns nothing": (f"{HERE}:nobody", (), {}),
+    "a user who owns the run alone": (f"{HERE}:nobody", (), {}),
     "C locale": ("", (), {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
     "a dumb terminal of 20 columns": ("", (), {"TERM": "dumb", "COLUMNS": "20"}),
     "no home": ("", (), {"HOME": "", "XDG_CACHE_HOME": ""}),
@@ -195,6 +205,9 @@ def condition(number: int) -> Outcome:
     out = folder() / (name if name in NAMES else f"odd-{number}")
     shutil.rmtree(out, ignore_errors=True)
     reference()
+    if name == "a user who owns the run alone":
+        out.mkdir()
+        out.chmod(0o777)
     more = {"call": call} if call else {}
     words = train(out if name != "-dash" else Path(f"./{name}"), "--data.no-cache")
     ended = server().run(*before, *words, cwd=folder(), seconds=300, **more, **environ)

@@ -1,16 +1,21 @@
 """Runs that are killed or interrupted at any moment end, once resumed, in the same bits as a run that nobody disturbed."""
 
+import os
 import random
 import shutil
 import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from dsrm_jax.config import Config
+from dsrm_jax.runs import checkpoint, run_directory
 from tests.reliability.campaign import Outcome, folder, sample, whole
 from tests.reliability.runs import judged, reference, server, train
 from tests.reliability.server import Command, Ended
+from tests.reliability.test_disks import FINGERPRINT, ended_well, session, state
 
 pytestmark = [pytest.mark.timeout(0)]
 SECONDS = 180.0  # what a command may take
@@ -18,13 +23,56 @@ MOMENTS = ("any", "start", "saving", "step", "compiling", "evaluating")
 STOPS = {130: "interrupted", 143: "stopped by SIGTERM"}
 
 
-def test_a_sample_of_kills_leaves_no_trace():
-    sample(trial, 2)
+def test_a_sample_of_kills_loses_nothing_that_was_reported_as_saved():
+    sample(saves_trial, 4)
+
+
+@pytest.mark.slow
+def test_saves_that_are_killed():
+    whole("kills: of the saves of a run alone", saves_trial, 500)
 
 
 @pytest.mark.slow
 def test_kills():
     whole("kills", trial, 120)
+
+
+class Told(list[int]):
+    """Steps that were reported as saved, told to whom it may concern as they come."""
+
+    def append(self, step: int) -> None:
+        super().append(step)
+        os.write(1, f"saved {step}\n".encode())
+
+
+def saving(argv: list[str]) -> None:
+    """Do what a run does with files, and nothing else."""
+    run = run_directory.create(argv[0], Config())
+    found = checkpoint.restore(run.checkpoints, state(0), FINGERPRINT)
+    session(run, 0 if found is None else found[0], Told())
+    print("finished")
+
+
+def saves_trial(number: int) -> Outcome:
+    """Kill the saves of a run up to three times at any moment, and go on: what was reported is there, and the end is the same."""
+    rng = random.Random(number)
+    out = folder() / "killed-saves"
+    shutil.rmtree(out, ignore_errors=True)
+    told = 0
+    for _ in range(rng.choice((1, 2, 3))):
+        command = server().start(out, call=f"{__name__}:saving")
+        _sleep(command, rng.uniform(0, 1.2))
+        command.send(signal.SIGKILL)
+        ended = command.wait(60)
+        told = max([told, *(int(line.split()[1]) for line in ended.said.splitlines() if line.startswith("saved "))])
+        found = checkpoint.restore(out / "checkpoints", state(0), FINGERPRINT)
+        step = 0 if found is None else found[0]
+        if step < told or (found is not None and not np.array_equal(found[1]["weights"], state(step)["weights"])):
+            return Outcome("silent", f"step {told} was reported as saved, and {step} is there")
+    ended = server().run(out, call=f"{__name__}:saving", seconds=60)
+    if "finished" not in ended.said:
+        return Outcome("hang" if ended.status is None else "traceback", f"{ended.status}: {ended.said[-300:]}")
+    return ended_well(out, [""])
 
 
 def trial(number: int) -> Outcome:

@@ -13,7 +13,7 @@ import textwrap
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from dsrm_jax.cli.commands import Command, commands
 from dsrm_jax.errors import InputError, unknown_name
@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     when interrupted, 141 where nobody reads the output any more.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # none where they were closed
     try:
         with _terminable():
             prepare_process()
@@ -38,21 +39,30 @@ def main(argv: Sequence[str] | None = None) -> None:
                 command.run([word for word in rest if word != "--quiet"])
             sys.stdout.flush()
     except InputError as error:
-        print(f"dsrm-jax: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _stop(2, str(error))
     except BrokenPipeError:
-        _close_output()
-        raise SystemExit(141) from None
+        _stop(141)
     except OSError as error:
-        _close_output()
         where = f" ({error.filename})" if error.filename else ""
-        print(f"dsrm-jax: the system refused to go on: {error.strerror or error}{where}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _stop(2, f"the system refused to go on: {error.strerror or error}{where}")
     except KeyboardInterrupt as error:
         number = signal.Signals(error.args[0] if error.args else signal.SIGINT)
         how = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
-        print(f"dsrm-jax: {how}; what was reported as saved is safe", file=sys.stderr)
-        raise SystemExit(128 + number) from None
+        _stop(128 + number, f"{how}; what was reported as saved is safe")
+
+
+def _stop(status: int, sentence: str = "") -> NoReturn:
+    """Say why, where anything can be said, and leave; an output that takes nothing more is let go of.
+
+    The interpreter would complain of it at its end, and change the status.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = _nowhere()
+    with contextlib.suppress(OSError):
+        print(f"dsrm-jax: {sentence}" if sentence else "", end="\n" if sentence else "", file=sys.stderr, flush=True)
+    raise SystemExit(status) from None
 
 
 @contextlib.contextmanager
@@ -72,9 +82,8 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _close_output() -> None:
-    """Let nothing more be written to an output that takes nothing: the interpreter would complain of it at its end."""
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w")
 
 
 @contextlib.contextmanager
