@@ -69,7 +69,7 @@ def headroom(
         Plain numbers: `source`, `policy`, `sessions`, `seeds`, `confidence`, `lengths`; `states`, by state (`raw`, the
         purifiers' names, `oracle`) and length (as text) what `summarise` gives; `recovered` and `gain`, by purifier
         and length `{"reward", "length", "steps"}`: intervals of the share recovered and of purified - raw, for R_each, for Len
-        and for R_each of each step.
+        and for R_each of each step; `ahead`, by purifier but the first, intervals of purified - the first, for R_each and Len.
 
     Raises:
         InputError: the configuration's data are no synthetic world.
@@ -124,7 +124,7 @@ def _oracle_views(worlds: Worlds, perception: Perception) -> _Views:
         Perception(perception.encoder, oracle_states(perception.encoder.embeddings, world))
         for world in (worlds.train, worlds.test)
     )
-    # the observations of `arriving_with` are whole session states
+    # the observations of `arriving_with` tell the user
     return _Views(cast(Perceive, oracle_perceive), train, test, None)
 
 

@@ -17,7 +17,7 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.purify.encoder import Embeddings, make_catalogue, recent_items
 from dsrm_jax.purify.perception import Perceive, Perception
 from dsrm_jax.purify.view import View
-from dsrm_jax.simulator.environment import Environment, EnvState
+from dsrm_jax.simulator.environment import Environment, EnvState, Observation
 from dsrm_jax.simulator.history import keep_last
 from dsrm_jax.simulator.response import FactorResponse
 from dsrm_jax.simulator.world import World
@@ -43,11 +43,17 @@ class Recorded:
     present: Bool[Array, "N T"]
 
 
-def arriving_with(environment: Environment, lengths: Sequence[int]) -> Environment:
-    """Return an environment whose users arrive with at most so many events, and whose observation is the whole `EnvState`.
+@struct.dataclass
+class Sighting(Observation):
+    """An observation, and whose it is: `oracle_perceive` alone may look at that."""
 
-    The events of a session enter the history as ever. The state of a session holds all that an observation does, and the
-    user, whom `oracle_perceive` alone may look at.
+    user: Int[Array, "..."] = struct.field(kw_only=True)
+
+
+def arriving_with(environment: Environment, lengths: Sequence[int]) -> Environment:
+    """Return an environment whose users arrive with at most so many events, and whose observation is a `Sighting`.
+
+    The events of a session enter the history as ever.
 
     Args:
         environment: from `make_environment`.
@@ -57,20 +63,26 @@ def arriving_with(environment: Environment, lengths: Sequence[int]) -> Environme
 
     def reset(key: jax.Array, world: World) -> tuple[PyTree, EnvState]:
         reset_key, length_key = jax.random.split(key)
-        _, state = environment.reset(reset_key, world)
-        state = replace(state, history=keep_last(state.history, jax.random.choice(length_key, choices)))
-        return state, state
+        observation, state = environment.reset(reset_key, world)
+        history = keep_last(state.history, jax.random.choice(length_key, choices))
+        unlogged = jnp.minimum(state.unlogged, history.length)
+        state = replace(state, history=history, unlogged=unlogged)
+        return sighted(replace(observation, history=history, unlogged=unlogged), state), state
 
     def step(key: jax.Array, state: EnvState, slate: Int[Array, "K"], world: World) -> tuple[PyTree, ...]:
-        _, state, *rest = environment.step(key, state, slate, world)
-        return (state, state, *rest)
+        observation, state, *rest = environment.step(key, state, slate, world)
+        return (sighted(observation, state), state, *rest)
 
     def step_auto_reset(key: jax.Array, state: EnvState, slate: Int[Array, "K"], world: World) -> tuple[PyTree, ...]:
         step_key, reset_key = jax.random.split(key)
-        _, final, reward, terminated, truncated, info = environment.step(step_key, state, slate, world)
-        begun, _ = reset(reset_key, world)
-        state = jax.tree.map(lambda new, old: jnp.where(info["ended"], new, old), begun, final)
-        return state, state, reward, terminated, truncated, info | {"final_observation": final}
+        seen, final, reward, terminated, truncated, info = step(step_key, state, slate, world)
+        next_seen, state = jax.tree.map(
+            lambda new, old: jnp.where(info["ended"], new, old), reset(reset_key, world), (seen, final)
+        )
+        return next_seen, state, reward, terminated, truncated, info | {"final_observation": seen}
+
+    def sighted(observation: Observation, state: EnvState) -> Sighting:
+        return Sighting(**vars(observation), user=state.user)
 
     return environment._replace(reset=reset, step=step, step_auto_reset=step_auto_reset)
 
@@ -119,10 +131,10 @@ def oracle_states(embeddings: Embeddings, world: World, *, ridge: float = 1.0) -
     return jax.lax.map(of_user, (response.user, response.user_bias), batch_size=USERS_AT_ONCE)
 
 
-def oracle_perceive(perception: Perception, key: jax.Array, state: EnvState) -> View:
+def oracle_perceive(perception: Perception, key: jax.Array, seen: Sighting) -> View:
     """`Perceive` of the ruler's ceiling: `perception.purifier` is the table `(U, D)` of `oracle_states`."""
-    found = perception.purifier[state.user]
-    return View(found, found, state.time, recent_items(state.history))
+    found = perception.purifier[seen.user]
+    return View(found, found, seen.time, recent_items(seen.history))
 
 
 def record_sessions(

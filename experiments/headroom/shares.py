@@ -47,10 +47,11 @@ def summarise(per_seed: Sequence[Recorded], config: Config) -> Json:
 def comparisons(
     config: Config, recorded: Mapping[str, Mapping[int, list[Recorded]]], names: Sequence[str], lengths: Sequence[int]
 ) -> Json:
-    """Return `recovered` and `gain` of each purifier, by history length."""
+    """Return `recovered` and `gain` of each purifier, by history length, and `ahead`: the same less the first purifier."""
     slots, confidence = config.environment.slate_size, config.evaluation.confidence
     shares: dict[str, Json] = {name: {} for name in names}
     gains: dict[str, Json] = {name: {} for name in names}
+    ahead: dict[str, Json] = {name: {} for name in names[1:]}
     for name in names:
         for n in lengths:
             triple = [recorded[state][n] for state in ("raw", name, "oracle")]
@@ -67,7 +68,13 @@ def comparisons(
             gains[name][str(n)] = {
                 metric: gained(*parts(metric)[:2], confidence=confidence) for metric in ("reward", "length")
             } | {"steps": [gained(*parts("reward", t)[:2], confidence=confidence) for t in steps]}
-    return {"recovered": shares, "gain": gains}
+            if name in ahead:
+                pair = [recorded[names[0]][n], recorded[name][n]]
+                ahead[name][str(n)] = {
+                    metric: gained(*parts(metric, triple=pair), confidence=confidence)
+                    for metric in ("reward", "length")
+                }
+    return {"recovered": shares, "gain": gains, "ahead": ahead}
 
 
 def overall_rate(per_seed: Sequence[Recorded], config: Config) -> float:

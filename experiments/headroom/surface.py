@@ -24,6 +24,9 @@ VARIANTS: Mapping[str, Json] = MappingProxyType(
         "masked_random_exposure": {"kind": "masked", "target": "random_exposure"},
         "masked_refreshed": {"kind": "masked", "refresh_rounds": 2},
         "guided": {"kind": "guided"},
+        "gaussian": {"kind": "gaussian"},
+        "mixture": {"kind": "mixture"},
+        "conditional": {"kind": "conditional"},
         "guided_implicit": {"kind": "guided", "sampler": "ddim", "sampling_steps": 5, "guidance_steps": 2},
         "regression": {"kind": "regression"},
         "regression_refreshed": {"kind": "regression", "refresh_rounds": 2},
@@ -38,7 +41,8 @@ class Surface:
     worlds: tuple[Literal["own", "strong", "mild"], ...] = ("own",)
     """Contaminations: own is the configuration's (synthetic.*); strong and mild are those that results are reported for."""
     purifiers: tuple[str, ...] = ()
-    """Variants to compare, such as paper masked guided regression; empty: the configuration's own."""
+    """Variants to compare, such as gaussian conditional guided, the first of which is also what others are compared with; empty:
+    the configuration's own."""
     policy: Literal["trained", "greedy"] = "trained"
     """A policy trained for each state, or half-and-half slates of the highest predicted clicks."""
     lengths: tuple[int, ...] = LENGTHS

@@ -29,6 +29,10 @@ def headroom_table(result: Json) -> RenderableType:
         steps.add_row(state, *(_steps(by_length[n]["steps"]) for n in lengths))
     for purifier, by_length in result["recovered"].items():
         shares.add_row(purifier, *(share_cell(by_length[n]["reward"]) for n in lengths))
+    first, *others = result["recovered"]
+    ahead = WideTable(f"steps longer than on {first}", *(f"{n} events" for n in lengths))
+    for purifier in others:
+        ahead.add_row(purifier, *(_longer(result["ahead"][purifier][n]["length"]) for n in lengths))
     worst = max(by["ad"] for state in result["states"].values() for by in state.values())
     seeds = len(result["seeds"])
     notes = (
@@ -37,7 +41,8 @@ def headroom_table(result: Json) -> RenderableType:
         f"{result['sessions']:,} sessions each; AD at most {worst:.3f}",
     )
     title = Text(f"{result['source']}; {result['policy']} policy on each state", style="bold")
-    return Group(title, rates, Text(""), shares, Text(""), steps, Text(""), *(Text(note) for note in notes))
+    tables = (rates, shares, *((ahead,) if others else ()), steps)
+    return Group(title, *(part for table in tables for part in (table, Text(""))), *(Text(note) for note in notes))
 
 
 def surface_table(results: Mapping[str, Json]) -> RenderableType:
@@ -70,6 +75,12 @@ def share_cell(value: Mapping[str, float | None]) -> str:
 
 def _rate(found: Json) -> str:
     return f"{found['reward']['mean']:.3f} ({found['length']['mean']:.1f})"
+
+
+def _longer(value: Mapping[str, float | None]) -> str:
+    if value["low"] is None or value["high"] is None:
+        return f"{value['mean']:+.2f}"
+    return f"{value['mean']:+.2f} [{value['low']:+.2f}, {value['high']:+.2f}]"
 
 
 def _steps(values: list[float]) -> str:

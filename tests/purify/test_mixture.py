@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from dsrm_jax.purify import fit_mixture as fitting
-from dsrm_jax.purify.guidance import Quadratic
+from dsrm_jax.purify.closed_form import likelihoods_of_users
+from dsrm_jax.purify.encoder import Embeddings
+from dsrm_jax.purify.exposure import Exposure
+from dsrm_jax.purify.guidance import Quadratic, quadratic
 from dsrm_jax.purify.mixture import (
     ABSENT,
     Mixture,
@@ -20,6 +23,9 @@ from dsrm_jax.purify.mixture import (
     posterior_of,
     prior_of,
 )
+from dsrm_jax.purify.posterior import UserPosterior
+from dsrm_jax.purify.purifier import LogOfUsers
+from dsrm_jax.purify.windows import Windows
 from dsrm_jax.simulator.world import SessionStarts
 
 D, C, J, U = 2, 2, 3, 80
@@ -175,3 +181,24 @@ def test_rows_of_users_are_evenly_spread_and_right_aligned():
     assert history.click[2].tolist() == [False] * 5
     assert history.click[3].tolist() == [True, False, True, False, True]
     assert fitting.rows_of_users(starts, most_users=2, most_rows=5)[0].tolist() == [0, 2]
+
+
+def test_a_prior_is_told_by_clicks_and_not_by_what_the_log_showed():
+    rows, items = 40, 6
+    starts = SessionStarts(
+        jnp.repeat(jnp.arange(8, dtype=jnp.int32), 5),
+        jnp.asarray(RNG.integers(1, items, rows), jnp.int32),
+        jnp.asarray(RNG.uniform(size=rows) < 0.5),
+        jnp.arange(0, rows + 1, 5, dtype=jnp.int32),
+    )
+    vectors = jnp.float32(np.c_[RNG.normal(size=(items, D - 1)), np.ones(items)])
+    embeddings = Embeddings(vectors, jnp.float32(RNG.normal(size=items)))
+
+    def users(loudness):
+        exposure = Exposure(jnp.ones(D), jnp.ones(D), *(loudness * jnp.eye(D) for _ in range(2)), jnp.float32(0.1))
+        posterior = UserPosterior(jnp.float32(LINEAR[:8]), jnp.full(8, 5.0), None, exposure, jnp.float32(1))
+        _, told = likelihoods_of_users(LogOfUsers(embeddings, Windows(starts, 5, 1), posterior))
+        at = jnp.ones((8, D))
+        return quadratic(told, at, jnp.ones((8, D)))
+
+    jax.tree.map(np.testing.assert_array_equal, users(0.0), users(50.0))

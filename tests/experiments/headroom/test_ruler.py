@@ -23,9 +23,11 @@ from dsrm_jax.config import (
 )
 from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.recovered import gained, recovered
-from dsrm_jax.purify.encoder import Embeddings, EncoderParams
-from dsrm_jax.purify.perception import Perception
+from dsrm_jax.purify.encoder import Embeddings, EncoderParams, make_encoder
+from dsrm_jax.purify.perception import Perception, make_perceive
+from dsrm_jax.purify.purifier import identity_purifier
 from dsrm_jax.runs.pieces import environment_of
+from dsrm_jax.simulator.environment import Observation
 from dsrm_jax.simulator.response import FactorResponse, TableResponse
 from dsrm_jax.simulator.world import History, SessionStarts, World
 from experiments.headroom.ruler import contaminated, headroom
@@ -33,6 +35,7 @@ from experiments.headroom.sessions import arriving_with, keep_last, oracle_perce
 from experiments.headroom.table import headroom_table, share_cell
 
 USERS, ITEMS, FACTORS, D, ROWS, H = 9, 24, 5, 4, 20, 12
+ENCODER = make_encoder(dim=D - 1)
 ENVIRONMENT = environment_of(Config(environment=EnvironmentConfig(history_length=H, max_len=6)))
 
 
@@ -137,7 +140,7 @@ def test_only_the_last_events_are_kept():
     assert keep_last(history, 40).length == 5
 
 
-def test_users_arrive_with_few_events_and_collect_those_of_the_session(world):
+def test_users_arrive_with_few_events_and_collect_those_of_the_session(world, embeddings):
     environment = arriving_with(ENVIRONMENT, (3,))
     reset, plain_reset = jax.jit(environment.reset), jax.jit(ENVIRONMENT.reset)
     for seed in range(20):
@@ -154,6 +157,11 @@ def test_users_arrive_with_few_events_and_collect_those_of_the_session(world):
     observation, _, *_ = jax.jit(environment.step)(jax.random.key(9), state, slate, world)
     assert observation.history.length == 9
     np.testing.assert_array_equal(observation.history.item[-6:], world.item[slate])
+    plain = Observation(observation.history, observation.time, observation.unlogged)
+    perceive = jax.jit(make_perceive(ENCODER, identity_purifier()))
+    params = Perception(ENCODER.init(jax.random.key(1), embeddings), {})
+    seen, expected = (perceive(params, None, jax.tree.map(lambda x: x[None], o)) for o in (observation, plain))
+    jax.tree.map(np.testing.assert_array_equal, seen, expected)
     view = oracle_perceive(Perception(None, jnp.arange(USERS * D).reshape(USERS, D)), None, observation)
     np.testing.assert_array_equal(view.state, jnp.arange(D) + D * state.user)
 
@@ -206,6 +214,8 @@ def test_ruler_reports_every_state_length_and_step(policy):
     for n in ("2", "12"):
         assert result["states"]["none"][n] == result["states"]["raw"][n]
         assert result["recovered"]["none"][n]["reward"]["mean"] == 0
+        lost = [result["states"][name][n]["length"]["mean"] for name in ("none", "guided")]
+        np.testing.assert_allclose(result["ahead"]["none"][n]["length"]["mean"], lost[0] - lost[1], atol=1e-9)
         assert result["states"]["oracle"][n]["reward"]["mean"] > result["states"]["raw"][n]["reward"]["mean"]
     # greedy slates of the oracle never look at the history
     if policy == "greedy":
