@@ -16,7 +16,7 @@ from dsrm_jax.cli.pictures import FLAW, GREY, OTHER, look_of, write_picture
 from dsrm_jax.simulator.settings import MoodConfig, PlatformConfig, RetentionConfig, SatisfactionConfig, ToleranceConfig
 from experiments.worlds.learners import LEARNT
 from experiments.worlds.learners_table import SLATE_SIZE, Held, Point
-from experiments.worlds.small_worlds import Shown, total
+from experiments.worlds.small_worlds import SMALL, Shown, total
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -183,11 +183,11 @@ def mechanism_picture(path: Path, name: str, found: Mapping[str, Shown]) -> None
         steps, present = np.arange(1, len(shown.present) + 1), shown.present
         enough = present.mean(axis=1) > LEFT_FEW
         number = np.maximum(present.sum(axis=1), 1)
-        for axes, values in ((felt, shown.shift), (clicked, shown.reward)):
+        for axes, values in ((felt, shown.felt), (clicked, shown.reward)):
             mean = np.where(present, values, 0.0).sum(axis=1) / number
             axes.plot(steps[enough], mean[enough], color=colour)
         there.plot(steps, present.mean(axis=1), color=colour, label=f"{rule}: R {total(shown):.1f}")
-    felt.set(title="what users feel of what is shown", xlabel="step", ylabel="click logit gained or lost")
+    felt.set(title="what users feel", xlabel="step", ylabel=SMALL[name].called)
     clicked.set(title="what they click", xlabel="step", ylabel="mean click of a slate", ylim=(0, 1))
     there.set(title="who is still there", xlabel="step", ylabel="share of users", ylim=(0, 1.05))
     there.legend(frameon=False, fontsize=8, loc="lower left")

@@ -10,7 +10,8 @@ from dsrm_jax.files import write_bytes
 from dsrm_jax.types import Json, Say
 from experiments.worlds.learners import run_learners
 from experiments.worlds.learners_table import collect, curves, held_in
-from experiments.worlds.pictures import curves_picture, world_picture
+from experiments.worlds.pictures import curves_picture, mechanism_picture, world_picture
+from experiments.worlds.small_worlds import SMALL, rules_of
 
 
 def report(
@@ -28,7 +29,7 @@ def report(
     """Measure what a folder of cells lacks, write the numbers after each, and return them.
 
     Beside the file `json` stand its learning curves, `STEM_curves.csv`, and in the folder `STEM` a picture of each world, of the
-    first data seed, and of the curves.
+    first data seed, one of the curves, and one of each mechanism by itself (`small_worlds`).
     """
     result: Json = {}
     wanted = {"worlds": worlds, "seeds": seeds, "state": state}
@@ -53,3 +54,7 @@ def write_files(folder: Path, json: Path, *, worlds: Sequence[str], seeds: Seque
     for world in worlds:
         for held in held_in(folder, world, state=state, seeds=seeds)[:1]:
             world_picture(json.with_suffix("") / f"{world}.png", world, held)
+    for name in SMALL:
+        picture = json.with_suffix("") / f"{name}.png"
+        if not picture.exists():
+            mechanism_picture(picture, name, rules_of(name))

@@ -19,6 +19,7 @@ from dsrm_jax.simulator.environment import Environment, EnvState, Observation, m
 from dsrm_jax.simulator.leave import make_stay
 from dsrm_jax.simulator.presets import MECHANISMS
 from dsrm_jax.simulator.response import TableResponse
+from dsrm_jax.simulator.settings import ClickbaitConfig
 from dsrm_jax.simulator.world import SessionStarts, World
 from dsrm_jax.training.rollout import Act, Step, play, until_left
 
@@ -36,6 +37,9 @@ class Small(NamedTuple):
     settings: Mapping[str, Any]  # of the mechanism
     charge: Charge | None = None  # None: nothing that a planner could save by paying
     environment: Mapping[str, Any] = MappingProxyType({"max_len": 40, "ad_penalty": 0})
+    # what is drawn of what users feel, and what it is called; None: the click logit that the shown items gain
+    felt: Callable[[EnvState, World], Array] | None = None
+    called: str = "click logit gained or lost"
 
 
 def _crowding(env: EnvState, chance: Float[Array, "J"], world: World) -> Float[Array, "J"]:
@@ -62,6 +66,15 @@ def _leaving(env: EnvState, chance: Float[Array, "J"], world: World) -> Float[Ar
     return jax.vmap(one)(jnp.arange(world.num_items))
 
 
+def _share_leaving(env: EnvState, world: World) -> Array:
+    return jnp.mean(_leaving(env, jnp.zeros(world.num_items), world))
+
+
+def _satisfied(env: EnvState, world: World) -> Array:
+    assert env.memory is not None
+    return jax.nn.sigmoid(ClickbaitConfig.sensitivity * env.memory["clickbait"])
+
+
 STAYING: Mapping[str, Any] = MappingProxyType({"leave": make_stay(), "max_len": 40, "ad_penalty": 0})
 SMALL: Mapping[str, Small] = MappingProxyType(
     {
@@ -69,8 +82,14 @@ SMALL: Mapping[str, Small] = MappingProxyType(
         "no_repeats": Small({}),
         "drift": Small({"spread": 0.7, "reach": 1.0}),
         "boredom": Small({}, _crowding, STAYING),
-        "clickbait": Small({"cost": 1.0, "gain": 2.0}, _bait),
-        "quit": Small({}, _leaving, MappingProxyType({**STAYING, "slate_size": 1})),
+        "clickbait": Small({"gain": 2.0}, _bait, felt=_satisfied, called="satisfaction"),
+        "quit": Small(
+            {},
+            _leaving,
+            MappingProxyType({**STAYING, "slate_size": 1}),
+            _share_leaving,
+            "items that would drive users away",
+        ),
     }
 )
 
@@ -78,7 +97,7 @@ SMALL: Mapping[str, Small] = MappingProxyType(
 class Shown(NamedTuple):
     """What sessions under one rule came to, `(T, B)` each."""
 
-    shift: np.ndarray  # logit that the shown items have gained by the mechanism, the mean over the slate
+    felt: np.ndarray  # `Small.felt`
     reward: np.ndarray
     present: np.ndarray  # bool
 
@@ -107,7 +126,8 @@ def small_world(name: str) -> tuple[Environment, World]:
 def rules_of(name: str) -> dict[str, Shown]:
     """Play the rules of a mechanism: by taste alone, greedy on what is felt, and at the best of `PRICES` where one pays."""
     environment, world = small_world(name)
-    charge, everything = SMALL[name].charge, jnp.arange(ITEMS)
+    small, everything = SMALL[name], jnp.arange(ITEMS)
+    charge = small.charge
 
     def scores(env: EnvState, felt: Array, price: Array) -> Float[Array, "J"]:
         taste = world.response.click_probability(env.user, everything, env.history)
@@ -124,12 +144,14 @@ def rules_of(name: str) -> dict[str, Shown]:
     def keep(_: jax.Array, step: Step) -> tuple[Array, ...]:
         env, present = step.env
 
-        def shift(env: EnvState, slate: Array) -> Array:
+        def feels(env: EnvState, slate: Array) -> Array:
+            if small.felt is not None:
+                return small.felt(env, world)
             base = world.response.click_probability(env.user, slate, env.history)
             logit = jax.scipy.special.logit
             return jnp.mean(logit(jnp.clip(environment.chance(env, slate, world), 1e-6, 1 - 1e-6)) - logit(base))
 
-        return jax.vmap(shift)(env, step.slate), step.reward, present
+        return jax.vmap(feels)(env, step.slate), step.reward, present
 
     @jax.jit
     def program(key: jax.Array, felt: Array, price: Array) -> tuple[Array, ...]:
