@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from dsrm_jax.config import Config
+from dsrm_jax.config import Config, TrainingConfig
+from dsrm_jax.config.serialise import config_fingerprint
 from dsrm_jax.data.cache import read_log, write_log
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.sources import load_log
@@ -27,7 +28,6 @@ from tests.reliability.runs import judged, reference, server
 
 pytestmark = [pytest.mark.timeout(0), pytest.mark.filterwarnings("ignore:.*the cache is:UserWarning")]
 STEPS, PER = (16, 24, 32), 8
-FINGERPRINT = "a" * 64
 SAVED = {
     "weights": np.linspace(-1, 1, 60, dtype=np.float32),
     "keys": np.arange(8, dtype=np.uint32),
@@ -82,12 +82,16 @@ def parameters(step: int, seed: int) -> dict[str, np.ndarray]:
     return {name: (array * (step + seed)).astype(array.dtype) for name, array in SAVED.items()}
 
 
+def config_of(seed: int) -> Config:
+    return Config(training=TrainingConfig(seeds=(seed,)))
+
+
 def write_run(out: Path, seed: int) -> None:
-    run = run_directory.create(out, Config())
-    done = 0
+    run, done, fingerprint = run_directory.create(out, config_of(seed)), 0, config_fingerprint(config_of(seed))
     for step in STEPS:
-        append_metrics(run.metrics, [{"step": s, "reward": [s / 7 + seed]} for s in range(done + PER, step + 1, PER)])
-        checkpoint.save(run.checkpoints, step, parameters(step, seed), FINGERPRINT)
+        rows = [{"step": s, "reward": [s / 7 + seed]} for s in range(done + PER, step + 1, PER)]
+        append_metrics(run.metrics, rows, of=fingerprint)
+        checkpoint.save(run.checkpoints, step, parameters(step, seed), fingerprint)
         done = step
     run_directory.write_summary(run, {"results": {"x": 0.125 + seed}})
 
@@ -122,22 +126,23 @@ def run_trial(number: int) -> Outcome:
         try:
             run, config = run_directory.open_run(copy)
             run_directory.check_checkpoints(run)
-            found = checkpoint.restore(run.checkpoints, parameters(0, 0), FINGERPRINT)
+            fingerprint = config_fingerprint(config)
+            found = checkpoint.restore(run.checkpoints, parameters(0, 0), fingerprint)
             if found is None:
                 return Outcome("silent", f"{what}: nothing was found to continue from")
             step, state = found
             if not all(np.array_equal(state[name], array) for name, array in parameters(step, 0).items()):
                 return Outcome("silent", f"{what}: step {step} came back as something else")
-            kept = truncate_metrics(run.metrics, step)
+            kept = truncate_metrics(run.metrics, step, of=fingerprint)
             if kept != step // PER:  # as `runs.run.train` says it
                 heard.said.append(f"{kept} rows up to step {step}")
             summary = run_directory.read_summary(run)
-            rows = read_metrics(run.metrics) if run.metrics.exists() else []
+            rows = read_metrics(run.metrics, of=fingerprint) if run.metrics.exists() else []
         except InputError as error:
             return Outcome("refused", f"{what}: {error}")
         except Exception as error:
             return Outcome("traceback", f"{what}: {type(error).__name__}: {error}")
-    if (config, summary) != (Config(), {"results": {"x": 0.125}}) or any(row not in wanted_rows for row in rows):
+    if (config, summary) != (config_of(0), {"results": {"x": 0.125}}) or any(row not in wanted_rows for row in rows):
         return Outcome("silent", f"{what}: {summary} {rows}")
     if heard.said:
         return Outcome("recovered", f"{what}: {heard.said[0]}")

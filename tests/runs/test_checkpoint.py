@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -514,3 +515,18 @@ def test_going_back_to_a_step_leaves_it_the_newest(tmp_path):
     step, state = checkpoint.restore(tmp_path, small(0), PRINT)
     assert step == 8
     assert np.array_equal(state.inner.weights, small(8).inner.weights)
+
+
+def test_what_threads_say_after_a_write_that_failed_is_not_shown(monkeypatch):
+    """TensorStore's threads report to Orbax's event loop, which the first failure closed: the sentence stands alone."""
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    with pytest.raises(OSError, match="full"), checkpoint._quiet():
+        raise OSError("full")
+    late, other = (SimpleNamespace(exc_value=RuntimeError(text)) for text in ("Event loop is closed", "another"))
+    sys.unraisablehook(late)
+    sys.unraisablehook(other)
+    assert shown == [other]
+    with checkpoint._quiet():
+        pass
+    assert sys.unraisablehook(late) is None

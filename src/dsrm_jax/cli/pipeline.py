@@ -15,7 +15,7 @@ from dsrm_jax.agents.methods import METHODS, method_of
 from dsrm_jax.cli.figures import learning_curves
 from dsrm_jax.cli.pictures import look_of
 from dsrm_jax.config import Config
-from dsrm_jax.config.serialise import from_json, to_json
+from dsrm_jax.config.serialise import config_fingerprint, from_json, to_json
 from dsrm_jax.config.worlds import whereabouts
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.sources import SOURCES, check_source, data_path
@@ -127,7 +127,7 @@ def _finish(
     """Evaluate what was trained and write summary and curves."""
     summary = _measure(run, config, saved, worlds, facts, console) | {"seconds": time.perf_counter() - started}
     _write(run, config, summary)
-    rows = read_metrics(run.metrics)
+    rows = read_metrics(run.metrics, of=config_fingerprint(config))
     if rows and method_of(config.agent.method).learns:
         try:
             title = f"{method_of(config.agent.method).label} on {summary['source']}"

@@ -16,10 +16,11 @@ import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -387,11 +388,19 @@ def _first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Orbax's informational logging for the length of one call."""
+    """Silence Orbax's informational logging for the length of one call, and what its threads say after one that failed."""
     logger = logging.getLogger("absl")
-    level = logger.level
+    level, hook = logger.level, sys.unraisablehook
     logger.setLevel(logging.CRITICAL)
+
+    def without_late(raised: Any) -> None:  # sys.UnraisableHookArgs, which is no type at run time
+        # the first write that fails closes the loop that the others report to, from threads of TensorStore's own
+        if str(raised.exc_value) != "Event loop is closed":
+            hook(raised)
+
+    sys.unraisablehook = without_late
     try:
         yield
+        sys.unraisablehook = hook
     finally:
         logger.setLevel(level)

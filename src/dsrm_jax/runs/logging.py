@@ -53,7 +53,7 @@ class Writer(Protocol):
         """Write what was recorded."""
 
 
-def append_metrics(path: str | os.PathLike[str], rows: Sequence[Json]) -> None:
+def append_metrics(path: str | os.PathLike[str], rows: Sequence[Json], *, of: str = "") -> None:
     """Append rows to a JSON-lines file; when this returns they are on the disk.
 
     Append a chunk's rows before its checkpoint is saved: then the file is never behind a checkpoint. Each row has an int
@@ -66,7 +66,7 @@ def append_metrics(path: str | os.PathLike[str], rows: Sequence[Json]) -> None:
     for row in rows:
         if type(row.get("step")) is not int:
             raise TypeError(f"a row's step is {row.get('step')!r}, expected an int")
-    text = "".join(map(line_of, rows))
+    text = "".join(line_of(row, of) for row in rows)
     try:
         with open(path, "ab") as file:
             size = file.tell()
@@ -83,24 +83,25 @@ def append_metrics(path: str | os.PathLike[str], rows: Sequence[Json]) -> None:
         raise InputError(f"cannot write {path}: {error.strerror or error}; its earlier rows are untouched") from error
 
 
-def line_of(row: Json) -> str:
-    """Return the line of a row: JSON, its CRC-32 last, so that a changed digit is seen."""
-    text = json.dumps(json_value(row), allow_nan=False)
+def line_of(row: Json, of: str = "") -> str:
+    """Return the line of a row: JSON, the run that it is `of` and its CRC-32 last, so that a changed digit is seen."""
+    text = json.dumps(json_value(row | {"run": of[:8]} if of else row), allow_nan=False)
     return f'{text[:-1]}, "crc": {zlib.crc32(text.encode())}}}\n'
 
 
-def read_metrics(path: str | os.PathLike[str]) -> list[Json]:
+def read_metrics(path: str | os.PathLike[str], *, of: str = "") -> list[Json]:
     """Return the rows of a file of `append_metrics` in order, arrays as lists, NaN and infinities as floats.
 
-    A last line that a killed process left half written is left out.
+    A last line that a killed process left half written is left out; so are another run's rows, where it is said whose they are
+    to be (`of`, the run's fingerprint).
 
     Raises:
         InputError: the file is missing, unreadable, or damaged before its end; names the line.
     """
-    return [from_json_value(row) for row, _ in _rows(path)]
+    return [from_json_value(row) for row, _ in _rows(path, of)]
 
 
-def truncate_metrics(path: str | os.PathLike[str], step: int) -> int:
+def truncate_metrics(path: str | os.PathLike[str], step: int, *, of: str = "") -> int:
     """Remove the rows beyond a restored step, and a half-written last line: a resumed run writes them again.
 
     The rows up to the step stay, byte for byte; their number is returned. An absent file counts as empty.
@@ -110,14 +111,14 @@ def truncate_metrics(path: str | os.PathLike[str], step: int) -> int:
     """
     if not Path(path).exists():
         return 0
-    kept = [line for row, line in _rows(path) if row["step"] <= step]
+    kept = [line for row, line in _rows(path, of) if row["step"] <= step]
     text = "".join(kept)
     if text.encode() != Path(path).read_bytes():
         write_text(path, text)
     return len(kept)
 
 
-def _rows(path: str | os.PathLike[str]) -> list[tuple[Json, str]]:
+def _rows(path: str | os.PathLike[str], of: str) -> list[tuple[Json, str]]:
     """Return `(row, its line)` of every row; damage with no good row after it is passed over."""
     try:
         content = Path(path).read_bytes()
@@ -125,7 +126,7 @@ def _rows(path: str | os.PathLike[str]) -> list[tuple[Json, str]]:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     rows, damaged = [], 0
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
-        row = _parse(line)
+        row = _parse(line, of)
         if row is None:
             damaged = damaged or number
         elif damaged:
@@ -137,7 +138,7 @@ def _rows(path: str | os.PathLike[str]) -> list[tuple[Json, str]]:
     return rows
 
 
-def _parse(line: bytes) -> Json | None:
+def _parse(line: bytes, of: str) -> Json | None:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):  # UnicodeDecodeError is one too
@@ -145,7 +146,9 @@ def _parse(line: bytes) -> Json | None:
     if not isinstance(row, dict) or type(row.get("step")) is not int:
         return None
     crc = row.pop("crc", None)  # rows of an earlier version have none
-    return row if crc is None or crc == zlib.crc32(json.dumps(row).encode()) else None
+    intact = crc is None or crc == zlib.crc32(json.dumps(row).encode())
+    mine = row.pop("run", of[:8]) == of[:8] or not of
+    return row if intact and mine else None
 
 
 def nonfinite(row: Json) -> list[str]:

@@ -162,7 +162,7 @@ def train(run: RunDirectory, config: Config, saved: Saved, world: World, data: s
     """
     per_update = config.training.rollout_length
     done, last = int(fetch(saved.train.step)[0]), num_updates(config) * per_update
-    rows = first("truncate", lambda: truncate_metrics(run.metrics, done))
+    rows = first("truncate", lambda: truncate_metrics(run.metrics, done, of=config_fingerprint(config)))
     if rows != done // per_update:
         _log.warning(
             "%s holds %d rows up to step %d, expected %d: some were lost or changed since; the checkpoint is intact",
@@ -220,7 +220,7 @@ def _run_chunks(
             state, metrics = program(state, world, saved.perception)
             rows = metric_rows(metrics, step, per_update, time.perf_counter() - started)
             check_finite(rows, state, config, last_good=good)
-            first("rows", partial(_log_rows, run, writers, rows))
+            first("rows", partial(_log_rows, run, config, writers, rows))
             step = rows[-1]["step"]
             reward, broken = (np.mean(rows[-1][name]) for name in ("reward", "broken"))
             rate = (step - before) * _num_users(config) / (time.perf_counter() - started)
@@ -238,8 +238,8 @@ def _run_chunks(
     return state
 
 
-def _log_rows(run: RunDirectory, writers: list[Writer], rows: list[Json]) -> None:
-    append_metrics(run.metrics, rows)
+def _log_rows(run: RunDirectory, config: Config, writers: list[Writer], rows: list[Json]) -> None:
+    append_metrics(run.metrics, rows, of=config_fingerprint(config))
     try:
         write_tensorboard(writers, rows[-1])
     except OSError as error:

@@ -115,10 +115,12 @@ def open_run(path: str | os.PathLike[str]) -> tuple[RunDirectory, Config]:
 def write_summary(run: RunDirectory, summary: Json) -> None:
     """Write `summary.json`, whole or not at all; values as `json_value` takes them, null for numbers that are not known.
 
+    It says of which run it is.
+
     Raises:
         InputError: it cannot be written; an earlier summary is untouched.
     """
-    document = sealed(or_null(json_value(summary)))
+    document = sealed(or_null(json_value(summary)) | {"fingerprint": _fingerprint(run)})
     write_text(run.summary, json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
@@ -144,7 +146,17 @@ def read_summary(run: RunDirectory) -> Json:
     """Return what `write_summary` wrote, arrays as lists; an `InputError` where the run has none yet, or it is damaged."""
     if not run.summary.is_file():
         raise InputError(f"{run.path} has no summary.json: the run has not finished; resume it first")
-    return from_json_value(load_sealed(run.summary))
+    found = load_sealed(run.summary)
+    if found.pop("fingerprint", _fingerprint(run)) != _fingerprint(run):
+        raise InputError(
+            f"{run.summary} is another run's: put back this one's, or delete it and evaluate the run again"
+        )
+    return from_json_value(found)
+
+
+def _fingerprint(run: RunDirectory) -> str:
+    """Return what a run's `config.json` says that it is; an empty text where it has none."""
+    return str(load_json(run.config).get("fingerprint", "")) if run.config.is_file() else ""
 
 
 @contextlib.contextmanager
