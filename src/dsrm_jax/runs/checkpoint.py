@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -393,7 +393,7 @@ def _quiet() -> Iterator[None]:
     level, hook = logger.level, sys.unraisablehook
     logger.setLevel(logging.CRITICAL)
 
-    def without_late(raised: Any) -> None:  # sys.UnraisableHookArgs, which is no type at run time
+    def without_late(raised: "sys.UnraisableHookArgs") -> None:
         # the first write that fails closes the loop that the others report to, from threads of TensorStore's own
         if str(raised.exc_value) != "Event loop is closed":
             hook(raised)
