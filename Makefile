@@ -34,7 +34,7 @@ PYTHON_newest ?= $(shell $(PYTHONS) | awk '$$1 >= 13 {print $$2; exit}')
 SAID = $(if $(and $(WORLD),$(filter file,$(origin $(1)))),,$(2) $($(1)))
 FLAGS = $(if $(filter sardine-%,$(WORLD)),$(call SAID,ENV,--env),--env $(ENV)) --budget $(BUDGET) --method $(METHOD) \
   $(call SAID,MAX_LEN,--max-len) \
-  $(if $(WORLD),--world $(WORLD)) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out $(OUT)) \
+  $(if $(WORLD),--world $(WORLD)) $(if $(DATA),--data '$(DATA)') $(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out $(OUT)) \
   $(ARGS)
 
 SWEEP_BUDGET = $(if $(filter default,$(BUDGET)),,--budget $(BUDGET))
@@ -71,7 +71,7 @@ evaluate: setup ## evaluate a trained run again: make evaluate OUT=runs/...
 	@$(BIN)/dsrm-jax evaluate $(OUT)
 
 data: setup ## download, check and parse the official data of ENV
-	@$(BIN)/dsrm-jax data --env $(ENV) $(if $(DATA),--data $(DATA)) $(ARGS)
+	@$(BIN)/dsrm-jax data --env $(ENV) $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 sweep: setup ## run a grid of configurations on one ENV: make sweep PLAN=experiments/sweep.toml ENV=kuairec
 	@$(BIN)/dsrm-jax sweep $(PLAN) --grid data.env=$(ENV) $(SWEEP_BUDGET) $(if $(OUT),--out $(OUT))
@@ -81,7 +81,7 @@ compare: setup ## every method on both worlds and session lengths, one table eac
 
 reproduce: setup ## the paper's tables, figures and claims: make reproduce ENV=all BUDGET=quick
 	@$(BIN)/dsrm-jax reproduce --env $(ENV) --budget $(if $(filter default,$(BUDGET)),quick,$(BUDGET)) \
-	  $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT))
+	  $(if $(DATA),--data '$(DATA)') $(if $(OUT),--out $(OUT))
 
 headroom: setup ## how much of the oracle state's lead the purifier recovers
 	@$(BIN)/dsrm-jax headroom --env $(ENV) --budget $(BUDGET)
@@ -96,10 +96,10 @@ learners: setup ## what methods learn to win in those worlds, beside rules on th
 	@$(BIN)/dsrm-jax worlds --learners --env $(ENV) --json experiments/results/worlds_learners.json $(if $(OUT),--out $(OUT))
 
 probe: setup ## whether the purifier purifies, beside controls that must fail
-	@$(BIN)/dsrm-jax probe --env $(ENV) $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT))
+	@$(BIN)/dsrm-jax probe --env $(ENV) $(if $(DATA),--data '$(DATA)') $(if $(OUT),--out $(OUT))
 
 fcpo: setup ## FCPO on MovieLens-100K at three limits on popular items
-	@$(BIN)/dsrm-jax fcpo $(if $(DATA),--data $(DATA))
+	@$(BIN)/dsrm-jax fcpo $(if $(DATA),--data '$(DATA)')
 
 export: setup ## write a run's policy to one file: make export OUT=runs/...
 	@$(BIN)/dsrm-jax export $(OUT)

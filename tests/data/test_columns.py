@@ -39,6 +39,7 @@ UUIDS = [uuid.UUID(int=(1 << 127) + n) for n in (5, 3, 5)]
         ([b"12", b"7"], [12, 7]),
         ([u.bytes for u in UUIDS], [str(u) for u in UUIDS]),
         ([b"\xff\x00", b"\x01"], ["ff00", "01"]),
+        ([uuid.UUID(int=n).bytes for n in (9, 32)], [str(uuid.UUID(int=n)) for n in (9, 32)]),  # UTF-8 by accident
         (["nancy", "Nullarbor", "no one", "na", "nil"], ["nancy", "Nullarbor", "no one", "na", "nil"]),
     ],
 )

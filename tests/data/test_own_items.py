@@ -79,6 +79,8 @@ def test_rows_shown_at_random_are_held_out():
     assert (len(log.train), len(log.test)) == (3, 3)
     assert log.item_ids[log.test.item].tolist() == [12, 12, 10]
     assert "held out: the rows that random marks as shown at random" in log.notes
+    assert "columns not read: tags, maker" in log.notes
+    assert "columns not read: random" in load(category_column="tags", feature_columns="maker").notes
     with pytest.raises(
         InputError, match=r"no row is marked by data\.random_column='random'; expected rows of both kinds"
     ):

@@ -37,7 +37,7 @@ def test_a_card_holds_data_numbers_verdicts_warnings_limits_and_commands():
     text = model_card(config, summary(), folder="runs/mine")
     assert text.startswith("# DSRM-HRL on clicks.csv\n")
     for words in (
-        "left-out users' later clicks chose `observed`",
+        "It acts on observed states: left-out users' later clicks chose `observed`",
         "train: 12,345 rows of 678 users and 90 items, click rate 0.250",
         "* 7 rows dropped: no item",
         "from 2020-07-05 to 2020-09-06",

@@ -1,5 +1,6 @@
 """What the columns of an own log mean: ids of users and items, and feedback, whatever their types."""
 
+import contextlib
 import uuid
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ class Ids(NamedTuple):
 def ids(where: Where, values: pl.Series) -> Ids:
     """Read ids: int64 where every one is a whole number in plain form (also as ``7.0``), else texts without spaces at their ends.
 
-    Bytes are UTF-8 text, or UUIDs where they are 16 long, or hexadecimal digits.
+    Bytes are UTF-8 text without control characters, or UUIDs where they are 16 long, or hexadecimal digits.
 
     Raises:
         InputError: an id is missing or a word for that (nan, NULL, ...), a number too large to be exact, or no scalar.
@@ -94,10 +95,10 @@ def _of_texts(where: Where, texts: pl.Series) -> Ids:
 
 def _texts_of_bytes(where: Where, values: pl.Series) -> pl.Series:
     require(where, values, values.is_not_null(), "an id")
-    try:
-        return values.cast(pl.String)
-    except pl.exceptions.PolarsError:
-        pass
+    with contextlib.suppress(pl.exceptions.PolarsError):
+        texts = values.cast(pl.String)
+        if not texts.str.contains(r"[\x00-\x1f\x7f]").any():  # else they are numbers that happen to be UTF-8
+            return texts
     if (values.bin.size() == 16).all():
         distinct = values.unique()
         texts = pl.Series([str(uuid.UUID(bytes=value)) for value in distinct.to_list()], dtype=pl.String)

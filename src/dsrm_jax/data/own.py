@@ -18,6 +18,8 @@ from dsrm_jax.data.split import given_split, temporal_split
 from dsrm_jax.data.times import times
 from dsrm_jax.errors import InputError, unknown_name
 
+MOST_NAMED = 12  # columns not read that are named
+
 
 def load_own(
     source: str | os.PathLike[str] | Table,
@@ -70,6 +72,9 @@ def load_own(
         notes.append(
             f"{dropped:,} of {len(read.rows):,} rows dropped: users and items of fewer than k_core={k_core} rows"
         )
+    of_items = [] if item_path else [category_column, *map(str.strip, feature_columns.split(","))]
+    if unread := [name for name in table.names if name not in {*columns.values(), *of_items}]:
+        notes.append(f"columns not read: {', '.join(unread[:MOST_NAMED])}{', ...' if unread[MOST_NAMED:] else ''}")
     if random_column:
         notes.append(f"held out: the rows that {random_column} marks as shown at random")
     if log.test.click.all() or not log.test.click.any():
@@ -149,7 +154,8 @@ def _check_columns(table: Rows, columns: Mapping[str, str]) -> None:
         if name not in found:
             numbers = all(other.strip("-.").isdigit() for other in found)
             hint = "; the first line holds numbers, expected a header line with the columns' names" if numbers else ""
-            raise InputError(f"{where}, data.{field}: {unknown_name('column', name, found)}{hint}")
+            flag = f"--data.{field.replace('_', '-')}"
+            raise InputError(f"{where}, data.{field} ({flag}): {unknown_name('column', name, found)}{hint}")
     if len(set(columns.values())) < len(columns):
         raise InputError(f"{where}: two of data.{', data.'.join(columns)} name one column; expected different ones")
 

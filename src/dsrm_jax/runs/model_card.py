@@ -37,9 +37,10 @@ def model_card(config: Config, summary: Json, *, folder: str) -> str:
 def _what(config: Config, summary: Json) -> str:
     method, training, environment = method_of(config.agent.method), config.training, config.environment
     kind, chosen = purifier_settings(config).kind, summary.get("choice", {}).get("chosen")
-    state = "the observed state" if "identity" in (kind, method.state) else f"states purified by `{kind}`"
+    observed = "identity" in (kind, method.state) or chosen == "observed"
+    state = "observed states" if observed else f"states purified by `{kind}`"
     if chosen is not None:
-        state += f"; left-out users' later clicks chose `{chosen}`"
+        state += f": left-out users' later clicks chose `{chosen}`"
     steps = f", {summary['step']:,} of which were made" if "step" in summary else ""
     return _list(
         [
