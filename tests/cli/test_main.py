@@ -1,9 +1,11 @@
 """What the system refuses is one sentence and an exit status, never a traceback."""
 
 import errno
+import io
 import os
 
 import pytest
+from rich.console import Console
 
 from dsrm_jax.cli import main as cli
 from dsrm_jax.cli.commands import Command
@@ -29,6 +31,23 @@ def test_a_refusal_is_said_with_its_file(monkeypatch, capsys, code):
 
 def test_an_output_that_nobody_reads_ends_quietly(monkeypatch, capsys):
     assert run(monkeypatch, BrokenPipeError()) == 141
+    assert capsys.readouterr().err == ""
+
+
+def test_a_table_that_nobody_reads_ends_quietly(monkeypatch, capsys):
+    class Unread(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+        def fileno(self):
+            return os.open(os.devnull, os.O_WRONLY)
+
+    monkeypatch.setattr(
+        cli, "commands", lambda: {"x": Command("about", lambda _: Console(file=Unread()).print("text"))}
+    )
+    monkeypatch.setattr(cli.sys, "stdout", Unread())
+    with pytest.raises(SystemExit, match="141"):
+        cli.main(["x"])
     assert capsys.readouterr().err == ""
 
 

@@ -166,7 +166,7 @@ def kept() -> tuple[Path, Path]:
     places = folder() / "kept-0", folder() / "kept-1"
     for scale, place in enumerate(places, 1):
         shutil.rmtree(place, ignore_errors=True)
-        shared(place, "one", lambda scale=scale: stage_one(float(scale)), [])
+        shared(place, f"log {scale}", lambda scale=scale: stage_one(float(scale)), [])
     return places
 
 
@@ -177,12 +177,12 @@ def kept_trial(number: int) -> Outcome:
     copy = fresh("kept-damaged", mine)
     files = sorted(path for path in copy.rglob("*") if path.is_file() and path.name != ".lock")
     target = files[rng.randrange(len(files))]
-    what = f"{target.name}: {damage(target, rng, theirs / target.relative_to(copy))}"
+    what = f"{target.name}: {damage(target, rng, theirs / str(target.relative_to(copy)).replace('log 1', 'log 2'))}"
     said: list[str] = []
     anew: list[bool] = []
     try:
         with Listening() as heard:
-            found = shared(copy, "one", lambda: (anew.append(True), stage_one(1.0))[1], said)
+            found = shared(copy, "log 1", lambda: (anew.append(True), stage_one(1.0))[1], said)
     except Exception as error:
         return Outcome("traceback", f"{what}: {type(error).__name__}: {error}")
     want = stage_one(1.0)

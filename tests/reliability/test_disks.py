@@ -1,5 +1,6 @@
 """Disks that fill, fail and forget: what was reported as saved is there; what was not leaves nothing that is believed."""
 
+import ctypes
 import json
 import os
 import random
@@ -167,11 +168,16 @@ def output(argv: list[str]) -> None:
     cli.main(argv[1:])
 
 
-def nobody(argv: list[str]) -> None:
-    """Run a command as a user who owns nothing, no cache and no folder, but for the run's own where that is there."""
-    if os.getuid() == 0:
-        os.setgid(65534)
-        os.setuid(65534)
+def obeying(argv: list[str]) -> None:
+    """Run a command that permissions hold for, though it is root's: without the capabilities that set them aside."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    libc.capget(header, sets)
+    for name in range(3):  # effective, permitted, inheritable; CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_FOWNER
+        sets[name] &= ~0b1110
+    if libc.capset(header, sets):
+        raise OSError(ctypes.get_errno(), "capset")
     cli.main(argv)
 
 
@@ -186,8 +192,8 @@ CONDITIONS = {
     "output closed": (f"{HERE}:output", ("closed",), {}),
     "output full": (f"{HERE}:output", ("full",), {}),
     "output read by nobody": (f"{HERE}:output", ("broken",), {}),
-    "a user who owns nothing": (f"{HERE}:nobody", (), {}),
-    "a user who owns the run alone": (f"{HERE}:nobody", (), {}),
+    "a folder that may not be written": (f"{HERE}:obeying", (), {}),
+    "caches that may not be written": (f"{HERE}:obeying", (), {}),
     "C locale": ("", (), {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
     "a dumb terminal of 20 columns": ("", (), {"TERM": "dumb", "COLUMNS": "20"}),
     "no home": ("", (), {"HOME": "", "XDG_CACHE_HOME": ""}),
@@ -205,9 +211,13 @@ def condition(number: int) -> Outcome:
     out = folder() / (name if name in NAMES else f"odd-{number}")
     shutil.rmtree(out, ignore_errors=True)
     reference()
-    if name == "a user who owns the run alone":
-        out.mkdir()
-        out.chmod(0o777)
+    closed = folder() / "closed"
+    closed.mkdir(exist_ok=True)
+    closed.chmod(0o555)
+    if name == "a folder that may not be written":
+        out = closed / "run"
+    elif name == "caches that may not be written":
+        environ = {"XDG_CACHE_HOME": str(closed)}
     more = {"call": call} if call else {}
     words = train(out if name != "-dash" else Path(f"./{name}"), "--data.no-cache")
     ended = server().run(*before, *words, cwd=folder(), seconds=300, **more, **environ)

@@ -42,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         _stop(2, str(error))
     except BrokenPipeError:
         _stop(141)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # Rich's answer to it is status 1
+            _stop(141)
+        raise
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         _stop(2, f"the system refused to go on: {error.strerror or error}{where}")

@@ -61,7 +61,12 @@ def _take_turn(turn: contextlib.ExitStack, lock: Path, meanwhile: Callable[[], o
 def _read(place: Path, name: str, like: StageOne, say: Say) -> StageOne | None:
     try:
         found = checkpoint.restore(place, (like.perception, like.posterior), name)
-        return None if found is None else StageOne(*found[1], from_json_value(load_sealed(place / FACTS)))
+        if found is None:
+            return None
+        facts = load_sealed(place / FACTS)
+        if facts.get("name") != name:
+            raise InputError(f"{place / FACTS} is another's")
+        return StageOne(*found[1], from_json_value(facts["facts"]))
     except InputError as error:
         say(f"Stage I of another process cannot be used: {error}")
         return None
@@ -69,7 +74,7 @@ def _read(place: Path, name: str, like: StageOne, say: Say) -> StageOne | None:
 
 def _write(place: Path, name: str, made: StageOne, say: Say) -> None:
     try:
-        write_text(place / FACTS, json.dumps(sealed(json_value(made.facts))) + "\n")
+        write_text(place / FACTS, json.dumps(sealed({"name": name, "facts": json_value(made.facts)})) + "\n")
         checkpoint.save(place, 0, (made.perception, made.posterior), name)
     except (InputError, OSError) as error:
         say(f"Stage I is not shared with other processes: {error}")
