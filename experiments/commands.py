@@ -13,6 +13,7 @@ ABOUT = {
     "reproduce": "run the paper's tables and figures, resumably, and write the report",
     "headroom": "measure how much of the oracle state's lead the purifier recovers (synthetic worlds)",
     "ruler": "measure each purifier's estimates against exact inference, in small worlds where that can be computed",
+    "ladder": "measure what each state, from popularity up, says of later clicks of users left out of a log",
     "probe": "probe whether the purifier purifies, beside controls that must fail; tables and pictures",
     "fcpo": "train and evaluate FCPO on ratings (MovieLens) at several limits on popular items",
     "bench": "measure speed, compile time and memory at a named size, or how they grow with size",
@@ -113,6 +114,25 @@ def _ruler(argv: list[str]) -> None:
     console = Console()
     for table in ruler_tables(results):
         console.print(table)
+
+
+def _ladder(argv: list[str]) -> None:
+    from rich.console import Console
+
+    from experiments.ladder.study import Ladder, run_ladder
+    from experiments.ladder.table import ladder_tables
+
+    output, config, ladder = parse_with(argv, "ladder", ABOUT["ladder"], {}, Ladder())
+    check_json(output.json)
+    refuse_folder(output, "ladder")
+    from dsrm_jax.parallel.xla import use_compilation_cache
+
+    use_compilation_cache()
+    result = run_ladder(config, ladder, say=say)
+    console = Console()
+    for table in ladder_tables(result):
+        console.print(table)
+    write_json(output.json, result)
 
 
 def _probe(argv: list[str]) -> None:
@@ -266,6 +286,7 @@ def _sardine(argv: list[str]) -> None:
 reproduce = Command(ABOUT["reproduce"], _reproduce)
 headroom = Command(ABOUT["headroom"], _headroom)
 ruler = Command(ABOUT["ruler"], _ruler)
+ladder = Command(ABOUT["ladder"], _ladder)
 probe = Command(ABOUT["probe"], _probe)
 fcpo = Command(ABOUT["fcpo"], _fcpo)
 bench = Command(ABOUT["bench"], _bench, spread=True)

@@ -27,7 +27,9 @@ SEEDS = (11, 15, 19)
 KNOWN = ", known prior"
 BASELINES = ("prior", "raw", "raw_with_skips", "fair_gaussian", "fair_gaussian_mode", "fair_mixture", "bank", "exact")
 OF_PRIOR = ("fair_gaussian", "fair_mixture", "bank", "exact", "guided", "masked", "regression")  # with a known prior
-CONTROLLED = ("guided", "conditional")  # kinds that are measured untrained, too, and trained on shuffled users
+# how kinds are measured, too: untrained (of `mixture` that is `gaussian`), and trained on shuffled users
+CONTROLS = {kind: (purifiers.UNTRAINED, purifiers.SHUFFLED) for kind in ("guided", "conditional")}
+CONTROLS["mixture"] = (purifiers.SHUFFLED,)
 BASES = ("exact", "fair_gaussian", "fair_mixture")  # what ratios are over
 SAME_ERROR = 1.01  # a number of steps is enough where the error is within a per cent of the least
 
@@ -37,7 +39,7 @@ def methods_of(*, known: bool) -> tuple[str, ...]:
     kinds = [kind for kind in PURIFIERS if kind != "identity"]
     if known:
         return tuple(name for name in (*BASELINES, *kinds) if name in OF_PRIOR)
-    controls = [kind + end for kind in CONTROLLED if kind in kinds for end in (purifiers.UNTRAINED, purifiers.SHUFFLED)]
+    controls = [kind + end for kind, ends in CONTROLS.items() for end in ends]
     return (*BASELINES, *kinds, *controls)
 
 

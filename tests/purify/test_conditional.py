@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from dsrm_jax.purify.closed_form import PriorParams, known, make_closed_form
 from dsrm_jax.purify.conditional import ConditionalParams
@@ -17,10 +18,11 @@ from dsrm_jax.purify.kinds import make_purifier
 from dsrm_jax.purify.mixture import Mixture, components_of, moments, prior_of
 from dsrm_jax.purify.paths import aim, expected, paths_of
 from dsrm_jax.purify.purifier import Learning
-from dsrm_jax.purify.residual import KNOTS, Pairs, fit_gate, interpolation, learn
+from dsrm_jax.purify.residual import KNOTS, Pairs, fit_gate, fit_spread, interpolation, learn, widened
 from dsrm_jax.purify.schedule import at_time
 
 D, H, N, HIDDEN = 2, 40, 10, 8
+AS_THEY_ARE = jnp.ones((2, len(KNOTS)))
 RNG = np.random.default_rng(0)
 WEIGHT, MEAN = np.array([[0.3, 0.25, 0.45]]), np.array([[[1.2, 0.8], [-1.1, 0.9], [0.1, -1.3]]])
 COVARIANCE = np.array([[[0.2, 0.05], [0.05, 0.15]]])
@@ -111,7 +113,7 @@ def conditional(**settings):
 @pytest.mark.parametrize("settings", [{"diffusion_steps": s} for s in (1, 2, 20)] + [{"schedule": "linear"}])
 def test_without_what_it_learnt_it_is_the_mixture_whatever_the_levels(evidence, settings):
     expected = purified(make_closed_form(1.0, 1.0, components=3, classes=1), PARAMS, evidence)
-    silent = ConditionalParams(PARAMS, network(jax.random.key(0), 1.0), jnp.zeros(len(KNOTS)))
+    silent = ConditionalParams(PARAMS, network(jax.random.key(0), 1.0), jnp.zeros(len(KNOTS)), AS_THEY_ARE)
     purifier = conditional(**settings)
     np.testing.assert_allclose(purified(purifier, silent, evidence), expected, atol=1e-6)
     speaking = dataclasses.replace(silent, gate=jnp.ones(len(KNOTS)))
@@ -138,7 +140,7 @@ def test_the_denoiser_is_the_mean_given_history_and_noised_state(evidence):
 
 
 def test_draws_without_what_it_learnt_have_the_moments_of_the_mixture(evidence):
-    silent = ConditionalParams(PARAMS, network(jax.random.key(0), 1.0), jnp.zeros(len(KNOTS)))
+    silent = ConditionalParams(PARAMS, network(jax.random.key(0), 1.0), jnp.zeros(len(KNOTS)), AS_THEY_ARE)
     purifier = conditional(diffusion_steps=20)
     drawn = jax.jit(lambda key: purifier.sample(silent, key, jnp.zeros((N, D)), evidence, 1500))(jax.random.key(3))
     told = known(PARAMS, evidence, scale=1.0, exposure_scale=1.0)
@@ -164,6 +166,8 @@ def pairs(missed, count=20_000):
         time=jnp.ones(count),
         count=jnp.float32(2 ** RNG.uniform(0, 8, size=count)),
         kept_out=jnp.arange(count) % 5 == 4,
+        away=jnp.float32(np.linalg.norm(noise, axis=1)),
+        drawn_away=jnp.float32(np.linalg.norm(RNG.normal(size=(count, D)), axis=1)),
     )
 
 
@@ -192,3 +196,28 @@ def test_the_gate_is_linear_in_the_logs_of_numbers_of_events():
     gate = RNG.uniform(size=len(KNOTS))
     expected = np.interp(np.log(np.maximum(count, 1)), np.log(KNOTS), gate)
     np.testing.assert_allclose(interpolation(jnp.float32(count)) @ jnp.float32(gate), expected, atol=1e-5)
+
+
+def test_draws_are_spread_until_as_many_states_as_draws_lie_within_a_distance():
+    """States whose deviations are Student-t of 3 degrees, more of them the more events there are, against normal draws."""
+    given = pairs(np.zeros_like, count=40_000)
+    tail = np.sqrt(3 / RNG.chisquare(3, size=given.count.shape))
+    given = dataclasses.replace(given, away=jnp.where(given.count > 16, given.away * jnp.float32(tail), given.away))
+    spread = np.asarray(jax.jit(fit_spread)(given))
+    np.testing.assert_allclose(spread[:, :2], 1.0, atol=0.06)
+    normal = np.sqrt(stats.chi2.ppf([0.5, 0.9], D))
+    heavy = np.sqrt(D * stats.f.ppf([0.5, 0.9], D, 3))
+    np.testing.assert_allclose(spread[:, -1], heavy / normal, rtol=0.06)
+    few = jax.tree.map(lambda x: x[:20], given)
+    np.testing.assert_array_equal(fit_spread(few), AS_THEY_ARE)
+
+
+def test_the_distances_of_draws_are_multiplied_by_how_far_out_they_are():
+    mean, drawn = RNG.normal(size=(2, D)), RNG.normal(size=(1001, 2, D))
+    factors = np.array([[1.0, 1.0], [0.9, 1.5]])
+    found = np.asarray(widened(jnp.float32(mean + drawn), jnp.float32(mean), jnp.float32(factors))) - mean
+    np.testing.assert_allclose(found[:, 0], drawn[:, 0], atol=1e-5)
+    before, after = np.linalg.norm(drawn[:, 1], axis=1), np.linalg.norm(found[:, 1], axis=1)
+    for share, factor in ((0.25, 0.9), (0.5, 0.9), (0.7, 1.2), (0.9, 1.5), (0.99, 1.5)):
+        assert np.quantile(after, share) == pytest.approx(factor * np.quantile(before, share), rel=0.01)
+    np.testing.assert_allclose(found[:, 1] / after[:, None], drawn[:, 1] / before[:, None], atol=1e-5)

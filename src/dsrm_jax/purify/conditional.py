@@ -9,7 +9,8 @@ mixture's own flow, which leave the shape of its components as it is, so that fe
 
 The purified state is the posterior's mean: that of the mixture, which is known, plus what the network adds on average over the
 levels, each weighted by the variance of its noise. The path starts from the noised mean of the mixture, without noise of its own
-from 0 where no signal is left. Means visit `VISITED` levels at most; draws (`Purifier.sample`) visit all.
+from 0 where no signal is left. Means visit `VISITED` levels at most; draws (`Purifier.sample`) visit all, and are moved away from
+the mean as simulated histories ask for (`residual.fit_spread`).
 """
 
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from dsrm_jax.purify.mixture import prior_of, standard_normal
 from dsrm_jax.purify.paths import Paths, aim, drawn_class, eps_towards, heaviest_class, paths_of, start_of
 from dsrm_jax.purify.process import Diffusion, ReverseProcess, make_process
 from dsrm_jax.purify.purifier import Learning, LogOfUsers, Purifier, PurifierBatch
-from dsrm_jax.purify.residual import KNOTS, fit_gate, interpolation, learn, make_pairs
+from dsrm_jax.purify.residual import KNOTS, SHARES, fit_gate, fit_spread, interpolation, learn, make_pairs, widened
 from dsrm_jax.purify.schedule import Schedule, at_level
 from dsrm_jax.types import PyTree
 
@@ -45,6 +46,7 @@ class ConditionalParams:
     told: PriorParams
     network: PyTree  # variables of `Denoiser`
     gate: Float[Array, "5"]  # gamma at `residual.KNOTS`, in [0, 1]
+    spread: Float[Array, "2 5"]  # what draws' distances are multiplied by, at `residual.SHARES` and `residual.KNOTS`
 
 
 def make_conditional(
@@ -65,7 +67,8 @@ def make_conditional(
 
     def init(key: Key[Array, ""], batch: PurifierBatch) -> ConditionalParams:
         told = init_prior(batch, components=components, classes=classes)
-        return ConditionalParams(told, fresh(key, batch.target.shape[-1])[1], jnp.zeros(len(KNOTS)))
+        network = fresh(key, batch.target.shape[-1])[1]
+        return ConditionalParams(told, network, jnp.zeros(len(KNOTS)), jnp.ones((len(SHARES), len(KNOTS))))
 
     def fit(key: Key[Array, ""], log: LogOfUsers, initial: PyTree) -> tuple[ConditionalParams, Array]:
         init_key, pair_key, learn_key = jax.random.split(key, 3)
@@ -75,7 +78,7 @@ def make_conditional(
         denoiser, network = fresh(init_key, pairs.clean.shape[-1])
         network = network if initial is None else initial.network
         network, losses = learn(learn_key, denoiser, network, pairs, learning)
-        return ConditionalParams(told, network, fit_gate(denoiser, network, pairs)), losses
+        return ConditionalParams(told, network, fit_gate(denoiser, network, pairs), fit_spread(pairs)), losses
 
     def process_of(params: ConditionalParams) -> ReverseProcess:
         few = diffusion._replace(sampling_steps=min(diffusion.sampling_steps or VISITED, VISITED))
@@ -139,7 +142,10 @@ def make_conditional(
             begin = start_of(start_key, paths, at_level(every.schedule, every.start))
             return reverse_path(predict, every.schedule, begin, levels, start=every.start, sampler="ddim")[0]
 
-        return params.told.whitening.invert(jax.lax.map(one, jax.random.split(key, number)))
+        drawn = jax.lax.map(one, jax.random.split(key, number))
+        count = jnp.sum(jnp.asarray(evidence.shown, jnp.float32), axis=-1)
+        spread = interpolation(count) @ params.spread.T
+        return params.told.whitening.invert(widened(drawn, ready(params, evidence)[0].centre, spread))
 
     def inform(params: ConditionalParams, exposure: PyTree) -> ConditionalParams:
         return replace(params, told=replace(params.told, exposure=exposure))

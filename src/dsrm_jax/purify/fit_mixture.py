@@ -29,6 +29,7 @@ LLOYD = 10  # rounds of k-means that put the first means
 NARROW, WIDE = 0.5, 2.0  # first covariances of the classes, times that of what is left of users by the nearest mean
 RIDGE = 1e-4  # of a covariance's mean variance
 WIDENINGS = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75)  # of the covariances, among which users kept out decide
+NOT_TRIED = -1e6  # evidence of a number of components that is not tried
 FACTOR = 4  # between one number of components that is tried and the next
 
 
@@ -56,10 +57,10 @@ def fit_mixture(key: Key[Array, ""], users: Likelihood, *, components: int, clas
     """Fit a prior to users' likelihoods, whose leading axis is U.
 
     The whitening makes the best single Gaussian N(0, I), and the mixture's coordinates are its own. Tried are that Gaussian, and
-    every class with each of `counts(components)`; chosen is the one with the fewest components whose evidence of the users kept
-    out is within one standard error of the best. It is fitted once more to all users, and widened as those kept out ask for: many
-    components lie closer to the users that they were fitted to. Arrays have the shape of the largest, whichever is chosen. The
-    key is consumed.
+    every class with each of `counts(components)` until one is no gain over the one before; chosen is the one with the fewest
+    components whose evidence of the users kept out is within one standard error of the best. It is fitted once more to all users,
+    and widened as those kept out ask for: many components lie closer to the users that they were fitted to. Arrays have the shape
+    of the largest, whichever is chosen. The key is consumed.
     """
     whitening, users, told = fit_gaussian(users)
     number, dim = told.linear.shape
@@ -68,19 +69,30 @@ def fit_mixture(key: Key[Array, ""], users: Likelihood, *, components: int, clas
     gaussian = standard_normal(dim, classes=classes, components=components)
     points, _ = moments(mixture_posterior(standard_normal(dim), told)[0])
 
-    def attempt(inputs: tuple[Array, Array]) -> tuple[Mixture, Array]:
-        mixture = start(inputs[0], points, ~kept_out, inputs[1], gaussian)
-        mixture = em(mixture, told, ~kept_out, rounds=TRIAL_ROUNDS)
-        return mixture, posterior_of(prior_of(mixture), told).evidence
-
     chosen = jnp.zeros((), jnp.int32)
     mixture = gaussian
     if components * classes > 1:
-        tried = jnp.asarray(counts(components))
-        fitted, evidence = jax.lax.map(attempt, (jax.random.split(key, len(tried)), tried))
-        alone = posterior_of(prior_of(gaussian), told).evidence
-        chosen = fewest_within_error(jnp.concatenate([alone[None], evidence]), kept_out)
-        mixture = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more])[chosen], gaussian, fitted)
+        tried = jnp.asarray((0, *counts(components)))  # the Gaussian first
+        keys = jax.random.split(key, len(tried) - 1)
+
+        def attempt(carry: tuple[Array, Mixture, Array]) -> tuple[Array, Mixture, Array]:
+            i, fitted, evidence = carry
+            first = start(keys[jnp.maximum(i - 1, 0)], points, ~kept_out, jnp.maximum(tried[i], 1), gaussian)
+            first = jax.tree.map(lambda one, more: jnp.where(i == 0, one, more), gaussian, first)
+            mixture = em(first, told, ~kept_out, rounds=jnp.where(i == 0, 0, TRIAL_ROUNDS))
+            fitted = jax.tree.map(lambda all, one: all.at[i].set(one), fitted, mixture)
+            return i + 1, fitted, evidence.at[i].set(posterior_of(prior_of(mixture), told).evidence)
+
+        def more(carry: tuple[Array, Mixture, Array]) -> Array:
+            i, _, evidence = carry
+            mean = jnp.sum(jnp.where(kept_out, evidence, 0.0), axis=-1)
+            return (i < len(tried)) & ((i < 2) | (mean[i - 1] > mean[i - 2]))
+
+        none = jax.tree.map(lambda x: jnp.zeros((len(tried), *x.shape)), gaussian)
+        nothing = jnp.full((len(tried), number), NOT_TRIED)
+        _, fitted, evidence = jax.lax.while_loop(more, attempt, (jnp.zeros((), jnp.int32), none, nothing))
+        chosen = fewest_within_error(evidence, kept_out)
+        mixture = jax.tree.map(lambda x: x[chosen], fitted)
     widening = widening_of(mixture, told, kept_out)
 
     def again(_: int, carry: tuple[Mixture, Quadratic]) -> tuple[Mixture, Quadratic]:
@@ -125,10 +137,14 @@ def expanded(users: Likelihood, mean: Float[Array, "U D"], covariance: Float[Arr
         own = {name: getattr(users, name)[i] for name in ("vectors", "bias", "click", "weight", "chosen", "count")}
         return quadratic(replace(users, **own), mean[i], own_variance(users.whitening, covariance[i]))
 
-    return jax.lax.map(of_user, jnp.arange(mean.shape[0]), batch_size=BLOCK)
+    number = mean.shape[0]
+    # the last block is filled up, so that no program is compiled for it alone
+    every = jnp.minimum(jnp.arange(-(-number // BLOCK) * BLOCK) if number > BLOCK else jnp.arange(number), number - 1)
+    found = jax.lax.map(of_user, every, batch_size=BLOCK)
+    return jax.tree.map(lambda x: x[:number], found)
 
 
-def em(mixture: Mixture, users: Quadratic, counted: Bool[Array, "U"], *, rounds: int) -> Mixture:
+def em(mixture: Mixture, users: Quadratic, counted: Bool[Array, "U"], *, rounds: int | Int[Array, ""]) -> Mixture:
     """Run rounds of EM on the users that are counted."""
     return jax.lax.fori_loop(0, rounds, lambda _, now: em_round(now, users, counted), mixture)
 

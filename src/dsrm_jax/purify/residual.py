@@ -1,4 +1,6 @@
-"""How `conditional` learns what to add to the closed form: pairs of states and histories, gradient steps, and the gate."""
+"""How `conditional` learns what to add to the closed form: pairs of states and histories, gradient steps, the gate; and how wide
+its draws should be.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +8,12 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from dsrm_jax.purify.arrays import States
 from dsrm_jax.purify.closed_form import PriorParams, known, likelihoods_of_users
 from dsrm_jax.purify.denoiser import Denoiser
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.fit_mixture import FittedPrior
-from dsrm_jax.purify.mixture import components_of, draw, posterior_of
+from dsrm_jax.purify.mixture import components_of, draw, moments, posterior_of
 from dsrm_jax.purify.paths import aim, expected, heaviest_class, paths_of, shaped_noise
 from dsrm_jax.purify.purifier import Learning, LogOfUsers
 from dsrm_jax.purify.schedule import at_time
@@ -21,6 +24,8 @@ BLOCK = 256  # pairs made at once
 KEPT_OUT = 5  # one user in so many decides the gate
 KNOTS = (1.0, 4.0, 16.0, 64.0, 256.0)  # numbers of events between which the gate is interpolated
 ERRORS = 2.0  # standard errors that are taken off the gate's estimate
+SHARES = (0.5, 0.9)  # of draws, within whose distance from the mean as many states should lie
+LEAST_PAIRS = 100.0  # that a knot is judged by
 ONE_STEP = 0.5  # share of pairs at the highest level, where nothing is left of the signal
 
 
@@ -38,6 +43,8 @@ class Pairs:
     time: Float[Array, "N"]
     count: Float[Array, "N"]  # events of the history
     kept_out: Bool[Array, "N"]  # of users on whom the network does not learn
+    away: Float[Array, "N"]  # how far the state is from the posterior's mean, in units of the posterior's spread
+    drawn_away: Float[Array, "N"]  # the same of a draw from the posterior
 
 
 def make_pairs(key: Key[Array, ""], log: LogOfUsers, told: PriorParams, fitted: FittedPrior) -> Pairs:
@@ -53,6 +60,7 @@ def make_pairs(key: Key[Array, ""], log: LogOfUsers, told: PriorParams, fitted: 
     def of_pair(inputs: tuple[Array, Array]) -> Pairs:
         key, i = inputs
         draw_key, history_key, level_key, noise_key = jax.random.split(key, 4)
+        noise_key, again_key = jax.random.split(noise_key)
         clean = draw(draw_key, components_of(told.prior, jax.tree.map(lambda x: x[i], posterior)))
         evidence = simulate(history_key, log, user[i], told.whitening.invert(clean))
         history = known(told, evidence, scale=1.0, exposure_scale=1.0)
@@ -66,7 +74,12 @@ def make_pairs(key: Key[Array, ""], log: LogOfUsers, told: PriorParams, fitted: 
         out = (i % KEPT_OUT == KEPT_OUT - 1) & (number >= KEPT_OUT)
         goal = aim(paths, level, noised)
         told_by = expected(level, noised, goal)
-        return Pairs(clean, noised, told_by, goal, paths.centre, paths.scale, paths.context, time, count, out)
+        of_history = components_of(told.prior, history.posterior)
+        mean, covariance = moments(of_history)
+        spread = jnp.sqrt(jnp.trace(covariance))
+        away, drawn_away = (jnp.linalg.norm(x - mean) / spread for x in (clean, draw(again_key, of_history)))
+        told_of = paths.centre, paths.scale, paths.context, time, count, out, away, drawn_away
+        return Pairs(clean, noised, told_by, goal, *told_of)
 
     every = jnp.arange(PAIRS) % number
     return jax.lax.map(of_pair, (jax.random.split(key, PAIRS), every), batch_size=BLOCK)
@@ -142,6 +155,34 @@ def fit_gate(denoiser: Denoiser, network: PyTree, pairs: Pairs) -> Float[Array, 
     gate = weight.T @ of_both / total
     error = jnp.sqrt((weight**2).T @ of_both**2) / total
     return jnp.clip(gate - ERRORS * error, 0.0, 1.0)
+
+
+def fit_spread(pairs: Pairs) -> Float[Array, "2 5"]:
+    """Return what draws' distances from the mean are to be multiplied by, at `SHARES` of them and `KNOTS`.
+
+    As many states as draws should lie within the distance that holds a share of the draws (conformal prediction, Vovk et al.
+    2005). They do where prior and expansion are right, and do not where users are far out: there the likelihood flattens away
+    from where it was expanded, and tails are heavier than a few Gaussians'.
+    """
+    weight = interpolation(pairs.count)
+    total = jnp.sum(weight, axis=0)
+
+    def quantiles(distance: Float[Array, "N"]) -> Float[Array, "2 5"]:
+        order = jnp.argsort(distance)
+        reached = jnp.cumsum(weight[order], axis=0) / jnp.maximum(total, 1e-6)
+        return jnp.stack([distance[order][jnp.argmax(reached >= share, axis=0)] for share in SHARES])
+
+    ratio = quantiles(pairs.away) / jnp.maximum(quantiles(pairs.drawn_away), 1e-6)
+    return jnp.where(total >= LEAST_PAIRS, ratio, 1.0)
+
+
+def widened(drawn: Float[Array, "K ... D"], mean: States, spread: Float[Array, "... 2"]) -> Float[Array, "K ... D"]:
+    """Multiply the distances of K draws from a mean, by how many of them are nearer: at `SHARES` of them by `spread`."""
+    away = drawn - mean
+    rank = jnp.argsort(jnp.argsort(jnp.sum(away**2, axis=-1), axis=0), axis=0)
+    near, far = SHARES
+    part = jnp.clip(((rank + 0.5) / drawn.shape[0] - near) / (far - near), 0.0, 1.0)
+    return mean + (spread[..., 0] + part * (spread[..., 1] - spread[..., 0]))[..., None] * away
 
 
 def interpolation(count: Float[Array, "..."]) -> Float[Array, "... 5"]:

@@ -1,0 +1,35 @@
+"""The ladder for people: a table a number of events, rungs by measures, with what each gains over the Gaussian posterior."""
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+
+from dsrm_jax.types import Json
+
+MEASURES = {
+    "log-likelihood": ("log_likelihood", 4),
+    "calibration error": ("calibration_error", 3),
+    "expected - observed": ("click_rate_error", 3),
+    "AUC": ("auc", 3),
+    "AUC, matched": ("matched_auc", 3),
+    "NDCG, matched": ("matched_ndcg", 3),
+}
+
+
+def ladder_tables(result: Json) -> Iterator[RenderableType]:
+    """Lay out what `study.run_ladder` returns; differences are to the Gaussian posterior, with 95 % intervals over users."""
+    for events, found in result["events"].items():
+        if "skipped" in found:
+            yield f"{events} events: skipped, {found['skipped']}"
+            continue
+        title = f"{result['source']}: {events} events, {found['users']:,} users, {found['later']:,} later events"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for i, heading in enumerate(("rung", *MEASURES, "log-likelihood over gaussian")):
+            table.add_column(heading, justify="right" if i else "left", overflow="fold")
+        for name, rung in found["rungs"].items():
+            cells = (f"{rung[measure]['mean']:.{digits}f}" for measure, digits in MEASURES.values())
+            gap = rung["over_gaussian"]["log_likelihood"]
+            table.add_row(name, *cells, f"{gap['mean']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]")
+        yield table
