@@ -9,12 +9,11 @@ from rich.table import Table
 from dsrm_jax.types import Json
 
 MEASURES = {
-    "log-likelihood": ("log_likelihood", 4),
-    "calibration error": ("calibration_error", 3),
-    "expected - observed": ("click_rate_error", 3),
+    "log-lik.": ("log_likelihood", 4),
+    "calib. error": ("calibration_error", 3),
+    "rate": ("click_rate_error", 3),
     "AUC": ("auc", 3),
-    "AUC, matched": ("matched_auc", 3),
-    "NDCG, matched": ("matched_ndcg", 3),
+    "AUC, match": ("matched_auc", 3),
 }
 
 
@@ -25,11 +24,19 @@ def ladder_tables(result: Json) -> Iterator[RenderableType]:
             yield f"{events} events: skipped, {found['skipped']}"
             continue
         title = f"{result['source']}: {events} events, {found['users']:,} users, {found['later']:,} later events"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for i, heading in enumerate(("rung", *MEASURES, "log-likelihood over gaussian")):
-            table.add_column(heading, justify="right" if i else "left", overflow="fold")
+        table = Table(
+            title=title,
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+        )
+        for i, heading in enumerate(("rung", *MEASURES, "log-lik. over gaussian")):
+            last = i == len(MEASURES) + 1
+            table.add_column(heading, justify="right" if i else "left", overflow="fold", no_wrap=last)
         for name, rung in found["rungs"].items():
             cells = (f"{rung[measure]['mean']:.{digits}f}" for measure, digits in MEASURES.values())
             gap = rung["over_gaussian"]["log_likelihood"]
-            table.add_row(name, *cells, f"{gap['mean']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]")
+            table.add_row(name, *cells, f"{gap['mean']:+.4f} [{gap['low']:.3f}, {gap['high']:.3f}]")
         yield table

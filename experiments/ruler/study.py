@@ -28,8 +28,11 @@ KNOWN = ", known prior"
 BASELINES = ("prior", "raw", "raw_with_skips", "fair_gaussian", "fair_gaussian_mode", "fair_mixture", "bank", "exact")
 OF_PRIOR = ("fair_gaussian", "fair_mixture", "bank", "exact", "guided", "masked", "regression")  # with a known prior
 # how kinds are measured, too: untrained (of `mixture` that is `gaussian`), and trained on shuffled users
-CONTROLS = {kind: (purifiers.UNTRAINED, purifiers.SHUFFLED) for kind in ("guided", "conditional")}
-CONTROLS["mixture"] = (purifiers.SHUFFLED,)
+CONTROLS: dict[str, tuple[str, ...]] = {
+    "guided": (purifiers.UNTRAINED, purifiers.SHUFFLED),
+    "conditional": (purifiers.UNTRAINED, purifiers.SHUFFLED),
+    "mixture": (purifiers.SHUFFLED,),
+}
 BASES = ("exact", "fair_gaussian", "fair_mixture")  # what ratios are over
 SAME_ERROR = 1.01  # a number of steps is enough where the error is within a per cent of the least
 
