@@ -125,6 +125,20 @@ def test_standard_output_stays_what_it_is(capsys):
     assert capsys.readouterr().out == "a result\n"
 
 
+def test_a_line_makes_room_for_what_is_printed():
+    console = terminal()
+    with progress.steps("sweep", 4, console=console) as report:
+        report(2)
+        with report.apart():
+            console.file.write("a result\n")
+        report(3)
+    before, after = console.file.getvalue().split("a result\n")
+    assert before.endswith("\x1b[2K")  # the line is gone
+    assert "75%" in after
+    with progress.steps("sweep", 4, console=Console(file=io.StringIO())) as report, report.apart():
+        pass
+
+
 def test_phase_after_phase_is_shown():
     console = terminal()
     with progress.phases(console) as report:

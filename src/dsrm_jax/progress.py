@@ -18,6 +18,7 @@ import platformdirs
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.live import Live
 
 QUIET = "DSRM_JAX_QUIET"  # of the environment: set where nothing is to be shown
 REFRESH = 4  # times a second
@@ -49,9 +50,39 @@ class Report(Protocol):
     def __call__(self, done: float, note: str = "") -> None:
         """Say what is done of the phase's total, and a word to show."""
 
+    def apart(self) -> contextlib.AbstractContextManager[object]:
+        """Take the line away while something else is printed."""
 
-def silent(done: float, note: str = "") -> None:
-    """Show nothing."""
+
+class Silent:
+    """Shows nothing."""
+
+    def __call__(self, done: float, note: str = "") -> None:
+        """Take no notice."""
+
+    def apart(self) -> contextlib.AbstractContextManager[object]:
+        """There is no line to take away."""
+        return contextlib.nullcontext()
+
+
+class _Steps:
+    """How far a phase is, and the line that shows it."""
+
+    def __init__(self, at: float) -> None:
+        self.at, self.note = at, ""
+        self.live: Live | None = None
+
+    def __call__(self, done: float, note: str = "") -> None:
+        self.at, self.note = done, note
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        assert self.live is not None
+        self.live.stop()
+        try:
+            yield
+        finally:
+            self.live.start()
 
 
 @contextlib.contextmanager
@@ -106,21 +137,17 @@ def steps(
     """
     console = console or _console()
     if not _visible(console):
-        yield silent
+        yield Silent()
         return
-    begun, at, said = clock(), start, ""
+    begun, shown = clock(), _Steps(start)
 
     def text() -> str:
-        gone = clock() - begun
+        gone, at = clock() - begun, shown.at
         left = None if total is None or at <= start else gone / (at - start) * (total - at)
-        return line(console.width - 1, name, gone=gone, share=at / total if total else None, left=left, note=said)
+        return line(console.width - 1, name, gone=gone, share=at / total if total else None, left=left, note=shown.note)
 
-    def report(done: float, note: str = "") -> None:
-        nonlocal at, said
-        at, said = done, note
-
-    with _shown(console, text):
-        yield report
+    with _shown(console, text) as shown.live:
+        yield shown
 
 
 @contextlib.contextmanager
@@ -128,7 +155,7 @@ def phases(console: "Console | None" = None) -> Iterator[Callable[..., None]]:
     """Show phase after phase as `steps` does; yields `report(phase, done, total, note="")`, by a new name another."""
     with contextlib.ExitStack() as stack:
         shown: str = ""
-        tell: Report = silent
+        tell: Report = Silent()
 
         def report(phase: str, done: float, total: float | None, note: str = "") -> None:
             nonlocal shown, tell
@@ -184,7 +211,7 @@ def _visible(console: "Console") -> bool:
 
 
 @contextlib.contextmanager
-def _shown(console: "Console", text: Callable[[], str]) -> Iterator[None]:
+def _shown(console: "Console", text: Callable[[], str]) -> "Iterator[Live]":
     """Show a line that changes by the clock."""
     from rich.live import Live
     from rich.text import Text
@@ -198,7 +225,7 @@ def _shown(console: "Console", text: Callable[[], str]) -> Iterator[None]:
         redirect_stderr=False,
     )
     with live:
-        yield
+        yield live
 
 
 def _place() -> Path:

@@ -83,3 +83,13 @@ def test_each_worry_is_said_with_its_number():
         assert number in text
     facts["choice"] = {"chosen": "guided"}  # whose later clicks spoke for it
     assert len(warnings(facts, table(sessions=300))) == len(few)
+
+
+def test_a_ranking_no_better_than_popularity_is_a_worry():
+    for low, worries in ((-0.001, 1), (0.001, 0)):
+        facts = {"choice": {"chosen": "guided", "over_popularity": {"mean": 0.004, "low": low, "high": 0.009}}}
+        said = warnings(facts, table())
+        assert len(said) == worries
+        assert all("no better than by popularity" in text and "+0.0040, interval -0.0010" in text for text in said)
+    facts["choice"]["over_popularity"] = {"mean": 0.004, "low": None, "high": None}  # one user tells no spread
+    assert warnings(facts, table()) == []

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from scipy.special import expit
+from scipy.special import expit, log_expit
 
 from dsrm_jax.purify import choice
 from dsrm_jax.purify.encoder import Embeddings, gather_evidence, make_encoder
@@ -118,6 +118,31 @@ def leaning(params, key, state, evidence):
     """What was clicked less what was not, times the one parameter."""
     sign = jnp.where(evidence.click, 1.0, -1.0) * evidence.shown
     return params * jnp.einsum("...h,...hd->...d", sign, evidence.vectors) / 10
+
+
+def test_a_state_is_measured_against_the_items_own_appeal():
+    """Against NumPy: the observed state but for its last coordinate ranks alike for everybody."""
+    starts, embeddings = taste_log()
+    embeddings = embeddings.replace(bias=jnp.linspace(-1.0, 1.0, 7))
+    encoder = make_encoder(dim=2)
+    params = encoder.init(jax.random.key(0), embeddings)
+    params = params.replace(network=jax.tree.map(lambda x: 0.3 * jnp.ones(x.shape), params.network))
+    later = choice.draw_later(jax.random.key(1), Windows(starts, 16, 8), number=200)
+    evidence = gather_evidence(embeddings, later.history)
+    rate = np.asarray(encoder.encode(params, evidence.summary))[:, -1]
+    item, click = np.asarray(later.label.item), np.asarray(later.label.click)
+    logit = np.asarray(embeddings.bias)[item] + rate[:, None]  # of vectors that end in 1
+    told = np.where(click, log_expit(logit), log_expit(-logit)) * np.asarray(later.label.present)
+    alike = told.sum(axis=1) / np.asarray(later.label.present).sum(axis=1)
+    purified = np.asarray(
+        choice.later_log_likelihood(leaning(0.5, None, None, evidence), embeddings, later), np.float64
+    )
+    gain = choice.over_popularity(encoder, params, later, purified)
+    users = np.unique(later.user)
+    means = [(purified - alike)[np.asarray(later.user) == user].mean() for user in users]
+    assert gain["mean"] == pytest.approx(np.mean(means), abs=1e-5)
+    nothing = choice.over_popularity(encoder, params, later, alike)
+    assert nothing["low"] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(("strength", "chosen"), [(1.0, "own"), (-1.0, "observed")])

@@ -165,7 +165,7 @@ def choose(
 
     Returns:
         The perception with what was chosen (`purifies`), the purifier's parameters those of the form chosen; and what `climb`
-        found, with the log-likelihood `with_skips`.
+        found, with the log-likelihood `with_skips` and the gain `over_popularity`.
     """
     encoder_key, draw_key, purify_key = jax.random.split(key, 3)
     embeddings = perception.encoder.embeddings
@@ -205,8 +205,25 @@ def choose(
     plain, purified = jax.device_get(judged(perception, seeing, later))
     rungs, user = dict(zip(("observed", *forms), (plain[0], *purified), strict=True)), np.asarray(later.user)
     found = climb(rungs, user) | {"with_skips": climb({"": plain[1]}, user)["rungs"][""]["log_likelihood"]}
+    found["over_popularity"] = over_popularity(encoder, perception.encoder, later, rungs[found["chosen"]])
     params = jax.vmap(forms.get(found["chosen"], forms[kind]))(perception.purifier)
     return replace(perception, purifier=params, purifies=jnp.asarray(found["chosen"] != "observed")), found
+
+
+def over_popularity(encoder: Encoder, params: EncoderParams, later: Later, chosen: Float[np.ndarray, "N"]) -> Json:
+    """Return what a state tells of later clicks beyond the items' own appeal and the user's own click rate.
+
+    `chosen` is `later_log_likelihood` under the state. Beside it stands the observed state without taste: its last coordinate
+    alone, by which items rank alike for everybody. Returned is the gain as of `climb`.
+    """
+
+    @jax.jit
+    def of_rates(params: EncoderParams, later: Later) -> Float[Array, "N"]:
+        state = encoder.encode(params, summarise(params.embeddings, later.history))
+        return later_log_likelihood(state.at[:, :-1].set(0.0), params.embeddings, later)
+
+    alike = np.asarray(of_rates(params, later))
+    return climb({"popularity": alike, "state": chosen}, np.asarray(later.user))["rungs"]["state"]["gain"]
 
 
 def in_words(found: Json) -> str:

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from dsrm_jax.config.serialise import from_json
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import from_json_value, load_sealed, sealed, write_text
+from dsrm_jax.progress import Report, Silent, steps
 from dsrm_jax.purify.settings import at_defaults
 from dsrm_jax.runs.lock import held
 from dsrm_jax.sweep.plan import Plan, Point, expand, group, points_json
@@ -122,12 +122,17 @@ class _Pool:
         self.attempts = [0] * len(groups)
         self.lock = threading.Lock()
         self.workers = min(workers, len(groups))
-        self.started, self.finished = time.monotonic(), 0
+        self.finished = 0
+        self.shown: Report = Silent()
         self.processes: dict[int, subprocess.Popen[str]] = {}
         self.stopped = False
 
     def run(self) -> None:
         """Work until the queue is empty; an interrupt stops the workers and is raised again."""
+        with steps("sweep", len(self.groups)) as self.shown:
+            self._work()
+
+    def _work(self) -> None:
         threads = [threading.Thread(target=self._serve, args=(i,), daemon=True) for i in range(self.workers)]
         for thread in threads:
             thread.start()
@@ -211,9 +216,9 @@ class _Pool:
         self.finished += counts
         point = self.groups[index][0].config
         name = f"{point.data.env} {point.agent.method} max_len {point.environment.max_len}"
-        elapsed = time.monotonic() - self.started
-        left = elapsed / max(self.finished, 1) * (len(self.groups) - self.finished)
-        self.say(f"[{self.finished}/{len(self.groups)}] {name}: {text}; about {left / 60:.0f} min left")
+        with self.shown.apart():
+            self.say(f"[{self.finished}/{len(self.groups)}] {name}: {text}")
+        self.shown(self.finished)
 
 
 def _range(results: Sequence[Json], name: str, digits: int) -> str:
