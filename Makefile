@@ -114,7 +114,8 @@ test-all: setup ## run every test, the slow ones too
 	@DSRM_FLAGS=users $(BIN)/python -m pytest $(TWO) -m 'slow or not slow'
 
 campaign: setup ## kill, damage, fill and forge: the whole campaign of tests/reliability, resumable (hours), one class: ONLY=kills
-	@$(BIN)/python -m pytest -n 0 -m slow -o timeout=0 tests/reliability $(if $(ONLY),-k "$(ONLY)")
+	@DSRM_TRIALS=$${DSRM_TRIALS:-1000000} DSRM_MINUTES=$${DSRM_MINUTES:-60} \
+	  $(BIN)/python -m pytest -n 0 -m slow -o timeout=0 tests/reliability $(if $(ONLY),-k "$(ONLY)")
 
 test-versions: test-oldest test-newest ## run a short selection on the oldest and the newest packages that are supported
 

@@ -1,15 +1,20 @@
 """What every class of the campaign shares: numbered trials of a seed, outcomes that are kept, one table of all classes.
 
 A class is a function `trial(number) -> Outcome`; the number seeds it, so that any trial can be had again alone. A fast sample of
-each class runs with the tests; `make campaign` runs them whole, one trial after the other, and goes on where it was stopped: what
-was found lies in `DSRM_CAMPAIGN` (a folder, by default `.campaign`), and the table in `experiments/results/reliability.md`.
+each class runs with the tests, and three trials with the slow ones. `make campaign` runs them whole, one trial after the other,
+and goes on where it was stopped: what was found lies in `DSRM_CAMPAIGN` (a folder, by default `.campaign`), and the table in
+`experiments/results/reliability.md`. `DSRM_TRIALS` bounds the trials of each class, `DSRM_MINUTES` the long runs.
 """
 
+import atexit
 import json
 import os
+import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -33,8 +38,18 @@ class Outcome(NamedTuple):
     detail: str = ""  # the sentence that was said, or what was wrong
 
 
+def is_whole() -> bool:
+    """Return whether this is the campaign, and not a sample of it."""
+    return "DSRM_TRIALS" in os.environ
+
+
+@cache
 def folder() -> Path:
-    """Return the folder that the campaign keeps its trials in, made where it is absent."""
+    """Return the folder that the campaign keeps its trials in, or, of a sample, one of this process that goes with it."""
+    if "DSRM_CAMPAIGN" not in os.environ and not is_whole():
+        path = Path(tempfile.mkdtemp(prefix="reliability-"))
+        atexit.register(shutil.rmtree, path, ignore_errors=True)
+        return path
     path = Path(os.environ.get("DSRM_CAMPAIGN", ROOT / ".campaign")).absolute()
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -51,10 +66,13 @@ def sample(trial: Callable[[int], Outcome], count: int, *, first: int = 0) -> Co
 
 
 def whole(name: str, trial: Callable[[int], Outcome], count: int) -> None:
-    """Run the trials of a class that were not run yet, `DSRM_TRIALS` of them at most, renew the table, fail where one was bad."""
+    """Run the trials of a class that were not run yet, renew the table, fail where one was bad; a few outside the campaign."""
+    if not is_whole():
+        sample(trial, min(count, 3))
+        return
     kept = folder() / f"{name}.jsonl"
     done = {row["number"]: row for row in _rows(kept)}
-    count = min(count, int(os.environ.get("DSRM_TRIALS", count)))
+    count = min(count, int(os.environ["DSRM_TRIALS"]))
     with kept.open("a") as file:
         for number in range(count):
             if number in done:

@@ -240,7 +240,7 @@ def data_trial(number: int) -> Outcome:
 
 
 def test_samples_of_damage():
-    for trial, count in ((run_trial, 60), (kept_trial, 30), (cache_trial, 60), (data_trial, 30)):
+    for trial, count in ((run_trial, 40), (kept_trial, 15), (cache_trial, 40), (data_trial, 20)):
         sample(trial, count)
 
 
