@@ -6,6 +6,7 @@ import os
 from functools import cache
 from pathlib import Path
 
+from dsrm_jax.errors import InputError
 from dsrm_jax.runs.logging import read_metrics
 from tests.reliability.campaign import ROOT, Outcome, folder
 from tests.reliability.server import Ended, Server
@@ -48,9 +49,17 @@ def facts(run: Path) -> dict[str, object]:
     return {
         "steps": [manifest["step"] for manifest in manifests],
         "leaves": [manifest["leaves"] for manifest in manifests],
-        "metrics": [_timeless(row) for row in read_metrics(run / "metrics.jsonl")],
+        "metrics": [_timeless(row) for row in _rows(run / "metrics.jsonl")],
         "summary": _timeless(json.loads((run / "summary.json").read_text())),
     }
+
+
+def _rows(path: Path) -> list[dict]:
+    """Return a run's rows; none where they are gone or damaged."""
+    try:
+        return read_metrics(path)
+    except InputError:
+        return []
 
 
 def _timeless(value: object) -> object:

@@ -127,7 +127,7 @@ def _finish(
     """Evaluate what was trained and write summary and curves."""
     summary = _measure(run, config, saved, worlds, facts, console) | {"seconds": time.perf_counter() - started}
     _write(run, config, summary)
-    rows = read_metrics(run.metrics, of=config_fingerprint(config))
+    rows = read_metrics(run.metrics, of=config_fingerprint(config)) if run.metrics.exists() else []
     if rows and method_of(config.agent.method).learns:
         try:
             title = f"{method_of(config.agent.method).label} on {summary['source']}"
