@@ -19,9 +19,10 @@ TUNED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "tolerance": {"manager_discount": 0.98, "learning_rate": 2e-3, "epochs": 4, "minibatches": 4},
     }
 )
-"""What a mechanism asks of a manager's learning, on data seed 101 of kuairand, where a goal pays late: a slate that a user does not
-tolerate ends the session sooner, a worn-out user does not come back. R in training after 160,000 user-steps of `retention` was 51
-at a discount of .9, 67 at .98; after 128,000 of `tolerance`, at .98, 13.9 with the default rate and two epochs, 14.9 with these."""
+"""What a mechanism asks of a manager's learning, on data seed 101 of kuairand, where a goal pays late: a slate that users do not
+tolerate ends the session sooner, and a user who is worn out does not come back. R in training after 160,000 user-steps of
+`retention` was 51 at a discount of .9 and 67 at .98; after 128,000 of `tolerance`, at .98, it was 13.9 with the default rate and
+two epochs, 14.9 with these."""
 
 
 def with_world(config: Config, name: str) -> Config:
