@@ -1,6 +1,8 @@
 """What a slate may not hold is in none: the one place where masks are honoured, and every method that goes through it."""
 
+from dataclasses import replace
 from functools import partial
+from inspect import signature
 from types import SimpleNamespace
 
 import jax
@@ -10,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsrm_jax.agents import slates
+from dsrm_jax.agents import actor_critic, sac4ir, slates
 from dsrm_jax.agents.agent import LoggedData, Transition
 from dsrm_jax.agents.block_slates import FactoredScores
 from dsrm_jax.agents.dnair import explore
 from dsrm_jax.agents.methods import METHODS, make_agent
+from dsrm_jax.agents.sac4ir import softmax_policy
 from dsrm_jax.config import AgentConfig
 from dsrm_jax.purify.view import Catalogue, View
 
@@ -143,23 +146,28 @@ OPTIONS = [
 ]
 
 
+def started_config(name, options, **settings):
+    """The settings of a small agent."""
+    settings |= {key: value for key, value in options.items() if hasattr(AgentConfig, key)}
+    config = AgentConfig(method=name, hidden=4, **settings)
+    return replace(config, bcq=type(config.bcq)(**options)) if "mode" in options else config
+
+
+def started_agent(name, options, catalogue, logged, **settings):
+    """An agent and its first state."""
+    config = started_config(name, options, **settings)
+    agent = make_agent(config, slate_size=K)
+    if name == "dorl":  # acts as A2C does; the rest of its state is the log's models
+        a2c = make_agent(replace(config, method="a2c"), slate_size=K)
+        return agent, SimpleNamespace(actor_critic=a2c.init(jax.random.key(0), catalogue))
+    return agent, agent.init(jax.random.key(0), catalogue, logged)
+
+
 @pytest.mark.parametrize(("name", "options"), OPTIONS, ids=lambda x: str(x))
 def test_no_method_shows_what_is_excluded(name, options):
     """512 users, each with masks that leave K to J items, some of them one group alone."""
     catalogue, logged, state = catalogue_and_log()
-    own = {key: value for key, value in options.items() if hasattr(AgentConfig, key)}
-    config = AgentConfig(method=name, hidden=4, **own)
-    if "mode" in options:
-        config = AgentConfig(method=name, hidden=4, bcq=type(config.bcq)(**options))
-    agent = make_agent(config, slate_size=K)
-    if name == "dorl":  # acts as A2C does; the rest of its state is the log's models
-        started = SimpleNamespace(
-            actor_critic=make_agent(AgentConfig(method="a2c", hidden=4), slate_size=K).init(
-                jax.random.key(0), catalogue
-            )
-        )
-    else:
-        started = agent.init(jax.random.key(0), catalogue, logged)
+    agent, started = started_agent(name, options, catalogue, logged)
     rng = np.random.default_rng(2)
     excluded = np.argsort(rng.random((len(state), J)), axis=1) < rng.integers(0, J - K + 1, len(state))[:, None]
     excluded[:9] = np.arange(J) >= J - (J - K)
@@ -173,3 +181,56 @@ def test_no_method_shows_what_is_excluded(name, options):
     for slate in map(np.asarray, act(view)):
         assert not np.take_along_axis(excluded, slate, axis=1).any()
         assert (np.sort(slate, axis=1)[:, 1:] > np.sort(slate, axis=1)[:, :-1]).all()
+
+
+WITHOUT_GOAL = [
+    *((name, {}) for name, method in METHODS.items() if "head" in signature(method.make or make_agent).parameters),
+    ("bcq", {"mode": "continuous"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), WITHOUT_GOAL, ids=lambda x: str(x))
+def test_under_the_head_every_slate_is_half_popular_and_ranked_as_the_method_ranks(name, options):
+    """Greedy: of each group the first K/2 of that group in a slate as long as the catalogue, without the head."""
+    catalogue, logged, state = catalogue_and_log()
+    view = View(state, state, jnp.zeros(len(state), jnp.int32))
+    agent, started = started_agent(name, options, catalogue, logged, head="half")
+    assert agent.grouped
+
+    @jax.jit
+    def act(view):
+        return [agent.act(started, jax.random.key(1), view, catalogue, greedy)[0] for greedy in (True, False)]
+
+    greedy, drawn = map(np.asarray, act(view))
+    popular = np.asarray(catalogue.is_popular)
+    for slate in (greedy, drawn):
+        assert (popular[slate].sum(axis=1) == K // 2).all()
+        assert (np.sort(slate, axis=1)[:, 1:] > np.sort(slate, axis=1)[:, :-1]).all()
+    free = make_agent(started_config(name, options), slate_size=J)
+    order = np.asarray(jax.jit(lambda v: free.act(started, jax.random.key(1), v, catalogue, True)[0])(view))
+    for row, slate in zip(order, greedy, strict=True):
+        best = [[i for i in row if popular[i] == group][: K // 2] for group in (True, False)]
+        assert slate.tolist() == best[0] + best[1]
+
+
+def test_the_head_is_in_the_probabilities_that_methods_learn_by():
+    catalogue, logged, state = catalogue_and_log()
+    view = View(state, state, jnp.zeros(len(state), jnp.int32))
+    agent, started = started_agent("a2c", {}, catalogue, logged, head="half")
+    slate, record = jax.jit(partial(agent.act, started, jax.random.key(1)))(view, catalogue)
+    free = make_agent(started_config("a2c", {}), slate_size=J)
+    scores = actor_critic.item_logits(free.act.args[0], started.params, view, catalogue)
+    popular = np.asarray(catalogue.is_popular)
+    # a slot's chance is a softmax over what its own group has left
+    weight, expected = np.exp(np.asarray(scores, np.float64)), []
+    for row, items in zip(weight, np.asarray(slate), strict=True):
+        left = row.copy()
+        for item in items:
+            expected.append(left[item] / left[popular == popular[item]].sum())
+            left[item] = 0
+    np.testing.assert_allclose(np.exp(record.log_prob).ravel(), expected, rtol=1e-3)
+    agent, started = started_agent("sac4ir", {}, catalogue, logged, head="half")
+    parts = agent.act.args[0]
+    logits = sac4ir._logits(parts, started.learner.params["actor"], state, catalogue)
+    share = softmax_policy(logits).probability[:, popular].sum(axis=1)
+    np.testing.assert_allclose(share, 0.5, atol=1e-5)

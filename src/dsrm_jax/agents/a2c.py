@@ -7,7 +7,7 @@ import jax
 from dsrm_jax.agents import actor_critic
 from dsrm_jax.agents.actor_critic import A2CConfig, ActorCriticState
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout
-from dsrm_jax.agents.settings import SharedConfig, settings_of
+from dsrm_jax.agents.settings import Head, SharedConfig, settings_of
 from dsrm_jax.purify.view import Catalogue
 from dsrm_jax.simulator.settings import EnvironmentConfig
 
@@ -15,6 +15,7 @@ from dsrm_jax.simulator.settings import EnvironmentConfig
 def make_a2c(
     *,
     slate_size: int = EnvironmentConfig.slate_size,
+    head: Head = SharedConfig.head,
     discount: float = A2CConfig.discount,
     entropy_weight: float = A2CConfig.entropy_weight,
     minibatches: int = A2CConfig.minibatches,
@@ -43,7 +44,7 @@ def make_a2c(
     ) -> tuple[ActorCriticState, dict[str, jax.Array]]:
         return actor_critic.improve(parts, agent, key, rollout, rollout.reward, catalogue)
 
-    return Agent(init, partial(actor_critic.act, parts), update)
+    return Agent(init, partial(actor_critic.act, parts), update, grouped=head == "half")
 
 
 A2C = Method("a2c", "A2C", "advantage actor-critic over Plackett-Luce slates", make_a2c, (A2CConfig,))

@@ -26,7 +26,7 @@ from dsrm_jax.agents.networks import MLP, counted, counted_example, example, fea
 from dsrm_jax.agents.ppo import approx_kl, explained_variance, minibatch_indices, normalise, value_loss
 from dsrm_jax.agents.returns import bootstrap_values, generalised_advantage
 from dsrm_jax.agents.settings import SharedConfig
-from dsrm_jax.agents.slates import greedy_slate, sample_slate, slate_log_prob
+from dsrm_jax.agents.slates import greedy_slate, head_slots, sample_slate, slate_log_prob
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.settings import COUNT, NON_NEGATIVE, POSITIVE, SHARE_OF_MOST, configuration, number
 from dsrm_jax.types import PyTree
@@ -144,12 +144,13 @@ def act(
     """`Agent.act`: a Plackett-Luce slate, or its mode."""
     scores = item_logits(parts, agent.params, view, catalogue)
     value = state_value(parts, agent.params, view)
+    slots = head_slots(parts.shared.head, scores.shape[0], slate_size=parts.slate_size)
     if greedy:
-        slate = greedy_slate(scores, catalogue.is_popular, None, slate_size=parts.slate_size, excluded=view.excluded)
+        slate = greedy_slate(scores, catalogue.is_popular, slots, slate_size=parts.slate_size, excluded=view.excluded)
         log_prob = jnp.zeros(slate.shape, scores.dtype)
     else:
         slate, log_prob = sample_slate(
-            key, scores, catalogue.is_popular, None, slate_size=parts.slate_size, excluded=view.excluded
+            key, scores, catalogue.is_popular, slots, slate_size=parts.slate_size, excluded=view.excluded
         )
     return slate, SlateRecord(log_prob, value)
 
@@ -206,7 +207,8 @@ def _loss(
     """Return the loss of N samples, and diagnostics."""
     view, record, slate, advantage, target = batch
     scores = item_logits(parts, params, view, catalogue)
-    log_prob = slate_log_prob(scores, slate, catalogue.is_popular, None)
+    slots = head_slots(parts.shared.head, scores.shape[0], slate_size=parts.slate_size)
+    log_prob = slate_log_prob(scores, slate, catalogue.is_popular, slots)
     credit = advantage[:, None] + parts.settings.entropy_weight * (entropy_to_go(log_prob) - expected_entropy)
     policy_part = policy_gradient_loss(log_prob, record.log_prob, credit)
     value_part = jnp.mean(value_loss(state_value(parts, params, view), target))

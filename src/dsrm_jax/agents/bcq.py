@@ -23,8 +23,8 @@ from dsrm_jax.agents import bcq_continuous, replay
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout, Transition
 from dsrm_jax.agents.networks import MLP, features, seen
 from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, Parts, ReplayConfig, ReplayState
-from dsrm_jax.agents.settings import SharedConfig
-from dsrm_jax.agents.slates import greedy_slate
+from dsrm_jax.agents.settings import Head, SharedConfig
+from dsrm_jax.agents.slates import greedy_slate, head_slots
 from dsrm_jax.agents.yardsticks import make_quota_softmax
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
@@ -87,6 +87,7 @@ def item_rows(catalogue: Catalogue) -> Float[Array, "J F"]:
 def make_bcq(
     *,
     slate_size: int = EnvironmentConfig.slate_size,
+    head: Head = SharedConfig.head,
     mode: Literal["discrete", "continuous"] = BCQConfig.mode,
     behaviour: Literal["log", "quota"] = BCQConfig.behaviour,
     learning_rate: float = BCQConfig.learning_rate,
@@ -123,7 +124,7 @@ def make_bcq(
             )
         return init_of(parts, key, catalogue, logged.transitions)
 
-    agent = Agent(init, partial(act, parts), partial(update, parts), offline="log")
+    agent = Agent(init, partial(act, parts), partial(update, parts), grouped=head == "half", offline="log")
     return agent if behaviour == "log" else agent._replace(offline=make_quota_softmax(slate_size=slate_size))
 
 
@@ -166,7 +167,8 @@ def td_target(
     """
     rows = item_rows(catalogue)
     scores = _constrained(parts, learner.params, batch.next_features, rows)
-    following = greedy_slate(scores, catalogue.is_popular, None, slate_size=parts.slate_size)
+    slots = head_slots(parts.shared.head, scores.shape[0], slate_size=parts.slate_size)
+    following = greedy_slate(scores, catalogue.is_popular, slots, slate_size=parts.slate_size)
     value = jnp.mean(_values(parts, learner.target["value"], batch.next_features, rows[following]), axis=-1)
     value = parts.settings.discount * jnp.where(batch.terminated, 0.0, value)
     return batch.reward + value[:, None]
@@ -190,7 +192,8 @@ def _act(
     known = features(seen(view), view.time)
     scores = _constrained(parts, agent.learner.params, known, item_rows(catalogue))
     slate_size, excluded = parts.slate_size, view.excluded
-    return greedy_slate(scores, catalogue.is_popular, None, slate_size=slate_size, excluded=excluded), ()
+    slots = head_slots(parts.shared.head, scores.shape[0], slate_size=slate_size)
+    return greedy_slate(scores, catalogue.is_popular, slots, slate_size=slate_size, excluded=excluded), ()
 
 
 def _update(

@@ -141,7 +141,8 @@ def act(
     action, seen = draw_actions(parts, params, features(known(view), view.time), noise)
     best = jnp.argmax(parts.apply("critic", params["critic"], seen, action)[..., 0], axis=1)
     liked = action[jnp.arange(batch), best]
-    return hyper_slate(liked, catalogue, slate_size=parts.slate_size, excluded=view.excluded), ()
+    head, size = parts.shared.head, parts.slate_size
+    return hyper_slate(liked, catalogue, slate_size=size, excluded=view.excluded, head=head), ()
 
 
 def update(

@@ -21,8 +21,8 @@ from dsrm_jax.agents.hyper_action import item_features
 from dsrm_jax.agents.item_values import ItemValues
 from dsrm_jax.agents.networks import features, seen
 from dsrm_jax.agents.replay import Experience, Learner, Metrics, Parts, ReplayConfig, ReplayState
-from dsrm_jax.agents.settings import SharedConfig
-from dsrm_jax.agents.slates import Excluded, greedy_slate
+from dsrm_jax.agents.settings import Head, SharedConfig
+from dsrm_jax.agents.slates import Excluded, greedy_slate, head_slots
 from dsrm_jax.purify.settings import PURIFYING
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.settings import NON_NEGATIVE, SHARE, SHARE_OF_MOST, configuration, number
@@ -45,6 +45,7 @@ class DNaIRConfig:
 def make_dnair(
     *,
     slate_size: int = EnvironmentConfig.slate_size,
+    head: Head = SharedConfig.head,
     discount: float = DNaIRConfig.discount,
     novelty_weight: float = DNaIRConfig.novelty_weight,
     exploration: float = DNaIRConfig.exploration,
@@ -70,7 +71,7 @@ def make_dnair(
     """
     networks: dict[str, nn.Module] = {"value": ItemValues(hidden)}
     parts = replay.make_parts("dnair", DNaIRConfig, locals(), networks, {"value": learning_rate})
-    return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
+    return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts), grouped=head == "half")
 
 
 DNAIR = Method(
@@ -152,7 +153,8 @@ def item_targets(
     """
     known = batch.next_features
     values = _values(parts, learner.params["value"], known, catalogue, bonus)
-    slate = greedy_slate(values, catalogue.is_popular, None, slate_size=parts.slate_size)
+    slots = head_slots(parts.shared.head, values.shape[0], slate_size=parts.slate_size)
+    slate = greedy_slate(values, catalogue.is_popular, slots, slate_size=parts.slate_size)
     following = _values_at(parts, learner.target["value"], known, slate, catalogue, bonus)
     reward = batch.reward.astype(jnp.float32) + bonus[batch.action]
     discount = parts.settings.discount
@@ -181,11 +183,16 @@ def _act(
     bonus = novelty_bonus(catalogue, weight=parts.settings.novelty_weight)
     known = features(seen(view), view.time)
     values = _values(parts, agent.learner.params["value"], known, catalogue, bonus)
-    slate = greedy_slate(values, catalogue.is_popular, None, slate_size=parts.slate_size, excluded=view.excluded)
+    slots = head_slots(parts.shared.head, values.shape[0], slate_size=parts.slate_size)
+    slate = greedy_slate(values, catalogue.is_popular, slots, slate_size=parts.slate_size, excluded=view.excluded)
     if greedy:
         return slate, ()
     num_items, probability = catalogue.is_popular.shape[0], parts.settings.exploration
-    return explore(key, slate, num_items=num_items, probability=probability, excluded=view.excluded), ()
+    explored = explore(key, slate, num_items=num_items, probability=probability, excluded=view.excluded)
+    if slots is None:
+        return explored, ()
+    # the head holds while it explores: a slot takes what it drew only of its own group
+    return jnp.where(catalogue.is_popular[explored] == catalogue.is_popular[slate], explored, slate), ()
 
 
 def _update(

@@ -20,7 +20,7 @@ from dsrm_jax.agents import actor_critic
 from dsrm_jax.agents.actor_critic import A2CConfig, ActorCritic, ActorCriticState, SlateRecord
 from dsrm_jax.agents.agent import Agent, Logged, LoggedData, Method, Rollout
 from dsrm_jax.agents.log_entropy import LogEntropy, fit_log_entropy, lowest_entropy, slate_entropy
-from dsrm_jax.agents.settings import SharedConfig, settings_of
+from dsrm_jax.agents.settings import Head, SharedConfig, settings_of
 from dsrm_jax.agents.world_model import fit_world_models, predict_clicks
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
@@ -75,6 +75,7 @@ class _Parts(NamedTuple):
 def make_dorl(
     *,
     slate_size: int = EnvironmentConfig.slate_size,
+    head: Head = SharedConfig.head,
     discount: float = DORLConfig.discount,
     ensemble: int = DORLConfig.ensemble,
     uncertainty_weight: float = DORLConfig.uncertainty_weight,
@@ -105,7 +106,9 @@ def make_dorl(
     shared = settings_of(SharedConfig, "dorl", locals())
     policy = settings_of(A2CConfig, "dorl", locals() | {"entropy_weight": policy_entropy_weight})
     parts = _Parts(settings, actor_critic.make_actor_critic(policy, shared, slate_size=slate_size))
-    return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts), offline="log")
+    return Agent(
+        partial(_init, parts), partial(_act, parts), partial(_update, parts), grouped=head == "half", offline="log"
+    )
 
 
 DORL = Method(

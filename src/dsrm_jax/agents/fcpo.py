@@ -33,7 +33,7 @@ from dsrm_jax.agents.gaussian_cpo import PolicyBatch, constrained_step, next_mar
 from dsrm_jax.agents.hyper_action import HyperActor, hyper_slate
 from dsrm_jax.agents.minibatches import deal, descend, flatten_time
 from dsrm_jax.agents.networks import MLP, counted, counted_example, example, features, seen
-from dsrm_jax.agents.settings import SharedConfig, settings_of
+from dsrm_jax.agents.settings import Head, SharedConfig, settings_of
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.settings import COUNT, NON_NEGATIVE, POSITIVE, SHARE, SHARE_OF_MOST, configuration, number
 from dsrm_jax.simulator.settings import EnvironmentConfig
@@ -159,6 +159,7 @@ class _Parts(NamedTuple):
 def make_fcpo(
     *,
     slate_size: int = EnvironmentConfig.slate_size,
+    head: Head = SharedConfig.head,
     discount: float = FCPOConfig.discount,
     popular_limit: float = FCPOConfig.popular_limit,
     max_kl: float = FCPOConfig.max_kl,
@@ -186,7 +187,7 @@ def make_fcpo(
     optimiser = optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5))
     actor, critic = GaussianHyperActor(hidden), MLP(hidden, 1)
     parts = _Parts(settings, shared, slate_size, actor, critic, optimiser)
-    return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
+    return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts), grouped=head == "half")
 
 
 FCPO = Method(
@@ -214,7 +215,8 @@ def _act(
     """`Agent.act`."""
     mean, log_std = parts.policy(agent.policy, view)
     w = mean if greedy else ppo.gaussian_sample(key, mean, log_std)
-    slate = hyper_slate(w, catalogue, slate_size=parts.slate_size, excluded=view.excluded)
+    head, size = parts.shared.head, parts.slate_size
+    slate = hyper_slate(w, catalogue, slate_size=size, excluded=view.excluded, head=head)
     return slate, HyperAction(w, ppo.gaussian_log_prob(w, mean, log_std))
 
 

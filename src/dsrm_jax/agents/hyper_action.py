@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from dsrm_jax.agents.networks import MLP, beside, lifted_vectors
 from dsrm_jax.agents.replay import Experience, Parts, ReplayState, S, start_learner, start_replay
-from dsrm_jax.agents.slates import Excluded, greedy_slate
+from dsrm_jax.agents.settings import Head, SharedConfig
+from dsrm_jax.agents.slates import Excluded, greedy_slate, head_slots
 from dsrm_jax.purify.view import Catalogue
 from dsrm_jax.types import PyTree
 
@@ -39,11 +40,17 @@ def explore(key: jax.Array, action: Float[Array, "... E"], scale: float | Float[
 
 
 def hyper_slate(
-    action: Float[Array, "B E"], catalogue: Catalogue, *, slate_size: int, excluded: Excluded = None
+    action: Float[Array, "B E"],
+    catalogue: Catalogue,
+    *,
+    slate_size: int,
+    excluded: Excluded = None,
+    head: Head = SharedConfig.head,
 ) -> Int[Array, "B K"]:
-    """Return the K items of highest `action @ item_features.T`, best first; no quota, and none that is excluded."""
+    """Return the K items of highest `action @ item_features.T`, best first (under a head in each group), none excluded."""
     scores = action @ item_features(catalogue).T
-    return greedy_slate(scores, catalogue.is_popular, None, slate_size=slate_size, excluded=excluded)
+    slots = head_slots(head, scores.shape[0], slate_size=slate_size)
+    return greedy_slate(scores, catalogue.is_popular, slots, slate_size=slate_size, excluded=excluded)
 
 
 class HyperActor(nn.Module):

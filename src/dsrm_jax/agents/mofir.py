@@ -20,7 +20,7 @@ from dsrm_jax.agents import replay
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout, Transition, transitions
 from dsrm_jax.agents.networks import seen
 from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, Parts, Replay, ReplayConfig, ReplayState
-from dsrm_jax.agents.settings import SharedConfig
+from dsrm_jax.agents.settings import Head, SharedConfig
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.settings import COUNT, NON_NEGATIVE, POSITIVE, SHARE, SHARE_OF_MOST, configuration, number
 from dsrm_jax.simulator.settings import EnvironmentConfig
@@ -61,6 +61,7 @@ class MOFIRState:
 def make_mofir(
     *,
     slate_size: int = EnvironmentConfig.slate_size,
+    head: Head = SharedConfig.head,
     discount: float = MOFIRConfig.discount,
     preference: float = MOFIRConfig.preference,
     fairness_reward: Literal["balance", "long_tail"] = MOFIRConfig.fairness_reward,
@@ -88,7 +89,7 @@ def make_mofir(
     rates = {"actor": actor_learning_rate, "critic": learning_rate}
     networks = hyper.hyper_networks(hidden, NUM_OBJECTIVES)
     parts = replay.make_parts("mofir", MOFIRConfig, locals(), networks, rates)
-    return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
+    return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts), grouped=head == "half")
 
 
 MOFIR = Method(
@@ -172,7 +173,8 @@ def _act(
     action = hyper.policy(parts, agent.learner.params["actor"], seen(view), view.state.shape[-1] + 3, omega)
     if not greedy:
         action = hyper.explore(noise_key, action, settings.exploration)
-    return hyper.hyper_slate(action, catalogue, slate_size=parts.slate_size, excluded=view.excluded), action
+    head, size = parts.shared.head, parts.slate_size
+    return hyper.hyper_slate(action, catalogue, slate_size=size, excluded=view.excluded, head=head), action
 
 
 def _update(

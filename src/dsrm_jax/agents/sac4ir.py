@@ -23,8 +23,8 @@ from dsrm_jax.agents.hyper_action import apart, item_features
 from dsrm_jax.agents.item_values import ItemValues
 from dsrm_jax.agents.networks import counted_example, seen
 from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, Parts, ReplayConfig, ReplayState
-from dsrm_jax.agents.settings import SharedConfig
-from dsrm_jax.agents.slates import greedy_slate, sample_slate
+from dsrm_jax.agents.settings import Head, SharedConfig
+from dsrm_jax.agents.slates import greedy_slate, head_slots, sample_slate
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.settings import COUNT, NON_NEGATIVE, POSITIVE, PROPER_SHARE, SHARE_OF_MOST, configuration, number
 from dsrm_jax.simulator.settings import EnvironmentConfig
@@ -53,6 +53,7 @@ class SAC4IRConfig:
 def make_sac4ir(
     *,
     slate_size: int = EnvironmentConfig.slate_size,
+    head: Head = SharedConfig.head,
     batch_size: int = SAC4IRConfig.batch_size,
     discount: float = SAC4IRConfig.discount,
     entropy_ratio: float = SAC4IRConfig.entropy_ratio,
@@ -82,7 +83,7 @@ def make_sac4ir(
     networks: dict[str, nn.Module] = {"actor": SlatePolicy(hidden), "critic": ItemValues(hidden)}
     rates = dict.fromkeys((*networks, "log_temperature"), learning_rate)
     parts = replay.make_parts("sac4ir", SAC4IRConfig, locals(), networks, rates)
-    return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
+    return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts), grouped=head == "half")
 
 
 SAC4IR = Method(
@@ -185,11 +186,11 @@ def _act(
 ) -> tuple[Int[Array, "B K"], tuple[()]]:
     """`Agent.act`."""
     logits = _logits(parts, agent.learner.params["actor"], seen(view), catalogue)
+    size, barred = parts.slate_size, view.excluded
+    slots = head_slots(parts.shared.head, logits.shape[0], slate_size=size)
     if greedy:
-        return greedy_slate(logits, catalogue.is_popular, None, slate_size=parts.slate_size, excluded=view.excluded), ()
-    return sample_slate(key, logits, catalogue.is_popular, None, slate_size=parts.slate_size, excluded=view.excluded)[
-        0
-    ], ()
+        return greedy_slate(logits, catalogue.is_popular, slots, slate_size=size, excluded=barred), ()
+    return sample_slate(key, logits, catalogue.is_popular, slots, slate_size=size, excluded=barred)[0], ()
 
 
 def _update(
@@ -250,11 +251,16 @@ def _losses(
 def _logits(
     parts: Parts[SAC4IRConfig], params: PyTree, known: Float[Array, "B D+M"], catalogue: Catalogue
 ) -> Float[Array, "B J"]:
-    """Return the policy's logits of every item."""
+    """Return the policy's logits of every item; under `head="half"` both groups have half of the mass."""
     item = item_features(catalogue)
     state, context = apart(known, item.shape[1])
     action, sharpness = parts.apply("actor", params, state, parts.shared.sharpness, context)
-    return (sharpness * action) @ item.T
+    logits = (sharpness * action) @ item.T
+    if parts.shared.head == "own":
+        return logits
+    groups = jnp.stack([~catalogue.is_popular, catalogue.is_popular])
+    mass = jax.nn.logsumexp(jnp.where(groups[:, None], logits, -jnp.inf), axis=-1)
+    return logits - jnp.where(catalogue.is_popular, mass[1][:, None], mass[0][:, None])
 
 
 def _both(

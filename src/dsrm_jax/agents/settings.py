@@ -21,6 +21,7 @@ C = TypeVar("C", bound=Settings)
 
 
 SlateMode = Literal["quota", "penalty", "share"]
+Head = Literal["own", "half"]
 
 
 @configuration
@@ -31,6 +32,9 @@ class SharedConfig:
     """quota: the goal splits the slate between the groups exactly; penalty: Eq. (6)'s scores alone; share: it splits the slate
     and leaves the scores alone. Eq. (6) prefers less popular items inside each group, too, the more fairness is asked for: under
     quota every split but half and half is paid for by worse items (experiments/worlds.md)."""
+    head: Head = "own"
+    """How methods without a goal fill slates: own: as they do; half: half of the slots are popular, the rest long tail, as
+    DSRM-HRL's quota has it where both weights of its goal are equal, and the method ranks within each group."""
     fairness: Literal["balance", "gini", "platform"] = "balance"
     """Fair in Eq. (4): balance is -abs(2s - 1), gini the marginal change of the negative item Gini, platform minus s times the
     price that a world's platform has for popular exposure."""

@@ -20,9 +20,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dsrm_jax.agents.block_slates import FactoredScores, blocks_log_prob, blocks_mode, draw_blocks
+from dsrm_jax.agents.settings import Head
 from dsrm_jax.agents.whole_slates import Excluded, draw_whole, whole_log_prob, whole_mode
 
-__all__ = ["Excluded", "FactoredScores", "greedy_slate", "sample_slate", "slate_log_prob", "take_turns"]
+__all__ = ["Excluded", "FactoredScores", "greedy_slate", "head_slots", "sample_slate", "slate_log_prob", "take_turns"]
 
 # Draws from the whole product are faster at 33,000 items still, its gradients slower from 10,000 on. An update of DSRM-HRL (16
 # draws of 64 slates, 4 gradients of 512) takes as long either way at 10,000 items, and 1.6 times as long with the product at
@@ -30,6 +31,11 @@ __all__ = ["Excluded", "FactoredScores", "greedy_slate", "sample_slate", "slate_
 LARGEST_WHOLE = 12_000
 
 Scores: TypeAlias = Float[Array, "B J"] | FactoredScores
+
+
+def head_slots(head: Head, users: int, *, slate_size: int) -> Int[Array, "B"] | None:
+    """Return how many slots of each user's slate are popular: half of them, an odd one the long tail's; None: any number."""
+    return jnp.full((users,), slate_size // 2, jnp.int32) if head == "half" else None
 
 
 def sample_slate(

@@ -18,7 +18,7 @@ from dsrm_jax.agents import replay
 from dsrm_jax.agents.agent import Agent, Logged, Method, Rollout, transitions
 from dsrm_jax.agents.networks import seen
 from dsrm_jax.agents.replay import Experience, Learner, Metrics, Params, Parts, ReplayConfig, ReplayState
-from dsrm_jax.agents.settings import SharedConfig
+from dsrm_jax.agents.settings import Head, SharedConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.settings import COUNT, NON_NEGATIVE, POSITIVE, SHARE_OF_MOST, configuration, number
@@ -47,6 +47,7 @@ class TD3Config:
 def make_td3(
     *,
     slate_size: int = EnvironmentConfig.slate_size,
+    head: Head = SharedConfig.head,
     discount: float = TD3Config.discount,
     actor_learning_rate: float = TD3Config.actor_learning_rate,
     exploration: float = TD3Config.exploration,
@@ -79,7 +80,7 @@ def make_td3(
             f"agent.replay.gradient_steps is {gradient_steps}, and must be a multiple of agent.td3.delay, {delay}: "
             "change either"
         )
-    return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts))
+    return Agent(partial(_init, parts), partial(_act, parts), partial(_update, parts), grouped=head == "half")
 
 
 TD3 = Method(
@@ -123,7 +124,8 @@ def _act(
     action = hyper.policy(parts, agent.learner.params["actor"], seen(view), view.state.shape[-1] + 3)
     if not greedy:
         action = hyper.explore(key, action, parts.settings.exploration)
-    return hyper.hyper_slate(action, catalogue, slate_size=parts.slate_size, excluded=view.excluded), action
+    head, size = parts.shared.head, parts.slate_size
+    return hyper.hyper_slate(action, catalogue, slate_size=size, excluded=view.excluded, head=head), action
 
 
 def _update(
