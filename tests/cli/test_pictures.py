@@ -35,7 +35,8 @@ def lab(colour: str, seen) -> np.ndarray:
 
 
 def test_every_method_has_a_look_that_people_who_lack_a_cone_can_tell_apart():
-    assert set(LOOKS) == set(METHODS)
+    assert list(LOOKS) == list(METHODS)  # a look each
+    assert (LOOKS["dsrm_hrl"], LOOKS["fcpo"], LOOKS["oracle"]) == (("#d55e00", "o"), ("#000000", "s"), ("#997700", "*"))
     looks = [*LOOKS.values(), OTHER]
     assert len(set(looks)) == len(looks)
     for (name, (one, marker)), (other, (two, same)) in itertools.combinations([*LOOKS.items(), ("other", OTHER)], 2):

@@ -16,7 +16,7 @@ Train a method, compare it with the yardsticks, write a run directory.
   --data PATH           its folder; of --env log a file, a folder or a pattern
   --data.click-column NAME   of your own log, beside user-, item-, time-column
   --world NAME          how users react: paper, mood, satisfaction, ...
-  --method NAME         dsrm_hrl, a2c, td3, flat, quota_greedy, ... (README)
+  --method NAME         a method of README's table; by default the paper's own
   --budget SIZE         tiny (seconds), quick, default (minutes), paper
   --seeds NUMBER ...    a policy each, trained together
   --max-len STEPS       patience of a user who arrives
@@ -73,7 +73,7 @@ Run a grid of configurations over worker processes, resumably; print its tables.
 {RUNS}
 --help-all lists every option. Examples:
   dsrm-jax sweep experiments/baselines.toml --budget tiny
-  dsrm-jax sweep plan.toml --grid agent.method=a2c,flat""",
+  dsrm-jax sweep plan.toml --grid training.steps=800,3200""",
     "export": f"""\
 usage: dsrm-jax export RUN [OPTIONS]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dsrm_jax.agents.methods import METHODS
 from dsrm_jax.files import write_bytes, write_text
 
 if TYPE_CHECKING:
@@ -21,17 +22,14 @@ if TYPE_CHECKING:
 DPI = 110
 PALETTE = 256  # colours of one picture: a palette makes a file a third as large
 
-# Colour and marker of each method, wherever it is drawn. Two methods of a kind (same marker) are told apart by people who see no
-# red, no green or no blue as well: a test measures it. Colours after Okabe and Ito and Paul Tol.
-LOOKS = {
-    "dsrm_hrl": ("#d55e00", "o"),
-    **{"a2c": ("#88ccee", "s"), "td3": ("#332288", "s"), "bcq": ("#117733", "s"), "mofir": ("#cc6677", "s")},
-    **{"dorl": ("#ddcc77", "s"), "dnair": ("#44aa99", "s"), "sac4ir": ("#882255", "s"), "fcpo": ("#000000", "s")},
-    **{"flat": ("#332288", "^"), "hrl": ("#117733", "^"), "hrl_rce": ("#88ccee", "^"), "hrl_tce": ("#ddcc77", "^")},
-    **{"hrl_bod": ("#882255", "^"), "dnair_dsrm": ("#1f5c53", "D")},
-    **{"random": ("#bbbbbb", "X"), "quota_random": ("#777777", "X"), "quota_greedy": ("#777777", "P")},
-    **{"quota_greedy_purified": ("#000000", "P"), "oracle": ("#997700", "*")},
-}
+# Colour and marker of each method, in the order of the table of methods, wherever it is drawn. Two of one marker are told apart
+# by people who see no red, no green or no blue as well: a test measures it. Colours after Okabe and Ito and Paul Tol.
+LEARNERS = [
+    (colour, "s") for colour in ("#88ccee", "#332288", "#117733", "#cc6677", "#ddcc77", "#44aa99", "#882255", "#000000")
+]
+ABLATIONS = [(colour, "^") for colour in ("#332288", "#117733", "#88ccee", "#ddcc77", "#882255")] + [("#1f5c53", "D")]
+YARDSTICKS = [("#bbbbbb", "X"), ("#777777", "X"), ("#777777", "P"), ("#000000", "P"), ("#997700", "*")]
+LOOKS = dict(zip(METHODS, [("#d55e00", "o"), *LEARNERS, *ABLATIONS, *YARDSTICKS], strict=False))
 OTHER = ("#0072b2", "h")  # of methods from outside the package
 GREY, FLAW = "#999999", "#cc3311"  # of lines to compare with, and of what is wrong
 
