@@ -2,7 +2,6 @@
 
 import io
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,7 +25,6 @@ from experiments.report.paper import env_name
 from experiments.report.plan import CLAIMS, Agenda, by_name, load_agenda, plans_folder, unfinished
 
 RunPoints = Callable[..., object]  # `pool.run_points`, or a stand-in that leaves the same files
-BAR = 24  # characters
 PROBE_PICTURES = {"states": "t-SNE of raw and purified states", "controls": "the purifier among its controls"}
 FAILED = ("FAILED", "left out")  # how the pool reports a group without a result
 
@@ -54,7 +52,7 @@ def reproduce(
         budget: name of the budget: quick is a tenth of the paper's.
         out: folder; made if absent.
         workers: processes, each on a core of its own; 0: one per core.
-        say: told one line per finished program, each followed by the progress of the whole.
+        say: told one line per finished program, with how much of the whole is finished.
         data_path: folder of one data set's files; the report is then reduced (`plan.load_agenda`). Empty: the default folder,
             and the synthetic worlds where it has no files.
         plans: folder of the plans and of `claims.toml`; None: `experiments/paper`.
@@ -118,19 +116,12 @@ def _facts(config: Config) -> Json:
 
 
 def _with_progress(points: Sequence[Point], folder: Path, say: Say, failures: list[str]) -> Say:
-    """Return a `say` that adds a bar over all points with the time left, and keeps what failed."""
-    started, before = time.monotonic(), len(unfinished(points, folder))
+    """Return a `say` that counts the points of the whole report, and keeps what failed; the pool shows how long it takes still."""
 
     def tell(text: str) -> None:
         if any(word in text for word in FAILED):
             failures.append(text)
-        left = len(unfinished(points, folder))
-        done, elapsed = before - left, time.monotonic() - started
-        share = 1 - left / max(len(points), 1)
-        bar = "#" * round(BAR * share) + "." * (BAR - round(BAR * share))
-        time_left = f", about {elapsed / done * left / 60:.0f} min left" if done else ""
-        say(text)
-        say(f"  whole report [{bar}] {len(points) - left}/{len(points)}{time_left}")
+        say(f"{text}; of the whole report {len(points) - len(unfinished(points, folder))}/{len(points)}")
 
     return tell
 

@@ -100,7 +100,7 @@ def test_the_report_is_written_and_nothing_runs_twice(plans, tmp_path, runner, t
     assert "synthetic kuairec world" in text
     assert "**holds**" in text
     assert "What failed" not in text
-    assert "[########################] 5/5" in "".join(lines)
+    assert "of the whole report 5/5" in "".join(lines)
     assert lines[-1].endswith("report.html")
 
 
