@@ -116,7 +116,7 @@ def _facts(config: Config) -> Json:
 
 
 def _with_progress(points: Sequence[Point], folder: Path, say: Say, failures: list[str]) -> Say:
-    """Return a `say` that counts the points of the whole report, and keeps what failed; the pool shows how long it takes still."""
+    """Return a `say` that counts the points of the whole report, and keeps what failed; the pool tells how long."""
 
     def tell(text: str) -> None:
         if any(word in text for word in FAILED):
