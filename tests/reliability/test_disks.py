@@ -258,9 +258,16 @@ def test_a_summary_and_rows_whose_digits_were_changed_are_not_believed(tmp_path)
     run.summary.write_text(run.summary.read_text().replace("0.125", "0.135"))
     with pytest.raises(InputError, match="was changed since it was written"):
         run_directory.read_summary(run)
+    run_directory.write_summary(run, {"reward": 0.125})
+    run.summary.write_text(run.summary.read_text().replace("sha256", "sha25v"))
+    with pytest.raises(InputError, match="was changed since it was written"):
+        run_directory.read_summary(run)
     append_metrics(run.metrics, rows(8) + rows(16))
     lines = run.metrics.read_text().splitlines()
     run.metrics.write_text("\n".join([lines[0], lines[1].replace('"step": 8', '"step": 9'), *lines[2:]]) + "\n")
+    with pytest.raises(InputError, match="line 2 is not a row of metrics"):
+        read_metrics(run.metrics)
+    run.metrics.write_text("\n".join([lines[0], lines[1].replace('"crc"', '"cRc"'), *lines[2:]]) + "\n")
     with pytest.raises(InputError, match="line 2 is not a row of metrics"):
         read_metrics(run.metrics)
     document = json.loads(run.config.read_text())

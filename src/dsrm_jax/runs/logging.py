@@ -125,8 +125,9 @@ def _rows(path: str | os.PathLike[str], of: str) -> list[tuple[Json, str]]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     rows, damaged = [], 0
+    checked = b'"crc": ' in content or b'"run": ' in content  # rows of an earlier version have neither
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
-        row = _parse(line, of)
+        row = _parse(line, of, checked)
         if row is None:
             damaged = damaged or number
         elif damaged:
@@ -138,15 +139,15 @@ def _rows(path: str | os.PathLike[str], of: str) -> list[tuple[Json, str]]:
     return rows
 
 
-def _parse(line: bytes, of: str) -> Json | None:
+def _parse(line: bytes, of: str, checked: bool) -> Json | None:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):  # UnicodeDecodeError is one too
         return None
     if not isinstance(row, dict) or type(row.get("step")) is not int:
         return None
-    crc = row.pop("crc", None)  # rows of an earlier version have none
-    intact = crc is None or crc == zlib.crc32(json.dumps(row).encode())
+    crc = row.pop("crc", None)
+    intact = not checked or crc == zlib.crc32(json.dumps(row).encode())
     mine = row.pop("run", of[:8]) == of[:8] or not of
     return row if intact and mine else None
 
