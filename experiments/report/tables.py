@@ -15,6 +15,7 @@ from experiments.report.paper import env_name, method_name
 METRIC_HEADINGS = {"length": ("Len", 2), "reward": ("R_each", 3), "return": ("R_cum", 2), "ad": ("AD", 3)}
 CLOSED_FORM_BOUND = 0.3  # steps
 ABSENT = "not finished"
+MOST_COLUMNS = 9  # beside each other on a page
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,20 @@ class ReportTable:
 
 
 def markdown(table: ReportTable) -> str:
-    """Return a table as Markdown, its title in bold and what it says above it."""
-    align = [":--" if table.prose or i == 0 else "--:" for i in range(len(table.header))]
-    lines = [_line(table.header), _line(align), *(_line(row) for row in table.rows)]
+    """Return a table as Markdown, below its title and what it says; one too wide for a page is split, its rows named again."""
     title = [f"**{table.title}**", ""] if table.title else []
     said = [*(f"* {sentence}" for sentence in table.said), ""] if table.said else []
-    return "\n".join([*title, *said, *lines]) + "\n"
+    step = MOST_COLUMNS - 1
+    parts = [range(first, min(first + step, len(table.header))) for first in range(1, max(len(table.header), 2), step)]
+    lines = ["\n".join(_lines(table, [0, *part])) for part in parts]
+    return "\n".join([*title, *said]) + ("\n" if title or said else "") + "\n\n".join(lines) + "\n"
+
+
+def _lines(table: ReportTable, columns: Sequence[int]) -> list[str]:
+    align = [":--" if table.prose or i == 0 else "--:" for i in columns]
+    cells = (table.header, *table.rows)
+    header, *rows = (_line([row[i] for i in columns]) for row in cells)
+    return [header, _line(align), *rows]
 
 
 def ours(cell: Cell, digits: int) -> str:

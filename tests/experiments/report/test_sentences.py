@@ -73,3 +73,13 @@ def test_an_interval_that_is_not_known_is_apart_from_nothing(changed):
     assert "no longer" in said
     assert "longer than A2C" not in said
     assert Cell.of({"mean": 1.0, "low": float("nan"), "high": float("nan")}).half == 0
+
+
+def test_wide_tables_are_split_and_keep_every_cell(findings):
+    for table in every_table(findings):
+        text = tables.markdown(table)
+        lines = [line for line in text.splitlines() if line.startswith("|")]
+        assert max(line.replace("\\|", "").count("|") - 1 for line in lines) <= tables.MOST_COLUMNS
+        for row in [table.header, *table.rows]:
+            cells = "".join(line for line in lines if line.startswith(f"| {row[0]} |".replace("\n", " ")))
+            assert all(f" {cell.replace('|', chr(92) + '|')} ".replace("\n", " ") in cells for cell in row[1:] if cell)
