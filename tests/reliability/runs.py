@@ -22,7 +22,7 @@ def server() -> Server:
     return Server(folder() / f"commands-{os.getpid()}", {"XDG_CACHE_HOME": str(folder() / "cache"), "COLUMNS": "120"})
 
 
-def train(out: Path, *more: str) -> tuple[str, ...]:
+def train(out: Path | str, *more: str) -> tuple[str, ...]:
     """Return the command that trains the least run."""
     return "train", "--budget", "tiny", "--config", str(TINY), "--out", str(out), *more
 

@@ -219,7 +219,7 @@ def condition(number: int) -> Outcome:
     elif name == "caches that may not be written":
         environ = {"XDG_CACHE_HOME": str(closed)}
     more = {"call": call} if call else {}
-    words = train(out if name != "-dash" else Path(f"./{name}"), "--data.no-cache")
+    words = train(f"./{name}" if name == "-dash" else out, "--data.no-cache")
     ended = server().run(*before, *words, cwd=folder(), seconds=300, **more, **environ)
     if ended.status == 0:
         outcome = judged(out, ended)

@@ -203,6 +203,14 @@ def endless(*arguments):
     return slate, jax.lax.while_loop(lambda x: jnp.max(x) < 2, lambda x: jnp.sin(x), value)
 
 
+def test_a_program_that_is_half_noise_is_refused():
+    """Its outer part is whole, and MLIR refuses the inner one."""
+    program = bytearray(members()[PROGRAM])
+    at = program.index(b"StableHLO")
+    program[at + 200 : at + 1200] = bytes(1000)
+    assert read(packed({PROGRAM: bytes(program)})).kind == "refused"
+
+
 def test_a_program_that_holds_too_much_is_refused():
     outcome = read(packed({PROGRAM: lowered(large)}))
     assert "holds arrays of more than 8 GiB" in outcome.detail

@@ -20,8 +20,8 @@ import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import jax
 import numpy as np
 from jax import export as jax_export
 from jaxtyping import Int
@@ -101,12 +101,13 @@ def read_artifact(path: str | os.PathLike[str], *, sha256: str = "") -> Artifact
     except InputError:
         raise
     except Exception as error:  # zip, NumPy, flatbuffers and MLIR raise whatever they meet
-        reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
-        raise InputError(f"{path} is no exported policy, or damaged ({reason}): export it again") from error
+        raise InputError(f"{path} is no exported policy, or damaged ({_line(error)}): export it again") from error
     return Artifact(meta, program, item_ids, catalogue)
 
 
-def check_program(path: str | os.PathLike[str], artifact: Artifact, shapes: tuple[Any, ...], *, batch: int) -> None:
+def check_program(
+    path: str | os.PathLike[str], artifact: Artifact, shapes: tuple[jax.ShapeDtypeStruct, ...], *, batch: int
+) -> None:
     """Refuse a program that is no recommender of these arguments, or could do what one need not.
 
     `shapes` are those of `batch` users' arguments.
@@ -114,6 +115,18 @@ def check_program(path: str | os.PathLike[str], artifact: Artifact, shapes: tupl
     Raises:
         InputError: says what it would do.
     """
+    try:
+        problem = _problem(artifact, shapes, batch)
+    except Exception as error:  # MLIR's parser raises whatever it meets
+        raise InputError(f"{path} holds a program that cannot be read ({_line(error)}): export it again") from error
+    if problem:
+        raise InputError(
+            f"{path} holds a program that {problem}: it is not loaded; export the policy again from its run"
+        )
+
+
+def _problem(artifact: Artifact, shapes: tuple[jax.ShapeDtypeStruct, ...], batch: int) -> str:
+    """Return what a program would do that it need not; an empty text where there is nothing."""
     program, slate = artifact.program, artifact.meta["slate_size"]
     found = [(x.dtype, tuple(map(str, x.shape[1:]))) for x in (*program.in_avals, *program.out_avals)]
     answers = ((np.dtype(np.int32), (slate,)), (np.dtype(np.float32), (slate,)))
@@ -133,11 +146,12 @@ def check_program(path: str | os.PathLike[str], artifact: Artifact, shapes: tupl
         "switches checks off": bool(program.disabled_safety_checks),
         f"holds arrays of more than {LARGEST_TENSOR >> 30} GiB": max(sizes, default=0) > LARGEST_TENSOR,
     }
-    problem = next((text for text, there in problems.items() if there), "")
-    if problem:
-        raise InputError(
-            f"{path} holds a program that {problem}: it is not loaded; export the policy again from its run"
-        )
+    return next((text for text, there in problems.items() if there), "")
+
+
+def _line(error: BaseException) -> str:
+    """Return the first line of an error."""
+    return (str(error).splitlines() or [""])[0][:120] or type(error).__name__
 
 
 def _meta(path: Path, content: bytes) -> Json:
