@@ -41,8 +41,6 @@ from experiments.worlds.state_rules import by_state
 from experiments.worlds.studies import study_of
 
 LEARNT = ("mood", "satisfaction", "retention", "platform", "tolerance")
-METHOD_NAMES = ("dsrm_hrl", "flat")
-DATA_SEEDS = (11, 15, 19)
 TRAINING_SEEDS = (11, 15, 19)
 CHECKED = 300  # points of a learning curve that are kept at most
 

@@ -14,7 +14,8 @@ class View:
     # `(..., R)` int32, vocabulary indices of the last events, oldest first; -1 where there is none. None where a caller has no
     # use for it
     recent: Int[Array, "... R"] | None = None
-    # `(..., M)` float32, what the platform counts of the session (`Observation.context`); None without mechanisms
+    # `(..., M)` float32, what the platform counts of the session (`Observation.context`) and, as policies see it, what to expect
+    # of each group of items (`agents.expected`); None without mechanisms
     context: Float[Array, "... M"] | None = None
     # `(..., J)` bool, catalogue positions that no slate may hold, such as items already seen; at least K of a user's must be
     # False. None, in training and simulation: every item may be shown
