@@ -46,11 +46,12 @@ def facts(run: Path) -> dict[str, object]:
     """Return what a finished run's files say, but for times: parameters' digests, rows of metrics, the summary."""
     checkpoints = sorted((run / "checkpoints").glob("step_*"))
     manifests = [json.loads((path / "manifest.json").read_text())["body"] for path in checkpoints]
+    summary = json.loads((run / "summary.json").read_text())
     return {
         "steps": [manifest["step"] for manifest in manifests],
         "leaves": [manifest["leaves"] for manifest in manifests],
         "metrics": [_timeless(row) for row in _rows(run / "metrics.jsonl")],
-        "summary": _timeless(json.loads((run / "summary.json").read_text())),
+        "summary": _timeless(summary | {"step": 0}),  # `evaluate` says of which step, `resume` has but one
     }
 
 

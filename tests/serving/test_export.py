@@ -251,3 +251,14 @@ def test_a_method_that_draws_its_slates_is_not_exported():
     with pytest.raises(InputError, match="method quota_random draws its slates"):
         check_exportable("quota_random")
     check_exportable("quota_greedy")
+
+
+def test_a_policy_on_the_host_is_exported_as_well(trained, policy, tmp_path):
+    """So it comes from a run of several devices."""
+    on_host = SimpleNamespace(
+        **(vars(trained) | jax.device_get({"agent": trained.agent, "perception": trained.perception}))
+    )
+    export(tmp_path / "host.dsrm", CONFIG, on_host, platforms=("cpu",))
+    histories = random_histories(3, 5)
+    found = load_policy(tmp_path / "host.dsrm").recommend(histories)
+    assert np.array_equal(found.item, policy.recommend(histories).item)

@@ -58,6 +58,8 @@ def recommender(
     nothing was left to show, and the `(B, K)` float32 chances of a click, by the encoder from the purified state. It is one
     user's function mapped over users: none depends on who else is asked for.
     """
+    # a run that was spread over devices is restored to the host
+    policy, perception = jax.tree.map(jnp.asarray, (policy, perception))
     catalogue = make_catalogue(perception.encoder.embeddings, world)
 
     def one(*user: Array) -> tuple[Int[Array, "K"], Float[Array, "K"]]:
