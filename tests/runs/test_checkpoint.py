@@ -530,3 +530,20 @@ def test_what_threads_say_after_a_write_that_failed_is_not_shown(monkeypatch):
     with checkpoint._quiet():
         pass
     assert sys.unraisablehook(late) is None
+
+
+def test_ctrl_c_in_a_save_is_heard_when_it_is_done(tmp_path, monkeypatch):
+    real = checkpoint.save_arrays
+
+    def interrupted(path, arrays):
+        signal.raise_signal(signal.SIGINT)
+        real(path, arrays)
+
+    monkeypatch.setattr(checkpoint, "save_arrays", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # parallel test processes ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(tmp_path, 8, small(8), PRINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert checkpoint.restore(tmp_path, small(0), PRINT)[0] == 8

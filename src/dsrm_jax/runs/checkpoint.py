@@ -29,6 +29,7 @@ import numpy as np
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import digest, sync_folder, write_text
 from dsrm_jax.parallel.processes import load_arrays, save_arrays
+from dsrm_jax.runs.logging import undisturbed
 from dsrm_jax.types import Json, PyTree
 
 State = TypeVar("State")
@@ -84,11 +85,12 @@ def save(folder: str | os.PathLike[str], step: int, state: PyTree, fingerprint: 
         sync_folder(folder.parent)
         _clean(folder)
         if not _is_saved(folder / _name(step), step, leaves, fingerprint):
-            temporary.mkdir()
-            _write_arrays(temporary / _ARRAYS, stored)
-            _write_manifest(temporary, step, leaves, fingerprint)
-            _read_arrays(temporary, _read_manifest(temporary, step))
-            _commit(temporary, folder / _name(step))
+            with undisturbed():
+                temporary.mkdir()
+                _write_arrays(temporary / _ARRAYS, stored)
+                _write_manifest(temporary, step, leaves, fingerprint)
+                _read_arrays(temporary, _read_manifest(temporary, step))
+                _commit(temporary, folder / _name(step))
     except Exception as error:  # Orbax and TensorStore raise bare Exceptions
         shutil.rmtree(temporary, ignore_errors=True)
         raise InputError(
