@@ -122,8 +122,9 @@ def _tolerance(axes: "Axes") -> None:
     for i, centre in enumerate((0.25, 0.42, 0.6)):
         cost = config.penalty * (np.abs(counts / SLATE_SIZE - centre) >= config.bound)
         axes.bar(counts + 0.27 * (i - 1), cost + 0.02, width=0.25, label=f"centre {centre}")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper center", ncols=3, columnspacing=0.8, handlelength=1)
     axes.set(title="what three users feel", xlabel=f"popular items of {SLATE_SIZE}", ylabel="steps of patience lost")
+    axes.set_ylim(0, 1.25 * max(config.penalty, 1))
 
 
 def _retention(axes: "Axes") -> None:
