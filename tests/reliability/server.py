@@ -173,6 +173,11 @@ def _status(call: object, argv: Sequence[str]) -> int:
         call(argv)  # type: ignore[operator]
         status = 0
     except SystemExit as stop:
+        for number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+        ):  # the command has ended: what comes now meets an interpreter that ends
+            signal.signal(number, signal.SIG_IGN)
         status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except BaseException:
         traceback.print_exc()
