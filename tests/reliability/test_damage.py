@@ -286,7 +286,7 @@ def command_trial(number: int) -> Outcome:
     ended = server().run(*words, seconds=300)
     notices = ("trying the one before it", "rows up to step", "UNFINISHED", "was changed", "other versions")
     if command in ("resume", "evaluate"):
-        outcome = judged(copy, ended, notices=notices)
+        outcome = judged(copy, ended, unread=("metrics",) if command == "evaluate" else (), notices=notices)
     elif ended.status == 0 and "Traceback" not in ended.said:
         outcome = _same_answer(copy, command, ended.said, notices)
     else:
