@@ -34,7 +34,7 @@ GRID = np.stack(np.meshgrid(SIDE, SIDE, indexing="ij"), axis=-1).reshape(-1, D)
 
 def prior_params(mixture, usual=(0.35, 0.15)):
     whitening = Whitening(jnp.float32(CENTRE), jnp.float32(FACTOR), jnp.float32(np.linalg.inv(FACTOR)))
-    return PriorParams(whitening, prior_of(mixture), jnp.eye(D), jnp.array(usual), silent_exposure(D))
+    return PriorParams(whitening, prior_of(mixture), jnp.eye(D), jnp.array(usual), silent_exposure(D), jnp.zeros(()))
 
 
 PARAMS = prior_params(MIXTURE)

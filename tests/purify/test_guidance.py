@@ -15,7 +15,7 @@ from dsrm_jax.config import PurifierConfig
 from dsrm_jax.purify import process
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.exposure import Exposure, silent_exposure
-from dsrm_jax.purify.guidance import fit_whitening, guided_mean, likelihood_of
+from dsrm_jax.purify.guidance import exposure_quadratic, fit_whitening, guided_mean, likelihood_of, quadratic
 from dsrm_jax.purify.kinds import make_purifier
 from dsrm_jax.purify.process import EXPANSIONS, expansion_levels
 from dsrm_jax.purify.purifier import PurifierBatch
@@ -113,6 +113,21 @@ def test_what_the_log_showed_is_read_and_what_our_policy_showed_is_not(params, e
     np.testing.assert_allclose(of_one[rows], shared[rows], atol=1e-5)
     unread = purify(dataclasses.replace(GUIDED, exposure_scale=0.0), read, evidence)
     assert np.abs(unread - silent).max() < 0.06 * spread
+
+
+def test_what_the_log_showed_adds_the_same_quadratic_wherever_clicks_are_expanded(evidence):
+    rng = np.random.default_rng(3)
+    root = rng.normal(size=(D, D))
+    gain, centre, mean = rng.normal(size=(D, D)), rng.normal(size=D), rng.normal(size=D)
+    exposure = Exposure(*(jnp.float32(x) for x in (centre, mean, gain, root @ root.T, 0.05)))
+    whitening = fit_whitening(jnp.float32(STATES))
+    read, unread = (likelihood_of(evidence, whitening, exposure, scale=1.0, exposure_scale=x) for x in (1.0, 0.0))
+    own = exposure_quadratic(read)
+    for seed in range(3):
+        at, variance = jax.random.normal(jax.random.key(seed), (2, N, D))
+        whole, clicks = (quadratic(x, at, variance**2) for x in (read, unread))
+        np.testing.assert_allclose(whole.precision - clicks.precision, own.precision, rtol=1e-3, atol=2e-3)
+        np.testing.assert_allclose(whole.linear - clicks.linear, own.linear, rtol=1e-3, atol=1e-2)
 
 
 def test_a_hundred_levels_that_expand_the_likelihood_ten_times_end_there_too(params, evidence):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from dsrm_jax.purify import fit_mixture as fitting
-from dsrm_jax.purify.closed_form import likelihoods_of_users
+from dsrm_jax.purify.closed_form import likelihoods_of_users, with_slack
 from dsrm_jax.purify.encoder import Embeddings
 from dsrm_jax.purify.exposure import Exposure
-from dsrm_jax.purify.guidance import Quadratic, quadratic
+from dsrm_jax.purify.guidance import Quadratic, Whitening, quadratic
 from dsrm_jax.purify.mixture import (
     ABSENT,
     Mixture,
@@ -202,3 +202,14 @@ def test_a_prior_is_told_by_clicks_and_not_by_what_the_log_showed():
         return quadratic(told, at, jnp.ones((8, D)))
 
     jax.tree.map(np.testing.assert_array_equal, users(0.0), users(50.0))
+
+
+def test_slack_is_an_error_of_the_state_in_its_own_coordinates():
+    """The wider prior's draws, unwhitened, have the covariance of the prior's own plus slack I."""
+    factor = np.array([[2.0, 0.0], [0.7, 0.5]])
+    whitening = Whitening(jnp.ones(D), jnp.float32(factor), jnp.float32(np.linalg.inv(factor)))
+    wider = with_slack(MIXTURE, whitening, 0.3)
+    np.testing.assert_allclose(
+        factor @ np.asarray(wider.covariance) @ factor.T, factor @ COVARIANCE @ factor.T + 0.3 * np.eye(D), rtol=1e-4
+    )
+    np.testing.assert_array_equal(wider.mean, MIXTURE.mean)

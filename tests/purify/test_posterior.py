@@ -10,7 +10,7 @@ from dsrm_jax.purify import exposure as module_of_exposure
 from dsrm_jax.purify import posterior as module
 from dsrm_jax.purify.encoder import Embeddings
 from dsrm_jax.purify.exposure import Exposure, fit_exposure, independent_share, read_exposure, silent_exposure
-from dsrm_jax.purify.leverage import FACTOR_PRIOR, click_curvature, leverage_of, rows_of
+from dsrm_jax.purify.leverage import FACTOR_PRIOR, click_curvature, item_variance, leverage_of, rows_of
 from dsrm_jax.purify.posterior import UserPosterior, fit_posterior, without_window
 from dsrm_jax.simulator.fit import BIAS_PRIOR
 from dsrm_jax.simulator.world import History, SessionStarts
@@ -267,3 +267,25 @@ def test_reading_is_the_gradient_of_the_gaussian_log_likelihood(log):
     expected = (residual @ np.linalg.inv(covariance) @ slope.T).sum(0)
     got = read_exposure(READ, jnp.float32(seen.sum(0)), jnp.float32(7), at=jnp.float32(at))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_items_logit_is_as_uncertain_as_its_rows_leave_it(log):
+    """Against each item's own float64 posterior, at the mean curvature of a row: the more rows, the less, the prior's at none."""
+    vectors, bias, item, click = log
+    generator = np.random.default_rng(5)
+    states = generator.normal(size=(USERS, D))
+    skewed = item.copy()
+    skewed[:, :30] = 3
+    skewed[skewed == 7] = 8
+    starts = rows_by_user(skewed, click)
+    embeddings = Embeddings(jnp.float32(vectors), jnp.float32(bias))
+    found, rows = jax.jit(item_variance)(embeddings, starts, jnp.float32(states))
+    known = np.repeat(np.c_[states[:, :-1], np.ones(USERS)], ROWS, axis=0)
+    chance = sigmoid(np.einsum("urd,ud->ur", vectors[skewed], states) + bias[skewed]).reshape(-1)
+    row = known.T @ (known * (chance * (1 - chance))[:, None]) / len(known)
+    count = np.bincount(skewed.reshape(-1), minlength=ITEMS)
+    np.testing.assert_array_equal(rows, count)
+    second = known.T @ known / len(known)
+    expected = [np.trace(np.linalg.solve(n * row + np.diag(PRIOR), second)) for n in count]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert (np.argmin(found), np.argmax(found)) == (3, 7)

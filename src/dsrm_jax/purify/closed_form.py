@@ -25,7 +25,9 @@ from dsrm_jax.purify.guidance import (
     mean_gradient,
     quadratic,
 )
+from dsrm_jax.purify.leverage import item_variance
 from dsrm_jax.purify.mixture import (
+    Mixture,
     Posterior,
     Prior,
     components_of,
@@ -36,6 +38,7 @@ from dsrm_jax.purify.mixture import (
     standard_normal,
 )
 from dsrm_jax.purify.purifier import Learning, LogOfUsers, Purifier, PurifierBatch
+from dsrm_jax.purify.settings import PurifierConfig
 from dsrm_jax.types import PyTree
 
 CLASSES = (
@@ -55,12 +58,15 @@ class PriorParams:
     basis: Float[Array, "D D"]
     eigenvalue: Float[Array, "D"]
     exposure: Exposure
+    slack: Float[Array, ""]  # variance of each of the state's own coordinates that the prior has beyond its users
 
 
-def params_of(fitted: FittedPrior, exposure: Exposure) -> PriorParams:
-    """Return what inference needs of a fitted prior."""
+def params_of(fitted: FittedPrior, exposure: Exposure, slack: Scalar) -> PriorParams:
+    """Return what inference needs of a fitted prior, which is widened by the slack."""
     eigenvalue, basis = jnp.linalg.eigh(fitted.usual)
-    return PriorParams(fitted.whitening, prior_of(fitted.mixture), basis, jnp.maximum(eigenvalue, 0.0), exposure)
+    prior = prior_of(with_slack(fitted.mixture, fitted.whitening, slack))
+    least = jnp.maximum(eigenvalue, 0.0)
+    return PriorParams(fitted.whitening, prior, basis, least, exposure, jnp.asarray(slack, jnp.float32))
 
 
 @struct.dataclass
@@ -72,9 +78,14 @@ class Known:
 
 
 def make_closed_form(
-    guidance_scale: Scalar, exposure_scale: Scalar, *, components: int, classes: int = CLASSES
+    guidance_scale: Scalar,
+    exposure_scale: Scalar,
+    *,
+    components: int,
+    classes: int = CLASSES,
+    slack: Scalar = PurifierConfig.slack,
 ) -> Purifier:
-    """Build it: at most `components` of each class are fitted, and the scales are fields of `PurifierConfig`."""
+    """Build it: at most `components` of each class are fitted, and the scales and the slack are fields of `PurifierConfig`."""
 
     def know(params: PriorParams, evidence: Evidence) -> Posterior:
         return known(params, evidence, scale=guidance_scale, exposure_scale=exposure_scale).posterior
@@ -89,7 +100,7 @@ def make_closed_form(
 
     def fit(key: PyTree, log: LogOfUsers, initial: PyTree) -> tuple[PriorParams, Float[Array, "1"]]:
         fitted = fit_prior(log, components=components, classes=classes)
-        return params_of(fitted, log.posterior.exposure), jnp.zeros(1)
+        return params_of(fitted, log.posterior.exposure, slack * item_slack(log)), jnp.zeros(1)
 
     return Purifier(
         init=lambda key, batch: init_prior(batch, components=components, classes=classes),
@@ -106,7 +117,8 @@ def init_prior(batch: PurifierBatch, *, components: int, classes: int) -> PriorP
     """Return one Gaussian of the batch's targets, in arrays for the largest mixture that may be fitted."""
     dim = batch.target.shape[-1]
     prior = prior_of(standard_normal(dim, classes=classes, components=components))
-    return PriorParams(fit_whitening(batch.target), prior, jnp.eye(dim), jnp.ones(dim), silent_exposure(dim))
+    whitening, exposure = fit_whitening(batch.target), silent_exposure(dim)
+    return PriorParams(whitening, prior, jnp.eye(dim), jnp.ones(dim), exposure, jnp.zeros(()))
 
 
 def fit_prior(log: LogOfUsers, *, components: int, classes: int) -> FittedPrior:
@@ -114,19 +126,39 @@ def fit_prior(log: LogOfUsers, *, components: int, classes: int) -> FittedPrior:
     return fit_mixture(jax.random.key(PRIOR_KEY), likelihoods_of_users(log)[1], components=components, classes=classes)
 
 
-def likelihoods_of_users(log: LogOfUsers) -> tuple[Array, Likelihood]:
-    """Return some of a log's users, and the likelihoods of their clicks: `(users (U,), likelihoods (U, ...))`.
+def item_slack(log: LogOfUsers) -> Float[Array, ""]:
+    """Return the variance in each coordinate of a state that moves an item's click logit as far as its vector may be off.
 
-    What the log showed them is left out: it depends on tastes in more ways than the line of `exposure`, by topic above all, and
-    components would be spent on those. With it a mixture of the kuairand world, whose tastes are Gaussian, has many components
-    and earns less in sessions than one Gaussian; without it it is one.
+    Items learnt from few rows have an appeal of which their vectors say nothing. A session shows few items again and again, and
+    what it tells of them is that appeal: a state that may leave the prior can take it in. The log's users cannot ask for it, for
+    the vectors were fitted to them. Mean over the items that the log shows, each once: what a policy picks out of the catalogue
+    are those that the log overrates, and these have few rows.
+    """
+    variance, rows = item_variance(log.embeddings, log.windows.starts, log.posterior.mode)
+    shown = rows > 0
+    square = jnp.sum(jnp.square(log.embeddings.vectors), axis=-1)
+    return jnp.sum(jnp.where(shown, variance, 0.0)) / jnp.maximum(jnp.sum(jnp.where(shown, square, 0.0)), 1e-6)
+
+
+def with_slack(mixture: Mixture, whitening: Whitening, slack: Scalar) -> Mixture:
+    """Return a whitened mixture of states that are off by N(0, slack I), in their own coordinates, on top of it."""
+    wider = mixture.covariance + slack * (whitening.inverse @ whitening.inverse.T)
+    return replace(mixture, covariance=wider)
+
+
+def likelihoods_of_users(log: LogOfUsers, exposure_scale: Scalar = 0.0) -> tuple[Array, Likelihood]:
+    """Return some of a log's users, and the likelihoods of their rows: `(users (U,), likelihoods (U, ...))`.
+
+    A prior is fitted to their clicks alone. What the log showed depends on tastes in more ways than the line of `exposure`, by
+    topic above all, and components would be spent on those. With it a mixture of the kuairand world, whose tastes are Gaussian,
+    has many components and earns less in sessions than one Gaussian; without it it is one.
     """
     starts = log.windows.starts
     user, history = rows_of_users(starts)
     unlogged = 0 if starts.logged is None else jnp.where(starts.logged[user], 0, history.length)
     evidence = gather_evidence(log.embeddings, history, unlogged=unlogged)
     whitening = fit_whitening(log.posterior.mode)
-    return user, likelihood_of(evidence, whitening, log.posterior.exposure, scale=1.0, exposure_scale=0.0)
+    return user, likelihood_of(evidence, whitening, log.posterior.exposure, scale=1.0, exposure_scale=exposure_scale)
 
 
 def known(params: PriorParams, evidence: Evidence, *, scale: Scalar, exposure_scale: Scalar) -> Known:

@@ -22,7 +22,17 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from dsrm_jax.purify.arrays import Scalar, States
-from dsrm_jax.purify.closed_form import CLASSES, PriorParams, fit_prior, init_prior, known, make_closed_form, params_of
+from dsrm_jax.purify.closed_form import (
+    CLASSES,
+    PriorParams,
+    fit_prior,
+    init_prior,
+    item_slack,
+    known,
+    make_closed_form,
+    params_of,
+    with_slack,
+)
 from dsrm_jax.purify.denoiser import Denoiser, LevelFeatures
 from dsrm_jax.purify.diffusion import reverse_path
 from dsrm_jax.purify.encoder import Evidence
@@ -32,6 +42,7 @@ from dsrm_jax.purify.process import Diffusion, ReverseProcess, make_process
 from dsrm_jax.purify.purifier import Learning, LogOfUsers, Purifier, PurifierBatch
 from dsrm_jax.purify.residual import KNOTS, SHARES, fit_gate, fit_spread, interpolation, learn, make_pairs, widened
 from dsrm_jax.purify.schedule import Schedule, at_level
+from dsrm_jax.purify.settings import PurifierConfig
 from dsrm_jax.types import PyTree
 
 VISITED = 5  # levels; a mean is the same to 1 % with one of them, as with a hundred
@@ -57,9 +68,10 @@ def make_conditional(
     *,
     components: int,
     classes: int = CLASSES,
+    slack: Scalar = PurifierConfig.slack,
 ) -> Purifier:
     """Build it; the keywords are fields of `PurifierConfig`, but for `classes`."""
-    closed = make_closed_form(guidance_scale, exposure_scale, components=components, classes=classes)
+    closed = make_closed_form(guidance_scale, exposure_scale, components=components, classes=classes, slack=slack)
 
     def fresh(key: Key[Array, ""], dim: int) -> tuple[Denoiser, PyTree]:
         denoiser = Denoiser(dim, diffusion.hidden)
@@ -73,7 +85,7 @@ def make_conditional(
     def fit(key: Key[Array, ""], log: LogOfUsers, initial: PyTree) -> tuple[ConditionalParams, Array]:
         init_key, pair_key, learn_key = jax.random.split(key, 3)
         fitted = fit_prior(log, components=components, classes=classes)
-        told = params_of(fitted, log.posterior.exposure)
+        told = params_of(fitted, log.posterior.exposure, slack * item_slack(log))
         pairs = make_pairs(pair_key, log, told, fitted)
         denoiser, network = fresh(init_key, pairs.clean.shape[-1])
         network = network if initial is None else initial.network
@@ -155,8 +167,9 @@ def make_conditional(
 
     def gaussian(params: ConditionalParams) -> ConditionalParams:
         classes, components, dim = params.told.prior.pull.shape
-        one = prior_of(standard_normal(dim, classes=classes, components=components))
-        return replace(mixture(params), told=replace(params.told, prior=one))
+        one = standard_normal(dim, classes=classes, components=components)
+        wider = prior_of(with_slack(one, params.told.whitening, params.told.slack))
+        return replace(mixture(params), told=replace(params.told, prior=wider))
 
     plainer = {"gaussian": gaussian, "mixture": mixture}
     return Purifier(

@@ -131,6 +131,14 @@ def quadratic(likelihood: Likelihood, mean: States, variance: Float[Array, "... 
     return Quadratic(gradient + jnp.einsum("...de,...e->...d", precision, mean), precision)
 
 
+def exposure_quadratic(likelihood: Likelihood) -> Quadratic:
+    """Return the part of the log-likelihood that is of what the log showed, which is quadratic as it is."""
+    whitening, exposure = likelihood.whitening, likelihood.exposure
+    precision = whitening.factor.T @ (likelihood.count[..., None, None] * exposure.precision) @ whitening.factor
+    gradient = read_exposure(exposure, likelihood.chosen, likelihood.count, at=whitening.mean)
+    return Quadratic(gradient @ whitening.factor, precision)
+
+
 def mean_click(
     likelihood: Likelihood, mean: States, variance: Float[Array, "... D"]
 ) -> tuple[Float[Array, "... H"], Float[Array, "... H"]]:

@@ -43,6 +43,7 @@ def make_purifier(
     exposure_scale: Scalar = PurifierConfig.exposure_scale,
     guidance_steps: int = PurifierConfig.guidance_steps,
     components: int = PurifierConfig.components,
+    slack: Scalar = PurifierConfig.slack,
     refresh_rounds: int = PurifierConfig.refresh_rounds,
     hidden: int = PurifierConfig.hidden,
     iterations: int = PurifierConfig.iterations,
@@ -81,11 +82,11 @@ def make_purifier(
                 guidance_steps=guidance_steps,
             )
         case "gaussian":
-            return make_closed_form(*scales, components=1, classes=1)
+            return make_closed_form(*scales, components=1, classes=1, slack=slack)
         case "mixture":
-            return make_closed_form(*scales, components=components)
+            return make_closed_form(*scales, components=components, slack=slack)
         case "conditional":
-            return make_conditional(diffusion, learning, *scales, components=components)
+            return make_conditional(diffusion, learning, *scales, components=components, slack=slack)
         case "identity":
             return identity_purifier()
     raise unknown_name("purifier", kind, KINDS)

@@ -63,6 +63,30 @@ def click_curvature(
     return jnp.einsum("nd,n,ne->de", vectors, slope, vectors) / SAMPLED_ROWS
 
 
+def item_variance(
+    embeddings: Embeddings, starts: SessionStarts, states: Float[Array, "U D"]
+) -> tuple[Float[Array, "V"], Float[Array, "V"]]:
+    """Return how far each item's click logit may be off for a user of the log, and how many of the log's rows it has.
+
+    The variance of the logit, averaged over users, under the item's own posterior N(vector, (rows M + P)^-1), M what a row that
+    shows it adds on average; items and users have one prior in `fit_factors`.
+
+    Args:
+        embeddings: of the log's items.
+        starts: the log's rows.
+        states: of the rows' users.
+    """
+    num_rows = starts.user.shape[0]
+    rows = jnp.arange(min(SAMPLED_ROWS, num_rows)) * (num_rows // min(SAMPLED_ROWS, num_rows))
+    user = states[starts.user[rows]]
+    logit = jnp.sum(embeddings.vectors[starts.item[rows]] * user, axis=-1) + embeddings.bias[starts.item[rows]]
+    known = user.at[:, -1].set(1.0)  # an item's last coordinate is its own bias
+    slope = jax.nn.sigmoid(logit) * jax.nn.sigmoid(-logit)
+    leverage = leverage_of(jnp.einsum("nd,n,ne->de", known, slope, known) / len(rows))
+    count = jnp.zeros(embeddings.bias.shape[0]).at[starts.item].add(1.0)
+    return leverage.expectation(known.T @ known / len(rows), count), count
+
+
 def rows_of(starts: SessionStarts, user: Int[Array, "B"]) -> Float[Array, "B"]:
     """Return how many rows the log holds of each user."""
     return (starts.first[user + 1] - starts.first[user]).astype(jnp.float32)

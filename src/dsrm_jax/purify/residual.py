@@ -2,6 +2,8 @@
 its draws should be.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,6 +15,7 @@ from dsrm_jax.purify.closed_form import PriorParams, known, likelihoods_of_users
 from dsrm_jax.purify.denoiser import Denoiser
 from dsrm_jax.purify.encoder import Evidence
 from dsrm_jax.purify.fit_mixture import FittedPrior
+from dsrm_jax.purify.guidance import exposure_quadratic
 from dsrm_jax.purify.mixture import components_of, draw, moments, posterior_of
 from dsrm_jax.purify.paths import aim, expected, heaviest_class, paths_of, shaped_noise
 from dsrm_jax.purify.purifier import Learning, LogOfUsers
@@ -53,8 +56,10 @@ def make_pairs(key: Key[Array, ""], log: LogOfUsers, told: PriorParams, fitted: 
     Histories hold log-uniformly many events, from 1 to the windows' length: rows that the log showed the same user, then,
     where it holds no more, rows of anybody, which its policy did not choose for this user. The key is consumed.
     """
-    user, _ = likelihoods_of_users(log)
-    posterior = posterior_of(told.prior, fitted.users)
+    user, users = likelihoods_of_users(log, exposure_scale=1.0)
+    # histories hold what the log showed these users, so that their states must be those of users who are shown it
+    shown = exposure_quadratic(replace(users, whitening=told.whitening))
+    posterior = posterior_of(told.prior, jax.tree.map(jnp.add, fitted.users, shown))
     number = user.shape[0]
 
     def of_pair(inputs: tuple[Array, Array]) -> Pairs:

@@ -84,6 +84,9 @@ class PurifierConfig:
     components: int = number(default=64, within=Range(1, 512))
     """Most components that each of the mixture's two covariances may have (kinds mixture, conditional); how many it has decides
     the likelihood of users kept out."""
+    slack: float = number(default=1.0, within=NON_NEGATIVE)
+    """How much wider than the log's users the prior is, as a multiple of how far item vectors may be off by the rows that they
+    were learnt from (kinds gaussian, mixture, conditional); 0: items are known."""
     refresh_rounds: int = number(default=0, within=COUNT_OR_ZERO)
     """Times that Stage I goes on with histories which a policy on the purified state made in the training simulator."""
     hidden: int = number(default=64, within=COUNT)
