@@ -119,19 +119,14 @@ def arrays(config: Config) -> Estimates:
     yield "agent.hidden x seeds", (width**2 + width * state) * 4 * ADAM * seeds
     replay = agent.replay
     yield "agent.replay.capacity x encoder.dim x seeds", replay.capacity * (2 * state + env.slate_size) * 4 * seeds
-    batches = {
-        "replay.batch_size": replay.batch_size,
-        "bcq.batch_size": agent.bcq.batch_size,
-        "dorl.model_batch_size x agent.dorl.negatives": agent.dorl.model_batch_size * (1 + agent.dorl.negatives),
-        "sac4ir.batch_size": agent.sac4ir.batch_size,
-    }
-    for name, batch in batches.items():
-        yield f"agent.{name} x agent.hidden x seeds", batch * (width + state) * 4 * seeds
-    yield "agent.dorl.ensemble x encoder.dim", agent.dorl.ensemble * (users + items) * state * 4 * ADAM
-    yield (
-        "agent.mofir.num_preferences x training.num_users x seeds",
-        agent.mofir.num_preferences * lanes * width * 4 * seeds,
-    )
+    for name, own in _sections(config):
+        for field in (field for field in own if field.endswith("batch_size")):
+            beside = f" x agent.{name}.negatives" if "negatives" in own else ""
+            batch = own[field] * (1 + own.get("negatives", 0))
+            yield f"agent.{name}.{field}{beside} x agent.hidden x seeds", batch * (width + state) * 4 * seeds
+        members, preferences = own.get("ensemble", 0), own.get("num_preferences", 0)
+        yield f"agent.{name}.ensemble x encoder.dim", members * (users + items) * state * 4 * ADAM
+        yield f"agent.{name}.num_preferences x training.num_users x seeds", preferences * lanes * width * 4 * seeds
 
 
 def loops(config: Config) -> Estimates:
@@ -166,10 +161,12 @@ def loops(config: Config) -> Estimates:
     learning = (width**2 + width * state) * LEARNING * seeds
     yield "agent.epochs x training.steps x training.num_users", agent.epochs * training.steps * lanes * learning
     yield "agent.replay.gradient_steps", replay.gradient_steps * updates * replay.batch_size * learning
-    models = agent.dorl.model_batch_size * state * LEARNING + STEP
-    yield "agent.dorl.model_iterations", agent.dorl.model_iterations * models
-    searched = (agent.fcpo.solver_iterations + agent.fcpo.backtracks) * updates * lanes * training.rollout_length
-    yield "agent.fcpo.solver_iterations and agent.fcpo.backtracks", searched * learning
+    for name, own in _sections(config):
+        models = own.get("model_batch_size", 0) * state * LEARNING + STEP
+        yield f"agent.{name}.model_iterations", own.get("model_iterations", 0) * models
+        searched = own.get("solver_iterations", 0) + own.get("backtracks", 0)
+        gradients = searched * updates * lanes * training.rollout_length
+        yield f"agent.{name}.solver_iterations and agent.{name}.backtracks", gradients * learning
     yield "world.retention.visits", world_steps(config) * acting
 
 
@@ -179,6 +176,13 @@ def world_steps(config: Config) -> float:
         return 0.0
     length = (config.environment.step_cap or config.environment.max_len) / (2 + config.environment.ad_penalty)
     return config.evaluation.num_sessions * config.world.retention.visits * length * len(config.training.seeds)
+
+
+def _sections(config: Config) -> Iterator[tuple[str, dict[str, int]]]:
+    """Yield the whole numbers of the sections of methods, by field."""
+    for name, section in vars(config.agent).items():
+        if dataclasses.is_dataclass(section):
+            yield name, {field: value for field, value in vars(section).items() if isinstance(value, int)}
 
 
 def _sizes(config: Config) -> tuple[int, int, float]:
