@@ -24,6 +24,7 @@ from dsrm_jax.simulator.environment import Environment
 from dsrm_jax.simulator.world import World
 from dsrm_jax.training.rollout import experience, reset_users
 from dsrm_jax.types import Json, PyTree
+from experiments.headroom.memory import make_remembering, remembering
 from experiments.headroom.sessions import Recorded, arriving_with, oracle_perceive, oracle_states, record_sessions
 from experiments.headroom.shares import comparisons, overall_rate, summarise
 
@@ -49,7 +50,7 @@ def headroom(
     *,
     purifiers: Mapping[str, PurifierConfig] | None = None,
     lengths: Sequence[int] = LENGTHS,
-    policy: Literal["trained", "greedy"] = "trained",
+    policy: Literal["trained", "greedy", "remembering"] = "trained",
     say: Say = print,
     memory: Memory | None = None,
 ) -> Json:
@@ -61,7 +62,8 @@ def headroom(
         purifiers: name to settings of what to measure; None: the configuration's own.
         lengths: events that users arrive with, each at most `environment.history_length`.
         policy: `trained`: one policy of `agent.method` per state and seed, trained in the training world on users who arrive
-            with any of `lengths`; `greedy`: half-and-half slates of the highest predicted clicks, nothing trained.
+            with any of `lengths`; `greedy`: half-and-half slates of the highest predicted clicks, nothing trained; `remembering`:
+            the same with what the user's history says of each item (`memory`).
         say: told what is being done, a line each.
         memory: what several calls in one process share (`prepare`).
 
@@ -92,7 +94,7 @@ def headroom(
         say(f"{policy} policy on the {name} state, R_each by history length: {rates}")
     return {
         "source": source,
-        "policy": config.agent.method if policy == "trained" else "quota_greedy",
+        "policy": config.agent.method if policy == "trained" else policy,
         "sessions": config.evaluation.num_sessions,
         "seeds": list(config.training.seeds),
         "confidence": config.evaluation.confidence,
@@ -134,7 +136,8 @@ def _measure(
     """Train each seed's policy on a state, then record its sessions for each history length."""
     environment = environment_of(config)
     slate_size, seeds = config.environment.slate_size, len(config.training.seeds)
-    agent, states = make_quota_greedy_purified(slate_size=slate_size), ()
+    make = make_remembering if policy == "remembering" else make_quota_greedy_purified
+    agent, states = make(slate_size=slate_size), ()
     if policy == "trained":
         agent = agent_of(config)
         arriving = arriving_with(environment, lengths)
@@ -147,9 +150,10 @@ def _measure(
 
     def run(key: jax.Array, length: jax.Array, state: PyTree, world: World, perception: Perception) -> Recorded:
         arriving = arriving_with(environment, length[None])  # type: ignore[arg-type]
-        return record_sessions(
-            key, agent, state, views.perceive, arriving, world, perception, num_sessions=config.evaluation.num_sessions
-        )
+        perceive, number = views.perceive, config.evaluation.num_sessions
+        if policy == "remembering":
+            perceive = remembering(perceive, make_catalogue(perception.encoder.embeddings, world))
+        return record_sessions(key, agent, state, perceive, arriving, world, perception, num_sessions=number)
 
     record = jax.jit(jax.vmap(run, in_axes=(0, None, 0, None, views.axes), axis_size=seeds))
     found = {}

@@ -43,8 +43,9 @@ class Surface:
     purifiers: tuple[str, ...] = ()
     """Variants to compare, such as gaussian conditional guided, the first of which is also what others are compared with; empty:
     the configuration's own."""
-    policy: Literal["trained", "greedy"] = "trained"
-    """A policy trained for each state, or half-and-half slates of the highest predicted clicks."""
+    policy: Literal["trained", "greedy", "remembering"] = "trained"
+    """A policy trained for each state, half-and-half slates of the highest predicted clicks, or these with what the user's own
+    history says of each item."""
     lengths: tuple[int, ...] = LENGTHS
     """Events that users arrive with."""
 
