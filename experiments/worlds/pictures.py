@@ -50,7 +50,7 @@ def draw_world(world: str, held: Held) -> "Figure":
         if row in ("true myopic", "true planned") or row in held.cells:
             counts, returned = held.counts(row), held.returned(row).mean()
             until = _draw_slots(shown, counts, label, colour)
-            present = (counts >= 0).mean(axis=(0, 2))
+            present = (counts[:, :WINDOW] >= 0).mean(axis=(0, 2))
             there.plot(np.arange(1, len(present) + 1), present, color=colour, label=f"{label}: R {returned:.1f}")
             last = max(last, until)
     shown.set(
