@@ -19,7 +19,7 @@ BIN := .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
 # The packages that pyproject.toml allows are tested at both ends, each on a Python of its own, by a short selection that enters
-# every room; the tests in full run on .constraints.txt.
+# every room; the tests in full run on .constraints.txt, whose files .lock.txt names.
 VERSIONS = tests/parallel/test_xla.py tests/data/test_own.py tests/simulator/test_environment.py tests/purify/test_diffusion.py \
   tests/agents/test_returns.py tests/training/test_loop.py tests/evaluation/test_sessions.py tests/config tests/runs/test_checkpoint.py \
   tests/runs/test_run.py tests/serving tests/sweep/test_programs.py tests/cli/test_cli.py
@@ -37,6 +37,8 @@ FLAGS = $(if $(filter sardine-%,$(WORLD)),$(call SAID,ENV,--env),--env $(ENV)) -
   $(if $(WORLD),--world $(WORLD)) $(if $(DATA),--data '$(DATA)') $(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out $(OUT)) \
   $(ARGS)
 
+# the worlds' tables are of kuairand, the command's own default
+WORLDS_ENV = $(if $(filter file,$(origin ENV)),,--env $(ENV))
 SWEEP_BUDGET = $(if $(filter default,$(BUDGET)),,--budget $(BUDGET))
 
 .PHONY: help setup train evaluate data sweep compare reproduce headroom ruler worlds learners probe fcpo export bench test test-all campaign test-versions test-oldest test-newest lint clean
@@ -90,10 +92,10 @@ ruler: setup ## measure every purifier against exact inference in small worlds
 	@$(BIN)/dsrm-jax ruler --json experiments/results/ruler.json $(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out $(OUT))
 
 worlds: setup ## what there is to plan in each world: rules that know the users, beside the bound
-	@$(BIN)/dsrm-jax worlds --env $(ENV) --json experiments/results/worlds.json
+	@$(BIN)/dsrm-jax worlds $(WORLDS_ENV) --json experiments/results/worlds.json
 
 learners: setup ## what methods learn to win in those worlds, beside rules on the same state; hours, resumable
-	@$(BIN)/dsrm-jax worlds --learners --env $(ENV) --json experiments/results/worlds_learners.json $(if $(OUT),--out $(OUT))
+	@$(BIN)/dsrm-jax worlds --learners $(WORLDS_ENV) --json experiments/results/worlds_learners.json $(if $(OUT),--out $(OUT))
 
 probe: setup ## whether the purifier purifies, beside controls that must fail
 	@$(BIN)/dsrm-jax probe --env $(ENV) $(if $(DATA),--data '$(DATA)') $(if $(OUT),--out $(OUT))

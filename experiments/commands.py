@@ -204,7 +204,7 @@ def _worlds(argv: list[str]) -> None:
             seeds: With --learners: of the data; three training seeds of each.
             methods: With --learners: what is trained.
             state: With --learners: purifier.kind of the state that all act on.
-            out: With --learners: folder of finished cells, which are not measured again.
+            out: With --learners: folder of finished cells, one of each data set in it; they are not measured again.
             tiny: With --learners: a toy size, to try the command.
             seed: Of the data.
             users: Users of each world; as many others are what constants and prices are chosen on.

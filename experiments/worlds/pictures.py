@@ -33,12 +33,12 @@ LEFT_FEW = 0.05  # steps are drawn while more of the sessions than this are ther
 WINDOW = 200  # steps that are drawn at most
 
 
-def world_picture(path: Path, world: str, held: Held) -> None:
+def world_picture(path: Path, world: str, held: Held, *, env: str) -> None:
     """Write `draw_world` as a PNG."""
-    write_picture(draw_world(world, held), path)
+    write_picture(draw_world(world, held, env=env), path)
 
 
-def draw_world(world: str, held: Held) -> "Figure":
+def draw_world(world: str, held: Held, *, env: str) -> "Figure":
     """Draw what users feel, the popular slots of each step (mean; thin: two users), and who is still there."""
     from matplotlib.figure import Figure
 
@@ -64,7 +64,7 @@ def draw_world(world: str, held: Held) -> "Figure":
     for axes in (felt, shown, there):
         axes.grid(alpha=0.3)
     sessions = held.returned("half").shape[1]
-    figure.suptitle(f"{world}: kuairand, data seed {held.seed}, {sessions} held-out sessions", fontsize=10)
+    figure.suptitle(f"{world}: {env}, data seed {held.seed}, {sessions} held-out sessions", fontsize=10)
     return figure
 
 

@@ -28,20 +28,23 @@ def report(
 ) -> Json:
     """Measure what a folder of cells lacks, write the numbers after each, and return them.
 
+    Cells lie in a folder of their data set's name, and toy ones apart, so that none is taken for another's.
+
     Beside the file `json` stand its learning curves, `STEM_curves.csv`, and in the folder `STEM` a picture of each world, of the
     first data seed, one of the curves, and one of each mechanism by itself (`small_worlds`).
     """
+    folder = folder / (f"{env}-tiny" if tiny else env)
     result: Json = {}
     wanted = {"worlds": worlds, "seeds": seeds, "state": state}
     for kept in run_learners(folder, env=env, methods=methods, tiny=tiny, say=say, **wanted):  # type: ignore[arg-type]
         result = collect(kept, **wanted) | {"env": env}  # type: ignore[arg-type]
         write_json(json, result)
     if json:
-        write_files(folder, Path(json), worlds=worlds, seeds=seeds, state=state)
+        write_files(folder, Path(json), env=env, worlds=worlds, seeds=seeds, state=state)
     return result
 
 
-def write_files(folder: Path, json: Path, *, worlds: Sequence[str], seeds: Sequence[int], state: str) -> None:
+def write_files(folder: Path, json: Path, *, env: str, worlds: Sequence[str], seeds: Sequence[int], state: str) -> None:
     """Write curves and pictures of a folder's cells beside the file of numbers."""
     json.with_suffix("").mkdir(parents=True, exist_ok=True)
     rows = curves(folder, state=state, worlds=worlds, seeds=seeds)
@@ -53,7 +56,7 @@ def write_files(folder: Path, json: Path, *, worlds: Sequence[str], seeds: Seque
         curves_picture(json.with_suffix("") / "learning.png", rows)
     for world in worlds:
         for held in held_in(folder, world, state=state, seeds=seeds)[:1]:
-            world_picture(json.with_suffix("") / f"{world}.png", world, held)
+            world_picture(json.with_suffix("") / f"{world}.png", world, held, env=env)
     for name in SMALL:
         picture = json.with_suffix("") / f"{name}.png"
         if not picture.exists():

@@ -25,7 +25,6 @@ from dsrm_jax.training.rollout import Act, Step, play, until_left
 
 USERS, ITEMS, CATEGORIES, POPULAR = 200, 120, 8, 24
 PRICES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-GONE = -1e6  # the score of what must not be shown
 
 # (session, chances (J,), world) -> (J,) what showing each item now leaves behind, in clicks at a price of 1
 Charge = Callable[[EnvState, Float[Array, "J"], World], Float[Array, "J"]]

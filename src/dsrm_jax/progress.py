@@ -174,7 +174,7 @@ def line(
 
     The note goes first where there is no room, then the bar, then the ends of the name.
     """
-    time_of = f"{duration(gone)}" if left is None else f"{duration(left)} left"
+    time_of = duration(gone) if left is None else f"{duration(left)} left"
     share_of = "" if share is None else f"{math.floor(100 * min(max(share, 0.0), 1.0)):>2}% "
     tail = share_of + time_of
     with_note = f"{tail}, {note}" if note else tail

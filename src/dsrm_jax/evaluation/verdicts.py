@@ -38,7 +38,7 @@ def verdicts(results: Mapping[str, Json]) -> list[str]:
     if RAW in gaps and method != RAW:
         said.append(_against_raw(label(method), first, results, gaps[RAW]["length"]))
     if PURIFIED in gaps and method not in (RAW, PURIFIED) and _differ(results, RAW, PURIFIED):
-        said.append(_against_purified(method, gaps[PURIFIED]["length"]))
+        said.append(_against_purified(gaps[PURIFIED]["length"]))
     unfair = first["ad"]["mean"]
     rival = min((results[name]["ad"]["mean"] for name in (RAW, PURIFIED) if name in results), default=unfair)
     if unfair > max(BALANCED, rival + BALANCED):
@@ -113,7 +113,7 @@ def _against_raw(method: str, first: Json, results: Mapping[str, Json], gap: Jso
     return said + "."
 
 
-def _against_purified(method: str, gap: Json) -> str:
+def _against_purified(gap: Json) -> str:
     found = f"Len {gap['mean']:+.2f}, {_interval(gap)}"
     if _is_level(gap):
         return f"Reinforcement learning adds nothing over ranking by the purified state here ({found})."

@@ -2,8 +2,6 @@
 
 Both estimates are low ones: of memory, the largest arrays; of time, the multiplications of the largest products, at a rate that
 compiled programs reach. What they refuse could not work; what they let pass may still be too much.
-
-N seeds, B users in parallel, T steps of a rollout, H events of a history, K items of a slate, D dimensions of a state.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Recommend from an exported policy; needs NumPy and JAX, and nothing else of this library but its errors.
+"""Recommend from an exported policy; needs NumPy and JAX, and none of the code that trains.
 
 Shapes: B users, H history length, I vocabulary items, J catalogue items, K slate size, k items asked for.
 """

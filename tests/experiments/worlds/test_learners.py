@@ -14,7 +14,7 @@ from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.satisfaction import make_satisfaction
 from dsrm_jax.simulator.settings import ToleranceConfig
-from experiments.worlds import small_worlds, state_rules
+from experiments.worlds import learners, report, small_worlds, state_rules
 from experiments.worlds.goal_controls import CONTROLS, controlled
 from experiments.worlds.learners_table import goal_use, interval
 from experiments.worlds.paired import play_paired
@@ -142,3 +142,19 @@ def test_who_pays_for_leaving_knows_which_items_drive_users_away():
         item = alike[t] if t < 2 else np.flatnonzero(~left)[0]
         state = step(jax.random.key(t), state, jnp.array([item], jnp.int32), world)[1]
     assert drove >= len(alike)
+
+
+def test_cells_of_one_data_set_or_size_are_not_taken_for_anothers(tmp_path, monkeypatch):
+    made = []
+
+    def measured(setting, cell, say):
+        made.append((setting.config.data.env, setting.budget.steps, cell.what))
+        return {cell.what: {"x": np.zeros(1)}}
+
+    monkeypatch.setattr(learners, "measured", measured)
+    monkeypatch.setattr(report, "collect", lambda folder, **wanted: {})
+    asked = {"worlds": ["mood"], "seeds": [11], "methods": ["flat"], "state": "gaussian", "json": "", "say": str}
+    for env, tiny in (("kuairand", True), ("kuairand", False), ("kuairec", False), ("kuairand", False)):
+        report.report(tmp_path, env=env, tiny=tiny, **asked)
+    sizes = [("kuairand", learners.TINY.steps), *((env, 200_000) for env in ("kuairand", "kuairec"))]
+    assert made == [(*size, what) for size in sizes for what in ("rules", "bound", "flat")]
