@@ -58,6 +58,12 @@ def read_json_object(text: str, path: str | os.PathLike[str]) -> Json:
     return document
 
 
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's content, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sealed(document: Json) -> Json:
     """Return a document with the digest of all else in it under ``sha256``, last: `load_sealed` then sees any change."""
     return document | {"sha256": digest(document)}

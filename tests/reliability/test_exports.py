@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dsrm_jax.errors import InputError
-from dsrm_jax.files import sealed
-from dsrm_jax.serving import artifact, load
+from dsrm_jax.files import sealed, sha256_of
+from dsrm_jax.serving import load
 from dsrm_jax.serving.artifact import CATALOGUE, ITEMS, META, PROGRAM
 from dsrm_jax.serving.load import load_policy
 from tests.reliability.campaign import Outcome, folder, sample, whole
@@ -109,7 +109,7 @@ def test_the_file_itself_answers():
     path = folder() / "whole.dsrm"
     path.write_bytes(packed({}))
     assert load_policy(path).recommend([HISTORY])[0] == expected(HISTORY, K)
-    digest = artifact.sha256_of(path)
+    digest = sha256_of(path)
     assert load_policy(path, warm_up=False, sha256=digest).meta["method"] == "toy"
     with pytest.raises(InputError, match="is another file than was asked for"):
         load_policy(path, sha256="0" * 64)

@@ -23,7 +23,7 @@ from dsrm_jax.data.statistics import describe
 from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.tables import data_table, results_table
 from dsrm_jax.evaluation.verdicts import verdicts, warnings
-from dsrm_jax.files import digest, write_text
+from dsrm_jax.files import digest, sha256_of, write_text
 from dsrm_jax.parallel.devices import described
 from dsrm_jax.parallel.processes import check_joined, everywhere, first, is_first, require_same
 from dsrm_jax.parallel.processes import console as default_console
@@ -172,7 +172,6 @@ def export(
     Raises:
         InputError: no such seed, no usable checkpoint, or the file cannot be written.
     """
-    from dsrm_jax.serving.artifact import sha256_of
     from dsrm_jax.serving.latency import latency
     from dsrm_jax.serving.load import load_policy
 
@@ -213,7 +212,7 @@ def write_policy(
     perception = replace(saved.perception, purifier=purifier)
     last = num_updates(config) * config.training.rollout_length
     facts = {"method": config.agent.method, "source": log.source, "seed": seed, "step": step, "steps": last}
-    facts["card"] = run.card.read_text() if run.card.exists() else ""
+    facts["card"] = run.card.read_text("utf-8", errors="replace") if run.card.exists() else ""
     with phase("writing the policy", config.agent.method, work=len(platforms or PLATFORMS)):
         export_policy(
             path,

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsrm_jax.errors import InputError
-from dsrm_jax.files import digest, sync_folder, write_text
+from dsrm_jax.files import digest, sha256_of, sync_folder, write_text
 from dsrm_jax.parallel.processes import load_arrays, save_arrays
 from dsrm_jax.runs.logging import undisturbed
 from dsrm_jax.types import Json, PyTree
@@ -279,7 +279,7 @@ def _read_arrays(path: Path, manifest: Json) -> list[np.ndarray]:
     """Read and verify every leaf; files first: TensorStore answers damage with noise or nothing."""
     for name, expected in manifest["files"].items():
         try:
-            if _sha256_of_file(path / name) != expected:
+            if sha256_of(path / name) != expected:
                 raise DamagedError(f"{name} has another checksum than when it was saved")
         except OSError as error:
             raise DamagedError(f"{name} cannot be read: {error.strerror}") from error
@@ -307,7 +307,7 @@ def _named(stored: list[np.ndarray]) -> Mapping[str, np.ndarray]:
 
 def _write_manifest(path: Path, step: int, leaves: list[Leaf], fingerprint: str) -> None:
     """Describe what lies in a folder, and flush all of it to the disk."""
-    files = {str(p.relative_to(path)): _sha256_of_file(p) for p in sorted(path.rglob("*")) if p.is_file()}
+    files = {str(p.relative_to(path)): sha256_of(p) for p in sorted(path.rglob("*")) if p.is_file()}
     for name in files:
         with open(path / name, "rb") as file:
             os.fsync(file.fileno())
@@ -376,11 +376,6 @@ def _clean(folder: Path) -> None:
 
 def _sha256(array: np.ndarray) -> str:
     return hashlib.sha256(array.tobytes()).hexdigest()
-
-
-def _sha256_of_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

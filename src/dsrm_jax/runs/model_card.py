@@ -26,7 +26,7 @@ def model_card(config: Config, summary: Json, *, folder: str) -> str:
         "Data": _data(summary),
         "What it is worth": _worth(config, summary),
         "Warnings": _list(summary.get("warnings", ())) or "None.",
-        "Limits": _list(_limits(config, summary)),
+        "Limits": _list(_limits(summary)),
         "Settings that differ from the defaults": _list(_changed(config)) or "None.",
         "How to use it": _commands(folder, draws=method.draws),
     }
@@ -89,7 +89,7 @@ def _table(results: Mapping[str, Json], columns: Sequence[tuple[str, str, int]])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _limits(config: Config, summary: Json) -> Iterator[str]:
+def _limits(summary: Json) -> Iterator[str]:
     users = summary.get("worlds", {}).get("users", "users of a simulator")
     yield f"Every number above is of simulated sessions ({users}). Real users can differ: try it on few of them first."
     if "catalogue" in summary.get("data", {}):

@@ -27,7 +27,7 @@ from jax import export as jax_export
 from jaxtyping import Int
 
 from dsrm_jax.errors import InputError
-from dsrm_jax.files import read_json_object, sealed, unseal, write_bytes
+from dsrm_jax.files import read_json_object, sealed, sha256_of, unseal, write_bytes
 from dsrm_jax.types import Json
 
 FORMAT = 4
@@ -69,12 +69,6 @@ def write_artifact(
         for name, member in {META: text.encode(), **members}.items():
             archive.writestr(name, member)
     write_bytes(path, content.getvalue())
-
-
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file, 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_artifact(path: str | os.PathLike[str], *, sha256: str = "") -> Artifact:
