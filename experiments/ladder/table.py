@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 
+from dsrm_jax.evaluation.wide_table import WideTable
 from dsrm_jax.types import Json
 
 MEASURES = {
@@ -24,17 +23,7 @@ def ladder_tables(result: Json) -> Iterator[RenderableType]:
             yield f"{events} events: skipped, {found['skipped']}"
             continue
         title = f"{result['source']}: {events} events, {found['users']:,} users, {found['later']:,} later events"
-        table = Table(
-            title=title,
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            show_edge=False,
-            pad_edge=False,
-            padding=(0, 1, 0, 0),
-        )
-        for i, heading in enumerate(("rung", *MEASURES, "log-lik. over gaussian")):
-            last = i == len(MEASURES) + 1
-            table.add_column(heading, justify="right" if i else "left", overflow="fold", no_wrap=last)
+        table = WideTable("rung", *MEASURES, "log-lik. over gaussian", title=title)
         for name, rung in found["rungs"].items():
             cells = (f"{rung[measure]['mean']:.{digits}f}" for measure, digits in MEASURES.values())
             gap = rung["over_gaussian"]["log_likelihood"]

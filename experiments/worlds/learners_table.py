@@ -9,14 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 from scipy import stats
 
 from dsrm_jax.agents.dsrm_hrl import DSRM_HRL
 from dsrm_jax.agents.methods import METHODS
+from dsrm_jax.evaluation.wide_table import WideTable
 from dsrm_jax.types import Json
 from experiments.worlds.goal_controls import CONTROLS
 from experiments.worlds.learners import LEARNT, TRAINING_SEEDS, Cell
@@ -216,7 +215,6 @@ def learners_table(result: Json) -> RenderableType:
     parts: list[RenderableType] = []
     for world in [name for name in LEARNT if name in result["worlds"]]:
         found = result["worlds"][world]
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
         headings = (
             world,
             "R_cum",
@@ -229,8 +227,7 @@ def learners_table(result: Json) -> RenderableType:
             "AD",
             "all",
         )
-        for i, heading in enumerate(headings):
-            table.add_column(heading, justify="right" if i else "left")
+        table = WideTable(*headings)
         for name, row in found["rows"].items():
             less = found["less"].get(name, {})
             gaps = [cell(less[other]) if other in less else "" for other in ("half", "constant", "aware", "recovered")]
