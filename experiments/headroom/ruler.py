@@ -94,7 +94,7 @@ def headroom(
         say(f"{policy} policy on the {name} state, R_each by history length: {rates}")
     return {
         "source": source,
-        "policy": config.agent.method if policy == "trained" else policy,
+        "policy": {"trained": config.agent.method, "greedy": "quota_greedy"}.get(policy, policy),
         "sessions": config.evaluation.num_sessions,
         "seeds": list(config.training.seeds),
         "confidence": config.evaluation.confidence,

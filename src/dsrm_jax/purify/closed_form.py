@@ -1,8 +1,9 @@
 """`gaussian` and `mixture`: the posterior mean of the state under a prior learnt from the log's users, without a network.
 
-The prior is a mixture of Gaussians fitted by EM to the clicks of training users (`fit_mixture`), or one Gaussian. A history's
-log-likelihood, of its clicks given what was shown and of what the log showed (`guidance`), is expanded to second order about the
-posterior so far; under that the posterior is a mixture in closed form (`mixture`), and its mean is the purified state.
+The prior is a mixture of Gaussians fitted by EM to the clicks of training users (`fit_mixture`), or one Gaussian, and is as much
+wider as item vectors may be off (`item_slack`). A history's log-likelihood, of its clicks given what was shown and of what the
+log showed (`guidance`), is expanded to second order about the posterior so far; under that the posterior is a mixture in closed
+form (`mixture`), and its mean is the purified state.
 """
 
 from dataclasses import replace

@@ -87,16 +87,14 @@ def evaluate_methods(
         program = mapped.lower(keys, (jnp.int32(0), states), world, perception).compile()
     say(f"evaluation compiled: {time.perf_counter() - started:.0f} s")
     results = {}
-    told = []
     with steps("evaluating", len(methods)) as report:
         for i, method in enumerate(methods):
             report(i, method)
             started = time.perf_counter()
             sessions = jax.device_get(program(keys, (jnp.int32(i), states), world, perception))
             results[method] = of_each(sessions)
-            told.append(f"evaluated {method}: {time.perf_counter() - started:.1f} s")
-    for text in told:
-        say(text)
+            with report.apart():
+                say(f"evaluated {method}: {time.perf_counter() - started:.1f} s")
     return results
 
 
