@@ -165,4 +165,6 @@ def test_pictures_are_written_whole(honest, tmp_path):
     )
     for name in ("controls.png", "states.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["controls.png", "states.png"]
+    assert len((tmp_path / "states.csv").read_text().splitlines()) > 2 * 40  # a row a user and state
+    names = ["controls.csv", "controls.png", "states.csv", "states.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
