@@ -90,6 +90,9 @@ def test_a_ranking_no_better_than_popularity_is_a_worry():
         facts = {"choice": {"chosen": "guided", "over_popularity": {"mean": 0.004, "low": low, "high": 0.009}}}
         said = warnings(facts, table())
         assert len(said) == worries
-        assert all("no better than by popularity" in text and "+0.0040, interval -0.0010" in text for text in said)
+        assert all(
+            "do not expect more of a ranking by it than of popularity" in text and "+0.0040, interval -0.0010" in text
+            for text in said
+        )
     facts["choice"]["over_popularity"] = {"mean": 0.004, "low": None, "high": None}  # one user tells no spread
     assert warnings(facts, table()) == []

@@ -72,8 +72,8 @@ def warnings(facts: Json, results: Mapping[str, Json]) -> list[str]:
     if gain.get("low") is not None and gain["low"] <= 0:
         said.append(
             f"what a user clicked tells of later clicks no more than how well each item does with everybody (log-likelihood "
-            f"{gain['mean']:+.4f}, interval {gain['low']:+.4f} to {gain['high']:+.4f}): a ranking by it is no better than by "
-            "popularity; give it more rows of each user, or recommend what is popular"
+            f"{gain['mean']:+.4f}, interval {gain['low']:+.4f} to {gain['high']:+.4f}): do not expect more of a ranking by it "
+            "than of popularity; give it more rows of each user, or recommend what is popular"
         )
     few = min((r["sessions"] / max(len(r["seeds"]), 1) for r in results.values()), default=ENOUGH_SESSIONS)
     if few < ENOUGH_SESSIONS:

@@ -26,7 +26,7 @@ def model_card(config: Config, summary: Json, *, folder: str) -> str:
         "Data": _data(summary),
         "What it is worth": _worth(config, summary),
         "Warnings": _list(summary.get("warnings", ())) or "None.",
-        "Limits": _list(_limits(summary)),
+        "Limits": _list(_limits(config, summary)),
         "Settings that differ from the defaults": _list(_changed(config)) or "None.",
         "How to use it": _commands(folder, draws=method.draws),
     }
@@ -89,16 +89,15 @@ def _table(results: Mapping[str, Json], columns: Sequence[tuple[str, str, int]])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _limits(summary: Json) -> Iterator[str]:
+def _limits(config: Config, summary: Json) -> Iterator[str]:
     users = summary.get("worlds", {}).get("users", "users of a simulator")
     yield f"Every number above is of simulated sessions ({users}). Real users can differ: try it on few of them first."
     if "catalogue" in summary.get("data", {}):
         yield f"It recommends from {summary['data']['catalogue']:,} items; a new item needs training anew."
     yield "It knows a user by what it is shown of their clicks and skips; who has none gets what any newcomer gets."
-    yield (
-        "Fair means here that the popular fifth of the items gets as many slots as all others. It says nothing of who makes "
-        "them, nor of groups of users."
-    )
+    fair = "Fairness (AD) is measured between the popular fifth of the items and all others, half of the slots to each."
+    kept = "" if config.world.mechanisms else " Users of this world leave sooner where it is broken."
+    yield f"{fair}{kept} It says nothing of who makes the items, nor of groups of users."
 
 
 def _changed(config: Config) -> Iterator[str]:
