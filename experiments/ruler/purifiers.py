@@ -139,8 +139,6 @@ def _purifier(kind: str, quick: bool, **options: PyTree) -> Purifier:
         options["iterations"] = 0
     elif quick and base != "identity":
         options["iterations"] = 20
-    if base in ("gaussian", "mixture", "conditional"):
-        options["slack"] = 0.0  # it stands for what item vectors leave out, and here they are the true ones
     if base in DENOISERS:
         options.pop("noise_scale", None)
     return PURIFIERS[base](**options)

@@ -54,7 +54,8 @@ quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level":
 def agent_of(config):
     """The agent of settings that a compiled function takes as an argument."""
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(SharedConfig)}
-    return make_dsrm_hrl(slate_size=K, **settings)
+    own = {name: value for name, value in settings.items() if name != "head"}  # that is of methods without a goal
+    return make_dsrm_hrl(slate_size=K, **own)
 
 
 @quick_jit

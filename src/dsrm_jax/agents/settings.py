@@ -26,7 +26,7 @@ Head = Literal["own", "half"]
 
 @configuration
 class SharedConfig:
-    """What DSRM-HRL reads, and other methods read in part."""
+    """What several methods read, each in part; DSRM-HRL all but `head`."""
 
     slate_mode: SlateMode = "quota"
     """quota: the goal splits the slate between the groups exactly; penalty: Eq. (6)'s scores alone; share: it splits the slate
