@@ -60,6 +60,17 @@ def test_one_seed_of_one_session_is_apart_from_nothing():
     assert "interval unknown" in said[0]
 
 
+@given(steps, steps, steps)
+def test_random_slates_that_are_not_clearly_behind_are_named_first(trained, random, half):
+    results = table(trained) | {"random": of(random), "quota_random": of(half)}
+    best = max(random, half)
+    said = [text for text in verdicts(results) if "know nobody" in text]
+    assert len(said) == (best + 1 >= trained - 1)
+    if said:
+        assert verdicts(results)[0] == said[0]
+        assert f"{best:.1f} steps against {trained:.1f}" in said[0]
+
+
 def test_what_balance_was_paid_is_said():
     assert verdicts(table(ad=0.3))[-1] == "It is less balanced for it: AD 0.30 against 0.00."
     assert len(verdicts(table(ad=0.04))) == 2

@@ -13,6 +13,7 @@ from dsrm_jax.types import Json
 # what any learner has to beat, from the observed and from the purified state, and what nobody can
 RIVALS = [method for method in METHODS.values() if method.rival]
 RAW, PURIFIED = (next(m.name for m in RIVALS if (m.state == "identity") is raw) for raw in (True, False))
+CHANCE = [method.name for method in METHODS.values() if method.draws and not method.learns]  # what knows nobody
 ORACLE = next(method.name for method in METHODS.values() if method.make is None)
 ENOUGH_SESSIONS = 1_000  # a seed, `EvaluationConfig.num_sessions`' default: steps to a tenth
 ENOUGH_USERS = 200
@@ -29,12 +30,12 @@ def verdicts(results: Mapping[str, Json]) -> list[str]:
             the others, in which the sentences' intervals are.
 
     Returns:
-        Sentences: against ranking by the observed state, against ranking by the purified state, about balance; fewer where a
-        yardstick is absent or the spread is not known.
+        Sentences: against random slates where these are not clearly behind, against ranking by the observed state, against
+        ranking by the purified state, about balance; fewer where a yardstick is absent or the spread is not known.
     """
     method, first = next(iter(results.items()))
     gaps = first.get("difference", {})
-    said = []
+    said = _against_chance(method, results)
     if RAW in gaps and method != RAW:
         said.append(_against_raw(label(method), first, results, gaps[RAW]["length"]))
     if PURIFIED in gaps and method not in (RAW, PURIFIED) and _differ(results, RAW, PURIFIED):
@@ -111,6 +112,19 @@ def _against_raw(method: str, first: Json, results: Mapping[str, Json], gap: Jso
         if lead > 0:
             said += f", {gap['mean'] / lead:.0%} of what knowing them perfectly would add"
     return said + "."
+
+
+def _against_chance(method: str, results: Mapping[str, Json]) -> list[str]:
+    """Say that the best of the random slates reach into the method's interval, where they do."""
+    drawn = max(
+        (name for name in CHANCE if name in results), key=lambda name: results[name]["length"]["mean"], default=method
+    )
+    if drawn == method or not results[drawn]["length"]["high"] >= results[method]["length"]["low"]:
+        return []
+    kept = f"{results[drawn]['length']['mean']:.1f} steps against {results[method]['length']['mean']:.1f}"
+    return [
+        f"Slates that know nobody ({label(drawn)}) keep users as long ({kept}): what was learnt of users is worth nothing here."
+    ]
 
 
 def _against_purified(gap: Json) -> str:
