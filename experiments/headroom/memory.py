@@ -11,8 +11,6 @@ slates says what a state that is a vector cannot hold, and what a policy can win
 Shapes: B users, J items, H events, K slate size.
 """
 
-from dataclasses import fields
-
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -20,6 +18,7 @@ from jaxtyping import Array, Float, Key
 
 from dsrm_jax.agents.agent import Agent
 from dsrm_jax.agents.slates import greedy_slate, head_slots
+from dsrm_jax.purify.encoder import present
 from dsrm_jax.purify.perception import Perceive, Perception
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.simulator.environment import Observation
@@ -44,9 +43,7 @@ def appeal_of(
     """Return the appeal of each item to users who have a state and a history `(B, H)`; 0 of items that they were not shown."""
     assert catalogue.position is not None
     number, users = catalogue.bias.shape[0], jnp.arange(state.shape[0])[:, None]
-    slots = history.item.shape[-1]
-    present = jnp.arange(slots) >= slots - history.length[:, None]
-    position = jnp.where(present, catalogue.position[history.item], -1)
+    position = jnp.where(present(history), catalogue.position[history.item], -1)
     held, position = position >= 0, jnp.where(position >= 0, position, 0)
     chance = jax.nn.sigmoid(jnp.einsum("bhd,bd->bh", catalogue.vectors[position], state) + catalogue.bias[position])
 
@@ -62,8 +59,7 @@ def remembering(perceive: Perceive, catalogue: Catalogue, *, spread: float = SPR
 
     def look(perception: Perception, key: Key[Array, ""], observation: Observation) -> View:
         view = perceive(perception, key, observation)
-        own = {field.name: getattr(view, field.name) for field in fields(view)}
-        return Remembering(**own, appeal=appeal_of(observation.history, view.state, catalogue, spread=spread))
+        return Remembering(**vars(view), appeal=appeal_of(observation.history, view.state, catalogue, spread=spread))
 
     return look
 

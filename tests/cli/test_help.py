@@ -8,20 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dsrm_jax.cli import main as cli
 from dsrm_jax.cli.commands import COMMANDS, commands
 from dsrm_jax.cli.completion import all_options, script
-
-
-def run(capsys, *argv: str) -> tuple[int, str, str]:
-    """Return the exit status and what was printed by one command, run in this process."""
-    status = 0
-    try:
-        cli.main(list(argv))
-    except SystemExit as stop:
-        status = stop.code or 0
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
+from tests.cli.in_process import run
 
 
 @cache

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dsrm_jax.agents.agent import Agent, Method
-from dsrm_jax.agents.slates import FactoredScores, greedy_slate, sample_slate
+from dsrm_jax.agents.settings import Head
+from dsrm_jax.agents.slates import FactoredScores, greedy_slate, head_slots, sample_slate
 from dsrm_jax.purify.settings import PURIFYING
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.simulator.settings import EnvironmentConfig
@@ -16,7 +17,7 @@ from dsrm_jax.types import PyTree
 
 def make_random(*, slate_size: int = EnvironmentConfig.slate_size) -> Agent:
     """Return the policy that shows K items uniformly without repeats from the whole catalogue."""
-    return _rule(_nothing, slate_size=slate_size, draws=True, quota=False)
+    return _rule(_nothing, slate_size=slate_size, draws=True, head="own")
 
 
 def make_quota_random(*, slate_size: int = EnvironmentConfig.slate_size) -> Agent:
@@ -44,7 +45,7 @@ def _nothing(view: View) -> None:
 
 
 def _rule(
-    state_of: Callable[[View], Float[Array, "B D"] | None], *, slate_size: int, draws: bool = False, quota: bool = True
+    state_of: Callable[[View], Float[Array, "B D"] | None], *, slate_size: int, draws: bool = False, head: Head = "half"
 ) -> Agent:
     """Return the agent that scores items by the encoder's click logit in a state, all alike where there is none."""
 
@@ -52,7 +53,7 @@ def _rule(
         agent: PyTree, key: jax.Array, view: View, catalogue: Catalogue, greedy: bool = False
     ) -> tuple[jax.Array, tuple[()]]:
         batch, num_items = view.state.shape[0], catalogue.is_popular.shape[0]
-        half = jnp.full((batch,), slate_size // 2, jnp.int32) if quota else None
+        slots = head_slots(head, batch, slate_size=slate_size)
         state = state_of(view)
         if state is None:
             scores = FactoredScores(jnp.zeros((batch, 1)), jnp.zeros((num_items, 1)))
@@ -60,14 +61,14 @@ def _rule(
             scores = FactoredScores(state, catalogue.vectors, catalogue.bias)
         barred = view.excluded
         if draws:
-            return sample_slate(key, scores, catalogue.is_popular, half, slate_size=slate_size, excluded=barred)[0], ()
-        return greedy_slate(scores, catalogue.is_popular, half, slate_size=slate_size, excluded=barred), ()
+            return sample_slate(key, scores, catalogue.is_popular, slots, slate_size=slate_size, excluded=barred)[0], ()
+        return greedy_slate(scores, catalogue.is_popular, slots, slate_size=slate_size, excluded=barred), ()
 
     return Agent(
         init=lambda key, catalogue, logged=None: (),
         act=act,
         update=lambda agent, key, rollout, catalogue: (agent, {}),
-        grouped=quota,
+        grouped=head == "half",
     )
 
 
