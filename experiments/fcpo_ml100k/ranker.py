@@ -21,7 +21,7 @@ from dsrm_jax.agents.gaussian_cpo import PolicyBatch, constrained_step, next_mar
 from dsrm_jax.agents.networks import MLP, lifted_vectors
 from dsrm_jax.agents.ppo import gaussian_log_prob, gaussian_sample
 from dsrm_jax.agents.returns import generalised_advantage
-from dsrm_jax.agents.row_reductions import row_argmax
+from dsrm_jax.agents.whole_slates import row_max
 from dsrm_jax.config import AgentConfig, FCPOConfig
 from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.purify.view import Catalogue
@@ -186,6 +186,12 @@ def _run_sessions(
         return following, _Session(state.recent, w, log_prob, item, reward, cost)
 
     return jax.lax.scan(step, start_sessions(world), jax.random.split(key, steps))[1]
+
+
+def row_argmax(x: Float[Array, "U I"]) -> Int[Array, "U"]:
+    """Return where each row's maximum first stands, as a CPU computes it fast; x holds no NaN."""
+    position = jnp.arange(x.shape[-1], dtype=jnp.int32)
+    return -row_max(jnp.where(x == row_max(x)[..., None], -position, -x.shape[-1]))
 
 
 def train_ranker(

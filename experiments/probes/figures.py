@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from dsrm_jax.cli.pictures import GREY, OTHER, look_of, name_points, write_picture
+from dsrm_jax.cli.pictures import GREY, OTHER, look_of, write_picture
 from dsrm_jax.types import Json
+from experiments.point_names import name_points
 from experiments.probes.clustering import popularity_bins, separation, tsne_map
 from experiments.probes.verdicts import MAX_POPULARITY, PURIFIER, RAW
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dsrm_jax.cli.pictures import FLAW, GREY, look_of, name_points, write_picture
+from dsrm_jax.cli.pictures import FLAW, GREY, look_of, write_picture
+from experiments.point_names import name_points
 from experiments.report import paper
 from experiments.report.curves import read_curve
 from experiments.report.findings import Cell, Findings, Row

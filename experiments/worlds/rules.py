@@ -99,7 +99,7 @@ def priced(user: User, effects: Effects, at: Now, number: Float[Array, ""]) -> F
 
 
 def aware(user: User, effects: Effects, at: Now, number: Float[Array, ""]) -> Float[Array, "C"]:
-    """One-step-aware, as `evaluation.oracles.aware_rule`: the patience it costs beside clicks, and the next slate's clicks.
+    """One-step-aware: the patience it costs beside clicks, and the next slate's clicks.
 
     Patience is worth r / (2 - r) clicks a step, r the myopic slate's; the next mood is taken to be the mean one.
     """

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from dsrm_jax.agents.row_reductions import row_max
 from dsrm_jax.types import PyTree
 
 _NUM_BLOCKS = 64  # near the square root of a catalogue of thousands, and a multiple of every vector width
 _LARGEST_TRIANGLE = 512  # beyond it the quadratic work of summing by a matrix product shows
+_SHORT = 32  # elements of a row that are reduced at once
 Popular: TypeAlias = Bool[Array, "J"] | None  # None: there are no groups
 Counts: TypeAlias = Int[Array, "B"] | None
 Excluded: TypeAlias = Bool[Array, "B J"] | None  # None: every item may be shown
@@ -309,3 +309,11 @@ def inverse_cdf(weight: Float[Array, "B N"], uniform: Float[Array, "B"]) -> Int[
     cumulative = jnp.where(weight > 0, cumulative, -jnp.inf)
     threshold = uniform * jnp.max(cumulative, axis=1)
     return jnp.min(jnp.where(cumulative > threshold[:, None], jnp.arange(size), size - 1), axis=1)
+
+
+def row_max(x: Float[Array, "B J"]) -> Float[Array, "B"]:
+    """Return the maximum of each row, by folding it in halves: on a CPU XLA vectorises `maximum`, and not its reduction."""
+    while x.shape[-1] > _SHORT:
+        half = -(-x.shape[-1] // 2)
+        x = jnp.maximum(x[..., :half], x[..., -half:])
+    return jnp.max(x, axis=-1)

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dsrm_jax.agents.row_reductions import row_argmax, row_max
+from dsrm_jax.agents.whole_slates import row_max
+from experiments.fcpo_ml100k.ranker import row_argmax
 
 BOTH = jax.jit(lambda x: (row_max(x), row_argmax(x)))
 FEW_VALUES = st.sampled_from([-np.inf, -2.0, -0.0, 0.0, 1.0, 1.5, np.inf])
