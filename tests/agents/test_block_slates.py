@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.extend import core
-from scipy import stats
+from scipy import special, stats
 
 from dsrm_jax.agents import block_slates, slates
 from dsrm_jax.agents.agent import Rollout
@@ -48,18 +48,18 @@ def factors_of(scores, batch):
     """The given scores for each of `batch` users, as a product of rank 2 and a bias."""
     query = np.tile(np.array([[2.0, -1.0]], np.float32), (batch, 1))
     vectors = np.stack([0.75 * scores, scores], axis=1)  # 1.5 s - s = s / 2
-    return FactoredScores(jnp.asarray(query), jnp.asarray(vectors, jnp.float32), jnp.asarray(scores / 2, jnp.float32))
+    return FactoredScores(query, vectors.astype(np.float32), (scores / 2).astype(np.float32))
 
 
 def quotas(num_popular, batch):
-    return None if num_popular is None else jnp.full(batch, num_popular, jnp.int32)
+    return None if num_popular is None else np.full(batch, num_popular, np.int32)
 
 
 @pytest.mark.parametrize("num_popular", [None, 1, 2, 3])
 def test_the_probabilities_of_all_ordered_slates_sum_to_one(num_popular):
     scores = factors_of(SCORES, len(ORDERS))
     log_prob = slate_log_prob(scores, ORDERS, POPULAR, quotas(num_popular, len(ORDERS)), block_size=2)
-    assert float(jax.nn.logsumexp(log_prob.sum(1))) == pytest.approx(0.0, abs=2e-6)
+    assert special.logsumexp(np.asarray(log_prob).sum(1)) == pytest.approx(0.0, abs=2e-6)
     reference = [plackett_luce(SCORES, order, POPULAR, num_popular) for order in ORDERS]
     np.testing.assert_allclose(log_prob, reference, atol=1e-6)
 
@@ -90,7 +90,8 @@ def test_many_blocks_are_sampled_in_proportion():
     rng = np.random.default_rng(3)
     scores = np.where(np.arange(300) % 2, -np.inf, rng.normal(size=300)) + np.where(np.arange(300) < 40, 2.0, 0.0)
     draws = 60_000
-    factors = FactoredScores(jnp.zeros((draws, 1)), jnp.ones((300, 1)), jnp.asarray(scores, jnp.float32))
+    zeros, ones = np.zeros((draws, 1), np.float32), np.ones((300, 1), np.float32)
+    factors = FactoredScores(zeros, ones, scores.astype(np.float32))
     slate, _ = sample_slate(jax.random.key(3), factors, np.zeros(300, bool), None, slate_size=2, block_size=7)
     counts = np.bincount(np.asarray(slate)[:, 1], minlength=300)
     weight = np.exp(scores) / np.exp(scores).sum()
@@ -108,9 +109,9 @@ def problems(draw):
     bias = rng.normal(size=num_items)
     bias[draw(st.integers(0, num_items - 1))] += draw(st.sampled_from([0.0, 500.0, -500.0]))
     factors = FactoredScores(
-        query=jnp.asarray(scale * rng.normal(size=(6, 4)), jnp.float32),
-        vectors=jnp.asarray(rng.normal(size=(num_items, 4)), jnp.float32),
-        bias=jnp.asarray(bias, jnp.float32),
+        query=(scale * rng.normal(size=(6, 4))).astype(np.float32),
+        vectors=rng.normal(size=(num_items, 4)).astype(np.float32),
+        bias=bias.astype(np.float32),
     )
     is_popular = rng.random(num_items) < draw(st.sampled_from([0.0, 0.2, 0.5, 1.0]))
     asked = rng.integers(0, slate_size + 1, 6).astype(np.int32) if draw(st.booleans()) else None
@@ -140,18 +141,19 @@ def test_draws_log_probabilities_and_gradients_agree_with_the_whole_product(prob
     slate, log_prob = sample_slate(
         jax.random.key(seed), factors, is_popular, asked, slate_size=slate_size, block_size=block_size
     )
-    assert all(len(set(row)) == slate_size for row in np.asarray(slate).tolist())
+    slate = np.asarray(slate)
+    assert all(len(set(row)) == slate_size for row in slate.tolist())
     if asked is not None:
         count = np.maximum(np.minimum(asked, is_popular.sum()), slate_size - (~is_popular).sum())
         np.testing.assert_array_equal(is_popular[slate], np.arange(slate_size) < count[:, None])
-    weight = jnp.asarray(np.random.default_rng(seed).normal(size=slate.shape), jnp.float32)
+    weight = np.random.default_rng(seed).normal(size=slate.shape).astype(np.float32)
     reference, gradient = gradients(factors, slate, is_popular, asked, weight, None)
     found, own_gradient = gradients(factors, slate, is_popular, asked, weight, block_size)
-    magnitude = max(1.0, float(jnp.abs(factors.whole()).max()))
+    magnitude = max(1.0, float(np.abs(factors.query @ factors.vectors.T + factors.bias).max()))
     np.testing.assert_allclose(log_prob, reference, rtol=1e-5, atol=2e-6 * magnitude)
     np.testing.assert_allclose(found, reference, rtol=1e-5, atol=2e-6 * magnitude)
     # the rounding error of a score, 1e-7 of its size, is a relative error of the item's share of the mass
-    limit = 4e-6 * magnitude * max(1.0, float(jnp.abs(factors.query).max()))
+    limit = 4e-6 * magnitude * max(1.0, float(np.abs(factors.query).max()))
     for mine, other in zip(jax.tree.leaves(own_gradient), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(mine, other, atol=limit, rtol=1e-4)
 
@@ -160,8 +162,9 @@ def test_draws_log_probabilities_and_gradients_agree_with_the_whole_product(prob
 @given(problems())
 def test_greedy_slates_equal_those_of_the_whole_product_ties_included(problem):
     _, factors, is_popular, asked, slate_size, block_size = problem
-    factors = jax.tree.map(jnp.round, factors)  # whole numbers: exact sums, and many ties
-    expected = slates.greedy_slate(factors.whole(), is_popular, asked, slate_size=slate_size)
+    factors = jax.tree.map(np.round, factors)  # whole numbers: exact sums, and many ties
+    product = factors.query @ factors.vectors.T + factors.bias
+    expected = greedy_slate(product, is_popular, asked, slate_size=slate_size)
     slate = greedy_slate(factors, is_popular, asked, slate_size=slate_size, block_size=block_size)
     np.testing.assert_array_equal(slate, expected)
 
@@ -169,44 +172,48 @@ def test_greedy_slates_equal_those_of_the_whole_product_ties_included(problem):
 def test_what_is_left_keeps_its_odds_after_a_dominant_item_of_its_block():
     """exp(-300) underflows, yet the second slot must still draw 3 to 1 between the two items that remain."""
     scores = np.array([0.0, -300.0, -300.0 + np.log(3.0)])
-    factors = FactoredScores(jnp.ones((20_000, 1)), jnp.asarray(scores, jnp.float32)[:, None])
-    slate, log_prob = sample_slate(jax.random.key(4), factors, np.zeros(3, bool), None, slate_size=2, block_size=2)
+    factors = FactoredScores(np.ones((20_000, 1), np.float32), scores.astype(np.float32)[:, None])
+    slate, log_prob = jax.device_get(
+        sample_slate(jax.random.key(4), factors, np.zeros(3, bool), None, slate_size=2, block_size=2)
+    )
     np.testing.assert_array_equal(slate[:, 0], 0)
     assert stats.binomtest(int((slate[:, 1] == 2).sum()), 20_000, 0.75).pvalue > 1e-3
     second = np.where(np.asarray(slate)[:, 1] == 2, np.log(0.75), np.log(0.25))
     np.testing.assert_allclose(log_prob[:, 1], second, atol=3e-5)
-    found = slate_log_prob(factors, slate, np.zeros(3, bool), None, block_size=2)
+    found = np.asarray(slate_log_prob(factors, slate, np.zeros(3, bool), None, block_size=2))
     np.testing.assert_allclose(found[:, 1], second, atol=3e-5)
 
 
 def test_barred_items_are_taken_only_when_nothing_else_is_left():
-    bias = jnp.array([0.0, -jnp.inf, 1.0, -jnp.inf, -jnp.inf])
-    factors = FactoredScores(jnp.ones((50, 1)), jnp.zeros((5, 1)), bias)
-    slate, log_prob = sample_slate(jax.random.key(9), factors, POPULAR, None, slate_size=3, block_size=2)
+    bias = np.array([0.0, -np.inf, 1.0, -np.inf, -np.inf], np.float32)
+    factors = FactoredScores(np.ones((50, 1), np.float32), np.zeros((5, 1), np.float32), bias)
+    drawn = sample_slate(jax.random.key(9), factors, POPULAR, None, slate_size=3, block_size=2)
+    slate, log_prob = jax.device_get(drawn)
     assert set(np.asarray(slate)[:, :2].ravel().tolist()) == {0, 2}
     assert {1, 3, 4} >= set(np.asarray(slate)[:, 2].tolist())
     assert np.isfinite(log_prob).all()
     best = greedy_slate(factors, POPULAR, None, slate_size=3, block_size=2)
     np.testing.assert_array_equal(best, np.tile([2, 0, 1], (50, 1)))
     two = slate[:, :2]
-    _, found = gradients(factors, two, POPULAR, None, jnp.ones(two.shape), 2)
+    _, found = gradients(factors, two, POPULAR, None, np.ones(two.shape, np.float32), 2)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
-    np.testing.assert_array_equal(found[0].bias[jnp.array([1, 3, 4])], 0.0)
+    np.testing.assert_array_equal(np.asarray(found[0].bias)[[1, 3, 4]], 0.0)
 
 
 @pytest.mark.parametrize(("num_popular", "slate"), [(2, [0, 1, 3]), (1, [0, 1, 1]), (None, [2, 4, 2])])
 def test_impossible_slots_have_probability_zero_and_no_gradient(num_popular, slate):
-    factors, slate = factors_of(SCORES, 1), jnp.array([slate])
-    log_prob = slate_log_prob(factors, slate, POPULAR, quotas(num_popular, 1), block_size=2)
+    factors, slate = factors_of(SCORES, 1), np.array([slate], np.int32)
+    log_prob = np.asarray(slate_log_prob(factors, slate, POPULAR, quotas(num_popular, 1), block_size=2))
     np.testing.assert_allclose(log_prob[0], plackett_luce(SCORES, slate[0], POPULAR, num_popular), atol=1e-6)
-    bad = jnp.isneginf(log_prob)
+    bad = np.isneginf(log_prob)
     assert bad.sum() == 1
-    weight = jnp.asarray(np.random.default_rng(0).normal(size=slate.shape), jnp.float32)
-    _, found = gradients(factors, slate, POPULAR, quotas(num_popular, 1), jnp.where(bad, weight, 0.0), 2)
+    weight = np.random.default_rng(0).normal(size=slate.shape).astype(np.float32)
+    masked_weight = np.where(bad, weight, np.float32(0))
+    _, found = jax.device_get(gradients(factors, slate, POPULAR, quotas(num_popular, 1), masked_weight, 2))
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(found))
 
     def masked(bias):  # the plain form, by the bias alone: a score's own gradient
-        scores, left, total = factors.whole()[0] - factors.bias + bias, jnp.ones(5, bool), 0.0
+        scores, left, total = factors.query[0] @ factors.vectors.T + bias, jnp.ones(5, bool), 0.0
         for slot, item in enumerate(slate[0]):
             group = True if num_popular is None else jnp.asarray((slot < num_popular) == POPULAR)
             log_mass = jax.nn.logsumexp(jnp.where(left & group, scores, -jnp.inf))
@@ -214,8 +221,8 @@ def test_impossible_slots_have_probability_zero_and_no_gradient(num_popular, sla
             left = left.at[item].set(False)
         return total
 
-    expected = quick_jit(jax.grad(masked))(factors.bias)
-    _, (found, _) = gradients(factors, slate, POPULAR, quotas(num_popular, 1), weight, 2)
+    expected = np.asarray(quick_jit(jax.grad(masked))(factors.bias))
+    _, (found, _) = jax.device_get(gradients(factors, slate, POPULAR, quotas(num_popular, 1), weight, 2))
     np.testing.assert_allclose(found.bias, expected, atol=1e-6)
     np.testing.assert_allclose(found.vectors, expected[:, None] * factors.query, atol=2e-6)
     np.testing.assert_allclose(found.query[0], expected @ factors.vectors, atol=2e-6)
@@ -223,12 +230,12 @@ def test_impossible_slots_have_probability_zero_and_no_gradient(num_popular, sla
 
 def test_vmap_over_seeds_changes_nothing():
     rng = np.random.default_rng(0)
-    query = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)
-    vectors, is_popular = jnp.asarray(rng.normal(size=(70, 4)), jnp.float32), np.arange(70) % 5 == 0
-    asked = jnp.array([[0, 1, 2], [2, 0, 1]], jnp.int32)
-    keys = jax.random.split(jax.random.key(1), 2)
+    query = rng.normal(size=(2, 3, 4)).astype(np.float32)
+    vectors, is_popular = rng.normal(size=(70, 4)).astype(np.float32), np.arange(70) % 5 == 0
+    asked = np.array([[0, 1, 2], [2, 0, 1]], np.int32)
 
-    def run(key, query, asked):
+    def run(seed, query, asked):
+        key = jax.random.key(seed)
         factors, options = FactoredScores(query, vectors), {"slate_size": 2, "block_size": 16}
         slate, _ = slates.sample_slate(key, factors, is_popular, asked, **options)
         gradient = jax.grad(
@@ -236,10 +243,10 @@ def test_vmap_over_seeds_changes_nothing():
         )(query)
         return slate, gradient, slates.greedy_slate(factors, is_popular, asked, **options)
 
-    together = quick_jit(jax.vmap(run))(keys, query, asked)
+    together = jax.device_get(quick_jit(jax.vmap(run))(np.arange(2), query, asked))
     alone = quick_jit(run)
     for seed in range(2):
-        apart = alone(keys[seed], query[seed], asked[seed])
+        apart = alone(np.int64(seed), query[seed], asked[seed])
         np.testing.assert_array_equal(together[0][seed], apart[0])
         np.testing.assert_allclose(together[1][seed], apart[1], atol=1e-6)
         np.testing.assert_array_equal(together[2][seed], apart[2])
@@ -257,9 +264,9 @@ def largest_array(jaxpr):
 def test_no_program_holds_a_score_for_every_user_and_item(what, groups):
     """A catalogue above `LARGEST_WHOLE`, all defaults, E as DSRM-HRL has it: 20 numbers an item, fewer than the 64 users."""
     users, items, factors, slate_size = 64, 20_000, 20, 6
-    factors = FactoredScores(jnp.zeros((users, factors)), jnp.zeros((items, factors)))
-    is_popular, slate = jnp.zeros(items, bool), jnp.zeros((users, slate_size), jnp.int32)
-    asked = jnp.zeros(users, jnp.int32) if groups else None
+    factors = FactoredScores(np.zeros((users, factors), np.float32), np.zeros((items, factors), np.float32))
+    is_popular, slate = np.zeros(items, bool), np.zeros((users, slate_size), np.int32)
+    asked = np.zeros(users, np.int32) if groups else None
 
     def log_prob(factors):
         return slates.slate_log_prob(factors, slate, is_popular, asked).sum()
@@ -277,7 +284,7 @@ def test_the_walk_over_programs_sees_into_loops():
     def program(x):
         return jax.lax.scan(lambda c, _: (c + jnp.sum(jnp.outer(x, x)), None), 0.0, length=2)[0]
 
-    assert largest_array(jax.make_jaxpr(program)(jnp.zeros(100)).jaxpr) == 10_000
+    assert largest_array(jax.make_jaxpr(program)(np.zeros(100, np.float32)).jaxpr) == 10_000
 
 
 @pytest.mark.slow

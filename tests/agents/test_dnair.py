@@ -31,17 +31,20 @@ def make_catalogue(seed=0):
     exposure = rng.integers(0, 500, ITEMS)
     exposure[3] = 0
     return Catalogue(
-        vectors=jnp.asarray(rng.normal(size=(ITEMS, D)), jnp.float32),
-        bias=jnp.asarray(np.where(np.isin(np.arange(ITEMS), LIKED), -2.0, 0.5), jnp.float32),
-        log_popularity=jnp.asarray(rng.normal(size=ITEMS), jnp.float32),
-        is_popular=jnp.arange(ITEMS) < 3,
-        exposure=jnp.asarray(exposure, jnp.float32),
-        clicked=jnp.asarray(exposure // 3, jnp.float32),
+        vectors=rng.normal(size=(ITEMS, D)).astype(np.float32),
+        bias=np.where(np.isin(np.arange(ITEMS), LIKED), np.float32(-2.0), np.float32(0.5)),
+        log_popularity=rng.normal(size=ITEMS).astype(np.float32),
+        is_popular=np.arange(ITEMS) < 3,
+        exposure=exposure.astype(np.float32),
+        clicked=(exposure // 3).astype(np.float32),
     )
 
 
+bonus_of = quick_jit(novelty_bonus)
+
+
 def view_of(state, time=None):
-    time = jnp.zeros(state.shape[:-1], jnp.int32) if time is None else time
+    time = np.zeros(state.shape[:-1], np.int32) if time is None else time
     return View(state, state, time)
 
 
@@ -56,13 +59,14 @@ def test_the_bonus_is_smoothed_quality_over_log_popularity():
     exposure, clicked = (np.asarray(x, np.float64) for x in (catalogue.exposure, catalogue.clicked))
     popularity = (exposure - exposure.min()) / (exposure.max() - exposure.min())
     expected = 0.3 * (clicked + 1) / (exposure + 2) / np.log10(popularity + 1.1)
-    np.testing.assert_allclose(novelty_bonus(catalogue, weight=0.3), expected, rtol=1e-5)
+    np.testing.assert_allclose(bonus_of(catalogue, weight=0.3), expected, rtol=1e-5)
     assert expected[3] == pytest.approx(0.3 * 0.5 / np.log10(1.1))  # never shown, and still finite
 
 
 def test_the_bonus_of_items_all_shown_equally_often_is_finite():
-    flat = make_catalogue().replace(exposure=jnp.full(ITEMS, 7.0), clicked=jnp.full(ITEMS, 3.0))
-    np.testing.assert_allclose(novelty_bonus(flat, weight=1.0), 4 / 9 / np.log10(1.1), rtol=1e-5)
+    sevens, threes = np.full((2, ITEMS), [[7.0], [3.0]], np.float32)
+    flat = make_catalogue().replace(exposure=sevens, clicked=threes)
+    np.testing.assert_allclose(bonus_of(flat, weight=1.0), 4 / 9 / np.log10(1.1), rtol=1e-5)
 
 
 def test_a_catalogue_without_exposure_is_refused():
@@ -71,11 +75,14 @@ def test_a_catalogue_without_exposure_is_refused():
         make_dnair(**settings_with()).init(jax.random.key(0), catalogue)
 
 
+explored = quick_jit(explore, static_argnames="num_items")
+
+
 @pytest.fixture(scope="module")
 def slates():
     """Slates of 3 of 6 items, replaced with probability .4."""
-    kept = jnp.tile(jnp.array([4, 0, 2]), (20000, 1))
-    return np.asarray(explore(jax.random.key(0), kept, num_items=6, probability=0.4))
+    kept = np.tile(np.array([4, 0, 2], np.int32), (20000, 1))
+    return np.asarray(explored(jax.random.key(0), kept, num_items=6, probability=0.4))
 
 
 def test_exploration_never_repeats_an_item(slates):
@@ -92,40 +99,45 @@ def test_exploration_replaces_the_first_slot_as_often_as_asked_by_any_item_off_t
 
 @pytest.mark.parametrize(("num_items", "probability"), [(3, 1.0), (9, 0.0)])
 def test_exploration_leaves_slates_alone(num_items, probability):
-    slate = jnp.array([[2, 0, 1]])
-    explored = explore(jax.random.key(0), slate, num_items=num_items, probability=probability)
-    assert explored.tolist() == [[2, 0, 1]]
+    slate = np.array([[2, 0, 1]], np.int32)
+    found = explored(jax.random.key(0), slate, num_items=num_items, probability=probability)
+    assert found.tolist() == [[2, 0, 1]]
 
 
 def random_params(parts, seed):
     params = jax.eval_shape(parts.networks["value"].init, jax.random.key(0), jnp.zeros((1, D + 1)))
     leaves, tree = jax.tree.flatten(params)
     rng = np.random.default_rng(seed)
-    return jax.tree.unflatten(tree, [jnp.asarray(rng.normal(size=x.shape), jnp.float32) for x in leaves])
+    return jax.tree.unflatten(tree, [rng.normal(size=x.shape).astype(np.float32) for x in leaves])
 
 
 def test_targets_are_those_of_double_q_learning_with_the_target_networks_values():
     own = DNaIRConfig(discount=0.7, novelty_weight=0.1)
     parts = Parts(own, SharedConfig(), ReplayConfig(), K, {"value": dnair.ItemValues(16)}, {})
     catalogue, rng = make_catalogue(), np.random.default_rng(5)
-    bonus = novelty_bonus(catalogue, weight=0.1)
+    bonus = np.asarray(bonus_of(catalogue, weight=0.1))
     n = 6
     batch = Experience(
-        features=jnp.zeros((n, D + 1)),
-        action=jnp.asarray([rng.choice(ITEMS, K, replace=False) for _ in range(n)]),
-        reward=jnp.asarray(rng.random((n, K)) < 0.5),
-        terminated=jnp.arange(n) % 2 == 0,
-        next_features=features(jnp.asarray(rng.normal(size=(n, D)), jnp.float32), jnp.arange(n)),
+        features=np.zeros((n, D + 1), np.float32),
+        action=np.array([rng.choice(ITEMS, K, replace=False) for _ in range(n)], np.int32),
+        reward=rng.random((n, K)) < 0.5,
+        terminated=np.arange(n) % 2 == 0,
+        next_features=np.asarray(
+            quick_jit(features)(rng.normal(size=(n, D)).astype(np.float32), np.arange(n, dtype=np.int32))
+        ),
     )
     online, target = random_params(parts, 1), random_params(parts, 2)
     found = quick_jit(partial(dnair.item_targets, parts))(
         Learner({"value": online}, {"value": target}, {}), batch, catalogue, bonus
     )
 
+    apply = quick_jit(partial(parts.apply, "value"))
+    item = np.asarray(quick_jit(item_features)(catalogue))
+
     def values(params):
-        weights = np.asarray(parts.apply("value", params, batch.next_features), np.float64)
+        weights = np.asarray(apply(params, batch.next_features), np.float64)
         logit = np.asarray(batch.next_features[:, :-1], np.float64) @ np.asarray(catalogue.vectors).T + catalogue.bias
-        learnt = weights[:, :-1] @ np.asarray(item_features(catalogue)).T + weights[:, -1:]
+        learnt = weights[:, :-1] @ item.T + weights[:, -1:]
         return 1 / (1 + np.exp(-np.asarray(logit))) + learnt + np.asarray(bonus)
 
     best = np.argsort(-values(online), axis=1)[:, :K]
@@ -138,12 +150,12 @@ def test_targets_are_those_of_double_q_learning_with_the_target_networks_values(
 
 def test_untrained_values_are_the_encoders_clicks_and_the_bonus():
     catalogue = make_catalogue()
-    state = jnp.asarray(np.random.default_rng(3).normal(size=(5, D)), jnp.float32)
+    state = np.random.default_rng(3).normal(size=(5, D)).astype(np.float32)
     agent = make_dnair(**settings_with(novelty_weight=0.05) | {"slate_size": 4})
     start = quick_jit(agent.init)(jax.random.key(0), catalogue)
     slate, _ = quick_jit(partial(agent.act, greedy=True))(start, None, view_of(state), catalogue)
     logit = np.asarray(state, np.float64) @ np.asarray(catalogue.vectors).T + np.asarray(catalogue.bias)
-    value = 1 / (1 + np.exp(-logit)) + np.asarray(novelty_bonus(catalogue, weight=0.05))
+    value = 1 / (1 + np.exp(-logit)) + np.asarray(bonus_of(catalogue, weight=0.05))
     np.testing.assert_array_equal(slate, np.argsort(-value, axis=1)[:, :4])
 
 
@@ -176,7 +188,7 @@ def tiny_world():
     states[:, 0] = np.where(KIND == 0, 1.0, -1.0)
     probability = np.full((USERS, ITEMS), 0.1)
     probability[np.arange(USERS)[:, None], LIKED] = 0.9
-    return jnp.asarray(states, jnp.float32), jnp.asarray(probability, jnp.float32)
+    return states.astype(np.float32), probability.astype(np.float32)
 
 
 def train(settings, num_updates):
@@ -184,17 +196,17 @@ def train(settings, num_updates):
     catalogue, (states, probability) = make_catalogue(), tiny_world()
     agent = make_dnair(**settings)
     steps = 16
-    states, probability = (jnp.broadcast_to(x, (steps, *x.shape)) for x in (states, probability))
+    states, probability = (np.broadcast_to(x, (steps, *x.shape)) for x in (states, probability))
 
     @quick_jit
-    def update(agent_state, key):
+    def update(agent_state, key, catalogue, states, probability):
         act_key, update_key = jax.random.split(key)
         rollout = rollout_of(agent, agent_state, act_key, states, catalogue, probability)
         return agent.update(agent_state, update_key, rollout, catalogue)
 
     agent_states, metrics = [quick_jit(agent.init)(jax.random.key(0), catalogue)], []
     for key in jax.random.split(jax.random.key(1), num_updates):
-        agent_state, found = update(agent_states[-1], key)
+        agent_state, found = update(agent_states[-1], key, catalogue, states, probability)
         agent_states.append(agent_state)
         metrics.append(found)
     return agent, agent_states, metrics
@@ -224,7 +236,7 @@ def test_it_learns_what_search_finds_best():
 def test_nothing_is_learnt_before_the_warm_up_and_the_target_lags():
     replay = {"capacity": 512, "batch_size": 8, "gradient_steps": 1, "warm_up": 200, "tau": 0.25}
     _, found, _ = train(settings_with() | replay, 2)  # of 128 transitions each
-    start, once, twice = (state.learner for state in found)
+    start, once, twice = jax.device_get([state.learner for state in found])
     for old, same, new, lagged in zip(
         *map(jax.tree.leaves, (start.params, once.params, twice.params, twice.target)), strict=True
     ):

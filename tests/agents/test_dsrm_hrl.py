@@ -39,16 +39,20 @@ CONFIG = AgentConfig(
 def catalogue():
     rng = np.random.default_rng(0)
     return Catalogue(
-        vectors=jnp.asarray(rng.normal(size=(J, D)), jnp.float32),
-        bias=jnp.asarray(rng.normal(size=J), jnp.float32),
-        log_popularity=jnp.asarray(rng.normal(size=J), jnp.float32),
-        is_popular=jnp.asarray(POPULAR),
+        vectors=rng.normal(size=(J, D)).astype(np.float32),
+        bias=rng.normal(size=J).astype(np.float32),
+        log_popularity=rng.normal(size=J).astype(np.float32),
+        is_popular=POPULAR,
     )
 
 
-# Compiling is what costs here, not running; the configuration's floats are traced, so that one compilation a slate
-# mode serves every test.
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+def compiled(function):
+    """Compile, which is what costs here, and not running; what is done to its results is NumPy's work.
+
+    The configuration's floats are traced, so that one compilation a slate mode serves every test.
+    """
+    quick = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+    return lambda *arguments: jax.device_get(quick(*arguments))
 
 
 def agent_of(config):
@@ -58,28 +62,28 @@ def agent_of(config):
     return make_dsrm_hrl(slate_size=K, **own)
 
 
-@quick_jit
+@compiled
 def act(config, agent, key, view, catalogue):
     agent_act = partial(agent_of(config).act, agent, catalogue=catalogue)
     return jax.vmap(lambda key, view: agent_act(key, view))(jax.random.split(key, T), view)
 
 
-@quick_jit
+@compiled
 def update(config, agent, rollout, catalogue):
     return agent_of(config).update(agent, jax.random.key(7), rollout, catalogue)
 
 
 def random_view(rng, *shape):
     state = rng.normal(size=(*shape, D)).astype(np.float32)
-    return View(jnp.asarray(state), jnp.asarray(-state), jnp.asarray(rng.integers(0, 30, shape), jnp.int32))
+    return View(state, -state, rng.integers(0, 30, shape).astype(np.int32))
 
 
 def make_rollout(config, catalogue, truncates=True):
     """An agent with random parameters and what it did, in an environment that answers at random."""
     rng = np.random.default_rng(1)
     shapes = jax.eval_shape(agent_of(config).init, jax.random.key(0), catalogue)
-    agent = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    params = jax.tree.map(lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), jnp.float32), agent.params)
+    agent = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    params = jax.tree.map(lambda x: (0.5 * rng.normal(size=x.shape)).astype(np.float32), agent.params)
     agent = dataclasses.replace(agent, params=params)
     view = random_view(rng, T, B)
     slate, record = act(config, agent, jax.random.key(3), view, catalogue)
@@ -89,11 +93,11 @@ def make_rollout(config, catalogue, truncates=True):
         view=view,
         slate=slate,
         record=record,
-        clicks=jnp.asarray(clicks),
-        reward=jnp.asarray(clicks.mean(-1), jnp.float32),
-        popular_share=jnp.asarray(POPULAR[np.asarray(slate)].mean(-1), jnp.float32),
-        terminated=jnp.asarray(ended[0]),
-        truncated=jnp.asarray(ended[1] & ~ended[0] & truncates),
+        clicks=clicks,
+        reward=clicks.mean(-1).astype(np.float32),
+        popular_share=POPULAR[slate].mean(-1).astype(np.float32),
+        terminated=ended[0],
+        truncated=ended[1] & ~ended[0] & truncates,
         final_view=random_view(rng, T, B) if truncates else None,
         last_view=random_view(rng, B),
     )
@@ -107,8 +111,12 @@ def acted(catalogue):
 def test_scores_are_equation_six(catalogue):
     rng = np.random.default_rng(2)
     query, goal = rng.normal(size=(4, D + 2)).astype(np.float32), rng.normal(size=(4, 2)).astype(np.float32)
-    vectors = lifted_vectors(catalogue)
-    result = factored_scores(jnp.asarray(query), jnp.asarray(goal), jnp.float32(3.0), vectors, catalogue).whole()
+    vectors, result = compiled(
+        lambda query, goal, catalogue: (
+            lifted_vectors(catalogue),
+            factored_scores(query, goal, jnp.float32(3.0), lifted_vectors(catalogue), catalogue).whole(),
+        )
+    )(query, goal, catalogue)
     for user, item in np.ndindex(4, J):
         q, e = query[user].astype(np.float64), np.asarray(vectors[item], np.float64)
         similarity = q @ e / (np.linalg.norm(q) * np.linalg.norm(e))
@@ -120,17 +128,20 @@ def test_scores_are_equation_six(catalogue):
 def test_goals_start_at_full_accuracy_and_no_fairness_and_w_acc_stays_positive():
     output = np.array([[0.0, 0.0], [-9.0, 2.0], [30.0, -4.0]])
     expected = np.stack([np.logaddexp(0, output[:, 0]) / np.log(2), output[:, 1] / 4], axis=1)
-    goal = goal_from(jnp.asarray(output, jnp.float32))
+    goal = compiled(goal_from)(output.astype(np.float32))
     np.testing.assert_allclose(goal, expected, rtol=1e-5)
     assert goal[0].tolist() == [1.0, 0.0]
     assert np.all(goal[:, 0] > 0)
+
+
+slots_of = jax.jit(popular_slots, static_argnames="slate_size")
 
 
 @pytest.mark.parametrize("slate_size", range(1, 11))
 def test_popular_slots_are_half_at_no_fairness_monotone_and_within_the_slate(slate_size):
     w_fair = np.linspace(-5, 5, 2001)
     goal = np.stack([np.ones_like(w_fair), w_fair], axis=1)
-    slots = np.asarray(popular_slots(jnp.asarray(goal, jnp.float32), slate_size=slate_size))
+    slots = jax.device_get(slots_of(goal.astype(np.float32), slate_size=slate_size))
     assert slots[1000] == slate_size // 2
     assert np.all(np.diff(slots) <= 0)
     assert (slots[0], slots[-1]) == (slate_size, 0)
@@ -169,7 +180,7 @@ def test_losses_and_their_gradients_equal_float64_finite_differences(level):
         loss, reference = manager_loss, manager_loss_reference
     trained = (0, 3, 5)[: 3 if level == "manager" else 2]  # log-probability, value, log-deviation
     value, gradients = jax.jit(jax.value_and_grad(partial(loss, settings=CONFIG), argnums=trained))(
-        *(jnp.asarray(x, jnp.float32) for x in arguments)
+        *(x.astype(np.float32) for x in arguments)
     )
     assert float(value) == pytest.approx(reference(*arguments, CONFIG), rel=1e-5)
     for position, gradient in zip(trained, gradients, strict=True):
@@ -224,7 +235,7 @@ def test_slot_advantages_differ_from_the_slates_by_the_other_slots_surprise_alon
     rng = np.random.default_rng(5)
     advantage, clicks = rng.normal(size=6).astype(np.float32), (rng.random((6, K)) < 0.5).astype(np.float32)
     expected = rng.random((6, K)).astype(np.float32)
-    slots = slot_advantage(advantage, clicks, expected)
+    slots = compiled(slot_advantage)(advantage, clicks, expected)
     for row, slot in np.ndindex(6, K):
         others = sum(clicks[row, j] - expected[row, j] for j in range(K) if j != slot)
         assert float(slots[row, slot]) == pytest.approx(advantage[row] - others / K, abs=1e-6)
@@ -237,7 +248,7 @@ def test_with_each_items_own_click_rate_the_policy_gradient_is_unbiased_and_less
     weight, gradient, clicks, rate = all_outcomes()
     reward = clicks.mean(1)
     truth, noise = policy_gradient(weight, gradient, np.tile(reward[:, None] - 0.5, 2))
-    slots = slot_advantage(jnp.asarray(reward - 0.5), jnp.asarray(clicks), jnp.asarray(rate))
+    slots = compiled(slot_advantage)(reward - 0.5, clicks, rate)
     mean, less_noise = policy_gradient(weight, gradient, slots)
     np.testing.assert_allclose(mean, truth, atol=1e-6)
     assert less_noise < 0.8 * noise
@@ -257,7 +268,7 @@ def advantage_reference(reward, value, following, terminated, truncated, discoun
     return advantage
 
 
-@quick_jit
+@compiled
 def values_of(params, view):
     """Both values where the manager acts by its mean."""
     mean, _, manager_value = Manager(HIDDEN).apply(params["manager"], view.state, view.time)
@@ -305,14 +316,15 @@ def test_fairness_moves_the_manager_and_never_the_worker(catalogue, acted):
     for config, seen in ((CONFIG, fairer), (heavier, rollout)):
         second, _ = update(config, agent, seen, catalogue)
         jax.tree.map(np.testing.assert_array_equal, first.params["worker"], second.params["worker"])
-        manager = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), first.params, second.params))
+        manager = jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), first.params, second.params))
         assert max(map(float, manager)) > 1e-5
 
 
 def test_last_views_of_users_who_stayed_or_left_for_good_are_never_looked_at(catalogue, acted):
     agent, rollout = acted
     poisoned = jax.tree.map(
-        lambda x: jnp.where(rollout.truncated[..., None], x, jnp.nan) if x.ndim == 3 else x, rollout.final_view
+        lambda x: np.where(rollout.truncated[..., None], x, np.float32(np.nan)) if x.ndim == 3 else x,
+        rollout.final_view,
     )
     first, second = (
         update(CONFIG, agent, dataclasses.replace(rollout, final_view=view), catalogue)
@@ -329,14 +341,20 @@ def test_the_policy_that_acts_is_the_one_that_is_updated(catalogue, acted):
         # KL is half the mean square of the log-ratio's error
         assert float(metrics["worker_kl"]) < 1e-9
         assert float(metrics["manager_kl"]) < 1e-9
-        other = dataclasses.replace(agent, params=jax.tree.map(lambda x: 1.1 * x, agent.params))
+        other = dataclasses.replace(agent, params=jax.tree.map(lambda x: np.float32(1.1) * x, agent.params))
         _, metrics = update(config, other, rollout, catalogue)
         assert min(float(metrics["worker_kl"]), float(metrics["manager_kl"])) > 1e-4
 
 
+@compiled
+def granted_by(output):
+    """Popular slots of the goals that a manager's outputs stand for."""
+    return popular_slots(goal_from(output), slate_size=K)
+
+
 def test_quota_slates_hold_as_many_popular_items_as_the_goal_grants(acted):
     _, rollout = acted
-    granted = popular_slots(goal_from(rollout.record.output), slate_size=K)
+    granted = granted_by(rollout.record.output)
     np.testing.assert_array_equal(POPULAR[np.asarray(rollout.slate)].sum(-1), granted)
     assert len(np.unique(granted)) > 2
 
@@ -344,8 +362,8 @@ def test_quota_slates_hold_as_many_popular_items_as_the_goal_grants(acted):
 def test_a_quota_that_rounds_otherwise_at_the_update_does_no_harm(catalogue, acted):
     """Two compilations may round a share of exactly a half slot differently: what was shown counts."""
     agent, rollout = acted
-    output = rollout.record.output.at[..., 1].add(1.0)
-    assert np.any(popular_slots(goal_from(output), slate_size=K) != K * rollout.popular_share)
+    output = rollout.record.output + np.array([0, 1], np.float32)
+    assert np.any(granted_by(output) != K * rollout.popular_share)
     record = dataclasses.replace(rollout.record, output=output)
     learnt, metrics = update(CONFIG, agent, dataclasses.replace(rollout, record=record), catalogue)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((learnt, metrics)))

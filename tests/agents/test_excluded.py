@@ -3,10 +3,8 @@
 from dataclasses import replace
 from functools import partial
 from inspect import signature
-from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,7 +20,7 @@ from dsrm_jax.config import AgentConfig
 from dsrm_jax.purify.view import Catalogue, View
 
 sample_slate = jax.jit(slates.sample_slate, static_argnames="slate_size")
-greedy_slate = jax.jit(slates.greedy_slate, static_argnames="slate_size")
+greedy_slate = jax.jit(slates.greedy_slate, static_argnames=("slate_size", "block_size"))
 B, J, K, D = 16, 12, 4, 3
 
 
@@ -87,8 +85,8 @@ def test_excluding_nothing_changes_no_bit(problem):
 
 def test_the_chances_of_what_is_left_are_those_of_the_scores_without_the_rest():
     """A draw from five items of which two are excluded is the draw from the other three."""
-    scores = jnp.tile(jnp.array([0.3, 9.0, 1.2, -9.0, 0.4]), (20_000, 1))
-    excluded = jnp.tile(jnp.array([False, True, False, True, False]), (20_000, 1))
+    scores = np.tile(np.array([0.3, 9.0, 1.2, -9.0, 0.4], np.float32), (20_000, 1))
+    excluded = np.tile([False, True, False, True, False], (20_000, 1))
     slate, log_prob = sample_slate(jax.random.key(0), scores, np.zeros(5, bool), None, slate_size=1, excluded=excluded)
     chance = np.exp([0.3, 1.2, 0.4]) / np.exp([0.3, 1.2, 0.4]).sum()
     share = np.bincount(np.asarray(slate)[:, 0], minlength=5)[[0, 2, 4]] / len(scores)
@@ -98,26 +96,30 @@ def test_the_chances_of_what_is_left_are_those_of_the_scores_without_the_rest():
 
 def test_factors_are_masked_as_their_product_is():
     rng = np.random.default_rng(0)
-    factors = FactoredScores(*(jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((B, D), (J, D), (J,))))
+    factors = FactoredScores(*(rng.normal(size=s).astype(np.float32) for s in ((B, D), (J, D), (J,))))
     excluded = rng.random((B, J)) < 0.5
     options = {"slate_size": K, "excluded": excluded}
-    found = slates.greedy_slate(factors, np.arange(J) < 3, None, block_size=5, **options)
-    np.testing.assert_array_equal(found, slates.greedy_slate(factors.whole(), np.arange(J) < 3, None, **options))
+    found = greedy_slate(factors, np.arange(J) < 3, None, block_size=5, **options)
+    product = factors.query @ factors.vectors.T + factors.bias
+    np.testing.assert_array_equal(found, greedy_slate(product, np.arange(J) < 3, None, **options))
 
 
 def test_exploring_draws_nothing_that_is_excluded():
-    slate, excluded = jnp.tile(jnp.arange(K), (500, 1)), np.arange(J) >= 2 * K
-    found = explore(
-        jax.random.key(0), slate, num_items=J, probability=1.0, excluded=jnp.tile(jnp.asarray(excluded), (500, 1))
+    slate, excluded = np.tile(np.arange(K, dtype=np.int32), (500, 1)), np.tile(np.arange(J) >= 2 * K, (500, 1))
+    found = jax.jit(explore, static_argnames="num_items")(
+        jax.random.key(0), slate, num_items=J, probability=1.0, excluded=excluded
     )
     assert set(np.unique(found)) == set(range(2 * K))
 
 
+take_turns = jax.jit(slates.take_turns)
+
+
 @pytest.mark.parametrize("num_popular", range(7))
 def test_when_groups_take_turns_any_start_of_a_slate_is_as_balanced_as_it_is(num_popular):
-    slate, size = jnp.arange(20, 26)[None], 6
-    is_popular = jnp.arange(30) < 20 + num_popular
-    found = np.asarray(slates.take_turns(slate, is_popular))[0]
+    slate, size = np.arange(20, 26, dtype=np.int32)[None], 6
+    is_popular = np.arange(30) < 20 + num_popular
+    found = np.asarray(take_turns(slate, is_popular))[0]
     popular = found[found < 20 + num_popular]
     assert popular.tolist() == list(range(20, 20 + num_popular))
     assert found[found >= 20 + num_popular].tolist() == list(range(20 + num_popular, 26))
@@ -127,15 +129,15 @@ def test_when_groups_take_turns_any_start_of_a_slate_is_as_balanced_as_it_is(num
 
 def catalogue_and_log():
     rng = np.random.default_rng(1)
-    normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
-    position = jnp.arange(J, dtype=jnp.int32)
-    counts = jnp.asarray(rng.integers(1, 50, J), jnp.float32)
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    position = np.arange(J, dtype=np.int32)
+    counts = rng.integers(1, 50, J).astype(np.float32)
     catalogue = Catalogue(normal(J, D), normal(J), normal(J), position < 3, counts, counts / 2, position)
-    state, zeros = normal(B, D), jnp.zeros(B)
-    view = View(state, state, jnp.zeros(B, jnp.int32))
-    shown = jnp.asarray(rng.integers(0, J, (B, K)), jnp.int32)
+    state, zeros = normal(B, D), np.zeros(B, np.float32)
+    view = View(state, state, np.zeros(B, np.int32))
+    shown = rng.integers(0, J, (B, K)).astype(np.int32)
     steps = Transition(view, shown, (), shown % 2 == 0, zeros, zeros, zeros > 0, view)
-    return catalogue, LoggedData(steps, shown[:, 0], jnp.zeros(B, jnp.int32)), normal(512, D)
+    return catalogue, LoggedData(steps, shown[:, 0], np.zeros(B, np.int32)), normal(512, D)
 
 
 OPTIONS = [
@@ -154,13 +156,11 @@ def started_config(name, options, **settings):
 
 
 def started_agent(name, options, catalogue, logged, **settings):
-    """An agent and its first state."""
-    config = started_config(name, options, **settings)
-    agent = make_agent(config, slate_size=K)
-    if name == "dorl":  # acts as A2C does; the rest of its state is the log's models
-        a2c = make_agent(replace(config, method="a2c"), slate_size=K)
-        return agent, SimpleNamespace(actor_critic=a2c.init(jax.random.key(0), catalogue))
-    return agent, agent.init(jax.random.key(0), catalogue, logged)
+    """An agent and a state with parameters at random."""
+    agent = make_agent(started_config(name, options, **settings), slate_size=K)
+    shapes = jax.eval_shape(agent.init, jax.random.key(0), catalogue, logged)
+    rng = np.random.default_rng(4)
+    return agent, jax.tree.map(lambda x: (0.5 * rng.normal(size=x.shape)).astype(x.dtype), shapes)
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIONS, ids=lambda x: str(x))
@@ -172,13 +172,13 @@ def test_no_method_shows_what_is_excluded(name, options):
     excluded = np.argsort(rng.random((len(state), J)), axis=1) < rng.integers(0, J - K + 1, len(state))[:, None]
     excluded[:9] = np.arange(J) >= J - (J - K)
     excluded[9:18] = np.arange(J) < J - K
-    view = View(state, state, jnp.zeros(len(state), jnp.int32), excluded=jnp.asarray(excluded))
+    view = View(state, state, np.zeros(len(state), np.int32), excluded=excluded)
 
     @jax.jit
-    def act(view):
+    def act(view, catalogue):
         return [agent.act(started, jax.random.key(1), view, catalogue, greedy)[0] for greedy in (True, False)]
 
-    for slate in map(np.asarray, act(view)):
+    for slate in map(np.asarray, act(view, catalogue)):
         assert not np.take_along_axis(excluded, slate, axis=1).any()
         assert (np.sort(slate, axis=1)[:, 1:] > np.sort(slate, axis=1)[:, :-1]).all()
 
@@ -193,21 +193,22 @@ WITHOUT_GOAL = [
 def test_under_the_head_every_slate_is_half_popular_and_ranked_as_the_method_ranks(name, options):
     """Greedy: of each group the first K/2 of that group in a slate as long as the catalogue, without the head."""
     catalogue, logged, state = catalogue_and_log()
-    view = View(state, state, jnp.zeros(len(state), jnp.int32))
+    view = View(state, state, np.zeros(len(state), np.int32))
     agent, started = started_agent(name, options, catalogue, logged, head="half")
+    free = make_agent(started_config(name, options), slate_size=J)
     assert agent.grouped
 
     @jax.jit
-    def act(view):
-        return [agent.act(started, jax.random.key(1), view, catalogue, greedy)[0] for greedy in (True, False)]
+    def act(view, catalogue):
+        key = jax.random.key(1)
+        slates = [agent.act(started, key, view, catalogue, greedy)[0] for greedy in (True, False)]
+        return *slates, free.act(started, key, view, catalogue, True)[0]
 
-    greedy, drawn = map(np.asarray, act(view))
+    greedy, drawn, order = map(np.asarray, act(view, catalogue))
     popular = np.asarray(catalogue.is_popular)
     for slate in (greedy, drawn):
         assert (popular[slate].sum(axis=1) == K // 2).all()
         assert (np.sort(slate, axis=1)[:, 1:] > np.sort(slate, axis=1)[:, :-1]).all()
-    free = make_agent(started_config(name, options), slate_size=J)
-    order = np.asarray(jax.jit(lambda v: free.act(started, jax.random.key(1), v, catalogue, True)[0])(view))
     for row, slate in zip(order, greedy, strict=True):
         best = [[i for i in row if popular[i] == group][: K // 2] for group in (True, False)]
         assert slate.tolist() == best[0] + best[1]
@@ -215,11 +216,11 @@ def test_under_the_head_every_slate_is_half_popular_and_ranked_as_the_method_ran
 
 def test_the_head_is_in_the_probabilities_that_methods_learn_by():
     catalogue, logged, state = catalogue_and_log()
-    view = View(state, state, jnp.zeros(len(state), jnp.int32))
+    view = View(state, state, np.zeros(len(state), np.int32))
     agent, started = started_agent("a2c", {}, catalogue, logged, head="half")
     slate, record = jax.jit(partial(agent.act, started, jax.random.key(1)))(view, catalogue)
     free = make_agent(started_config("a2c", {}), slate_size=J)
-    scores = actor_critic.item_logits(free.act.args[0], started.params, view, catalogue)
+    scores = jax.jit(partial(actor_critic.item_logits, free.act.args[0]))(started.params, view, catalogue)
     popular = np.asarray(catalogue.is_popular)
     # a slot's chance is a softmax over what its own group has left
     weight, expected = np.exp(np.asarray(scores, np.float64)), []
@@ -231,6 +232,6 @@ def test_the_head_is_in_the_probabilities_that_methods_learn_by():
     np.testing.assert_allclose(np.exp(record.log_prob).ravel(), expected, rtol=1e-3)
     agent, started = started_agent("sac4ir", {}, catalogue, logged, head="half")
     parts = agent.act.args[0]
-    logits = sac4ir._logits(parts, started.learner.params["actor"], state, catalogue)
-    share = softmax_policy(logits).probability[:, popular].sum(axis=1)
-    np.testing.assert_allclose(share, 0.5, atol=1e-5)
+    policy = jax.jit(lambda params, *seen: softmax_policy(sac4ir._logits(parts, params, *seen)).probability)
+    chance = np.asarray(policy(started.learner.params["actor"], state, catalogue))
+    np.testing.assert_allclose(chance[:, popular].sum(axis=1), 0.5, atol=1e-5)

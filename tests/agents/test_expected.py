@@ -1,5 +1,7 @@
 """What a policy expects of each group against a search over all items, in training and where it serves."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,12 @@ B, J, D = 5, 30, 3
 RNG = np.random.default_rng(0)
 STATE, VECTORS, BIAS = (RNG.normal(size=shape).astype(np.float32) for shape in ((B, D), (J, D), (J,)))
 POPULAR = RNG.random(J) < 0.4
+CATALOGUE = Catalogue(VECTORS, BIAS, np.zeros(J, np.float32), POPULAR)
+
+
+@jax.jit
+def both(view, catalogue):
+    return expected_clicks(view, catalogue), informed(view, catalogue).context
 
 
 def best_of(state, vectors, bias, allowed):
@@ -33,31 +41,26 @@ def test_the_best_of_each_group_that_may_be_shown(barred):
         excluded = np.tile(POPULAR, (B, 1))
         excluded[0, np.flatnonzero(POPULAR)[0]] = False
     mask = None if barred == "nothing" else excluded
-    view = View(
-        jnp.asarray(STATE), jnp.asarray(STATE), jnp.zeros(B, jnp.int32), context=jnp.ones((B, 2)), excluded=mask
-    )
-    catalogue = Catalogue(jnp.asarray(VECTORS), jnp.asarray(BIAS), jnp.zeros(J), jnp.asarray(POPULAR))
-    found = np.asarray(jax.jit(expected_clicks)(view, catalogue))
+    view = View(STATE, STATE, np.zeros(B, np.int32), context=np.ones((B, 2), np.float32), excluded=mask)
+    found, context = jax.device_get(both(view, CATALOGUE))
     allowed = np.ones((B, J), bool) if mask is None else ~mask
     expected = [
         [best_of(STATE[u], VECTORS, BIAS, allowed[u] & (group == POPULAR)) for group in (False, True)] for u in range(B)
     ]
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    told = informed(view, catalogue)
-    np.testing.assert_allclose(told.context, np.concatenate([np.ones((B, 2)), found], axis=1), atol=1e-6)
+    np.testing.assert_allclose(context, np.concatenate([np.ones((B, 2)), found], axis=1), atol=1e-6)
 
 
 def test_without_mechanisms_nothing_is_added():
-    view = View(jnp.asarray(STATE), jnp.asarray(STATE), jnp.zeros(B, jnp.int32))
-    catalogue = Catalogue(jnp.asarray(VECTORS), jnp.asarray(BIAS), jnp.zeros(J), jnp.asarray(POPULAR))
-    assert informed(view, catalogue) is view
+    view = View(STATE, STATE, np.zeros(B, np.int32))
+    assert informed(view, CATALOGUE) is view
 
 
 def test_a_served_policy_is_told_what_one_in_training_is():
     """The context that `act` gets: what mechanisms count, then what is expected of what may be shown."""
     environment = make_environment(slate_size=4, max_len=9, history_length=12, mechanisms=[make_satisfaction()])
     world = remembering_world(environment.mechanisms)
-    embeddings = Embeddings(jnp.asarray(RNG.normal(size=(1000, D)), jnp.float32), jnp.zeros(1000))
+    vectors, bias = RNG.normal(size=(1000, D)).astype(np.float32), np.zeros(1000, np.float32)
     told = []
 
     def act(agent, key, view, catalogue, greedy):
@@ -68,29 +71,23 @@ def test_a_served_policy_is_told_what_one_in_training_is():
         state = jnp.ones((observation.time.shape[0], D))
         return View(state, state, observation.time, context=observation.context)
 
-    observation, _ = environment.reset(jax.random.key(0), world)
-    excluded = jnp.asarray(RNG.random(NUM_ITEMS) < 0.5)
+    observation = jax.device_get(jax.jit(environment.reset)(jax.random.key(0), world)[0])
+    excluded = RNG.random(NUM_ITEMS) < 0.5
     agent = Agent(init=lambda *_: (), act=act, update=lambda *_: ((), {}))
-    perception = Perception(EncoderParams(embeddings, {}), {})
-    serve = recommender(agent, (), world, perception, perceive, environment)
+    perception = Perception(EncoderParams(Embeddings(*jax.device_put((vectors, bias))), {}), {})
+    serve = jax.jit(recommender(agent, (), world, perception, perceive, environment))
     history = observation.history
     one = history.item, history.click, history.length, observation.time, observation.unlogged, excluded
     serve(*(x[None] for x in one))
     jax.effects_barrier()
-    vectors, bias = np.asarray(embeddings.vectors[world.item]), np.asarray(embeddings.bias[world.item])
+    item, popular = np.asarray(world.item), np.asarray(world.is_popular)
+    vectors, bias, position = vectors[item], bias[item], np.full(1000, -1, np.int32)
+    position[item] = np.arange(NUM_ITEMS)
     (context,) = told
-    expected = [
-        best_of(np.ones(D), vectors, bias, ~np.asarray(excluded) & (np.asarray(world.is_popular) == group))
-        for group in (False, True)
-    ]
-    catalogue = Catalogue(
-        embeddings.vectors[world.item],
-        embeddings.bias[world.item],
-        world.log_popularity,
-        world.is_popular,
-        position=jnp.full(1000, -1, jnp.int32).at[world.item].set(jnp.arange(NUM_ITEMS)),
-    )
-    counted = session_context(environment, world, catalogue, history, observation.time)
+    expected = [best_of(np.ones(D), vectors, bias, ~excluded & (popular == group)) for group in (False, True)]
+    catalogue = Catalogue(vectors, bias, np.asarray(world.log_popularity), popular, position=position)
+    count = jax.jit(partial(session_context, environment))
+    counted = count(world, catalogue, history, observation.time)
     np.testing.assert_allclose(counted, observation.context, atol=1e-6)
     np.testing.assert_allclose(context[0, -2:], expected, atol=1e-6)
     np.testing.assert_allclose(context[0, :-2], counted, atol=1e-6)
