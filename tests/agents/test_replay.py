@@ -29,15 +29,18 @@ ROW = {"number": jax.ShapeDtypeStruct((), jnp.int32), "vector": jax.ShapeDtypeSt
 
 def rows_of(numbers):
     numbers = np.asarray(numbers, np.int32)
-    return {"number": jnp.asarray(numbers), "vector": jnp.asarray(np.stack([numbers, -numbers], -1), jnp.float32)}
+    return {"number": numbers, "vector": np.stack([numbers, -numbers], -1).astype(np.float32)}
+
+
+empty = jax.jit(partial(start_replay, ROW), static_argnames="capacity")
+more = jax.jit(add)
+draw_32 = jax.jit(partial(sample, batch_size=32))
 
 
 @settings(max_examples=8, deadline=None)
 @given(capacity=st.integers(1, 7), lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6))
 def test_the_buffer_holds_what_a_deque_of_its_capacity_holds(capacity, lengths):
-    replay, reference, count = start_replay(ROW, capacity=capacity), deque(maxlen=capacity), 0
-    draw = jax.jit(partial(sample, batch_size=32))
-    more = jax.jit(add)
+    replay, reference, count = empty(capacity=capacity), deque(maxlen=capacity), 0
     for length in lengths:
         numbers = range(count, count + length)
         count += length
@@ -50,13 +53,13 @@ def test_the_buffer_holds_what_a_deque_of_its_capacity_holds(capacity, lengths):
         held = [int(rows["number"][(start + i) % capacity]) for i in range(size)]
         assert held == list(reference)
         np.testing.assert_array_equal(rows["vector"][:, 0], rows["number"])
-        drawn = jax.tree.map(np.asarray, draw(jax.random.key(count), replay))
+        drawn = jax.tree.map(np.asarray, draw_32(jax.random.key(count), replay))
         assert set(np.asarray(drawn["number"]).tolist()) <= set(reference)
         np.testing.assert_array_equal(drawn["vector"][:, 1], -drawn["number"])
 
 
 def test_rows_are_drawn_uniformly_from_those_held_alone():
-    replay = jax.jit(add)(start_replay(ROW, capacity=100), rows_of([5, 6, 7, 8]))
+    replay = more(empty(capacity=100), rows_of([5, 6, 7, 8]))
     drawn = np.asarray(jax.jit(partial(sample, batch_size=8000))(jax.random.key(0), replay)["number"])
     counts = Counter(drawn.tolist())
     assert set(counts) == {5, 6, 7, 8}
@@ -81,11 +84,13 @@ def count_up(learner, key, batch, index):
     return learner + batch["number"].shape[0], {"index": index.astype(jnp.float32)}
 
 
+count_steps = jax.jit(partial(learn, count_up, settings=CONFIG))
+
+
 @pytest.mark.parametrize(("held", "steps"), [(3, 0), (4, 5)])
 def test_no_step_is_taken_before_the_warm_up_is_over(held, steps):
-    replay = add(start_replay(ROW, capacity=10), rows_of(list(range(held))))
-    run = jax.jit(partial(learn, count_up, settings=CONFIG))
-    learner, metrics = run(np.int32(0), jax.random.key(0), replay)
+    replay = more(empty(capacity=10), rows_of(list(range(held))))
+    learner, metrics = count_steps(np.int32(0), jax.random.key(0), replay)
     assert int(learner) == 16 * steps
     assert float(metrics["index"]) == (2.0 if steps else 0.0)  # the mean of 0..4
 
@@ -97,7 +102,8 @@ def test_each_step_sees_another_batch_and_another_key():
     def step(learner, key, batch, index):
         return learner.at[index].set(jnp.stack([batch["number"][0], jax.random.bits(key).astype(jnp.int32)])), {}
 
-    learner, _ = learn(step, jnp.zeros((5, 2), jnp.int32), jax.random.key(1), replay, settings=CONFIG)
+    run = jax.jit(partial(learn, step, settings=CONFIG))
+    learner, _ = run(np.zeros((5, 2), np.int32), jax.random.key(1), replay)
     seen = np.asarray(learner)
     assert len(set(seen[:, 0].tolist())) == 5
     assert len(set(seen[:, 1].tolist())) == 5
@@ -118,16 +124,23 @@ def test_a_branch_on_the_step_index_stays_a_branch_under_vmap():
 
 def test_the_learner_moves_one_network_at_a_time_and_its_copies_by_polyak_averaging():
     optimiser = {"a": clipped_adam(0.1, 1.0), "b": clipped_adam(0.2, 1.0)}
-    start = start_learner({"a": jnp.array([1.0, 2.0]), "b": jnp.array([3.0])}, optimiser)
-    slope = jnp.array([30.0, -40.0])
-    moved, error, more = improve(start, "a", optimiser, lambda params: (slope @ params, "more"))
-    assert (float(error), more) == (-50.0, "more")
+    slope = np.array([30.0, -40.0], np.float32)
+
+    @jax.jit
+    def steps(params):
+        start = start_learner(params, optimiser)
+        moved, error, more = improve(start, "a", optimiser, lambda params: (slope @ params, "more"))
+        assert more == "more"
+        return start, moved, error, track(moved, 0.25)
+
+    params = {"a": np.array([1.0, 2.0], np.float32), "b": np.array([3.0], np.float32)}
+    start, moved, error, tracked = jax.device_get(steps(params))
+    assert float(error) == -50.0
     # Adam's first step is its rate times the gradient's sign, whatever the clipping
     np.testing.assert_allclose(moved.params["a"], [0.9, 2.1], rtol=1e-5)
     np.testing.assert_array_equal(moved.params["b"], start.params["b"])
     clipped = moved.opt_state["a"][1][0].mu
     np.testing.assert_allclose(clipped, 0.1 * np.array([0.6, -0.8]), rtol=1e-5)
-    tracked = track(moved, 0.25)
     np.testing.assert_allclose(tracked.target["a"], 0.75 * np.array([1.0, 2.0]) + 0.25 * moved.params["a"])
     np.testing.assert_allclose(tracked.target["b"], [3.0])
     np.testing.assert_array_equal(tracked.params["a"], moved.params["a"])
@@ -141,5 +154,6 @@ def test_fixed_data_is_all_held():
     def step(learner, key, batch, index):
         return batch["number"], {}
 
-    drawn, _ = partial(learn, settings=settings)(step, jnp.zeros(64, jnp.int32), jax.random.key(0), replay)
+    run = jax.jit(partial(learn, step, settings=settings))
+    drawn, _ = run(np.zeros(64, np.int32), jax.random.key(0), replay)
     assert set(np.asarray(drawn).tolist()) == {4, 5, 6}

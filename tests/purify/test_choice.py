@@ -23,7 +23,7 @@ def make_starts(counts: list[int], seed: int = 0) -> SessionStarts:
     user = np.repeat(np.arange(len(counts)), counts)
     item, click = rng.integers(0, 7, len(user)), rng.random(len(user)) < 0.5
     first = np.concatenate([[0], np.cumsum(counts)])
-    return SessionStarts(*(jnp.asarray(x, jnp.int32) for x in (user, item)), jnp.asarray(click), jnp.asarray(first))
+    return SessionStarts(*jax.device_put((user.astype(np.int32), item.astype(np.int32), click, first.astype(np.int32))))
 
 
 @given(st.integers(1, 40_000))
@@ -39,9 +39,9 @@ def test_nobody_is_on_both_sides(num_users):
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=9), st.data())
 @settings(max_examples=40, deadline=None)
 def test_rows_stay_with_their_users(counts, data):
-    starts = make_starts(counts)
+    starts = jax.device_get(make_starts(counts))
     users = np.array(sorted(data.draw(st.sets(st.sampled_from(range(len(counts))), min_size=1))))
-    found = choice.starts_of_users(starts, users)
+    found = jax.device_get(choice.starts_of_users(starts, users))
     for new, old in enumerate(users):
         here, there = slice(*found.first[new : new + 2]), slice(*starts.first[old : old + 2])
         np.testing.assert_array_equal(found.item[here], starts.item[there])
