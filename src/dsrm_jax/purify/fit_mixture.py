@@ -39,7 +39,6 @@ class FittedPrior:
 
     whitening: Whitening
     mixture: Mixture  # in its coordinates
-    usual: Float[Array, "D D"]  # mean precision of a row's log-likelihood
     chosen: Int[Array, ""]  # 0: one Gaussian, i: classes of the i-th of `counts`
     users: Quadratic  # `(U, ...)` log-likelihoods of the users, expanded about their posteriors
 
@@ -102,8 +101,7 @@ def fit_mixture(key: Key[Array, ""], users: Likelihood, *, components: int, clas
 
     mixture, told = jax.lax.fori_loop(0, EXPANSIONS, again, (mixture, told))
     mixture = replace(mixture, covariance=widening * mixture.covariance)
-    rows = jnp.maximum(jnp.sum(users.weight), 1.0)
-    return FittedPrior(whitening, mixture, jnp.sum(told.precision, axis=0) / rows, chosen, told)
+    return FittedPrior(whitening, mixture, chosen, told)
 
 
 def fit_gaussian(users: Likelihood) -> tuple[Whitening, Likelihood, Quadratic]:
