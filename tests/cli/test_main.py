@@ -3,6 +3,8 @@
 import errno
 import io
 import os
+import sys
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -58,6 +60,22 @@ def test_a_working_directory_that_is_gone(monkeypatch, capsys):
     monkeypatch.setattr(cli.os, "getcwd", gone)
     assert run(monkeypatch, AssertionError("never called")) == 2
     assert "No such file or directory" in capsys.readouterr().err
+
+
+def test_what_threads_say_after_a_write_that_failed_is_not_shown(monkeypatch):
+    """TensorStore's threads report to Orbax's event loop, which the first failure closed: the sentence stands alone."""
+    shown: list[object] = []
+    show = shown.append
+    monkeypatch.setattr(cli.sys, "__unraisablehook__", show)
+    monkeypatch.setattr(cli.sys, "unraisablehook", show)
+    cli.prepare_process()
+    late, other = (SimpleNamespace(exc_value=RuntimeError(text)) for text in ("Event loop is closed", "another"))
+    sys.unraisablehook(late)
+    sys.unraisablehook(other)
+    assert shown == [other]
+    monkeypatch.setattr(cli.sys, "unraisablehook", print)  # one that somebody else set stays
+    cli.prepare_process()
+    assert sys.unraisablehook is print
 
 
 def test_a_full_output_is_noticed(monkeypatch, capsys):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import linregress
+from scipy.stats import linregress, t
 
 from dsrm_jax.serving.load import ExportedPolicy, load_policy
 from tests.reliability.campaign import Outcome, folder, whole
 from tests.reliability.policies import K, expected, packed
-from tests.reliability.runs import TINY, server
+from tests.reliability.runs import TINY, reference, server
 
 pytestmark = [pytest.mark.timeout(0)]
 THREADS, USERS = 4, 250
@@ -56,18 +56,45 @@ def measured() -> dict[str, float]:
     return {"memory": memory, "files": len(os.listdir("/proc/self/fd")), "threads": len(os.listdir("/proc/self/task"))}
 
 
-def grows(rows: list[dict[str, float]]) -> str:
-    """Return what grew from turn to turn, by the slope of a line through the later two thirds; nothing where none did.
+MOST = {"memory": 2.0, "files": 0.5, "threads": 0.5}  # MB or pieces that may come before it counts as growth
+BLOCKS = 20
 
-    Memory may rise by less than 2 MB over all turns, or in no proof of a slope (two-sided p of 1 %).
+
+def slopes(rows: list[dict[str, float]]) -> dict[str, tuple[float, float, float]]:
+    """Return what comes in an hour, and its interval of 95 %, of each quantity.
+
+    Of the later two thirds of the rows, in which all is compiled; through the means of blocks, since rows that follow each other
+    are alike, and a line through them would be too sure of itself.
     """
     late = rows[len(rows) // 3 :]
-    for name in late[0]:
-        line = linregress(range(len(late)), [row[name] for row in late])
-        rise = line.slope * len(late)
-        if rise > (2.0 if name == "memory" else 0.5) and line.pvalue < 0.01:
-            return f"{name} grew by {rise:.2f} over {len(late)} turns ({late[0][name]:.1f} to {late[-1][name]:.1f})"
-    return ""
+    found = {}
+    for name in MOST:
+        hours, values = (np.array([row[x] for row in late]) for x in ("hours", name))
+        means = [[block.mean() for block in np.array_split(x, min(BLOCKS, len(late)))] for x in (hours, values)]
+        line = linregress(*means)
+        half = np.nan_to_num(line.stderr) * t.ppf(0.975, len(means[0]) - 2)  # nan: of one value
+        found[name] = line.slope, line.slope - half, line.slope + half
+    return found
+
+
+def grows(rows: list[dict[str, float]]) -> str:
+    """Return what grew: by more than `MOST` in the time measured, with an interval above zero; nothing where nothing did."""
+    span = rows[-1]["hours"] - rows[len(rows) // 3]["hours"]
+    grown = [name for name, (slope, low, _) in slopes(rows).items() if slope * span > MOST[name] and low > 0]
+    return f"{', '.join(grown)} grew: {in_words(rows)}" if grown else ""
+
+
+def in_words(rows: list[dict[str, float]]) -> str:
+    found = [f"{name} {mid:+.2f} [{low:+.2f}, {high:+.2f}]" for name, (mid, low, high) in slopes(rows).items()]
+    memory = f"memory {rows[len(rows) // 3]['memory']:.0f} to {rows[-1]['memory']:.0f} MB"
+    return f"{rows[-1]['hours'] * 60:.0f} min, an hour brings {', '.join(found)}; {memory}"
+
+
+def settled(name: str, rows: list[dict[str, float]], done: str) -> None:
+    """Write the row of an hour into the table."""
+    found = grows(rows)
+    outcome = Outcome("silent", found) if found else Outcome("exact", f"{done}; {in_words(rows)}")
+    whole(f"long runs: {name}", lambda _: outcome, 1)
 
 
 def turn(served: ExportedPolicy, number: int, calls: int) -> list[str]:
@@ -87,9 +114,13 @@ def test_threads_get_the_right_answers():
 
 def test_a_slope_is_seen_and_noise_is_not():
     rng = np.random.default_rng(0)
-    flat = [{"memory": 100 + rng.normal(), "files": 9, "threads": 5} for _ in range(60)]
+    flat = [{"hours": i / 60, "memory": 100 + rng.normal(), "files": 9, "threads": 5} for i in range(60)]
     assert grows(flat) == ""
-    assert "memory grew" in grows([row | {"memory": row["memory"] + i} for i, row in enumerate(flat)])
+    rising = [row | {"memory": row["memory"] + 30 * row["hours"]} for row in flat]
+    assert "memory grew" in grows(rising)
+    slope, low, high = slopes(rising)["memory"]
+    assert low < 30 < high
+    assert abs(slope - 30) < 3
     assert "files grew" in grows([row | {"files": 9 + i // 20} for i, row in enumerate(flat)])
 
 
@@ -105,26 +136,66 @@ def test_a_million_recommendations():
     whole("long runs: 20,000 recommendations from four threads", trial, 50)
 
 
+A_SECOND = 50.0  # requests, of all threads together
+
+
+def asking(served: list[ExportedPolicy], seed: int, until: float, answered: list[int], wrong: list[str]) -> None:
+    """Ask for a few users' items so many times a second: of the policy in closed form, and of one that was trained."""
+    rng = random.Random(seed)
+    small, trained = served
+    ids = trained.item_ids[trained.catalogue].tolist()
+    known = [[(item, rng.random() < 0.5) for item in rng.sample(ids, rng.randrange(20))] for _ in range(20)]
+    first = [trained.recommend([history])[0] for history in known]
+    at = time.monotonic()
+    while at < until and not wrong:
+        users = rng.randrange(1, 20)
+        if rng.random() < 0.5:
+            asked = histories(rng, users)
+            want = [expected(history, K) for history in asked]
+            found = small.recommend(asked, k=K)
+            have = [found[user][: len(want[user])] for user in range(users)]
+        else:
+            rows = rng.choices(range(len(known)), k=users)
+            want = [first[row] for row in rows]
+            found = trained.recommend([known[row] for row in rows])
+            have = [found[user] for user in range(users)]
+        if have != want:
+            wrong.append(f"{have}, not {want}")
+        answered[seed] += users
+        at += THREADS / A_SECOND
+        time.sleep(max(0.0, at - time.monotonic()))
+
+
 @pytest.mark.slow
 def test_serving_does_not_grow():
-    served = policy()
-    kept = folder() / "growth.json"
-    until, rows, number = time.monotonic() + MINUTES * 60, [], 0
-    while time.monotonic() < until or number < 30:
-        assert turn(served, number, 2) == []
-        rows.append(measured())
-        number += 1
-    kept.write_text(json.dumps({"minutes": MINUTES, "turns": number, "first": rows[0], "last": rows[-1]}))
-    found = grows(rows)
-    whole(
-        f"long runs: serving for {MINUTES:g} minutes, growth",
-        lambda _: Outcome("silent", found) if found else Outcome("exact", json.dumps(rows[-1])),
-        1,
+    path = folder() / "trained.dsrm"
+    ended = server().run("export", reference(), "--out", path, seconds=300)
+    assert ended.status == 0, ended.said
+    served = [policy(), load_policy(path)]
+    begun = time.monotonic()
+    until = begun + MINUTES * 60
+    answered, wrong, rows = [0] * THREADS, list[str](), list[dict[str, float]]()
+    threads = [threading.Thread(target=asking, args=(served, i, until, answered, wrong)) for i in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    with (folder() / "serving.rows").open("w") as kept:
+        while any(thread.is_alive() for thread in threads):
+            time.sleep(max(MINUTES / 6, 0.01))
+            rows.append(measured() | {"hours": (time.monotonic() - begun) / 3600})
+            kept.write(json.dumps(rows[-1]) + "\n")
+            kept.flush()
+    assert not wrong, wrong[0]
+    rows = rows[:-1]  # in which threads may have ended
+    settled(
+        "an hour of serving", rows, f"{sum(answered):,} lists of {THREADS} threads at {A_SECOND:g} requests a second"
     )
 
 
+SHARE = 0.2  # of the hour that a sweep computes in
+
+
 def sweeping(argv: list[str]) -> None:
-    """Train and evaluate the points of a small grid in this process, again and again, and write what grew."""
+    """Train and evaluate the groups of a small grid in this process, as a worker does, again and again, and write what grew."""
     from dsrm_jax.runs.memory import Memory
     from dsrm_jax.sweep.group import run_group
     from dsrm_jax.sweep.plan import expand, group, load_plan
@@ -132,32 +203,35 @@ def sweeping(argv: list[str]) -> None:
     place, minutes = Path(argv[0]), float(argv[1])
     groups = group(expand(load_plan(place / "plan.toml")))
     memory: Memory = {}
-    until, rows = time.monotonic() + minutes * 60, []
-    while time.monotonic() < until or len(rows) < 30:
-        for members in groups:
-            run_group(members, place / "sweep", memory, lambda text: None, validate=False)
-        rows.append(measured())
-    (place / "rows.json").write_text(json.dumps(rows))
+    begun = time.monotonic()
+    with (place / "rows").open("w") as kept:
+        for turn in range(1 << 30):
+            started = time.monotonic()
+            if started - begun > minutes * 60 and turn >= BLOCKS:
+                return
+            worked = time.process_time()
+            for members in groups:
+                run_group(members, place / "sweep", memory, lambda text: None, validate=False)
+            row = measured() | {"hours": (time.monotonic() - begun) / 3600, "groups": (turn + 1) * len(groups)}
+            kept.write(json.dumps(row) + "\n")
+            kept.flush()
+            rest = (time.process_time() - worked) / SHARE - (time.monotonic() - started)
+            time.sleep(max(0.0, min(rest, begun + minutes * 60 - time.monotonic())))
 
 
 def write_plan(place: Path) -> None:
-    text = TINY.read_text().replace("[data]", '[grid]\n"agent.learning_rate" = [1e-3, 3e-3]\n[data]')
-    (place / "plan.toml").write_text('budget = "tiny"\n' + text)
+    grid = '[grid]\n"environment.max_len" = [4, 5]\n"agent.learning_rate" = [1e-3, 3e-3]\n[data]'
+    (place / "plan.toml").write_text('budget = "tiny"\n' + TINY.read_text().replace("[data]", grid))
 
 
 @pytest.mark.slow
 def test_sweeping_does_not_grow():
+    """Two programs take turns, so that each turn compiles both: a worker keeps the last one alone."""
     place = folder() / "sweeping"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     write_plan(place)
-    minutes = MINUTES
-    ended = server().run(place, minutes, call="tests.reliability.test_long:sweeping", seconds=minutes * 60 + 600)
+    ended = server().run(place, MINUTES, call="tests.reliability.test_long:sweeping", seconds=MINUTES * 60 + 1800)
     assert ended.status == 0, ended.said[-500:]
-    rows = json.loads((place / "rows.json").read_text())
-    found = grows(rows)
-    whole(
-        f"long runs: sweeping for {minutes:g} minutes, growth",
-        lambda _: Outcome("silent", found) if found else Outcome("exact", json.dumps(rows[-1])),
-        1,
-    )
+    rows = [json.loads(line) for line in (place / "rows").read_text().splitlines()]
+    settled("an hour of sweeping", rows, f"{rows[-1]['groups']} groups trained and evaluated by one worker")

@@ -117,6 +117,17 @@ def prepare_process() -> None:
     if here not in sys.path:
         sys.path.append(here)  # last, so that a user's file replaces no library
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = without_late
+
+
+def without_late(raised: "sys.UnraisableHookArgs") -> None:
+    """Show what could not be raised, but for what comes late.
+
+    The first write of a checkpoint that fails closes the event loop to which the others report, from threads of TensorStore's own.
+    """
+    if str(raised.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(raised)
 
 
 def _command(argv: list[str]) -> tuple[Command, list[str]]:

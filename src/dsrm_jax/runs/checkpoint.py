@@ -16,7 +16,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -385,19 +384,11 @@ def _first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Orbax's informational logging for the length of one call, and what its threads say after one that failed."""
+    """Silence Orbax's informational logging for the length of one call."""
     logger = logging.getLogger("absl")
-    level, hook = logger.level, sys.unraisablehook
+    level = logger.level
     logger.setLevel(logging.CRITICAL)
-
-    def without_late(raised: "sys.UnraisableHookArgs") -> None:
-        # the first write that fails closes the loop that the others report to, from threads of TensorStore's own
-        if str(raised.exc_value) != "Event loop is closed":
-            hook(raised)
-
-    sys.unraisablehook = without_late
     try:
         yield
-        sys.unraisablehook = hook
     finally:
         logger.setLevel(level)
