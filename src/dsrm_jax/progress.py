@@ -9,6 +9,8 @@ import contextlib
 import json
 import math
 import os
+import select
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -186,6 +188,25 @@ def line(
     if room > 1:
         return f"{name[: room - 1]}… {end}"
     return end if len(end) <= width else time_of.removesuffix(" left")[:width]
+
+
+def endings() -> list[int]:
+    """Return the signals but Ctrl-C that stop a command: SIGTERM, and SIGHUP of a terminal that is gone, unless it is ignored."""
+    hangup = getattr(signal, "SIGHUP", None)  # none on Windows; `nohup` ignores it
+    return (
+        [signal.SIGTERM] if hangup is None or signal.getsignal(hangup) == signal.SIG_IGN else [signal.SIGTERM, hangup]
+    )
+
+
+def let_go(number: int) -> None:
+    """Say nothing more to a terminal that is gone, where that is what a signal tells: every word would be an error."""
+    if number == getattr(signal, "SIGHUP", None):
+        outputs = select.poll()
+        for descriptor in (1, 2):
+            outputs.register(descriptor, 0)
+        for descriptor, event in outputs.poll(0):
+            if event & (select.POLLHUP | select.POLLERR):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def duration(seconds: float) -> str:

@@ -36,6 +36,7 @@ class Outcome(NamedTuple):
 
     kind: Literal["exact", "recovered", "refused", "silent", "traceback", "hang"]
     detail: str = ""  # the sentence that was said, or what was wrong
+    trials: int = 1  # that ended so together: the kills of one run
 
 
 def is_whole() -> bool:
@@ -79,7 +80,7 @@ def whole(name: str, trial: Callable[[int], Outcome], count: int) -> None:
                 continue
             begun = time.monotonic()
             outcome = trial(number)
-            row = {"number": number, "kind": outcome.kind, "detail": outcome.detail[:300]}
+            row = {"number": number, "kind": outcome.kind, "detail": outcome.detail[:300], "trials": outcome.trials}
             row["seconds"] = round(time.monotonic() - begun, 2)
             file.write(json.dumps(row) + "\n")
             file.flush()
@@ -103,7 +104,9 @@ def write_table() -> None:
         cells = [line.strip("| \n").split(" | ") for line in TABLE.read_text().splitlines() if line.startswith("| ")]
         rows = {row[0]: row for row in cells[1:] if len(row) == len(head) and not row[0].startswith("-")}
     for path in sorted(folder().glob("*.jsonl")):
-        counts = Counter(row["kind"] for row in _rows(path))
+        found, counts = _rows(path), Counter[str]()
+        for row in found:
+            counts[row["kind"]] += row.get("trials", 1)
         rows[path.stem] = [path.stem, f"{sum(counts.values()):,}", *(f"{counts[kind]:,}" for kind in WORDS)]
     lines = [_line(head), _line(["---"] * len(head)), *(_line(rows[name]) for name in sorted(rows))]
     TABLE.write_text(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import random
 import zipfile
 
@@ -113,6 +114,47 @@ def test_the_file_itself_answers():
     assert load_policy(path, warm_up=False, sha256=digest).meta["method"] == "toy"
     with pytest.raises(InputError, match="is another file than was asked for"):
         load_policy(path, sha256="0" * 64)
+
+
+def test_a_process_that_was_forked_is_told_to_load_the_policy_itself():
+    """JAX's threads stay behind in the process that started them: its call would never return."""
+    policy = load_policy(folder() / "small.dsrm", warm_up=False) if members() else None
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            policy.recommend([HISTORY])
+        except InputError as error:
+            os.write(writing, str(error).encode())
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(pid, 0)
+    assert b"which was forked from it: let each worker load the policy itself" in os.read(reading, 1000)
+
+
+NUMBERS = {
+    "a fraction": [1.7],
+    "no number": [float("nan")],
+    "text": ["3"],
+    "nothing": [None],
+    "below zero": [-5],
+    "beyond what a step is": [2**31 // K],
+    "beyond every number": [2**70],
+    "a list": [[1]],
+    "yes": [True],
+}
+
+
+@pytest.mark.parametrize("given", NUMBERS.values(), ids=NUMBERS)
+@pytest.mark.parametrize("name", ["times", "unlogged"])
+def test_numbers_that_are_none_are_refused(name, given):
+    """The first was cut to 1, the negative ones were believed, and 2**31 of unlogged events was another number."""
+    members()
+    policy = load_policy(folder() / "small.dsrm", warm_up=False)
+    if (name, given) == ("unlogged", [2**31 // K]):
+        given = [2**31]
+    with pytest.raises(InputError, match=f"{name} holds .*; expected whole numbers from 0 to"):
+        policy.recommend([HISTORY], **{name: given})
 
 
 def test_a_sample_of_damage_is_refused():

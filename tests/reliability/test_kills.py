@@ -1,26 +1,31 @@
 """Runs that are killed or interrupted at any moment end, once resumed, in the same bits as a run that nobody disturbed."""
 
+import contextlib
 import os
+import pty
 import random
+import select
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dsrm_jax.cli.main import main
 from dsrm_jax.config import Config
 from dsrm_jax.runs import checkpoint, run_directory
 from tests.reliability.campaign import Outcome, folder, sample, whole
 from tests.reliability.runs import judged, reference, server, train
-from tests.reliability.server import Command, Ended
+from tests.reliability.server import Command, Ended, _status
 from tests.reliability.test_disks import FINGERPRINT, ended_well, session, state
 
 pytestmark = [pytest.mark.timeout(0)]
-SECONDS = 180.0  # what a command may take
-MOMENTS = ("any", "start", "saving", "step", "compiling", "evaluating")
-STOPS = {130: "interrupted", 143: "stopped by SIGTERM"}
+SECONDS = 300.0  # what a command may take
+MOMENTS = ("any", "data", "first save", "save", "step", "compiling", "evaluating")
+STOPS = {130: "interrupted", 143: "stopped by SIGTERM", 129: "stopped by SIGHUP"}
 
 
 def test_a_sample_of_kills_loses_nothing_that_was_reported_as_saved():
@@ -34,7 +39,17 @@ def test_saves_that_are_killed():
 
 @pytest.mark.slow
 def test_kills():
-    whole("kills", trial, 120)
+    whole("kills: SIGKILL, of a run", killed, 35)
+
+
+@pytest.mark.slow
+def test_signals():
+    whole("kills: SIGTERM, SIGHUP or Ctrl-C, of a run", signalled, 15)
+
+
+@pytest.mark.slow
+def test_terminals():
+    whole("kills: the terminal of a run hangs up", hung_up, 10)
 
 
 class Told(list[int]):
@@ -75,18 +90,32 @@ def saves_trial(number: int) -> Outcome:
     return ended_well(out, [""])
 
 
-def trial(number: int) -> Outcome:
-    """Kill a run once or twice, by one signal of three at a moment of six, and bring it to its end."""
+def killed(number: int) -> Outcome:
+    """Kill a run two to five times, in its training, in what resumes it and in what resumes that; then resume it to its end."""
+    return trial(number, (signal.SIGKILL,), random.Random(number).randrange(2, 6))
+
+
+def signalled(number: int) -> Outcome:
+    """Stop a run one to three times, each time by one signal or two, then resume it to its end."""
+    return trial(1000 + number, (signal.SIGTERM, signal.SIGHUP, signal.SIGINT), number % 3 + 1)
+
+
+def trial(number: int, signals: tuple[int, ...], kills: int) -> Outcome:
+    """Stop a run at moments that were hit, and go on; each is a trial, and the detail says what was hit."""
     reference()
-    rng = random.Random(number)
+    rng = random.Random(f"{number} moments")
     out = folder() / f"killed-{number}"
-    shutil.rmtree(out, ignore_errors=True)
-    # every third run makes its own Stage I, the others find it kept
+    own = folder() / f"cache-{number}"
+    for path in (out, own):
+        shutil.rmtree(path, ignore_errors=True)
+    # a third trains a Stage I of its own, the others find it kept; one in ten compiles everything, too
     more = ("--data.no-cache",) if number % 3 == 0 else ()
-    for _ in range(rng.choice((1, 1, 2))):
-        how = rng.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
-        command = _go_on(out, more)
-        _await(command, out, rng)
+    environ = {"XDG_CACHE_HOME": str(own)} if number % 10 == 7 else {}
+    hits: list[str] = []
+    while len(hits) < kills:
+        command = _go_on(out, more, environ)
+        how, before = rng.choice(signals), _steps(out)
+        _await(command, out, rng.choice(MOMENTS if before else MOMENTS[:4]), rng)
         command.send(how)
         if how != signal.SIGKILL and rng.random() < 0.3:
             time.sleep(rng.uniform(0, 0.3))
@@ -95,39 +124,139 @@ def trial(number: int) -> Outcome:
         problem = _unclean(ended, how, out)
         if problem is not None:
             return problem
-    ended = _go_on(out, more).wait(SECONDS)
+        if ended.status != 0:
+            hits.append(f"{'resume' if before else 'train'} {_where(ended, out, before)}")
+        elif hits:  # it came to its end before
+            break
+        else:
+            shutil.rmtree(out)
+    ended = _go_on(out, more, environ).wait(SECONDS)
     outcome = judged(out, ended, notices=("trying the one before it",))
     if outcome.kind == "refused":  # nothing that a kill leaves behind may need a person
         outcome = Outcome("silent", f"not resumed: {outcome.detail}")
     if outcome.kind in ("exact", "recovered"):
         shutil.rmtree(out)
+        shutil.rmtree(own, ignore_errors=True)
+        return Outcome(outcome.kind, ", ".join(hits), len(hits))
     return outcome
 
 
-def _go_on(out: Path, more: tuple[str, ...]) -> Command:
+def _steps(out: Path) -> int:
+    """Return how often a run was saved: before its first step, and after each update of four steps; the last few are kept."""
+    return max((int(path.name[5:]) // 4 + 1 for path in out.glob("checkpoints/step_*")), default=0)
+
+
+def _where(ended: Ended, out: Path, before: int) -> str:
+    """Return what a command was at when it ended, by what it left and had said."""
+    if any(out.glob("checkpoints/.saving-*")):
+        return "in a save" if _steps(out) else "in the first save"
+    if "trained in" in ended.said:
+        return "evaluating"
+    if _steps(out) > max(before, 1):
+        return "training"
+    if "Stage II: " in ended.said:
+        return "compiling"
+    return ("restoring" if before else "in Stage I") if "data: " in ended.said else "starting"
+
+
+def in_terminal(argv: list[str]) -> None:
+    """Run a command in a terminal of its own, which is gone once the first step of training is saved, and a while after."""
+    out, seconds = Path(argv[0]), float(argv[1])
+    pid, terminal = pty.fork()
+    if pid == 0:
+        status = _status(main, argv[2:])
+        os._exit(status)
+    seen = b""
+    while os.waitpid(pid, os.WNOHANG) == (0, 0):
+        ready, _, _ = select.select([terminal], [], [], 0.01)
+        with contextlib.suppress(OSError):
+            seen += os.read(terminal, 1 << 16) if ready else b""
+        if (_steps(out) > 1 if seconds < 1 else b"data: " in seen) and _later(pid, seconds):
+            os.close(terminal)
+            sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) % 256)
+    print("it ended before")
+
+
+def _later(pid: int, seconds: float) -> bool:
+    time.sleep(seconds)
+    return True
+
+
+def hung_up(number: int) -> Outcome:
+    """Let the terminal of a run go, as a connection that breaks does, and resume the run to its end."""
+    rng = random.Random(number)
+    out = folder() / f"hung-{number}"
+    shutil.rmtree(out, ignore_errors=True)
+    seconds = rng.uniform(0, 0.5) if number % 2 else rng.uniform(1, 8)
+    ended = server().run(out, seconds, *train(out), call=f"{__name__}:in_terminal", seconds=SECONDS)
+    if ended.status != 128 + signal.SIGHUP:
+        kind = "hang" if ended.status is None else "silent"
+        return Outcome(kind, f"status {ended.status}: {ended.said[-200:]}")
+    if (out / ".lock").exists():
+        return Outcome("silent", "it left its lock")
+    left = f"{'resume' if _steps(out) else 'train'} after {_steps(out)} saves"
+    ended = _go_on(out, (), {}).wait(SECONDS)
+    outcome = judged(out, ended)
+    shutil.rmtree(out, ignore_errors=True)
+    return Outcome("exact", left) if outcome.kind == "exact" else Outcome("silent", f"{left}: {outcome}")
+
+
+def _steps(out: Path) -> int:
+    """Return how often a run was saved: before its first step, and after each update of four steps; the last few are kept."""
+    return max((int(path.name[5:]) // 4 + 1 for path in out.glob("checkpoints/step_*")), default=0)
+
+
+def _where(ended: Ended, out: Path, before: int) -> str:
+    """Return what a command was at when it ended, by what it left and had said."""
+    if any(out.glob("checkpoints/.saving-*")):
+        return "in a save" if _steps(out) else "in the first save"
+    if "trained in" in ended.said:
+        return "evaluating"
+    if _steps(out) > max(before, 1):
+        return "training"
+    if "Stage II: " in ended.said:
+        return "compiling"
+    return ("restoring" if before else "in Stage I") if "data: " in ended.said else "starting"
+
+
+def _go_on(out: Path, more: tuple[str, ...], environ: dict[str, str]) -> Command:
     if (out / "config.json").exists():
-        return server().start("resume", str(out))
-    return server().start(*train(out, *more))
+        return server().start("resume", str(out), **environ)
+    return server().start(*train(out, *more), **environ)
 
 
-def _await(command: Command, out: Path, rng: random.Random) -> None:
-    """Wait for a moment: any of the run's seconds, or one soon after something was seen."""
-    moment = rng.choice(MOMENTS)
-    if moment == "any":
-        _sleep(command, rng.uniform(0, 7))
-        return
-    said = {"compiling": "Stage II: ", "start": "data: ", "evaluating": "evaluated "}
-    until = time.monotonic() + 60
-    seen = len(list(out.glob("checkpoints/step_*")))
-    while command.pid not in command.server.ended and time.monotonic() < until:
+def _await(command: Command, out: Path, moment: str, rng: random.Random) -> None:
+    """Wait for a moment: any of the run's seconds of computing, or one soon after something was seen."""
+    said = {"compiling": "Stage II: ", "data": "data: ", "evaluating": "evaluation compiled"}
+    until, seen = time.monotonic() + SECONDS, _steps(out)
+    while command.pid not in command.server.ended and time.monotonic() < until and moment != "any":
         if moment in said and said[moment] in command.out.read_text(errors="replace"):
             break
-        if moment == "saving" and any(out.glob("checkpoints/.saving-*")):
+        saving = moment == "first save" or (moment == "save" and _steps(out))
+        if saving and any(out.glob("checkpoints/.saving-*")):
             break
-        if moment == "step" and len(list(out.glob("checkpoints/step_*"))) > seen:
+        if moment == "step" and _steps(out) > seen:
             break
         _sleep(command, 0.004)
-    _sleep(command, rng.uniform(0, 0.08 if moment in ("saving", "step") else 1.5))
+    if moment in ("save", "first save", "step"):
+        _sleep(command, rng.uniform(0, 0.08))
+    else:
+        _compute(command, rng.uniform(0, {"any": 9.0, "data": 2.0}.get(moment, 1.5)))
+
+
+def _compute(command: Command, seconds: float) -> None:
+    """Wait until a command has computed for so long, however busy the machine is."""
+    first = _computed(command)
+    while command.pid not in command.server.ended and _computed(command) - first < seconds:
+        _sleep(command, 0.02)
+
+
+def _computed(command: Command) -> float:
+    try:
+        fields = Path(f"/proc/{command.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 1e9
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _sleep(command: Command, seconds: float) -> None:

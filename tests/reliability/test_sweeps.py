@@ -1,5 +1,6 @@
 """Sweeps whose workers and parents are killed, and processes that meet in one folder: the results are those of a quiet sweep."""
 
+import contextlib
 import json
 import os
 import random
@@ -41,9 +42,12 @@ def quiet() -> dict[str, object]:
     out = folder() / f"sweep-{_program()}"
     if not (out / "done").exists():
         shutil.rmtree(out, ignore_errors=True)
-        ended = sweep(out).wait(600)
+        command, most = sweep(out), 0.0
+        while command.server.wait(command.pid, 0.1) is None:
+            most = max(most, computed(out))
+        ended = command.wait(1)
         assert ended.status == 0, ended.said
-        (out / "done").write_text("")
+        (out / "done").write_text(str(most))
     return results(out)
 
 
@@ -60,25 +64,43 @@ def workers(out: Path) -> list[int]:
     return found
 
 
+def computed(out: Path) -> float:
+    """Return the seconds that a sweep's workers have computed for."""
+    found = 0.0
+    for pid in workers(out):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            found += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return found
+
+
 def trial(number: int) -> Outcome:
     """Kill a worker, the parent or both, or send the parent a signal, once or twice, and run the same command to its end."""
     want = quiet()
     rng = random.Random(number)
     out = folder() / f"swept-{number}"
     shutil.rmtree(out, ignore_errors=True)
-    for _ in range(rng.choice((1, 2))):
-        command = sweep(out)
-        whom = rng.choice(("worker", "parent", "both", "SIGTERM", "SIGINT"))
-        until = time.monotonic() + rng.uniform(1, 40)
-        while time.monotonic() < until and command.server.wait(command.pid, 0.05) is None:
-            pass
+    hits = []
+    for _ in range(rng.choice((1, 1, 2))):
+        whom = rng.choice(("worker", "parent", "both")) if number < 20 else rng.choice(("SIGTERM", "SIGINT", "SIGHUP"))
+        most = rng.uniform(0.1, 0.95) * float((folder() / f"sweep-{_program()}" / "done").read_text())
+        while True:  # until it is stopped before its end
+            command = sweep(out)
+            while computed(out) < most and command.server.wait(command.pid, 0.05) is None:
+                pass
+            if workers(out) and command.server.wait(command.pid, 0) is None:
+                break
+            command.wait(60)
+            shutil.rmtree(out)
+            most /= 2
+        done = len(list(out.glob("*/result.json")))
         if whom in ("worker", "both"):
             for pid in workers(out):
                 os.kill(pid, signal.SIGKILL)
         if whom != "worker":
-            command.send({"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}.get(whom, signal.SIGKILL))
+            command.send(getattr(signal, whom, signal.SIGKILL))
         ended = command.wait(400 if whom == "worker" else 60)
-        if ended.status is None or "Traceback" in ended.said or ended.status not in (0, 2, -9, 130, 143):
+        if ended.status is None or "Traceback" in ended.said or ended.status not in (0, 2, -9, 129, 130, 143):
             kind = "hang" if ended.status is None else "traceback"
             return Outcome(kind, f"{whom}: {ended.status}: {ended.said[-200:]}")
         deadline = time.monotonic() + 30
@@ -86,18 +108,20 @@ def trial(number: int) -> Outcome:
             time.sleep(0.1)
         if workers(out):
             return Outcome("hang", f"{whom}: a worker lives on")
+        hits.append(f"{whom} killed after {done} of 4 points")
     ended = sweep(out).wait(600)
     if ended.status != 0:
         return Outcome("silent", f"not finished: {ended.status}: {ended.said[-200:]}")
     if results(out) != want:
         return Outcome("silent", f"{sorted(results(out))} differ")
     shutil.rmtree(out)
-    return Outcome("exact")
+    return Outcome("exact", ", then ".join(hits))
 
 
 @pytest.mark.slow
 def test_killed_sweeps():
-    whole("kills: of a sweep's worker, parent or both", trial, 20)
+    """The first 20 by SIGKILL, the others by signals to the parent."""
+    whole("kills: of a sweep's worker, parent or both", trial, 25)
 
 
 def meeting(number: int) -> Outcome:

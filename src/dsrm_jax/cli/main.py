@@ -18,14 +18,14 @@ from typing import NoReturn, TextIO
 from dsrm_jax.cli.commands import Command, commands
 from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.parallel.xla import set_flags, use_cores
-from dsrm_jax.progress import QUIET
+from dsrm_jax.progress import QUIET, endings, let_go
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    Exits with status 0, 2 on bad input or where the system refuses something (a full disk, a folder that is gone), 130 or 143
-    when interrupted, 141 where nobody reads the output any more.
+    Exits with status 0, 2 on bad input or where the system refuses something (a full disk, a folder that is gone), 130, 143
+    or 129 when interrupted, 141 where nobody reads the output any more.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # none where they were closed
@@ -71,19 +71,21 @@ def _stop(status: int, sentence: str = "") -> NoReturn:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the command as Ctrl-C does, by an exception, so that locks and temporary files go with it."""
+    """Let `endings` end the command as Ctrl-C does, by an exception, so that locks and temporary files go with it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
+        let_go(number)
         raise KeyboardInterrupt(number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {number: signal.signal(number, leave) for number in endings()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _nowhere() -> TextIO:
@@ -124,7 +126,7 @@ def prepare_process() -> None:
 def without_late(raised: "sys.UnraisableHookArgs") -> None:
     """Show what could not be raised, but for what comes late.
 
-    The first write of a checkpoint that fails closes the event loop to which the others report, from threads of TensorStore's own.
+    The first write of a checkpoint that fails closes the event loop to which the others report, from threads of its own.
     """
     if str(raised.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(raised)

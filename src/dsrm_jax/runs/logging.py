@@ -15,6 +15,7 @@ from typing import Protocol, cast
 
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import from_json_value, json_value, sync_folder, write_text
+from dsrm_jax.progress import endings, let_go
 from dsrm_jax.types import Json
 
 _log = logging.getLogger("dsrm_jax")
@@ -209,24 +210,25 @@ def tag_of(metric: str) -> str:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], int]]:
-    """Turn the first SIGINT or SIGTERM into a flag that a loop polls between chunks.
+    """Turn the first SIGINT, SIGTERM or SIGHUP into a flag that a loop polls between chunks.
 
-    A second signal raises `KeyboardInterrupt` at once. The handlers that were there return at the end. Off the main thread, where
-    Python cannot handle signals, the flag stays down. It yields `exit_code()`: 0 until a signal came, then 128 + its number (130
-    for Ctrl-C, 143 for SIGTERM).
+    A second one raises `KeyboardInterrupt` at once, but for SIGHUP, of which shell and system send one each. The handlers that
+    were there return at the end. Off the main thread, where Python cannot handle signals, the flag stays down. It yields
+    `exit_code()`: 0 until a signal came, then 128 + its number (130 for Ctrl-C, 143 for SIGTERM, 129 for a lost terminal).
     """
     received = 0
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal received
-        if received:
+        let_go(number)
+        if received and number != getattr(signal, "SIGHUP", None):
             raise KeyboardInterrupt(number)
-        received = 128 + number
+        received = received or 128 + number
         # Not print: the signal may have come in the middle of one.
         with contextlib.suppress(OSError):
             os.write(2, b"\nstopping after this chunk, then saving; once more to stop at once\n")
 
-    numbers = [signal.SIGINT, signal.SIGTERM] if threading.current_thread() is threading.main_thread() else []
+    numbers = [signal.SIGINT, *endings()] if threading.current_thread() is threading.main_thread() else []
     before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield lambda: received
@@ -237,12 +239,12 @@ def interruptible() -> Iterator[Callable[[], int]]:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait for the end of a save: Orbax's loops, interrupted, complain when they are collected."""
+    """Let Ctrl-C and `endings` wait for the end of a save: Orbax's loops, interrupted, complain when they are collected."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     received: list[int] = []
-    numbers = signal.SIGINT, signal.SIGTERM
+    numbers = [signal.SIGINT, *endings()]
     before = [signal.signal(number, lambda number, _: received.append(number)) for number in numbers]
     try:
         yield

@@ -7,7 +7,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,7 @@ from dsrm_jax.serving.histories import Event, Histories, check_histories, pack, 
 from dsrm_jax.types import Json
 
 LARGEST_MASK = 1 << 26  # users times items looked at together
+LARGEST_NUMBER = 2**31 - 1
 
 __all__ = ["Event", "ExportedPolicy", "Recommendations", "argument_shapes", "load_policy"]
 
@@ -79,6 +80,8 @@ class ExportedPolicy:
     """Vocabulary indices of the items that it recommends from."""
     program: Callable[..., Any]
     """`export.recommender`'s function, of any number of users."""
+    process: int = field(default_factory=os.getpid)
+    """The process that loaded it, which alone can ask it: JAX waits for ever in one that was forked from it."""
 
     @property
     def batch(self) -> int:
@@ -130,9 +133,10 @@ class ExportedPolicy:
                 one number of each user, fewer than k items allowed.
         """
         users, events = check_histories(histories)
-        time = _numbers(times, users, "times")
-        other = self.meta["slate_size"] * time if unlogged is None else _numbers(unlogged, users, "unlogged")
-        k = self.meta["slate_size"] if k is None else k
+        size = self.meta["slate_size"]
+        time = _numbers(times, users, "times", LARGEST_NUMBER // size)
+        other = size * time if unlogged is None else _numbers(unlogged, users, "unlogged", LARGEST_NUMBER)
+        k = size if k is None else k
         barred = self.barred(exclude, allowed, k)
         found = [(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32), np.zeros(0, np.int32))]
         known, unknown = list[int](), Counter[Hashable]()
@@ -206,8 +210,13 @@ class ExportedPolicy:
         or no item is left.
 
         Raises:
-            InputError: the policy shows excluded items.
+            InputError: the policy shows excluded items, or was loaded by another process than this.
         """
+        if os.getpid() != self.process:
+            raise InputError(
+                f"this policy was loaded by process {self.process}, and JAX would wait for ever in process {os.getpid()}, which "
+                "was forked from it: let each worker load the policy itself (gunicorn: without --preload)"
+            )
         arrays = (item, click, length, time, unlogged, excluded)
         found = [
             self._answer_batch([x[i : i + self.batch] for x in arrays], k) for i in range(0, len(item), self.batch)
@@ -252,15 +261,17 @@ def argument_shapes(batch: Any, history_length: int, num_items: int) -> tuple[ja
 
 
 def _numbers(
-    given: Sequence[int] | Mapping[Hashable, int] | None, users: Sequence[Hashable], name: str
+    given: Sequence[int] | Mapping[Hashable, int] | None, users: Sequence[Hashable], name: str, most: int
 ) -> Int[np.ndarray, "B"]:
-    """Return one number of each user."""
+    """Return one number of each user; `InputError` where they are not, or not whole, negative or more than `most`."""
     if given is None:
         return np.zeros(len(users), np.int32)
-    if isinstance(given, Mapping):
-        given = [given[user] for user in users if user in given]
+    given = [given[user] for user in users if user in given] if isinstance(given, Mapping) else list(given)
     if len(given) != len(users):
         raise InputError(f"{len(given)} {name} for {len(users)} histories: give one of each user")
+    whole = [isinstance(x, (int, np.integer)) and not isinstance(x, bool) and 0 <= x <= most for x in given]
+    if not all(whole):
+        raise InputError(f"{name} holds {given[whole.index(False)]!r}; expected whole numbers from 0 to {most:,}")
     return np.asarray(given, np.int32)
 
 
