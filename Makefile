@@ -41,7 +41,7 @@ FLAGS = $(if $(filter sardine-%,$(WORLD)),$(call SAID,ENV,--env),--env $(ENV)) -
 WORLDS_ENV = $(if $(filter file,$(origin ENV)),,--env $(ENV))
 SWEEP_BUDGET = $(if $(filter default,$(BUDGET)),,--budget $(BUDGET))
 
-.PHONY: help setup train evaluate data sweep compare reproduce headroom ruler worlds learners probe fcpo export bench test test-all campaign test-versions test-oldest test-newest lint clean
+.PHONY: help setup docs train evaluate data sweep compare reproduce headroom ruler worlds learners probe fcpo export bench test test-all campaign test-versions test-oldest test-newest lint clean
 
 help: ## list the targets and variables
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,14 @@ setup: .venv/.ready ## install everything into .venv from pinned versions
 	@$(PIP) --require-hashes --requirement .lock.txt
 	@$(PIP) --no-build-isolation --editable '.[dev,gymnasium,gymnax]' --editable ./experiments
 	@$(BIN)/python -m pip check > $@ || { cat $@ >&2; rm $@; exit 2; }
+
+docs: .venv/.docs ## build the site into docs/_build/html: its notebooks run, warnings are errors
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
+.venv/.docs: .venv/.ready .lock-docs.txt
+	@$(PIP) --require-hashes --requirement .lock-docs.txt
+	@touch $@
 
 train: setup ## train a policy, compare it with the yardsticks, write a run directory
 	@$(BIN)/dsrm-jax train $(FLAGS)

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -27,6 +28,25 @@ def wheel(tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stderr
     (found,) = folder.glob("*.whl")
     return found
+
+
+def test_the_release_carries_its_version_and_passes_the_indexs_check(wheel: Path, tmp_path: Path):
+    """As a release is made: the source archive by `build`, both by `twine check`."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "tools"], check=True)
+    python = tmp_path / "tools" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "build", "twine"], check=True)
+    subprocess.run([python, "-m", "build", "--sdist", "--outdir", tmp_path, ROOT], check=True, capture_output=True)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    version = re.search(r'__version__ = "(.+)"', (ROOT / "src" / "dsrm_jax" / "__init__.py").read_text())
+    assert version
+    assert wheel.name == f"dsrm_jax-{version[1]}-py3-none-any.whl"
+    assert sdist.name == f"dsrm_jax-{version[1]}.tar.gz"
+    with tarfile.open(sdist) as archive, zipfile.ZipFile(wheel) as built:
+        held = {name.partition("/src/")[2] for name in archive.getnames()} - {""}
+        assert held == {name for name in built.namelist() if ".dist-info/" not in name}
+    check = [python, "-m", "twine", "check", "--strict", wheel, sdist]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_wheel_holds_the_library_and_nothing_else(wheel: Path):

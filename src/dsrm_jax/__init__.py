@@ -8,7 +8,7 @@ lack them a first use warns.
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 _EXPORTS = {
     # the command line's settings

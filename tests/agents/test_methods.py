@@ -106,8 +106,3 @@ def test_a_methods_name_stands_in_its_own_file_and_in_the_table_alone(name):
     naming = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if names_in(path, name)}
     assert len(naming - {"agents/methods.py"}) <= 1, naming
     assert all(path.startswith("agents/") for path in naming), naming
-
-
-def test_the_readme_lists_every_method_with_its_phrase():
-    readme = (PACKAGE.parents[1] / "README.md").read_text()
-    assert [m.name for m in METHODS.values() if f"| `{m.name}` | {m.about} |" not in readme] == []
