@@ -47,7 +47,7 @@ help: ## list the targets and variables
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  ENV=$(ENV)        kuairec, kuairand, kuairec-signed, ml-100k, ml-1m, coat, log (CSV or Parquet files in DATA)"
-	@echo "  METHOD=$(METHOD)   dsrm_hrl, a2c, td3, bcq, mofir, dorl, dnair, sac4ir, fcpo, flat, hrl, ... (README lists them)"
+	@echo "  METHOD=$(METHOD)   dsrm_hrl, a2c, td3, bcq, mofir, dorl, dnair, sac4ir, fcpo, flat, hrl, ... (docs/commands.md)"
 	@echo "  WORLD=mood, satisfaction, platform, tolerance, retention, kuaisim, her4if, ... (empty: the paper's)"
 	@echo "  BUDGET=$(BUDGET)    tiny (seconds), quick (a tenth of the paper's; sweep, compare, reproduce), default (minutes), paper (20,000 steps)"
 	@echo "  DATA=folder or file of the real data (empty: ./data/ENV if it is there, else the embedded synthetic world)"
@@ -67,7 +67,7 @@ setup: .venv/.ready ## install everything into .venv from pinned versions
 	@$(BIN)/python -m pip check > $@ || { cat $@ >&2; rm $@; exit 2; }
 
 docs: .venv/.docs ## build the site into docs/_build/html: its notebooks run, warnings are errors
-	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --jobs 2 -b html docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
 
 .venv/.docs: .venv/.ready .lock-docs.txt

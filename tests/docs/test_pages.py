@@ -109,3 +109,17 @@ def test_the_version_is_the_same_everywhere():
     assert re.search(
         rf"^version: {re.escape(dsrm_jax.__version__)}$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE
     )
+
+
+def test_what_the_site_needs_is_locked_by_hashes_beside_what_is_installed_anyway():
+    lock, docs = ((ROOT / name).read_text() for name in (".lock.txt", ".lock-docs.txt"))
+    blocks = re.split(r"\n(?=[\w.-]+==)", docs)[1:]
+    assert len(blocks) > 40
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
+    assert not re.search(r"https?:|--index|--find-links", docs)
+    installed, added = (set(re.findall(r"^([\w.-]+)==", text, flags=re.MULTILINE)) for text in (lock, docs))
+    assert installed & added == set()
+    wanted = re.search(r"^docs = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert wanted
+    named = set(re.findall(r'"([\w-]+)>=', wanted[1]))
+    assert named <= added
