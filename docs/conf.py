@@ -43,7 +43,7 @@ suppress_warnings = ["ref.python"]  # a class has a page of its own name and one
 
 # tutorials are notebooks kept as text; each runs from top to bottom when the site is built
 nb_execution_mode = os.environ.get("DSRM_NOTEBOOKS", "force")
-nb_execution_timeout = 300
+nb_execution_timeout = 1200  # of a cell: a busy machine, not a long program
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
