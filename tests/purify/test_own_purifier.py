@@ -156,7 +156,7 @@ def test_ours_are_fitted_by_the_same_call(log, observation):
     encoder = make_encoder(dim=DIM)
     purifier = make_purifier(diffusion_steps=3, hidden=8, iterations=5, batch_size=16)
     perception = fitted(log, encoder, purifier)
-    assert np.any(perception.purifier.exposure.precision != 0)
+    assert np.any(perception.purifier.told.exposure.precision != 0)
     view = jax.eval_shape(make_perceive(encoder, purifier), perception, None, observation)
     assert view.state.shape == (5, D)
 

@@ -16,7 +16,7 @@ from dsrm_jax.settings import (
     number,
 )
 
-PURIFYING = "guided"  # the kind of methods that act on a purified state, where it is left to them
+PURIFYING = "conditional"  # the kind of methods that act on a purified state, where it is left to them
 MOST_LEVELS = Range(1, 10_000)  # with more, what a level adds is lost in float32's rounding of alpha
 
 
@@ -46,8 +46,8 @@ class PurifierConfig:
     """The diffusion state module."""
 
     kind: str = "auto"
-    """auto: what the method calls for: identity for methods that act on the observed state; for those that purify guided, or the
-    observed state where left-out training users' later clicks do not speak for it;
+    """auto: what the method calls for: identity for methods that act on the observed state; for those that purify conditional, or
+    the simplest state below it that left-out training users' later clicks speak for (mixture, gaussian, observed);
     identity: observed state as it is;
     paper: Eq. (7) as printed; sdedit: unconditional, from a partly noised observed state; masked: cleaner target, masked-view
     condition; guided: unconditional over clean preference, guided by the likelihood of the clicks given what was shown and by
@@ -84,10 +84,11 @@ class PurifierConfig:
     components: int = number(default=64, within=Range(1, 512))
     """Most components that each of the mixture's two covariances may have (kinds mixture, conditional); how many it has decides
     the likelihood of users kept out."""
-    slack: float = number(default=0.0, within=NON_NEGATIVE)
+    slack: float = number(default=1.0, within=NON_NEGATIVE)
     """How much wider than the log's users the prior is, as a multiple of how far item vectors may be off by the rows that they
-    were learnt from (kinds gaussian, mixture, conditional). 0: items are taken to be known, which predicts logged clicks best; 1
-    earns more in sessions where items have few rows, which show few items again and again (experiments/purifiers.md)."""
+    were learnt from (kinds gaussian, mixture, conditional). 1 earns more in sessions where items have few rows, for sessions show
+    few items again and again; 0: items are taken to be known, which predicts logged clicks a little better
+    (experiments/purifiers.md)."""
     refresh_rounds: int = number(default=0, within=COUNT_OR_ZERO)
     """Times that Stage I goes on with histories which a policy on the purified state made in the training simulator."""
     hidden: int = number(default=64, within=COUNT)
