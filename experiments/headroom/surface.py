@@ -16,20 +16,11 @@ from experiments.headroom.ruler import LENGTHS, contaminated, headroom
 VARIANTS: Mapping[str, Json] = MappingProxyType(
     {
         "paper": {"kind": "paper"},
-        "sdedit": {"kind": "sdedit"},
-        "masked": {"kind": "masked"},
-        "masked_split_half": {"kind": "masked", "target": "split_half"},
-        "masked_inverse_propensity": {"kind": "masked", "target": "inverse_propensity"},
-        "masked_popularity_corruption": {"kind": "masked", "target": "popularity_corruption"},
-        "masked_random_exposure": {"kind": "masked", "target": "random_exposure"},
-        "masked_refreshed": {"kind": "masked", "refresh_rounds": 2},
         "guided": {"kind": "guided"},
         "gaussian": {"kind": "gaussian"},
         "mixture": {"kind": "mixture"},
         "conditional": {"kind": "conditional"},
         "guided_implicit": {"kind": "guided", "sampler": "ddim", "sampling_steps": 5, "guidance_steps": 2},
-        "regression": {"kind": "regression"},
-        "regression_refreshed": {"kind": "regression", "refresh_rounds": 2},
     }
 )
 

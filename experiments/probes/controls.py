@@ -119,7 +119,7 @@ def _autoencoder(config: Config, key: Array, subjects: Subjects, sample: Callabl
     settings = purifier_settings(config)
     learning = Learning(iterations=settings.iterations, learning_rate=settings.learning_rate, ema=settings.ema)
     autoencoder = denoising_autoencoder(hidden=settings.hidden, learning=learning)
-    fitted, _ = fit_purifier(key, autoencoder, lambda key: sample(key, settings.batch_size, float(settings.mask_rate)))
+    fitted, _ = fit_purifier(key, autoencoder, lambda key: sample(key, settings.batch_size, float(learning.mask_rate)))
     return applied(autoencoder, fitted)
 
 

@@ -30,8 +30,8 @@ LONGEST_WINDOW, SHORTEST_WINDOW = 128, 3
 DRAWS = 128
 STEPS = (1, 2, 5, 10, 20, 50, 100)
 SAMPLERS = ("ddpm", "ddim")
-OF_STEPS = ("guided", "masked", "sdedit", "paper", "conditional")  # kinds that take steps, where they exist
-DRAWN = ("guided", "masked")  # kinds whose noise makes draws of their posterior; others say by `Purifier.sample`
+OF_STEPS = ("guided", "paper", "conditional")  # kinds that take steps, where they exist
+DRAWN = ("guided",)  # kinds whose noise makes draws of their posterior; others say by `Purifier.sample`
 UNTRAINED, SHUFFLED = ", untrained", ", shuffled users"
 
 

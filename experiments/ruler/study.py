@@ -26,7 +26,7 @@ from experiments.ruler.worlds import QUICK, Size, World, make_world, shuffled
 SEEDS = (11, 15, 19)
 KNOWN = ", known prior"
 BASELINES = ("prior", "raw", "raw_with_skips", "fair_gaussian", "fair_gaussian_mode", "fair_mixture", "bank", "exact")
-OF_PRIOR = ("fair_gaussian", "fair_mixture", "bank", "exact", "guided", "masked", "regression")  # with a known prior
+OF_PRIOR = ("fair_gaussian", "fair_mixture", "bank", "exact", "guided")  # with a known prior
 # how kinds are measured, too: untrained (of `mixture` that is `gaussian`), and trained on shuffled users
 CONTROLS: dict[str, tuple[str, ...]] = {
     "guided": (purifiers.UNTRAINED, purifiers.SHUFFLED),

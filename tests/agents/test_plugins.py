@@ -48,7 +48,7 @@ def make_counter(*, slate_size, learning_rate):
     return dj.Agent(init, act, update)
 
 
-make_counter.state = "masked"
+make_counter.state = "guided"
 
 
 class Steady(nn.Module):
@@ -138,10 +138,10 @@ def test_an_own_agent_by_name_counts_its_clicks_and_learns():
 
 def test_its_record_says_its_name_and_the_state_it_wants():
     record = method_of("my_lab:make_counter")
-    assert (record.label, record.state, record.learns) == ("my_lab:make_counter", "masked", True)
-    assert method_of("my_lab:make_nothing").state == "guided"
+    assert (record.label, record.state, record.learns) == ("my_lab:make_counter", "guided", True)
+    assert method_of("my_lab:make_nothing").state == "conditional"
     config = dataclasses.replace(with_agent(method="my_lab:make_counter"), purifier=PurifierConfig())
-    assert purifier_settings(config).kind == "masked"
+    assert purifier_settings(config).kind == "guided"
     assert callable(perceive_of(config))
 
 

@@ -137,7 +137,7 @@ def test_runs_share_it_only_where_all_settings_are_the_same(log):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("maskde", r"unknown purifier 'maskde': did you mean 'masked'\?.*module:function"),
+        ("guidde", r"unknown purifier 'guidde': did you mean 'guided'\?.*module:function"),
         (f"{__name__}:make_shrinkin", "did you mean 'make_shrinking'"),
         (f"{__name__}:make_nothing", r"returned str, expected a dsrm_jax\.Purifier"),
     ],
@@ -159,9 +159,3 @@ def test_ours_are_fitted_by_the_same_call(log, observation):
     assert np.any(perception.purifier.told.exposure.precision != 0)
     view = jax.eval_shape(make_perceive(encoder, purifier), perception, None, observation)
     assert view.state.shape == (5, D)
-
-
-def test_one_that_plays_in_a_simulator_is_not_fitted_to_a_log_alone(log):
-    for options in ({"target": "random_exposure"}, {"refresh_rounds": 1}):
-        with pytest.raises(InputError, match="training simulator"):
-            fitted(log, make_encoder(dim=DIM), make_purifier(kind="masked", **options))

@@ -84,7 +84,7 @@ def test_processes_longer_than_the_arrays_are_held_whole(perception):
     np.testing.assert_allclose(found, states(config, perception, {}), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("changes", [{"kind": "identity"}, {"kind": "regression"}, {"noise_scale": 1.0}])
+@pytest.mark.parametrize("changes", [{"kind": "identity"}, {"kind": "mixture"}, {"noise_scale": 1.0}])
 def test_what_has_no_reverse_process_or_draws_for_each_level_is_left_as_it_is(perception, changes):
     config = varied(**changes)
     assert shared(config, perception) == (config, perception)

@@ -99,7 +99,7 @@ def make_closed_form(
         drawn = jax.lax.map(lambda key: draw(key, posterior), jax.random.split(key, number))
         return params.whitening.invert(drawn)
 
-    def fit(key: PyTree, log: LogOfUsers, initial: PyTree) -> tuple[PriorParams, Float[Array, "1"]]:
+    def fit(key: PyTree, log: LogOfUsers) -> tuple[PriorParams, Float[Array, "1"]]:
         fitted = fit_prior(log, components=components, classes=classes)
         return params_of(fitted, log.posterior.exposure, slack * item_slack(log)), jnp.zeros(1)
 

@@ -82,13 +82,12 @@ def make_conditional(
         network = fresh(key, batch.target.shape[-1])[1]
         return ConditionalParams(told, network, jnp.zeros(len(KNOTS)), jnp.ones((len(SHARES), len(KNOTS))))
 
-    def fit(key: Key[Array, ""], log: LogOfUsers, initial: PyTree) -> tuple[ConditionalParams, Array]:
+    def fit(key: Key[Array, ""], log: LogOfUsers) -> tuple[ConditionalParams, Array]:
         init_key, pair_key, learn_key = jax.random.split(key, 3)
         fitted = fit_prior(log, components=components, classes=classes)
         told = params_of(fitted, log.posterior.exposure, slack * item_slack(log))
         pairs = make_pairs(pair_key, log, told, fitted)
         denoiser, network = fresh(init_key, pairs.clean.shape[-1])
-        network = network if initial is None else initial.network
         network, losses = learn(learn_key, denoiser, network, pairs, learning)
         return ConditionalParams(told, network, fit_gate(denoiser, network, pairs), fit_spread(pairs)), losses
 

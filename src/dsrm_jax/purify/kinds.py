@@ -10,18 +10,16 @@ from dsrm_jax.purify.bod import make_bod_purifier
 from dsrm_jax.purify.closed_form import make_closed_form
 from dsrm_jax.purify.conditional import make_conditional
 from dsrm_jax.purify.guided import make_guided
-from dsrm_jax.purify.masked import make_masked, make_regression
 from dsrm_jax.purify.paper import make_paper
 from dsrm_jax.purify.process import Diffusion
 from dsrm_jax.purify.purifier import Learning, Purifier, identity_purifier
 from dsrm_jax.purify.rce import make_rce_purifier
 from dsrm_jax.purify.schedule import ScheduleName
-from dsrm_jax.purify.sdedit import make_sdedit
 from dsrm_jax.purify.settings import PURIFYING, PurifierConfig
 from dsrm_jax.purify.tce import make_tce_purifier
 from dsrm_jax.settings import check
 
-KINDS = ("identity", "paper", "sdedit", "masked", "guided", "regression", "gaussian", "mixture", "conditional")
+KINDS = ("identity", "paper", "guided", "gaussian", "mixture", "conditional")
 DENOISERS: dict[str, Callable[..., Purifier]] = {
     "rce": make_rce_purifier,
     "tce": make_tce_purifier,
@@ -32,7 +30,6 @@ DENOISERS: dict[str, Callable[..., Purifier]] = {
 def make_purifier(
     *,
     kind: str = PURIFYING,
-    target: str = PurifierConfig.target,
     diffusion_steps: int = PurifierConfig.diffusion_steps,
     schedule: ScheduleName = PurifierConfig.schedule,
     sampler: Literal["ddpm", "ddim"] = PurifierConfig.sampler,
@@ -44,13 +41,10 @@ def make_purifier(
     guidance_steps: int = PurifierConfig.guidance_steps,
     components: int = PurifierConfig.components,
     slack: Scalar = PurifierConfig.slack,
-    refresh_rounds: int = PurifierConfig.refresh_rounds,
     hidden: int = PurifierConfig.hidden,
     iterations: int = PurifierConfig.iterations,
     batch_size: int = PurifierConfig.batch_size,
     learning_rate: Scalar = PurifierConfig.learning_rate,
-    mask_rate: Scalar = PurifierConfig.mask_rate,
-    condition_dropout: Scalar = PurifierConfig.condition_dropout,
     ema: Scalar = PurifierConfig.ema,
 ) -> Purifier:
     """Build a purifier.
@@ -61,18 +55,11 @@ def make_purifier(
     """
     check(PurifierConfig, "purifier", **locals())
     diffusion = Diffusion(diffusion_steps, schedule, sampler, sampling_steps, start_fraction, noise_scale, hidden)
-    learning = Learning("draw", False, iterations, batch_size, learning_rate, ema, mask_rate)
+    learning = Learning("draw", False, iterations, batch_size, learning_rate, ema)
     scales = guidance_scale, exposure_scale
-    pairs = learning._replace(target=target, refresh_rounds=refresh_rounds)
     match kind:
         case "paper":
             return make_paper(diffusion, learning)
-        case "sdedit":
-            return make_sdedit(diffusion, learning)
-        case "masked":
-            return make_masked(diffusion, pairs, condition_dropout=condition_dropout)
-        case "regression":
-            return make_regression(pairs, hidden=hidden)
         case "guided":
             return make_guided(
                 diffusion,

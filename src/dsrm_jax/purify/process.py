@@ -24,7 +24,7 @@ LEVELS = 512  # that a shared program's arrays hold; a process with more levels 
 
 
 class Diffusion(NamedTuple):
-    """How a diffusion model is run, and how wide its denoiser is: fields of `PurifierConfig`, and `own_start`."""
+    """How a diffusion model is run, and how wide its denoiser is: fields of `PurifierConfig`."""
 
     diffusion_steps: int = PurifierConfig.diffusion_steps
     schedule: ScheduleName = PurifierConfig.schedule
@@ -33,7 +33,6 @@ class Diffusion(NamedTuple):
     start_fraction: Scalar = PurifierConfig.start_fraction
     noise_scale: Scalar = PurifierConfig.noise_scale
     hidden: int = PurifierConfig.hidden
-    own_start: float = 1.0  # what a `start_fraction` of 0 stands for, in (0, 1]
 
 
 @struct.dataclass
@@ -77,10 +76,10 @@ def padded(process: ReverseProcess, levels: int) -> ReverseProcess:
 def start_level(diffusion: Diffusion) -> int | Int[Array, ""]:
     """Return k*, `start_fraction` of the levels visited, rounded, at least 1; an array where a sweep traces the fraction."""
     last = len(sampling_levels(diffusion.diffusion_steps, diffusion.sampling_steps))
-    fraction, own = diffusion.start_fraction, diffusion.own_start
+    fraction = diffusion.start_fraction
     if isinstance(fraction, int | float):
-        return max(round((fraction or own) * last), 1)
-    fraction = jnp.where(fraction > 0, fraction, own)
+        return max(round((fraction or 1.0) * last), 1)
+    fraction = jnp.where(fraction > 0, fraction, 1.0)
     return jnp.clip(jnp.round(fraction * last).astype(jnp.int32), 1, last)
 
 

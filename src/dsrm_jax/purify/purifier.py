@@ -18,6 +18,8 @@ from dsrm_jax.purify.settings import PurifierConfig
 from dsrm_jax.purify.windows import Windows
 from dsrm_jax.types import PyTree
 
+MASK_RATE = 0.3  # mean share of a history's events that its condition does not show
+
 
 @struct.dataclass
 class PurifierBatch:
@@ -39,14 +41,13 @@ class LogOfUsers(NamedTuple):
 class Learning(NamedTuple):
     """How Stage I trains a purifier; what is not listed is a field of `PurifierConfig`."""
 
-    target: str = "draw"  # the cleaner state: `draw` or `mode` of the user's posterior, or one of `targets.TARGETS`
+    target: str = "draw"  # the cleaner state: `draw` or `mode` of the user's posterior
     labelled: bool = False  # batches are `rce.LabelledBatch`: histories with the clicks that followed, no cleaner state
     iterations: int = PurifierConfig.iterations
     batch_size: int = PurifierConfig.batch_size
     learning_rate: Scalar = PurifierConfig.learning_rate  # Adam's first; it decays to 0 by a cosine
     ema: Scalar = PurifierConfig.ema  # not read where `labelled`
-    mask_rate: Scalar = PurifierConfig.mask_rate
-    refresh_rounds: int = 0
+    mask_rate: Scalar = MASK_RATE
     ramp: int = 0  # gradient steps over which `LabelledBatch.progress` rises from 0 to 1
 
 
@@ -64,8 +65,8 @@ class Purifier(NamedTuple):
         inform: `(params, exposure) -> params`, puts what the log's choices tell into trained parameters; None: not read.
         leak: probe P2, `(params, key, batch, levels (S,)) -> (S,)`, see `diffusion_model.leak_ratio`; None: no diffusion model.
             The key is consumed.
-        fit: `(key, log, initial) -> (params, losses (iterations,))`, how the kind trains itself on a `LogOfUsers`; `initial` are
-            parameters to go on from, or None. The key is consumed. None: by gradient steps on `loss` (`stage_one.fit_purifier`).
+        fit: `(key, log) -> (params, losses (iterations,))`, how the kind trains itself on a `LogOfUsers`. The key is consumed.
+            None: by gradient steps on `loss` (`stage_one.fit_purifier`).
         plainer: name to `(params) -> params`, what the trained parameters are with less of what was learnt, the plainest first.
         sample: `(params, key, state, evidence, number) -> (number, ..., D)`, draws from the posterior of each user's state, which
             tell how sure the purifier is. The key is consumed. None: it has no posterior.
@@ -79,7 +80,7 @@ class Purifier(NamedTuple):
     learning: Learning = Learning()
     inform: Callable[[PyTree, Exposure], PyTree] | None = None
     leak: Callable[[PyTree, Key[Array, ""], PurifierBatch, Schedule], Float[Array, "S"]] | None = None
-    fit: Callable[[Key[Array, ""], LogOfUsers, PyTree], tuple[PyTree, Float[Array, "iterations"]]] | None = None
+    fit: Callable[[Key[Array, ""], LogOfUsers], tuple[PyTree, Float[Array, "iterations"]]] | None = None
     plainer: Mapping[str, Callable[[PyTree], PyTree]] = MappingProxyType({})
     sample: Callable[[PyTree, Key[Array, ""], States, Evidence, int], Float[Array, "N ... D"]] | None = None
 

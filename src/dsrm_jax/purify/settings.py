@@ -49,18 +49,12 @@ class PurifierConfig:
     """auto: what the method calls for: identity for methods that act on the observed state; for those that purify conditional, or
     the simplest state below it that left-out training users' later clicks speak for (mixture, gaussian, observed);
     identity: observed state as it is;
-    paper: Eq. (7) as printed; sdedit: unconditional, from a partly noised observed state; masked: cleaner target, masked-view
-    condition; guided: unconditional over clean preference, guided by the likelihood of the clicks given what was shown and by
-    that of what the log showed;
+    paper: Eq. (7) as printed; guided: unconditional over clean preference, guided by the likelihood of the clicks given what was
+    shown and by that of what the log showed;
     gaussian, mixture: the posterior mean under a Gaussian, or a mixture of them, fitted to the training users' clicks, without a
     network; conditional: reverse diffusion on that mixture's own denoiser given the history, plus what a network learnt to add;
-    regression: masked's network and pairs without diffusion, a control; rce, tce, bod: denoising losses (section denoiser);
+    rce, tce, bod: denoising losses (section denoiser);
     module:function: what makes one of your own, called with the fields here that its signature names."""
-    target: Literal["full", "split_half", "inverse_propensity", "popularity_corruption", "random_exposure"] = "full"
-    """What masked and regression learn to reconstruct: full: the user's full-log embedding without the window's own events;
-    split_half: the encoding of the half of the window that the condition does not see; inverse_propensity: the same with
-    popular items thinned; popularity_corruption: the window before some of its events were replaced by popular ones;
-    random_exposure: the encoding of the user's answers to random items in the training simulator."""
     diffusion_steps: int = number(default=20, within=MOST_LEVELS)
     """Length S of the reverse scan."""
     schedule: Literal["linear", "rescaled", "cosine"] = "rescaled"
@@ -70,8 +64,7 @@ class PurifierConfig:
     sampling_steps: int = number(default=0, within=Range(0, MOST_LEVELS.high))
     """Levels that the reverse scan visits, evenly spaced among S; 0: all."""
     start_fraction: float = number(default=0.0, within=SHARE)
-    """Level k* that the reverse process starts from, as a share of the levels visited, in [0, 1]; 0: the kind's own, a third
-    for sdedit and all for the others."""
+    """Level k* that the reverse process starts from, as a share of the levels visited, in [0, 1]; 0: all."""
     noise_scale: float = number(default=0.0, within=NON_NEGATIVE)
     """Standard deviation multiplier of the noise in the starting state and the reverse steps; 0: deterministic."""
     guidance_scale: float = number(default=1.0, within=NON_NEGATIVE)
@@ -89,8 +82,6 @@ class PurifierConfig:
     were learnt from (kinds gaussian, mixture, conditional). 1 earns more in sessions where items have few rows, for sessions show
     few items again and again; 0: items are taken to be known, which predicts logged clicks a little better
     (experiments/purifiers.md)."""
-    refresh_rounds: int = number(default=0, within=COUNT_OR_ZERO)
-    """Times that Stage I goes on with histories which a policy on the purified state made in the training simulator."""
     hidden: int = number(default=64, within=COUNT)
     """Width of the denoiser."""
     iterations: int = number(default=1500, within=COUNT_OR_ZERO)
@@ -99,10 +90,6 @@ class PurifierConfig:
     """States per gradient step."""
     learning_rate: float = number(default=5e-3, within=POSITIVE)
     """Adam step size."""
-    mask_rate: float = number(default=0.3, within=Range(0, 0.5))
-    """Mean share of history events hidden from the condition in training, in [0, .5]; each view draws up to twice this."""
-    condition_dropout: float = number(default=0.1, within=SHARE)
-    """Probability that the whole condition is dropped in training."""
     ema: float = number(default=0.999, within=SHARE_OF_MOST)
     """Decay of the exponential moving average of the denoiser's weights."""
 

@@ -20,7 +20,7 @@ from dsrm_jax.purify.posterior import UserPosterior, fit_posterior
 from dsrm_jax.purify.purifier import LogOfUsers, Purifier, PurifierBatch
 from dsrm_jax.purify.rce import LabelledBatch, sample_labelled_states
 from dsrm_jax.purify.settings import EncoderConfig
-from dsrm_jax.purify.targets import Visited, sample_states
+from dsrm_jax.purify.targets import sample_states
 from dsrm_jax.purify.windows import Windows
 from dsrm_jax.simulator.fit import fit_factors
 from dsrm_jax.simulator.response import FactorResponse
@@ -54,15 +54,7 @@ def fit_perception(
     The key is consumed. Histories end before the rows `starts`, such as those of a training world's users, who are `users` of the
     log; None: all training rows. `history_length` and `arrival_length` are as `Windows` takes them. The other keywords are fields
     of `EncoderConfig`; how the purifier is trained says its `learning`. The perception is of one seed, without a leading axis.
-
-    Raises:
-        InputError: the purifier learns from sessions in a training simulator, which a log is not.
     """
-    learning = purifier.learning
-    if learning.target == "random_exposure" or learning.refresh_rounds:
-        raise InputError(
-            "the purifier learns from answers in a training simulator: fit it by training.random_exposure and training.refresh"
-        )
     factor_key, encoder_key, posterior_key, purifier_key = jax.random.split(key, 4)
     factors = factorise(factor_key, log, dim=encoder.state_dim - 1, epochs=embedding_epochs)
     posterior = log_posterior(posterior_key, log, factors)
@@ -103,18 +95,14 @@ def fit_purifiers(
     params: EncoderParams,
     windows: Windows,
     posterior: UserPosterior,
-    *,
-    visited: Visited | None = None,
-    initial: PyTree = None,
 ) -> tuple[PyTree, Float[Array, "N iterations"]]:
     """Train one purifier per key, all in one program.
 
     The keys, one per seed, are consumed. `params` are those of the trained encoder; the other arguments are as `sample_states`
-    takes them, `visited` with a leading axis N; `initial` are each seed's parameters to go on from, None: fresh ones. Returned
-    are the purifiers' parameters and losses, each with a leading axis N.
+    takes them. Returned are the purifiers' parameters and losses, each with a leading axis N.
     """
-    mapped = jax.jit(jax.vmap(partial(_fit, encoder, purifier), in_axes=(0, None, None, None, 0)))
-    return mapped(keys, params, windows, posterior, (visited, initial))
+    mapped = jax.jit(jax.vmap(partial(_fit, encoder, purifier), in_axes=(0, None, None, None)))
+    return mapped(keys, params, windows, posterior)
 
 
 def _fit(
@@ -124,27 +112,18 @@ def _fit(
     params: EncoderParams,
     windows: Windows,
     posterior: UserPosterior,
-    earlier: tuple[Visited | None, PyTree] = (None, None),
 ) -> tuple[PyTree, Float[Array, "iterations"]]:
-    """Train the purifier of one seed; `earlier` are `visited` and `initial` of `fit_purifiers`."""
-    visited, initial = earlier
+    """Train the purifier of one seed."""
     if purifier.fit is not None:
-        return purifier.fit(key, LogOfUsers(params.embeddings, windows, posterior), initial)
-    sample = batch_sampler(encoder, purifier, params, windows, posterior, visited=visited)
-    fitted, losses = fit_purifier(key, purifier, sample, initial=initial)
+        return purifier.fit(key, LogOfUsers(params.embeddings, windows, posterior))
+    fitted, losses = fit_purifier(key, purifier, batch_sampler(encoder, purifier, params, windows, posterior))
     if purifier.inform is not None:
         fitted = purifier.inform(fitted, posterior.exposure)
     return fitted, losses
 
 
 def batch_sampler(
-    encoder: Encoder,
-    purifier: Purifier,
-    params: EncoderParams,
-    windows: Windows,
-    posterior: UserPosterior,
-    *,
-    visited: Visited | None = None,
+    encoder: Encoder, purifier: Purifier, params: EncoderParams, windows: Windows, posterior: UserPosterior
 ) -> SampleBatch:
     """Return `(key) -> batch` of what the purifier's `learning` asks for; arguments as `fit_purifiers` takes them."""
     learning = purifier.learning
@@ -159,19 +138,18 @@ def batch_sampler(
         mask_rate=learning.mask_rate,
         batch_size=learning.batch_size,
         target=learning.target,
-        visited=visited,
     )
 
 
 def fit_purifier(
-    key: Key[Array, ""], purifier: Purifier, sample_batch: SampleBatch, *, initial: PyTree = None
+    key: Key[Array, ""], purifier: Purifier, sample_batch: SampleBatch
 ) -> tuple[PyTree, Float[Array, "iterations"]]:
     """Train a purifier by its `learning` as one jitted scan; `vmap` over keys for several seeds.
 
     Adam with a cosine decay to 0 and gradient norms clipped at 1, and a moving average of the weights, whose decay is at most (1
     + i) / (10 + i) at iteration i. Purifiers of labelled batches are trained as the encoder is: neither clipped nor averaged. The
-    key is consumed. `sample_batch` is called for `init`, 8 times for the normalisation, and once per iteration. `initial` are
-    parameters to go on from; None: those of `init`. Returned are the parameters and each iteration's loss.
+    key is consumed. `sample_batch` is called for `init`, 8 times for the normalisation, and once per iteration. Returned are
+    the parameters and each iteration's loss.
     """
     learning = purifier.learning
     if learning.labelled:
@@ -209,9 +187,7 @@ def fit_purifier(
 
     @jax.jit
     def run(sample_key: Array, init_key: Array, scan_key: Array) -> tuple[PyTree, Array]:
-        params = initial
-        if params is None:
-            params = purifier.init(init_key, first_batch(sample_key))
+        params = purifier.init(init_key, first_batch(sample_key))
         inputs = (jnp.arange(learning.iterations), jax.random.split(scan_key, learning.iterations))
         (_, average, _), losses = jax.lax.scan(body, (params, params, optimiser.init(params)), inputs)
         return average, losses

@@ -24,7 +24,7 @@ MOST_DAYS = 14
 CORE = 5e9  # multiplications a second
 ACCELERATOR = 1e13
 STEP = 1e7  # multiplications that a step of a loop takes beside those of its products, a millisecond on two cores
-DIFFUSING = ("paper", "sdedit", "masked", "guided", "conditional")
+DIFFUSING = ("paper", "guided", "conditional")
 LARGEST_ACCELERATOR = 256 << 30  # bytes
 
 Estimates = Iterator[tuple[str, float]]
@@ -144,7 +144,6 @@ def loops(config: Config) -> Estimates:
     yield "encoder.iterations x encoder.batch_size", histories * state * LEARNING + config.encoder.iterations * STEP
     stage_one = purifier.iterations * (purifier.batch_size * network * LEARNING * seeds + STEP)
     yield "purifier.iterations x purifier.batch_size x seeds", stage_one
-    yield "purifier.refresh_rounds", purifier.refresh_rounds * (stage_one + env.max_len * STEP)
     views = config.denoiser.iterations * config.denoiser.batch_size * env.history_length
     yield (
         "denoiser.iterations x denoiser.batch_size x seeds",

@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from dsrm_jax.agents.methods import METHODS, method_of
-from dsrm_jax.agents.yardsticks import make_quota_greedy_purified
 from dsrm_jax.config import Config
 from dsrm_jax.config.serialise import FINGERPRINT_FORMAT
 from dsrm_jax.data.log import InteractionLog
@@ -34,7 +33,6 @@ from dsrm_jax.runs.log_models import LogModels, fit_log_models
 from dsrm_jax.runs.memory import Memory, once
 from dsrm_jax.runs.pieces import (
     encoder_of,
-    environment_of,
     log_of,
     purifier_of,
     purifier_settings,
@@ -43,16 +41,13 @@ from dsrm_jax.runs.pieces import (
     worlds_of,
 )
 from dsrm_jax.simulator.build import Worlds
-from dsrm_jax.simulator.world import SessionStarts, World
-from dsrm_jax.training.random_exposure import random_exposure_states
-from dsrm_jax.training.refresh import Collectors, refresh_perception
+from dsrm_jax.simulator.world import SessionStarts
 from dsrm_jax.types import Json, Say
 
 # purifier settings that Stage I does not read, but for `paper` and those of one's own
 REVERSE_ONLY = (*OF_PROCESS, "sampler", "noise_scale", "guidance_scale", "guidance_steps", "exposure_scale")
-REFRESH_STAGE = 3
 # of `data_key`, beside those of `log_models`
-WORLDS_STAGE, PROBES_STAGE, RANDOM_EXPOSURE_STAGE, CHOICE_STAGE = 0, 3, 4, 6
+WORLDS_STAGE, PROBES_STAGE, CHOICE_STAGE = 0, 3, 6
 DATA_STAGE = 1000  # beyond the stages of `seed_keys`
 
 
@@ -251,11 +246,8 @@ def _worlds_key(config: Config) -> tuple[object, ...]:
 
 def _purifier_key(config: Config) -> tuple[object, ...]:
     """Return everything that `_fit_purifiers` depends on besides the encoder and what that depends on."""
-    settings, learning = purifier_settings(config), purifier_of(config).learning
+    settings = purifier_settings(config)
     key = (settings, config.denoiser, config.training.seeds, chooses(config))
-    if learning.target == "random_exposure" or learning.refresh_rounds:
-        in_model = method_of(config.agent.method).in_model  # it plays in the training simulator
-        return (*key, config.environment, in_model, config.world)
     if settings.kind == "paper" or settings.kind not in PURIFIERS:
         return key
     return (at_defaults(settings, REVERSE_ONLY), *key[1:])
@@ -266,20 +258,13 @@ def _fit_purifiers(
 ) -> tuple[Perception, Json]:
     """Train each seed's purifier, and choose the state where that is left to us; the posterior is that of the training users."""
     started = time.perf_counter()
-    encoder, purifier, environment = encoder_of(config), purifier_of(config), environment_of(config)
-    posterior = replace(posterior, mode=_targets(config, params, posterior, worlds))
+    encoder, purifier = encoder_of(config), purifier_of(config)
     windows = windows_of(config, worlds.train.starts)
     if chooses(config):
         return _choose(config, Perception(params, None), posterior, windows, say)
     kind = kind_of(config)
     with purifier_phase(config):
         fitted, losses = fit_purifiers(seed_keys(config, 1), encoder, purifier, params, windows, posterior)
-        if purifier.learning.refresh_rounds:
-            keys = seed_keys(config, REFRESH_STAGE)
-            agent = make_quota_greedy_purified(slate_size=environment.slate_size)
-            collectors = Collectors(environment, agent, encoder, purifier)
-            fitted, again = refresh_perception(keys, collectors, Perception(params, fitted), worlds.train, posterior)
-            losses = losses if again is None else again
         check_loss(losses, f"the {kind} purifier", f"{'denoiser' if kind in DENOISERS else 'purifier'}.learning_rate")
     facts = {"purifier_loss": np.asarray(tail_mean(losses)).tolist(), "purifier_seconds": time.perf_counter() - started}
     say(f"Stage I, {kind} purifier: {facts['purifier_seconds']:.0f} s")
@@ -331,27 +316,6 @@ def _choose(
     say(f"Stage I, {PURIFYING} purifier: {facts['purifier_seconds']:.0f} s")
     say(in_words(found))
     return perception, facts | {"choice": found}
-
-
-def _targets(config: Config, params: EncoderParams, posterior: UserPosterior, worlds: Worlds) -> Float[Array, "U D"]:
-    """Return the cleaner state of each training user: the full log's, or what random exposure shows."""
-    if purifier_of(config).learning.target != "random_exposure":
-        return posterior.mode
-    encoder, env = encoder_of(config), config.environment
-
-    @jax.jit
-    def states(params: EncoderParams, world: World) -> Float[Array, "U D"]:
-        return random_exposure_states(
-            jax.random.fold_in(data_key(config), RANDOM_EXPOSURE_STAGE),
-            encoder,
-            params,
-            world,
-            history_length=env.history_length,
-            slate_correlation=env.slate_correlation,
-            double_sigmoid=env.double_sigmoid,
-        )
-
-    return states(params, worlds.train)
 
 
 def perception_like(config: Config, num_items: int) -> Perception:

@@ -36,7 +36,7 @@ from dsrm_jax.sweep.pool import STAGE_ONE
 from dsrm_jax.sweep.programs import compiled
 from dsrm_jax.types import Json, PyTree, Say
 
-# stage of `seed_keys` of validation sessions: 2 is that of held-out ones, 3 of Stage I's refresh
+# stage of `seed_keys` of validation sessions: 2 is that of held-out ones
 VALIDATION = 4
 
 

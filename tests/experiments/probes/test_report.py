@@ -42,7 +42,7 @@ def test_next_clicks_are_ranked_better_by_the_truth_and_worse_by_strangers():
 @pytest.mark.timeout(600)
 def test_a_tiny_run_writes_everything_and_its_trivial_controls_are_caught(tmp_path):
     config = budget("tiny")
-    config = replace(config, purifier=replace(config.purifier, kind="masked"))
+    config = replace(config, purifier=replace(config.purifier, kind="guided"))
     console = Console(width=130, record=True, file=io.StringIO())
     report = run_probe(config, tmp_path / "probe", console, num_users=120)
     assert json.loads((tmp_path / "probe" / "probe.json").read_text()) == report

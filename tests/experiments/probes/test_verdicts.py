@@ -48,7 +48,7 @@ DOWNSTREAM = {
 def report(states):
     decided = verdicts(states)
     return {
-        "source": "a made-up world", "purifier": "masked", "users": 100, "true_preference": True, "states": states,
+        "source": "a made-up world", "purifier": "guided", "users": 100, "true_preference": True, "states": states,
         "verdicts": decided, "claims": claims(states, decided), "next_click": None,
         "downstream": dict.fromkeys(("identity", "none"), DOWNSTREAM),
         "start_sweep": [{"start_fraction": f, "change": 0.1, "explained_share": 0.1, "interest_auc": 0.6} for f in (0.5, 1.0)],
