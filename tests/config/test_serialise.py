@@ -51,7 +51,8 @@ def test_any_configuration_survives_json(config):
 @given(configs, st.data())
 def test_merging_changes_the_named_fields_and_no_other(config, data):
     names = [name for name, _ in serialise.fields(config)]
-    alone = [name for name in names if name != "world.name"]  # it stands for a preset's fields, and Hypothesis finds their names
+    # a world's name stands for a preset's fields, and Hypothesis finds their names
+    alone = [name for name in names if name != "world.name"]
     chosen = set(data.draw(st.lists(st.sampled_from(alone), max_size=6)))
     other = data.draw(configs)
     overrides: dict = {}
