@@ -136,6 +136,14 @@ def process_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any,
     lines[:] = to_rst(lines)
 
 
+def process_signature(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Call JAX's array by the name that people know it by."""
+    short = [text and re.sub(r"\b(?:jax\.)?jaxlib\._jax\.Array\b", "Array", text) for text in (signature, returned)]
+    return short[0], short[1]
+
+
 def skip_member(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
     if name in {"replace", "from_bytes", "as_integer_ratio"}:
         return True
@@ -169,5 +177,6 @@ def write_pages(app: Sphinx) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", write_pages)
     app.connect("autodoc-process-docstring", process_docstring, priority=100)  # before napoleon
+    app.connect("autodoc-process-signature", process_signature)
     app.connect("autodoc-skip-member", skip_member)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -9,6 +9,7 @@ from dsrm_jax.agents.methods import METHODS
 from dsrm_jax.config import Config
 from dsrm_jax.evaluation.tables import label
 from dsrm_jax.evaluation.verdicts import verdicts
+from dsrm_jax.purify.settings import PURIFYING
 
 Json = Any
 COLUMNS = {"length": ("Len", 2), "reward": ("R_each", 3), "return": ("R_cum", 2), "ad": ("AD", 3)}
@@ -33,6 +34,8 @@ def read(folder: Path) -> dict[str, Any]:
         "table_learners": learners_table(load["worlds_learners"]),
         "learner_sizes": learner_sizes(load["worlds_learners"]),
         "table_steps": steps_table(load["ruler"]["steps"]),
+        "words_sessions": sessions_words(load["headroom_sessions"]),
+        "default_kind": f"`{PURIFYING}`",
         **{f"default_{name.replace('.', '_')}": f"`{value}`" for name, value in defaults(Config()).items()},
     }
 
@@ -132,6 +135,19 @@ def sessions_table(sessions: Json) -> str:
         for events in found["ahead"][states[0]]
     ]
     return table(["world, data seed", *(f"`{s}`" for s in states)], rows)
+
+
+def sessions_words(sessions: Json) -> str:
+    """Say in how many rows of `sessions_table` each purifier is beyond its interval."""
+    rows = [(found["ahead"], events) for found in sessions.values() for events in found["ahead"]["guided"]]
+    said = []
+    for state in ("conditional", "guided"):
+        gaps = [ahead[state][events]["length"] for ahead, events in rows]
+        ahead, behind = sum(gap["low"] > 0 for gap in gaps), sum(gap["high"] < 0 for gap in gaps)
+        said.append(
+            f"`{state}` is ahead of the Gaussian posterior beyond its interval in {ahead} of {len(rows)} rows, behind in {behind}"
+        )
+    return "; ".join(said) + "."
 
 
 def recovered_table(headroom: Json) -> str:

@@ -26,7 +26,7 @@ def fit() -> tuple:
     log = dj.load_log("kuairec", history_scale=0.3)
     worlds = dj.make_worlds(jax.random.key(0), log)
     environment = dj.make("paper")
-    encoder, purifier = dj.make_encoder(), dj.make_purifier(diffusion_steps=LEVELS)
+    encoder, purifier = dj.make_encoder(), dj.make_purifier(kind="guided", diffusion_steps=LEVELS)
     rows = {"starts": worlds.train.starts, "users": worlds.train_users}
     perception = dj.fit_perception(jax.random.key(1), log, encoder, purifier, **rows)
     agent = dj.make_dsrm_hrl()

@@ -61,7 +61,7 @@ def follow(page: str, folder: Path) -> list[tuple[Command, str]]:
     )
     shell = ["bash", "-c", script]
     options = {"cwd": folder, "env": environment(folder / ".cache"), "stderr": subprocess.STDOUT, "text": True}
-    printed = subprocess.run(shell, stdout=subprocess.PIPE, timeout=1500, **options).stdout
+    printed = subprocess.run(shell, stdout=subprocess.PIPE, timeout=3000, **options).stdout
     parts = re.split(rf"{END}(\d+)\n", printed)
     for command, text, status in zip(commands, parts[::2], parts[1::2], strict=False):
         assert status == "0", f"{command.line}\n{text}"
