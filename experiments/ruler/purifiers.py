@@ -141,6 +141,8 @@ def _purifier(kind: str, quick: bool, **options: PyTree) -> Purifier:
         options["iterations"] = 20
     if base in DENOISERS:
         options.pop("noise_scale", None)
+    else:
+        options["slack"] = 0.0  # the items are given, so that nothing may be off
     return PURIFIERS[base](**options)
 
 
