@@ -53,7 +53,9 @@ def results_table(
         What `rich.console.Console.print` takes: two tables side by side, or one above the other where the console is too narrow.
     """
     first, *_ = results.values()
-    title = f"{source}; max_len {max_len}; {_count(num_seeds, 'seed')}, {first['sessions']:,} held-out sessions"
+    title = (
+        f"{source}; max_len {max_len}; {num_seeds} seed{'s'[: num_seeds != 1]}, {first['sessions']:,} held-out sessions"
+    )
     paper = PAPER.get((env, max_len))
     main = WideTable("method", *(heading for _, heading, _ in PAPER_COLUMNS), "E[Len]")
     columns = (*OTHER_COLUMNS, *(column for column in OPTIONAL_COLUMNS if column[0] in first))
@@ -76,14 +78,7 @@ def cell(value: Mapping[str, float], digits: int) -> str:
 
 
 def data_table(facts: Json) -> RenderableType:
-    """Lay out the statistics of a log (`data.statistics.describe`): the paper's Table 1, and more.
-
-    Args:
-        facts: what `describe` gives.
-
-    Returns:
-        What `rich.console.Console.print` takes.
-    """
+    """Lay out the statistics of a log, `facts` of `data.statistics.describe`: the paper's Table 1, and more."""
     counts = WideTable("statistic", "train", "test")
     spreads = WideTable("per user", "split", *SPREAD.values(), keys=2)
     for name, train in facts["train"].items():
@@ -140,10 +135,6 @@ def _side_by_side(*tables: WideTable) -> Columns:
 
 def _cells(result: Json, columns: Sequence[tuple[str, str, int]]) -> list[str]:
     return [cell(result[name], digits) for name, _, digits in columns]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _number(value: float | None) -> str:

@@ -72,9 +72,14 @@ def expand(plan: Plan, where: str = "grid") -> list[Point]:
         validate(config, where)
         check_names(config)
         check_fits(config, where)
-        name = digest(f"{FINGERPRINT_FORMAT}{canonical(to_json(config))}{plan.validate}")[:12]
-        points[name] = Point(name, chosen, config)
+        point = point_of(chosen, config, validate=plan.validate)
+        points[point.name] = point
     return list(points.values())
+
+
+def point_of(values: Json, config: Config, *, validate: bool = False) -> Point:
+    """Return a configuration as a point of a grid's values, under the name that its result has."""
+    return Point(digest(f"{FINGERPRINT_FORMAT}{canonical(to_json(config))}{validate}")[:12], values, config)
 
 
 def group(points: Sequence[Point]) -> list[list[Point]]:
