@@ -10,6 +10,7 @@ MAX_LEN ?= 30
 SEEDS   ?=
 OUT     ?=
 ARGS    ?=
+CONTROL ?=
 PLAN    ?= experiments/sweep.toml
 BUDGET  ?= default
 PYTHON  ?= $(firstword $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do command -v $$p; done))
@@ -41,7 +42,7 @@ FLAGS = $(if $(filter sardine-%,$(WORLD)),$(call SAID,ENV,--env),--env $(ENV)) -
 WORLDS_ENV = $(if $(filter file,$(origin ENV)),,--env $(ENV))
 SWEEP_BUDGET = $(if $(filter default,$(BUDGET)),,--budget $(BUDGET))
 
-.PHONY: help setup docs train evaluate data sweep compare reproduce headroom ruler worlds learners probe fcpo export bench test test-all campaign test-versions test-oldest test-newest lint clean
+.PHONY: help setup docs train evaluate data sweep compare tune reproduce headroom ruler worlds learners probe fcpo export bench test test-all campaign test-versions test-oldest test-newest lint clean
 
 help: ## list the targets and variables
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +52,7 @@ help: ## list the targets and variables
 	@echo "  WORLD=mood, satisfaction, platform, tolerance, retention, kuaisim, her4if, ... (empty: the paper's)"
 	@echo "  BUDGET=$(BUDGET)    tiny (seconds), quick (a tenth of the paper's; sweep, compare, reproduce), default (minutes), paper (20,000 steps)"
 	@echo "  DATA=folder or file of the real data (empty: ./data/ENV if it is there, else the embedded synthetic world)"
+	@echo "  CONTROL=shuffled or random_goal: what reproduce takes away instead, so that claims about it must be lost"
 	@echo "  ARGS=\"--data.click-column rating --data.click-from 4\": further options of train and data"
 	@echo "  MAX_LEN=$(MAX_LEN)  SEEDS=\"11 15 19\"  OUT=run directory"
 
@@ -89,9 +91,12 @@ sweep: setup ## run a grid of configurations on one ENV: make sweep PLAN=experim
 compare: setup ## every method on both worlds and session lengths, one table each
 	@$(BIN)/dsrm-jax sweep experiments/baselines.toml $(SWEEP_BUDGET) $(if $(OUT),--out $(OUT))
 
+tune: setup ## choose every method's settings by one protocol, on data that no report uses; hours, resumable
+	@$(BIN)/dsrm-jax reproduce --tune $(if $(OUT),--out $(OUT)) $(if $(filter file,$(origin METHOD)),,--methods $(METHOD))
+
 reproduce: setup ## the paper's tables, figures and claims: make reproduce ENV=all BUDGET=quick
 	@$(BIN)/dsrm-jax reproduce --env $(ENV) --budget $(if $(filter default,$(BUDGET)),quick,$(BUDGET)) \
-	  $(if $(DATA),--data '$(DATA)') $(if $(OUT),--out $(OUT))
+	  $(if $(DATA),--data '$(DATA)') $(if $(OUT),--out $(OUT)) $(if $(CONTROL),--control $(CONTROL))
 
 headroom: setup ## how much of the oracle state's lead the purifier recovers
 	@$(BIN)/dsrm-jax headroom --env $(ENV) --budget $(BUDGET)

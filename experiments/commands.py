@@ -24,7 +24,16 @@ ABOUT = {
 
 
 def _reproduce(argv: list[str]) -> None:
-    def arguments(env: str = "all", budget: str = "quick", out: str = "", data: str = "", workers: int = 0) -> Json:
+    def arguments(
+        env: str = "all",
+        budget: str = "quick",
+        out: str = "",
+        data: str = "",
+        workers: int = 0,
+        control: str = "",
+        tune: bool = False,
+        methods: tuple[str, ...] = (),
+    ) -> Json:
         """Reproduce.
 
         Args:
@@ -33,21 +42,34 @@ def _reproduce(argv: list[str]) -> None:
             out: Folder of runs and report; finished runs in it are not run again. Empty: runs/reproduce-<env>-<budget>.
             data: Folder of real data, for one env.
             workers: Worker processes, one core each; 0: one per core.
+            control: Instead, a negative control of the ledger, which has to lose the claims it is about: shuffled (purified
+                states of other users) or random_goal (manager's goals drawn at random). Run it before the report, in its folder.
+            tune: Instead, choose each method's settings by one protocol (experiments/report/ranges.toml), which the next
+                report uses; hours, resumable.
+            methods: With --tune: some methods, with +half under the half-and-half head; empty: all.
         """
-        return {"env": env, "budget": budget, "out": out, "data": data, "workers": workers}
+        run = {"out": out, "workers": workers, "tune": tune, "methods": methods}
+        return {"env": env, "budget": budget, "data": data, "control": control, **run}
 
     wanted = parse_arguments(arguments, argv, "reproduce", ABOUT["reproduce"])
     from dsrm_jax.parallel.xla import use_compilation_cache
-    from experiments.report.plan import wanted_environments
+    from experiments.report.plan import WINNERS, plans_folder, wanted_environments
     from experiments.report.reproduce import reproduce
 
     use_compilation_cache()
+    if wanted["tune"]:
+        from experiments.report.tune import tune
+
+        out, toml = wanted["out"] or "runs/tune", plans_folder() / WINNERS
+        tune(out, toml, methods=wanted["methods"], workers=wanted["workers"], say=say)
+        return
     reproduce(
         wanted_environments(wanted["env"]),
         wanted["budget"],
         Path(wanted["out"] or f"runs/reproduce-{wanted['env']}-{wanted['budget']}"),
         data_path=wanted["data"],
         workers=wanted["workers"],
+        control=wanted["control"],
         say=say,
     )
 

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.report.findings import Cell, Findings, Measured, NotMeasuredError, Row, independent_difference
+from experiments.report.findings import Findings, Measured, NotMeasuredError, Row
+from experiments.report.intervals import Cell, difference_of_means
 from experiments.report.paper import ENVIRONMENTS, MAX_LENS, cell_name, env_name
 
-LOWER_IS_BETTER = ("ad", "slate_ad", "broken", "gini")
+DECIDING = MAX_LENS[:1]  # of claims; the longer sessions are run on one data seed, which decides nothing
+LOWER_IS_BETTER = ("ad", "slate_ad", "broken", "gini", "spread")
 
 
 def level(
@@ -17,7 +19,7 @@ def level(
     metric: str,
     methods: Sequence[str],
     envs: Sequence[str] = (),
-    max_lens: Sequence[int] = MAX_LENS,
+    max_lens: Sequence[int] = DECIDING,
 ) -> list[Measured]:
     """Return a metric of each method in each cell."""
     return [
@@ -35,39 +37,52 @@ def margin(
     method: str,
     against: Sequence[str],
     envs: Sequence[str] = (),
-    max_lens: Sequence[int] = MAX_LENS,
+    max_lens: Sequence[int] = DECIDING,
     relative: bool = False,
 ) -> list[Measured]:
-    """Return by how much a method is better than the best of others in each cell, as a share of theirs where `relative`.
+    """Return by how much a method is better than each of others in each cell, as a share of theirs where `relative`.
 
-    Better is more, and less for the measures of imbalance. The best is the one whose margin is smallest.
+    Better is more, and less for the measures of imbalance. A rule on all of these numbers asks that every rival be beaten beyond
+    its own interval: to look at the best alone, chosen by its mean, would forget those whose interval is wider.
     """
     found = []
     for env, max_len in findings.table_cells(envs, max_lens):
         own = findings.row(env, max_len, method)
-        others = [row for name in against if (row := findings.row(env, max_len, name)) is not None]
-        if own is None or not others:
+        if own is None:
             continue
-        if absent := [name for name in against if findings.row(env, max_len, name) is None]:
-            found.append(_unknown(f"{cell_name(env, max_len)}, {', '.join(absent)} did not finish"))
-        margins = [(_margin(findings, own, other, metric, relative), other["method"]) for other in others]
-        cell, rival = min(margins, key=lambda pair: pair[0].value)
-        found.append(Measured(f"{cell_name(env, max_len)}, against {rival}", cell))
+        for name in against:
+            other = findings.row(env, max_len, name)
+            where = f"{cell_name(env, max_len)}, against {name}"
+            if other is not None:
+                found.append(Measured(where, _margin(findings, own, other, metric, relative)))
+            elif any(findings.row(env, max_len, rival) is not None for rival in against):
+                found.append(_unknown(f"{cell_name(env, max_len)}, {name} did not finish"))
     return found
 
 
 def share_best(findings: Findings, *, method: str, methods: Sequence[str], metrics: Sequence[str]) -> list[Measured]:
-    """Return in which share of cells and metrics a method's mean is the best of some methods."""
-    wins = []
-    for env, max_len in findings.table_cells((), MAX_LENS):
+    """Return in which share of cells and metrics a method is the best of some methods, data seed by data seed."""
+    wins: dict[int, list[bool]] = {}
+    for env, max_len in findings.table_cells((), DECIDING):
         rows = {name: row for name in methods if (row := findings.row(env, max_len, name)) is not None}
         if method not in rows or len(rows) < 2:
             continue
         for metric in metrics:
             sign = -1 if metric in LOWER_IS_BETTER else 1
-            best = max(rows, key=lambda name: sign * rows[name]["result"][metric]["mean"])
-            wins.append(best == method)
-    return [Measured.exact(f"{sum(wins)} of {len(wins)} cells", float(np.mean(wins)))] if wins else []
+            by_seed = {name: _by_data_seed(findings, row, metric) for name, row in rows.items()}
+            for seed in by_seed[method]:
+                values = {name: sign * of_row[seed] for name, of_row in by_seed.items() if seed in of_row}
+                wins.setdefault(seed, []).append(max(values, key=values.__getitem__) == method)
+    if not wins:
+        return []
+    most = max(len(of_seed) for of_seed in wins.values())
+    shares = [float(np.mean(of_seed)) for of_seed in wins.values()]
+    return [Measured.of_data(f"of up to {most} cells and metrics a data seed", shares)]
+
+
+def _by_data_seed(findings: Findings, row: Row, metric: str) -> dict[int, float]:
+    runs = findings.numbers[row["name"]].values[metric]
+    return {seed: float(np.mean([x for (of, _), x in runs.items() if of == seed])) for seed in {of for of, _ in runs}}
 
 
 def diffusion_peak(
@@ -102,7 +117,7 @@ def diffusion_change(
         if first in rows and second in rows:
             cell = findings.difference(rows[second], rows[first], metric)
             base = rows[first]["result"][metric]["mean"] if relative else 1.0
-            found.append(Measured(env_name(env), _scaled(cell, 1 / base)))
+            found.append(Measured(env_name(env), cell.scaled(1 / base)))
     return found
 
 
@@ -127,19 +142,13 @@ def diffusion_contrast(findings: Findings, *, schedule: str, first: int, second:
     if not all(fall.values()):
         raise NotMeasuredError("needs both data sets")
     (rec,), (rand,) = fall["kuairec"], fall["kuairand"]
-    return [Measured("KuaiRand-Pure minus KuaiRec", independent_difference(rec.cell, rand.cell))]
-
-
-def penalty_level(findings: Findings, *, metric: str, weight: float) -> list[Measured]:
-    """Return a metric of DSRM-HRL under Eq. (6)'s penalty alone, at one lambda."""
-    rows = findings.select("pareto_penalty", fairness_weight=weight)
-    return [Measured(env_name(r["env"]), Cell.of(r["result"][metric])) for r in rows]
+    return [Measured("KuaiRand-Pure minus KuaiRec", difference_of_means(rec.cell, rand.cell))]
 
 
 def dominated_by(findings: Findings, *, method: str, methods: Sequence[str]) -> list[Measured]:
     """Count, in each cell, the methods that dominate a method in return and balance of slates."""
     found = []
-    for env, max_len in findings.table_cells((), MAX_LENS):
+    for env, max_len in findings.table_cells((), DECIDING):
         own = findings.row(env, max_len, method)
         if own is None:
             continue
@@ -149,7 +158,9 @@ def dominated_by(findings: Findings, *, method: str, methods: Sequence[str]) -> 
         if not rivals:
             continue
         better = [r["method"] for r in rivals if dominates(findings, r, own)]
-        found.append(Measured.exact(f"{cell_name(env, max_len)}: {', '.join(better) or 'none'}", float(len(better))))
+        count = float(len(better))
+        cell = Cell(count, count, count, own["result"]["data_seeds"])
+        found.append(Measured(f"{cell_name(env, max_len)}: {', '.join(better) or 'none'}", cell))
     return found
 
 
@@ -164,15 +175,11 @@ def dominates(findings: Findings, row: Row, other: Row) -> bool:
 def _margin(findings: Findings, own: Row, other: Row, metric: str, relative: bool) -> Cell:
     cell = findings.difference(own, other, metric)
     if metric in LOWER_IS_BETTER:
-        cell = Cell(-cell.value, -cell.high, -cell.low)
+        cell = cell.scaled(-1)
     base = other["result"][metric]["mean"]
     if not relative:
         return cell
-    return _scaled(cell, 1 / base) if base > 0 else Cell(math.nan, math.nan, math.nan)
-
-
-def _scaled(cell: Cell, factor: float) -> Cell:
-    return Cell(cell.value * factor, cell.low * factor, cell.high * factor)
+    return cell.scaled(1 / base) if base > 0 else Cell(math.nan, math.nan, math.nan)
 
 
 def _unknown(where: str) -> Measured:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dsrm_jax.evaluation.metrics import METRICS
 from dsrm_jax.files import write_text
 from dsrm_jax.types import Json
 from experiments.report import paper
 from experiments.report.claims import Judgement
-from experiments.report.curves import read_curve
+from experiments.report.curves import pooled_curve
 from experiments.report.findings import Findings, Row
 from experiments.report.measures import figure2_sources, training_seconds
+from experiments.report.pooled import METRICS
 
 CURVE_POINTS = 100  # rows kept of each curve
 CsvRow = Sequence[object]
@@ -43,9 +43,12 @@ def write_csvs(findings: Findings, judgements: Sequence[Judgement], folder: Path
 
 RESULTS = (
     *("plan", "env", "max_len", "method", "setting", "metric", "mean", "low", "high"),
-    *("seeds", "sessions", "paper_mean", "paper_deviation"),
+    *("data_seeds", "policies", "sessions", "paper_mean", "paper_deviation"),
 )
-TIMES = ("plan", "env", "max_len", "method", "setting", "compile_s", "train_s", "with_stage_one_s", "evaluation_s")
+TIMES = (
+    *("plan", "env", "max_len", "method", "setting", "policies"),
+    *("compile_s", "train_s", "with_stage_one_s", "evaluation_s"),
+)
 CLAIMS = (
     "id",
     "section",
@@ -56,8 +59,12 @@ CLAIMS = (
     "value",
     "low",
     "high",
+    "data_seeds",
+    "p",
+    "p_holm",
+    "before",
     "verdict",
-    "artefact",
+    "why",
 )
 
 
@@ -65,9 +72,11 @@ def _results(findings: Findings) -> Iterable[CsvRow]:
     for plan, row in findings.measured_rows():
         result = row["result"]
         key = (plan, row["env"], row["max_len"], row["method"], _setting(row))
-        count = (len(result["seeds"]), result["sessions"])
+        count = (result["data_seeds"], result["policies"], result["sessions"])
         for metric in METRICS:
-            entry = result[metric]
+            entry = result.get(metric)
+            if entry is None:
+                continue
             cell = paper.printed(row["env"], row["max_len"], row["method"], metric) if not _setting(row) else None
             printed = ("", "") if cell is None else tuple(cell)
             yield (*key, metric, entry["mean"], entry["low"], entry["high"], *count, *printed)
@@ -83,13 +92,14 @@ def _times(findings: Findings) -> Iterable[CsvRow]:
             training_seconds(row),
             timing["evaluation_seconds"],
         )
-        yield (plan, row["env"], row["max_len"], row["method"], _setting(row), *seconds)
+        policies = row["result"]["policies"] / row["result"]["data_seeds"]
+        yield (plan, row["env"], row["max_len"], row["method"], _setting(row), policies, *seconds)
 
 
 def _curves(findings: Findings) -> Iterable[CsvRow]:
     for row in findings.results.get("fig7", []):
         for metric in ("length", "ad", "reward"):
-            found = read_curve(findings.folder / row["name"], metric)
+            found = pooled_curve(findings.folder, row["names"], metric)
             if found is None:
                 continue
             steps, curves = found
@@ -131,10 +141,12 @@ def _claims(judgements: Sequence[Judgement]) -> Iterable[CsvRow]:
     for j in judgements:
         claim, rule = j.claim, j.claim.rule
         key = (claim.id, claim.section, rule.measurement, rule.relation, rule.threshold)
+        verdict = (j.p_value, j.adjusted, claim.before, j.verdict, j.why)
         for m in j.measured:
-            yield (*key, m.where, m.cell.value, m.cell.low, m.cell.high, j.verdict, j.artefact)
+            cell = m.cell
+            yield (*key, m.where, cell.value, cell.low, cell.high, cell.data_seeds, *verdict)
         if not j.measured:
-            yield (*key, "", "", "", "", j.verdict, j.artefact)
+            yield (*key, *[""] * 5, *verdict)
 
 
 def _setting(row: Row) -> str:

@@ -1,6 +1,7 @@
 """Learning curves of finished points, and the numbers that decide what is said about them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,17 @@ def read_curve(folder: Path, metric: str) -> tuple[Int[np.ndarray, "N"], Float[n
     return np.array([row["step"] for row in rows]), running_mean(values, weight, SPAN)
 
 
+def pooled_curve(
+    folder: Path, names: Sequence[str], metric: str
+) -> tuple[Int[np.ndarray, "N"], Float[np.ndarray, "N S"]] | None:
+    """Return `read_curve` of a row's points, the policies of all data seeds beside each other."""
+    found = [curve for name in names if (curve := read_curve(folder / name, metric)) is not None]
+    if not found:
+        return None
+    length = min(len(steps) for steps, _ in found)
+    return found[0][0][:length], np.concatenate([curves[:length] for _, curves in found], axis=1)
+
+
 def curve_facts(curves: Float[np.ndarray, "N S"]) -> dict[str, float]:
     """Return what can be said about a metric's course over training.
 
@@ -61,6 +73,11 @@ def curve_facts(curves: Float[np.ndarray, "N S"]) -> dict[str, float]:
         "late_level": float(np.mean(late)),
         "settled": float((np.flatnonzero(away)[-1] + 1) / len(mean)) if away.any() else 0.0,
     }
+
+
+def mean_facts(facts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the means of `curve_facts` of several data seeds; empty where there is none."""
+    return {name: float(np.mean([of_seed[name] for of_seed in facts])) for name in facts[0]} if facts else {}
 
 
 def all_curve_facts(folder: Path, metrics: tuple[str, ...] = ("length", "slate_ad", "ad")) -> Json:

@@ -9,11 +9,14 @@ import numpy as np
 from dsrm_jax.cli.pictures import FLAW, GREY, look_of, write_picture
 from experiments.point_names import name_points
 from experiments.report import paper
-from experiments.report.curves import read_curve
-from experiments.report.findings import Cell, Findings, Row
+from experiments.report.curves import pooled_curve
+from experiments.report.findings import Findings, Row
+from experiments.report.intervals import Cell
 from experiments.report.measures import figure2_sources
-from experiments.report.paper import env_name, method_name
+from experiments.report.paper import env_name
 from experiments.report.tables import CLOSED_FORM_BOUND
+from experiments.report.variants import variant_name
+from experiments.report.waterfall import LADDER, waterfall
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -23,7 +26,13 @@ if TYPE_CHECKING:
 WIDTH = 10.0  # inches
 PANELS = (("length", "Len, steps"), ("reward", "R_each"), ("return", "R_cum"), ("ad", "AD"))
 OWN = "dsrm_hrl"
-WEIGHTS = {"pareto_penalty": ("penalty, over λ", "#0072b2"), "pareto_quota": ("quota, over λ", "#009e73")}
+GAIN = "#0072b2"
+LINES = {
+    "quota_greedy": "raw",
+    "quota_greedy+skips": "raw with skips",
+    "quota_greedy_purified+gaussian": "Gaussian posterior",
+}
+WEIGHTS = {"pareto_penalty": ("penalty, over λ", "#0072b2")}
 
 
 def draw_all(findings: Findings, folder: Path) -> dict[str, str]:
@@ -34,6 +43,7 @@ def draw_all(findings: Findings, folder: Path) -> dict[str, str]:
     """
     drawn = {}
     for name, draw in (
+        ("waterfall", waterfall_figure),
         ("fig2", figure2),
         ("fig3", figure3),
         ("fig6", figure6),
@@ -46,6 +56,28 @@ def draw_all(findings: Findings, folder: Path) -> dict[str, str]:
             write_picture(figure, folder / f"{name}.png")
             drawn[name] = draw.__doc__.splitlines()[0].removeprefix("Draw ").rstrip(".") if draw.__doc__ else name
     return drawn
+
+
+def waterfall_figure(findings: Findings) -> "Figure | None":
+    """Draw where the length of DSRM-HRL's sessions comes from, step by step from random slates, with paired intervals."""
+    chains = {env: steps for env in findings.environments if (steps := waterfall(findings, env))}
+    if not chains:
+        return None
+    figure, panels = _panels(len(chains), 1, height=2.8, width=7.0)  # below each other: a phone is narrow
+    for axes, (env, steps) in zip(panels[:, 0], chains.items(), strict=True):
+        level = steps[0].start.value
+        axes.barh([0], [level], color=GREY)
+        for place, step in enumerate(steps, 1):
+            gain = step.gain
+            axes.barh([place], [gain.value], left=level, color=GAIN if gain.value > 0 else FLAW)
+            level += gain.value
+            axes.errorbar([level], [place], xerr=[gain.half], fmt="none", color="black", capsize=2, label=step.name)
+        axes.set_yticks(range(len(steps) + 1), ["random slates", *(step.name for step in steps)], fontsize=8)
+        axes.invert_yaxis()
+        axes.set_title(f"{env_name(env)}, Max Len {paper.MAX_LENS[0]}", fontsize=9)
+        axes.set(xlabel="Len, steps")
+        axes.grid(axis="x", alpha=0.3)
+    return figure
 
 
 def figure2(findings: Findings) -> "Figure | None":
@@ -86,6 +118,7 @@ def figure3(findings: Findings) -> "Figure | None":
     for axes, (env, n, raw, purified) in zip(panels[0], cells, strict=True):
         for row, label in ((raw, "DNaIR, raw"), (purified, "DNaIR, purified")):
             _point(axes, row, "ad", "length", label=label)
+        _ladder(axes, findings, env, "ad", "length")
         axes.set_title(f"{env_name(env)}, Max Len {n}", fontsize=9)
         axes.set(xlabel="AD (less is better)", ylabel="Len")
         axes.margins(0.3)
@@ -109,6 +142,10 @@ def figure6(findings: Findings) -> "Figure | None":
                 cells = [Cell.of(r["result"][metric]) for r in chosen]
                 error = [c.half for c in cells]
                 axes.errorbar(steps, [c.value for c in cells], yerr=error, fmt="o-", ms=4, capsize=2, label=title)
+            for (method, name), style in zip(LINES.items(), (":", "--", "-."), strict=True):
+                row = findings.row(env, paper.MAX_LENS[0], method)
+                if row is not None and metric in row["result"]:
+                    axes.axhline(row["result"][metric]["mean"], color=GREY, linestyle=style, label=f"greedy, {name}")
             axes.set_xscale("log")
             axes.set_title(f"{env_name(env)}: {label}", fontsize=9)
             axes.set(xlabel="diffusion steps S")
@@ -127,7 +164,7 @@ def figure7(findings: Findings) -> "Figure | None":
     for env, line in zip(envs, panels, strict=True):
         for axes, (metric, label) in zip(line, (("length", "Len, steps"), ("ad", "AD")), strict=True):
             for row in (r for r in rows if r["env"] == env):
-                found = read_curve(findings.folder / row["name"], metric)
+                found = pooled_curve(findings.folder, row["names"], metric)
                 if found is not None:
                     _band(axes, *found, row["method"])
             axes.set_title(f"{env_name(env)}: {label}, training simulator, exploration on", fontsize=9)
@@ -147,7 +184,8 @@ def pareto(findings: Findings) -> "Figure | None":
         for method in (*paper.METHODS, *paper.YARDSTICKS):
             row = findings.row(env, paper.MAX_LENS[0], method)
             if row is not None:
-                _point(axes, row, "slate_ad", "return", label=method_name(method))
+                _point(axes, row, "slate_ad", "return", label=variant_name(method))
+        _ladder(axes, findings, env, "slate_ad", "return")
         for plan, (label, colour) in WEIGHTS.items():
             chosen = [r for r in findings.results.get(plan, []) if r["env"] == env]
             if chosen:
@@ -157,7 +195,7 @@ def pareto(findings: Findings) -> "Figure | None":
         axes.set(xlabel="imbalance of slates, mean |2s - 1| (less is better)", ylabel="R_cum")
         axes.margins(0.12)
         axes.grid(alpha=0.3)
-    _legend(figure, [label for label, _ in WEIGHTS.values()])
+    _legend(figure, [*(label for label, _ in WEIGHTS.values()), "the ladder, greedy"])
     for env, axes in zip(envs, panels[0], strict=True):
         name_points(axes, list(_named(findings, env)))
     return figure
@@ -192,8 +230,17 @@ def _panels(rows: int, columns: int, *, height: float, width: float = WIDTH) -> 
 def _point(axes: "Axes", row: Row, x: str, y: str, *, label: str) -> None:
     at = [Cell.of(row["result"][metric]) for metric in (x, y)]
     (x_at, y_at), (x_half, y_half) = ([c.value for c in at], [c.half for c in at])
-    colour, marker = look_of(row["method"])
+    colour, marker = look_of(row["method"].partition("+")[0])
     axes.errorbar(x_at, y_at, xerr=x_half, yerr=y_half, fmt=marker, ms=6, capsize=2, color=colour, label=label)
+
+
+def _ladder(axes: "Axes", findings: Findings, env: str, x: str, y: str) -> None:
+    """Draw the ladder's rungs in grey, joined in their order."""
+    rungs = (findings.row(env, paper.MAX_LENS[0], rung) for rung in LADDER)
+    results = [row["result"] for row in rungs if row is not None and x in row["result"]]
+    if results:
+        places = ([result[metric]["mean"] for result in results] for metric in (x, y))
+        axes.plot(*places, ".:", ms=4, color=GREY, label="the ladder, greedy")
 
 
 def _named(findings: Findings, env: str) -> Iterator[tuple[float, float, str, str]]:
@@ -202,15 +249,15 @@ def _named(findings: Findings, env: str) -> Iterator[tuple[float, float, str, st
         row = findings.row(env, paper.MAX_LENS[0], method)
         if row is not None:
             x, y = (row["result"][metric]["mean"] for metric in ("slate_ad", "return"))
-            yield x, y, method_name(method), look_of(method)[0]
+            yield x, y, variant_name(method), look_of(method.partition("+")[0])[0]
 
 
 def _band(axes: "Axes", steps: np.ndarray, curves: np.ndarray, method: str) -> None:
     seen = np.isfinite(curves).all(axis=1)
     steps, curves = steps[seen], curves[seen]
-    own, (colour, marker) = method == OWN, look_of(method)
+    own, (colour, marker) = method == OWN, look_of(method.partition("+")[0])
     axes.fill_between(steps, curves.min(axis=1), curves.max(axis=1), color=colour, alpha=0.15, linewidth=0)
-    (line,) = axes.plot(steps, curves.mean(axis=1), color=colour, label=method_name(method), marker=marker, ms=4)
+    (line,) = axes.plot(steps, curves.mean(axis=1), color=colour, label=variant_name(method), marker=marker, ms=4)
     line.set(linewidth=2.2 if own else 1.0, markevery=max(len(steps) // 6, 1))
 
 

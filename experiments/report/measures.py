@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dsrm_jax.agents.methods import method_of
 from dsrm_jax.types import Json
 from experiments.report.comparisons import (
+    DECIDING,
     diffusion_change,
     diffusion_contrast,
     diffusion_level,
@@ -16,23 +17,28 @@ from experiments.report.comparisons import (
     dominated_by,
     level,
     margin,
-    penalty_level,
     share_best,
 )
 from experiments.report.findings import Findings, Measured, NotMeasuredError, Row
-from experiments.report.paper import MAX_LENS, TABLE4, cell_name, env_name, printed_rows
+from experiments.report.intervals import Cell
+from experiments.report.paper import TABLE4, cell_name, env_name, printed_rows
+from experiments.report.studies import living, living_control, noise, real_log, ruler_change
 
 Measure = Callable[..., list[Measured]]
 SEEDS_TIMES_SESSIONS = 30  # what the printed Len are means of: 3 seeds x the last 10 sessions
 
 
-def popularity_r2(findings: Findings, *, kind: str) -> list[Measured]:
-    """Return Figure 2's squared correlation: of the columns that the paper names where they are, else of the log."""
+def popularity_r2(findings: Findings, *, kind: str, minus: str = "") -> list[Measured]:
+    """Return Figure 2's R², or what it is above another: of the columns that the paper names, else of each data seed."""
     found = []
     for env in findings.environments:
-        for label, facts in figure2_sources(findings, env)[-1:]:
-            if math.isfinite(facts[kind]):
-                found.append(Measured.exact(label, facts[kind]))
+        facts = [x["popularity"] for x in findings.data_seeds.get(env, [])]
+        label = f"{env_name(env)}, log"
+        if printed := findings.data.get(env, {}).get("printed_columns"):
+            facts, label = [printed], f"{env_name(env)}, show_user_num and play_user_num"
+        values = [x[kind] - (x[minus] if minus else 0.0) for x in facts]
+        if values and all(map(math.isfinite, values)):
+            found.append(Measured.of_data(label, values))
     return found
 
 
@@ -49,7 +55,11 @@ def figure2_sources(findings: Findings, env: str) -> list[tuple[str, Json]]:
 
 def shared_users(findings: Findings) -> list[Measured]:
     """Return which share of the held-out users the training log knows."""
-    return [Measured.exact(env_name(env), facts["shared_users"]) for env, facts in findings.data.items()]
+    return [
+        Measured.of_data(env_name(env), [x["shared_users"] for x in facts])
+        for env, facts in findings.data_seeds.items()
+        if facts
+    ]
 
 
 def probe(findings: Findings, *, state: str, key: str, minus_state: str = "", minus_key: str = "") -> list[Measured]:
@@ -63,40 +73,52 @@ def probe(findings: Findings, *, state: str, key: str, minus_state: str = "", mi
         if minus_state or minus_key:
             value -= _number(states.get(minus_state or state, {}).get(minus_key or key))
         if math.isfinite(value):
-            found.append(Measured.exact(env_name(env), value))
+            found.append(Measured.of_data(env_name(env), [value]))
     return found
 
 
 def probe_claim(findings: Findings, *, name: str) -> list[Measured]:
     """Return 1 where a decision of the probes (`probes.verdicts.claims`) is true, else 0, of each data set."""
-    return [Measured.exact(env_name(env), float(report["claims"][name])) for env, report in findings.probes.items()]
+    return [Measured.of_data(env_name(env), [report["claims"][name]]) for env, report in findings.probes.items()]
 
 
 def time_ratio(findings: Findings, *, method: str, against: str) -> list[Measured]:
-    """Return a method's training time, Stage I included, over another's, at the same budget."""
-    seconds = {r["method"]: training_seconds(r) for r in findings.results.get("table4", [])}
-    if method not in seconds or against not in seconds:
+    """Return a method's training time, Stage I included, over another's, at the same budget, once a data seed."""
+    found = {r["method"]: r for r in findings.results.get("table4", [])}
+    if method not in found or against not in found:
         raise NotMeasuredError("Table 4 is about KuaiRec, which was not run, or one of the two did not finish")
-    return [Measured.exact(f"{method} / {against}", seconds[method] / seconds[against])]
+    return [_ratio_of(f"{method} / {against}", found[method], found[against], training_seconds)]
 
 
-def training_seconds(row: Row) -> float:
-    """Return the seconds of training a method: Stage II and, for what it needs of its own, Stage I's purifier or denoiser."""
+def training_seconds(row: Row, place: int | None = None) -> float:
+    """Return the seconds of training a method, of one data seed or their mean.
+
+    They are those of Stage II and, for what it needs of its own, of Stage I's purifier or denoiser.
+    """
     # the others act on the observed state: there is nothing to train for it
-    own = method_of(row["method"]).state != "identity"
+    own = method_of(row["method"].split("+")[0]).state != "identity"
     stage_one = float(row["stage_one"].get("purifier_seconds") or 0.0) if own else 0.0
-    return float(row["timing"]["train_seconds"]) + stage_one
+    timing = row["timing"] if place is None else row["timings"][place]
+    return float(timing["train_seconds"]) + stage_one
 
 
 def evaluation_ratio(findings: Findings, *, method: str, against: str) -> list[Measured]:
-    """Return the time of a method's held-out sessions, their program compiled, over another's."""
+    """Return the time of a method's held-out sessions, their program compiled, over another's, once a data seed."""
     found = []
-    for env, max_len in findings.table_cells((), MAX_LENS):
-        rows = [findings.row(env, max_len, name) for name in (method, against)]
-        if all(row is not None for row in rows):
-            first, second = (row["timing"]["evaluation_seconds"] for row in rows if row is not None)
-            found.append(Measured.exact(cell_name(env, max_len), first / second))
+    for env, max_len in findings.table_cells((), DECIDING):
+        first, second = (findings.row(env, max_len, name) for name in (method, against))
+        if first is not None and second is not None:
+            found.append(_ratio_of(cell_name(env, max_len), first, second, _evaluation_seconds))
     return found
+
+
+def _evaluation_seconds(row: Row, place: int) -> float:
+    return float(row["timings"][place]["evaluation_seconds"])
+
+
+def _ratio_of(where: str, first: Row, second: Row, seconds: Callable[[Row, int], float]) -> Measured:
+    seeds = range(min(len(first["timings"]), len(second["timings"])))
+    return Measured.of_data(where, [seconds(first, i) / seconds(second, i) for i in seeds])
 
 
 def paper_time_ratio(findings: Findings, *, method: str, against: str) -> list[Measured]:
@@ -118,34 +140,34 @@ def paper_rows_off_three_seeds(findings: Findings) -> list[Measured]:
 def curve(
     findings: Findings, *, kind: str, metric: str, method: str, against: Sequence[str] = (), envs: Sequence[str] = ()
 ) -> list[Measured]:
-    """Return a number of a learning curve (`curves.curve_facts`), or its ratio to the least among other methods."""
+    """Return a number of learning curves (`curves.curve_facts`), or its ratio to the least of other methods'."""
     found = []
     for env in findings.environments_of(envs):
         rows = {r["method"]: r for r in findings.results.get("fig7", []) if r["env"] == env}
         if method not in rows:
             continue
-        own = findings.curve_facts(rows[method]).get(metric)
-        others = [findings.curve_facts(rows[name]).get(metric) for name in against if name in rows]
-        rivals = [facts[kind] for facts in others if facts is not None and math.isfinite(facts[kind])]
-        if own is None or not math.isfinite(own[kind]) or (against and not rivals):
-            continue
-        value = own[kind] / min(rivals) if against and min(rivals) > 0 else own[kind]
-        found.append(Measured.exact(env_name(env), math.inf if against and min(rivals) == 0 < own[kind] else value))
+        own = [facts[kind] for facts in findings.curve_facts(rows[method], metric)]
+        rivals = [[f[kind] for f in findings.curve_facts(rows[n], metric)] for n in against if n in rows]
+        if against:
+            least = [min(of_seed) for of_seed in zip(*rivals, strict=False)]
+            own = [x / y if y > 0 else math.inf for x, y in zip(own, least, strict=False)]
+        if own and all(not math.isnan(x) for x in own):
+            found.append(Measured.of_data(env_name(env), own))
     return found
 
 
 def closed_form_error(findings: Findings) -> list[Measured]:
     """Return how far the closed form of Len is from every measured row."""
-    return [Measured.exact(where, error) for where, error in closed_form_errors(findings)]
+    return [Measured(where, Cell(error, error, error, seeds)) for where, error, seeds in closed_form_errors(findings)]
 
 
-def closed_form_errors(findings: Findings) -> list[tuple[str, float]]:
-    """Return `(row, abs(E[Len] - Len))` of every distinct measured row, the largest first."""
+def closed_form_errors(findings: Findings) -> list[tuple[str, float, int]]:
+    """Return `(row, abs(E[Len] - Len), data seeds)` of every distinct measured row, the largest first."""
     errors = []
     for plan, row in findings.measured_rows():
         result = row["result"]
         where = f"{plan}: {cell_name(row['env'], row['max_len'])}, {row['method']}"
-        errors.append((where, abs(result["closed_form"] - result["length"]["mean"])))
+        errors.append((where, abs(result["closed_form"] - result["length"]["mean"]), result["data_seeds"]))
     return sorted(errors, key=lambda pair: -pair[1])
 
 
@@ -176,7 +198,11 @@ MEASURES: dict[str, Measure] = {
         paper_rows_off_three_seeds,
         curve,
         closed_form_error,
-        penalty_level,
         dominated_by,
+        living,
+        living_control,
+        real_log,
+        ruler_change,
+        noise,
     )
 }

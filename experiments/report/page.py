@@ -2,6 +2,7 @@
 
 import base64
 import html
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabu
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #e5e5e5; vertical-align: top; }
 td { white-space: nowrap; } .prose { min-width: 70rem; } .prose td { white-space: normal; }
 .prose td:nth-child(5) { min-width: 12rem; }
-th { background: #f4f4f4; text-align: left; } tbody tr:nth-child(even) { background: #fafafa; }
+th { background: #f4f4f4; text-align: left; } .r { text-align: right; } tbody tr:nth-child(even) { background: #fafafa; }
 .picture { overflow-x: auto; } img { max-width: 100%; height: auto; background: #fff; }
 code { background: #f2f2f2; padding: 0 .2em; overflow-wrap: anywhere; }
 @media (max-width: 600px) { body { padding: .6rem; font-size: 15px; } h1 { font-size: 1.35rem; } }
@@ -33,6 +34,7 @@ code { background: #f2f2f2; padding: 0 .2em; overflow-wrap: anywhere; }
   th, td { border-color: #33373e; } tbody tr:nth-child(even) { background: #1b1e23; } .scroll { border-color: #33373e; }
   h2 { border-color: #444; } code { background: #24272d; } a { color: #8ab4f8; } }
 """
+COLOURS, MOST_BYTES = 24, 20_000  # of one picture inside the page
 PROSE_COLUMNS = "claim"  # a table whose second heading is this holds sentences
 
 
@@ -52,9 +54,12 @@ def page(markdown: str, folder: Path) -> str:
     tokens = parser.parse(markdown)
     headings = _prepare(tokens, folder)
     body = parser.renderer.render(tokens, parser.options, {})
+    body = body.replace(' style="text-align:left"', "").replace(' style="text-align:right"', ' class="r"')
+    body = re.sub(r"\n(?=<(?:t[hdr]|/t|thead|tbody))", "", body)
     title, _, rest = body.partition("</h1>")
     links = "\n".join(f'<li><a href="#{name}">{html.escape(text)}</a></li>' for name, text in headings)
-    contents = f'<nav aria-label="Contents"><ul>\n{links}\n</ul></nav>' if headings else ""
+    listed = f"<details><summary>Contents</summary><ul>\n{links}\n</ul></details>"
+    contents = f'<nav aria-label="Contents">{listed}</nav>' if headings else ""
     name = html.escape(re.sub(r"<[^>]+>", "", title).strip())
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -65,18 +70,29 @@ def page(markdown: str, folder: Path) -> str:
 
 
 def data_uri(path: Path) -> str:
-    """Return a PNG as a data URI.
+    """Return a PNG as a data URI of few bytes: WebP without loss but of colours, smaller until it takes `MOST_BYTES` at most.
 
     Raises:
         InputError: it cannot be read, or is no PNG.
     """
+    from PIL import Image  # a dependency of matplotlib
+
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the picture {path}: {error.strerror or error}") from error
     if not content.startswith(b"\x89PNG"):
         raise InputError(f"{path} is no PNG picture")
-    return "data:image/png;base64," + base64.b64encode(content).decode()
+    whole = Image.open(io.BytesIO(content)).convert("RGB")
+    scale, small = 1.0, b""
+    while not small or len(small) > MOST_BYTES:
+        size = (max(round(whole.width * scale), 1), max(round(whole.height * scale), 1))
+        picture = whole if scale == 1 else whole.resize(size, Image.Resampling.LANCZOS)
+        drawn = io.BytesIO()
+        few = picture.quantize(COLOURS, dither=Image.Dither.NONE).convert("RGB")
+        few.save(drawn, format="webp", lossless=True, quality=100, method=4)
+        small, scale = drawn.getvalue(), 0.8 * scale
+    return "data:image/webp;base64," + base64.b64encode(small).decode()
 
 
 def _prepare(tokens: Sequence["Token"], folder: Path) -> list[tuple[str, str]]:

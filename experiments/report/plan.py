@@ -5,16 +5,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dsrm_jax.config import Config
+from dsrm_jax.config.serialise import merge
 from dsrm_jax.data.sources import SOURCES
 from dsrm_jax.errors import InputError, unknown_name
-from dsrm_jax.sweep.plan import Plan, Point, expand, load_plan
+from dsrm_jax.files import load_toml
+from dsrm_jax.sweep.plan import Plan, Point, expand, load_plan, point_of
+from dsrm_jax.types import Json
 from experiments.report.paper import ENVIRONMENTS, family
+from experiments.report.variants import variant
 
 DATA_PLANS = ("table1", "fig2")  # need the log alone
 PROBE_PLAN = "fig4"  # needs Stage I alone
-EXTENSIVE_PLANS = ("fig6", "pareto_penalty", "pareto_quota")  # left out of a report on files that the user names
+EXTENSIVE_PLANS = ("fig6", "pareto_penalty", "table2-fifty")  # left out of a report on files that the user names
 CLAIMS = "claims.toml"
-ENV, MAX_LEN = "data.env", "environment.max_len"
+WINNERS = "tuned.toml"  # what `dsrm-jax tune` chose, method by method; used where it is there
+ENV, MAX_LEN, DATA_SEED = "data.env", "environment.max_len", "data.seed"
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,14 @@ def plans_folder() -> Path:
 
 
 def load_agenda(folder: Path, envs: Sequence[str], budget: str, *, data_path: str = "") -> Agenda:
-    """Read all plans and unite their points.
+    """Read all plans and unite their points; a plan `name-part.toml` is a part of the plan `name`.
 
     Args:
-        folder: holds `<plan>.toml` and `claims.toml`.
+        folder: holds `<plan>.toml`, `claims.toml` and, where methods were tuned, `tuned.toml`.
         envs: data sets to report on; a plan that names others only is left out.
         budget: name of the budget, `budgets.BUDGETS`.
-        data_path: folder of the files; the report is then reduced: the shorter session length, no sensitivity study.
+        data_path: folder of the files; the report is then reduced: one data seed, since files are what they are, the shorter
+            session length, no sensitivity study.
 
     Raises:
         InputError: an unknown data set or budget, a plan that cannot be read, or no plan for these data sets.
@@ -64,19 +70,25 @@ def load_agenda(folder: Path, envs: Sequence[str], budget: str, *, data_path: st
     for env in envs:
         if env not in SOURCES:
             raise unknown_name("environment (env)", env, SOURCES)
-    plans = {}
+    winners = tuned(folder)
+    by_env: dict[str, dict[str, Config]] = {}
+    points: dict[str, list[Point]] = {}
     for path in sorted(folder.glob("*.toml"), key=lambda p: (not p.stem.startswith("table"), p.stem)):
-        if path.name == CLAIMS or (data_path and path.stem in EXTENSIVE_PLANS):
+        name = path.stem.partition("-")[0]
+        if path.name in (CLAIMS, WINNERS) or (data_path and {name, path.stem} & set(EXTENSIVE_PLANS)):
             continue
         plan = _narrowed(load_plan(str(path), budget), envs, data_path)
-        if plan is not None:
-            plans[path.stem] = plan
-    if not plans:
+        if plan is None:
+            continue
+        found = expand(plan, path.stem)
+        if name in (*DATA_PLANS, PROBE_PLAN):
+            by_env[name] = {p.config.data.env: p.config for p in found}
+        else:
+            points.setdefault(name, []).extend(_as_tuned(point, winners) for point in found)
+    if not points and not by_env:
         raise InputError(f"{folder} holds no plan for {', '.join(envs)}")
-    by_env = {name: _by_env(plan) for name, plan in plans.items() if name in (*DATA_PLANS, PROBE_PLAN)}
-    points = {name: expand(plan, name) for name, plan in plans.items() if name not in by_env}
     alone = {p.name: p for name, members in points.items() if name not in EXTENSIVE_PLANS for p in members}
-    all_points = {p.name: p for members in points.values() for p in members}
+    all_points = by_name(points)
     return Agenda(
         configs=next((by_env[name] for name in DATA_PLANS if name in by_env), {}),
         probes=by_env.get(PROBE_PLAN, {}),
@@ -84,6 +96,25 @@ def load_agenda(folder: Path, envs: Sequence[str], budget: str, *, data_path: st
         first=list(alone.values()),
         then=[p for name, p in all_points.items() if name not in alone],
     )
+
+
+def tuned(folder: Path) -> dict[str, Json]:
+    """Return the agent settings that each method was tuned to, none where there is no `tuned.toml`."""
+    path = folder / WINNERS
+    if not path.exists():
+        return {}
+    return {method: entry["agent"] for method, entry in load_toml(path).items() if isinstance(entry, dict)}
+
+
+def _as_tuned(point: Point, winners: Mapping[str, Json]) -> Point:
+    """Return a point at its method's tuned settings, but those that the plan itself varies."""
+    names = variant(point.config), point.config.agent.method
+    own = next((winners[name] for name in names if name in winners), None)
+    if own is None:
+        return point
+    varied = {name.partition(".")[2] for name in point.values if name.startswith("agent.")}
+    chosen = {name: value for name, value in own.items() if name not in varied}
+    return point_of(point.values, merge(point.config, {"agent": chosen}, WINNERS))
 
 
 def wanted_environments(env: str) -> list[str]:
@@ -101,13 +132,8 @@ def _narrowed(plan: Plan, envs: Sequence[str], data_path: str) -> Plan | None:
     base = plan.base
     if data_path:
         base = replace(base, data=replace(base.data, path=data_path))
-        if MAX_LEN in grid:
-            grid[MAX_LEN] = grid[MAX_LEN][:1]
+        grid |= {name: grid[name][:1] for name in (MAX_LEN, DATA_SEED) if name in grid}
     return Plan(base, grid, plan.validate)
-
-
-def _by_env(plan: Plan) -> dict[str, Config]:
-    return {p.config.data.env: p.config for p in expand(plan)}
 
 
 def unfinished(points: Sequence[Point], folder: Path) -> list[Point]:

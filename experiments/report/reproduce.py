@@ -1,8 +1,10 @@
 """`dsrm-jax reproduce`: run what is missing of the paper's grid, then write the report."""
 
 import io
+import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dsrm_jax.config import Config
@@ -12,17 +14,20 @@ from dsrm_jax.files import load_json, write_text
 from dsrm_jax.runs.pieces import log_of
 from dsrm_jax.runs.prepare import Say
 from dsrm_jax.sweep.plan import Point
-from dsrm_jax.sweep.pool import run_points
+from dsrm_jax.sweep.pool import cores, run_points
 from dsrm_jax.types import Json
-from experiments.report.claims import Judgement, judge, load_claims
+from experiments.report.claims import Claim, Judgement, judge_all, load_claims
 from experiments.report.csvs import write_csvs
 from experiments.report.data_facts import data_facts
 from experiments.report.document import report
+from experiments.report.estimate import in_words, read_times
 from experiments.report.figures import draw_all
 from experiments.report.findings import Findings, read_results
+from experiments.report.negative import about, check_control, own_name, spoilt, verdicts_of
 from experiments.report.page import page
 from experiments.report.paper import env_name
 from experiments.report.plan import CLAIMS, Agenda, by_name, load_agenda, plans_folder, unfinished
+from experiments.report.studies import read_studies
 
 RunPoints = Callable[..., object]  # `pool.run_points`, or a stand-in that leaves the same files
 PROBE_PICTURES = {"states": "t-SNE of raw and purified states", "controls": "the purifier among its controls"}
@@ -38,10 +43,11 @@ def reproduce(
     say: Say = print,
     data_path: str = "",
     plans: Path | None = None,
+    control: str = "",
     run: RunPoints = run_points,
     with_probes: bool = True,
 ) -> None:
-    """Reproduce every table and figure of the paper, and judge its claims.
+    """Reproduce every table and figure of the paper, and judge its claims and ours.
 
     Runs every point of `experiments/paper/*.toml` that has no result in `<out>/points` yet, probes Stage I, and writes
     `<out>/report/`: `report.md`, `report.html` (one file, pictures inside), PNG pictures and CSV files. A point that fails is
@@ -52,40 +58,75 @@ def reproduce(
         budget: name of the budget: quick is a tenth of the paper's.
         out: folder; made if absent.
         workers: processes, each on a core of its own; 0: one per core.
-        say: told one line per finished program, with how much of the whole is finished.
+        say: told about how long it will take, then one line per finished program, with how much of the whole is finished.
         data_path: folder of one data set's files; the report is then reduced (`plan.load_agenda`). Empty: the default folder,
             and the synthetic worlds where it has no files.
         plans: folder of the plans and of `claims.toml`; None: `experiments/paper`.
+        control: a negative control (`negative.ABOUT`) to run instead, in the same folder; its verdicts stand in the next report.
         run: runs points, as `pool.run_points`.
         with_probes: also make Figure 4, minutes of work in this process.
 
     Raises:
-        InputError: plans, claims, data or output folder that cannot be used.
+        InputError: plans, claims, data, control or output folder that cannot be used.
     """
+    check_control(control)
     plans, out = plans or plans_folder(), Path(out)
     agenda = load_agenda(plans, envs, budget, data_path=data_path)
     claims = load_claims(plans / CLAIMS)
-    facts = {env: _facts(config) for env, config in agenda.configs.items()}
-    folder = _made(out / "points")
-    failures = run_agenda(agenda, folder, workers=workers, say=say, run=run)
-    probes, probe_failures = _probes(agenda.probes, out / "probes", say) if with_probes else ({}, [])
-    findings = Findings(
-        folder=folder,
-        results=read_results(agenda.points, folder),
-        points=agenda.points,
-        data=facts,
-        probes=probes,
-        probe_folders={env: out / "probes" / env for env in probes},
-        failures=failures + probe_failures,
-        budget=budget,
-    )
-    judgements = [judge(claim, findings) for claim in claims]
+    asked = spoilt(agenda, claims, control) if control else agenda
+    known = read_times(plans.parent / "results" / "paper" / "times.csv")
+    missing = unfinished(list(by_name(asked.points).values()), out / "points")
+    say(in_words(asked.points, missing, workers or cores(), known))
+    if control:
+        _run_control(asked, claims, out, control, workers=workers, say=say, run=run)
+        return
+    findings = _findings(agenda, plans, out, budget, workers=workers, say=say, run=run, with_probes=with_probes)
+    judgements = judge_all(claims, findings)
     command = f"make reproduce ENV={'all' if len(envs) > 1 else envs[0]} BUDGET={budget}" + (
         " DATA=folder" if data_path else ""
     )
-    path = write_report(findings, judgements, _made(out / "report"), command=command)
-    missing = len(findings.missing())
-    say((f"{missing} points did not finish; " if missing else "") + f"the report is {path}")
+    controls = {path.stem: load_json(path) for path in sorted((out / "controls").glob("*.json"))}
+    path = write_report(findings, judgements, _made(out / "report"), command=command, controls=controls)
+    failed = len(findings.missing())
+    say((f"{failed} points did not finish; " if failed else "") + f"the report is {path}")
+
+
+def _findings(
+    agenda: Agenda, plans: Path, out: Path, budget: str, *, workers: int, say: Say, run: RunPoints, with_probes: bool
+) -> Findings:
+    """Read the logs, run what is missing, and return all numbers."""
+    facts = {env: _facts(config, agenda) for env, config in agenda.configs.items()}
+    folder = _made(out / "points")
+    failures = run_agenda(agenda, folder, workers=workers, say=say, run=run)
+    probes, probe_failures = _probes(agenda.probes, out / "probes", say) if with_probes else ({}, [])
+    results, numbers = read_results(agenda.points, folder)
+    return Findings(
+        folder=folder,
+        results=results,
+        points=agenda.points,
+        data={env: of_seeds[0] for env, of_seeds in facts.items()},
+        data_seeds=facts,
+        probes=probes,
+        probe_folders={env: out / "probes" / env for env in probes},
+        studies=read_studies(plans.parent / "results"),
+        failures=failures + probe_failures,
+        budget=budget,
+        numbers=numbers,
+    )
+
+
+def _run_control(
+    agenda: Agenda, claims: Sequence[Claim], out: Path, control: str, *, workers: int, say: Say, run: RunPoints
+) -> None:
+    """Run the points of a negative control that are missing, judge the claims that it must lose, and keep the verdicts."""
+    folder = _made(out / "points")
+    failures = run_agenda(agenda, folder, workers=workers, say=say, run=run)
+    results, numbers = read_results(agenda.points, folder, name_of=lambda config: own_name(config, control))
+    findings = Findings(folder=folder, results=results, points=agenda.points, failures=failures, numbers=numbers)
+    verdicts = verdicts_of(judge_all(about(claims, control), findings))
+    write_text(_made(out / "controls") / f"{control}.json", json.dumps(verdicts, indent=1) + "\n")
+    for name, verdict in verdicts.items():
+        say(f"{control}: {name}: {verdict}")
 
 
 def run_agenda(agenda: Agenda, folder: Path, *, workers: int, say: Say, run: RunPoints) -> list[str]:
@@ -99,20 +140,32 @@ def run_agenda(agenda: Agenda, folder: Path, *, workers: int, say: Say, run: Run
     return failures
 
 
-def write_report(findings: Findings, judgements: Sequence[Judgement], folder: Path, *, command: str) -> Path:
-    """Write the report's files and return the HTML page's path."""
+def write_report(
+    findings: Findings,
+    judgements: Sequence[Judgement],
+    folder: Path,
+    *,
+    command: str,
+    controls: dict[str, Json] | None = None,
+) -> Path:
+    """Write the report's files and return the HTML page's path; `controls` as `document.report`."""
     pictures = draw_all(findings, folder) | _copied_pictures(findings, folder)
     write_csvs(findings, judgements, folder)
-    text = report(findings, judgements, pictures, command=command)
+    text = report(findings, judgements, pictures, command=command, controls=controls)
     write_text(folder / "report.md", text)
     write_text(folder / "report.html", page(text, folder))
     return folder / "report.html"
 
 
-def _facts(config: Config) -> Json:
-    """Return Table 1's and Figure 2's numbers; the log's memory is given back at once."""
-    folder = folder_of(config.data.env, config.data.path)
-    return data_facts(log_of(config), folder if folder.is_dir() else None)
+def _facts(config: Config, agenda: Agenda) -> list[Json]:
+    """Return Table 1's and Figure 2's numbers of each data seed; a log's memory is given back at once."""
+    folder, env = folder_of(config.data.env, config.data.path), config.data.env
+    seeds = {p.config.data.seed for p in by_name(agenda.points).values() if p.config.data.env == env}
+    found = []
+    for seed in sorted(seeds) or [config.data.seed]:
+        of_seed = replace(config, data=replace(config.data, seed=seed))
+        found.append(data_facts(log_of(of_seed), folder if folder.is_dir() else None))
+    return found
 
 
 def _with_progress(points: Sequence[Point], folder: Path, say: Say, failures: list[str]) -> Say:

@@ -5,9 +5,13 @@ from collections.abc import Iterator, Sequence
 
 from dsrm_jax.evaluation.verdicts import RIVALS, verdicts
 from experiments.report import paper
-from experiments.report.findings import Cell, Findings, Row, independent_difference
+from experiments.report.curves import mean_facts
+from experiments.report.findings import Findings, Row
+from experiments.report.intervals import Cell, difference_of_means
 from experiments.report.measures import closed_form_errors, figure2_sources, training_seconds
-from experiments.report.paper import cell_name, env_name, method_name
+from experiments.report.paper import MAX_LENS, cell_name, env_name
+from experiments.report.variants import variant_name
+from experiments.report.waterfall import LADDER, PURIFIED, waterfall
 
 OWN = "dsrm_hrl"
 
@@ -40,14 +44,56 @@ def methods_said(findings: Findings, env: str, max_len: int, methods: Sequence[s
     yield from verdicts(
         {OWN: own["result"] | {"difference": known}} | {n: r["result"] for n, r in rows.items() if n != OWN}
     )
-    learners = [name for name in methods if name not in (OWN, *paper.YARDSTICKS) and name in gaps]
+    learners = [name for name in methods if name not in (OWN, *paper.YARDSTICKS, *LADDER) and name in gaps]
     sides: dict[str, list[str]] = {"longer than": [], "as long as": [], "LESS long than": []}
     for name in learners:
         side = "as long as" if _is_level(gaps[name]) else "longer than" if gaps[name].value > 0 else "LESS long than"
-        sides[side].append(method_name(name))
+        sides[side].append(variant_name(name))
     parts = [f"{side} {', '.join(names)}" for side, names in sides.items() if names]
     if parts:
-        yield f"{method_name(OWN)} keeps users {'; '.join(parts)}."
+        yield f"{variant_name(OWN)} keeps users {'; '.join(parts)}."
+
+
+def ladder_said(findings: Findings) -> Iterator[str]:
+    """Say on each data set which rungs gain beyond the one below, with paired intervals."""
+    names = {f"{PURIFIED}+gaussian": "the Gaussian posterior", "quota_greedy+skips": "a raw state that sees skips"}
+    for env in findings.environments:
+        best = findings.row(env, MAX_LENS[0], PURIFIED)
+        for name, words in names.items():
+            row = findings.row(env, MAX_LENS[0], name)
+            if best is not None and row is not None:
+                gap = findings.difference(best, row, "length")
+                yield f"{env_name(env)}: {_kept('the purifier', f'{words}, both greedy', gap)}"
+
+
+def waterfall_said(findings: Findings) -> Iterator[str]:
+    """Say on each data set what most of the gain is."""
+    for env in findings.environments:
+        steps = waterfall(findings, env)
+        if steps:
+            whole = sum(step.gain.value for step in steps)
+            largest = sorted(steps, key=lambda step: -step.gain.value)[:2]
+            parts = " and ".join(
+                f"{step.name} ({step.gain.value:.2f} steps, {step.gain.value / whole:.0%})" for step in largest
+            )
+            level = [step.name for step in steps if _is_level(step.gain)]
+            nothing = f"; nothing beyond its interval: {', '.join(level)}" if level else ""
+            yield f"{env_name(env)}: of the {whole:.2f} steps beyond random slates most are {parts}{nothing}."
+
+
+def heads_said(findings: Findings) -> Iterator[str]:
+    """Say how many baselines DSRM-HRL is beyond, with their own head and with the same one."""
+    words = {"": "under their own head", "+half": "under the half-and-half head, which it has itself"}
+    for env in findings.environments:
+        own = findings.row(env, MAX_LENS[0], OWN)
+        counts = []
+        for suffix, head in words.items():
+            rows = [findings.row(env, MAX_LENS[0], f"{name}{suffix}") for name in paper.METHODS if name != OWN]
+            gaps = [findings.difference(own, row, "length") for row in rows if row is not None and own is not None]
+            if gaps:
+                counts.append(f"than {sum(gap.low > 0 for gap in gaps)} of {len(gaps)} baselines {head}")
+        if counts:
+            yield f"{env_name(env)}: DSRM-HRL keeps users longer {', '.join(counts)}."
 
 
 def times_said(findings: Findings) -> Iterator[str]:
@@ -56,7 +102,7 @@ def times_said(findings: Findings) -> Iterator[str]:
     if OWN in found and found.get("dnair", 0) > 0:
         theirs = paper.TABLE4[OWN] / paper.TABLE4["dnair"]
         ratio = found[OWN] / found["dnair"]
-        yield f"{method_name(OWN)} trains {ratio:.1f} times as long as DNaIR ({theirs:.1f} in the paper); each was timed once."
+        yield f"{variant_name(OWN)} trains {ratio:.1f} times as long as DNaIR ({theirs:.1f} in the paper); each was timed once."
 
 
 def figure2_said(findings: Findings) -> Iterator[str]:
@@ -96,7 +142,7 @@ def grid_said(rows: Sequence[Row], names: Sequence[str]) -> Iterator[str]:
     if not cells:
         return
     best = max(cells, key=lambda name: cells[name].value)
-    level = [n for n, cell in cells.items() if n != best and _is_level(independent_difference(cells[best], cell))]
+    level = [n for n, cell in cells.items() if n != best and _is_level(difference_of_means(cells[best], cell))]
     others = len(cells) - 1
     word = (
         "every other"
@@ -111,7 +157,7 @@ def grid_said(rows: Sequence[Row], names: Sequence[str]) -> Iterator[str]:
 def curves_said(findings: Findings, env: str) -> Iterator[str]:
     """Say whose sessions are longest late in training, and whether the seeds' spread lets it be told."""
     rows = [r for r in findings.results.get("fig7", []) if r["env"] == env]
-    facts = {r["method"]: found for r in rows if (found := findings.curve_facts(r).get("length")) is not None}
+    facts = {r["method"]: found for r in rows if (found := mean_facts(findings.curve_facts(r, "length")))}
     late = {name: found for name, found in facts.items() if math.isfinite(found["late_level"])}
     if len(late) < 2:
         return
@@ -120,15 +166,16 @@ def curves_said(findings: Findings, env: str) -> Iterator[str]:
     spread = math.hypot(late[best]["seed_spread"], late[second]["seed_spread"])
     word = f"{'more' if gap > 2 * spread else 'not more'} than two deviations over seeds"
     told = word if math.isfinite(spread) else "one seed tells no spread"
-    yield f"Late in training {method_name(best)} has the longest sessions, {gap:.1f} steps beyond {method_name(second)}: {told}."
+    first, next_best = variant_name(best), variant_name(second)
+    yield f"Late in training {first} has the longest sessions, {gap:.1f} steps beyond {next_best}: {told}."
 
 
 def closed_form_said(findings: Findings, bound: float) -> Iterator[str]:
     """Say whether Len is what R_each and p alone predict."""
     errors = closed_form_errors(findings)
-    off = sum(error > bound for _, error in errors)
+    off = sum(error > bound for _, error, _ in errors)
     if errors:
-        where, error = errors[0]
+        where, error, _ = errors[0]
         found = f"all {len(errors)}" if not off else f"{len(errors) - off} of {len(errors)}"
         yield f"Len is within {bound:g} steps of its closed form in {found} rows; furthest off, by {error:.2f}, is {where}."
 

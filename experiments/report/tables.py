@@ -1,17 +1,28 @@
 """The report's tables: ours beside the paper's, as Markdown."""
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.report import paper, sentences
-from experiments.report.claims import FAILS, HOLDS, OPEN, Judgement, worst
 from experiments.report.comparisons import LOWER_IS_BETTER
-from experiments.report.findings import Cell, Findings, Row
+from experiments.report.curves import mean_facts
+from experiments.report.findings import Findings, Row
+from experiments.report.intervals import Cell
 from experiments.report.measures import closed_form_errors, figure2_sources, training_seconds
-from experiments.report.paper import env_name, method_name
+from experiments.report.paper import env_name
+from experiments.report.variants import variant_name
+from experiments.report.waterfall import LADDER, LEARNERS, ladder_rows, waterfall
 
+EQUITY = {
+    "slate_ad": ("AD of slates", 3),
+    "broken": ("p", 3),
+    "gini": ("item Gini", 3),
+    "coverage": ("coverage", 3),
+    "tail": ("long tail", 3),
+    "spread": ("Len, deviation over users", 2),
+    "worst_tenth": ("Len, worst tenth", 2),
+}
 METRIC_HEADINGS = {"length": ("Len", 2), "reward": ("R_each", 3), "return": ("R_cum", 2), "ad": ("AD", 3)}
 CLOSED_FORM_BOUND = 0.3  # steps
 ABSENT = "not finished"
@@ -89,12 +100,12 @@ def methods_table(findings: Findings, env: str, max_len: int, methods: Sequence[
     header = ["method"]
     for heading, _ in METRIC_HEADINGS.values():
         header += [heading, f"paper's {heading}"]
-    best = best_methods(findings, env, max_len, [m for m in methods if m not in paper.YARDSTICKS])
+    best = best_methods(findings, env, max_len, [m for m in methods if m not in (*paper.YARDSTICKS, *LADDER)])
     rows = [_method_row(findings, env, max_len, method, best) for method in methods]
     sessions = next((r["result"]["sessions"] for r in findings.results[plan] if r["env"] == env), 0)
     title = f"{env_name(env)}, Max Len {max_len}; {sessions:,} held-out sessions over all seeds"
     said = list(sentences.methods_said(findings, env, max_len, methods))
-    return ReportTable(title, [*header, "AD of slates", "p", "E[Len]"], rows, said=said)
+    return ReportTable(title, [*header, *(heading for heading, _ in EQUITY.values()), "E[Len]"], rows, said=said)
 
 
 def best_methods(findings: Findings, env: str, max_len: int, methods: Sequence[str]) -> dict[str, str]:
@@ -108,17 +119,67 @@ def best_methods(findings: Findings, env: str, max_len: int, methods: Sequence[s
 
 def _method_row(findings: Findings, env: str, max_len: int, method: str, best: Mapping[str, str]) -> list[str]:
     row = findings.row(env, max_len, method)
-    cells = [method_name(method)]
+    cells = [variant_name(method)]
     for metric, (_, digits) in METRIC_HEADINGS.items():
         text = ABSENT if row is None else ours(Cell.of(row["result"][metric]), digits)
         cells.append(f"**{text}**" if best.get(metric) == method else text)
         cells.append(theirs(env, max_len, method, metric))
     if row is None:
-        return [*cells, "", "", ""]
+        return [*cells, *[""] * len(EQUITY), ""]
     result = row["result"]
-    name = " (diverged)" if row.get("diverged") else ""
-    cells[0] += name
-    return [*cells, *(ours(Cell.of(result[k]), 3) for k in ("slate_ad", "broken")), f"{result['closed_form']:.2f}"]
+    cells[0] += " (diverged)" if row.get("diverged") else ""
+    return [*cells, *_cells(row, EQUITY), f"{result['closed_form']:.2f}"]
+
+
+def ladder_table(findings: Findings) -> ReportTable:
+    """Return the ladder and the learners on it: Len of each data set, item Gini and the users who leave first beside it."""
+    envs = findings.environments
+    found = {env: ladder_rows(findings, env) for env in envs}
+    names = [name for name in (LADDER | LEARNERS) if any(name in rows for rows in found.values())]
+    shown = {"length": ("Len", 2), "gini": ("item Gini", 2), "worst_tenth": ("worst tenth", 1)}
+    header = ["greedy, half and half, by"]
+    header += [f"{heading}, {env_name(env)}" for env in envs for heading, _ in shown.values()]
+    rows = []
+    for name in names:
+        cells = [_cells(found[env][name], shown) if name in found[env] else [""] * len(shown) for env in envs]
+        rows.append([(LADDER | LEARNERS)[name], *(text for of_env in cells for text in of_env)])
+    return ReportTable("", header, rows, said=list(sentences.ladder_said(findings)))
+
+
+def waterfall_table(findings: Findings) -> ReportTable:
+    """Return what each step from random slates to DSRM-HRL is worth, in steps of Len, on each data set."""
+    chains = {env: steps for env in findings.environments if (steps := waterfall(findings, env))}
+    names = list(dict.fromkeys(step.name for steps in chains.values() for step in steps))
+    rows = []
+    for name in names:
+        gains = {env: step.gain for env, steps in chains.items() for step in steps if step.name == name}
+        rows.append([name, *(with_interval(gains[env], 2) if env in gains else "" for env in chains)])
+    header = ("Len gained by", *(env_name(env) for env in chains))
+    return ReportTable("", header, rows, said=list(sentences.waterfall_said(findings)))
+
+
+def heads_table(findings: Findings) -> ReportTable:
+    """Return every baseline with its own and with the half-and-half head, and how far DSRM-HRL is beyond each, paired."""
+    rows = []
+    max_len = paper.MAX_LENS[0]
+    for env in findings.environments:
+        own = findings.row(env, max_len, "dsrm_hrl")
+        for method in paper.METHODS[:-1]:
+            pair = [findings.row(env, max_len, name) for name in (method, f"{method}+half")]
+            if pair == [None, None]:
+                continue
+            lengths = ["" if row is None else ours(Cell.of(row["result"]["length"]), 2) for row in pair]
+            gaps = [None if row is None or own is None else findings.difference(own, row, "length") for row in pair]
+            texts = ["" if gap is None else with_interval(gap, 2) for gap in gaps]
+            rows.append([f"{env_name(env)}, {variant_name(method)}", *lengths, *texts])
+    header = ("baseline", "Len, own head", "Len, half and half", "DSRM-HRL less it", "less it, same head")
+    return ReportTable("", header, rows, said=list(sentences.heads_said(findings)))
+
+
+def with_interval(cell: Cell, digits: int) -> str:
+    """Return `+value [low, high]`, the value alone where its spread is not known."""
+    interval = f" [{cell.low:.{digits}f}, {cell.high:.{digits}f}]" if cell.half > 0 else ""
+    return f"{cell.value:+.{digits}f}{interval}"
 
 
 def table4(findings: Findings) -> ReportTable:
@@ -127,7 +188,7 @@ def table4(findings: Findings) -> ReportTable:
     found = {r["method"]: r for r in findings.results.get("table4", [])}
     base = training_seconds(found["dnair"]) if "dnair" in found else math.nan
     for method, printed in paper.TABLE4.items():
-        cells = [method_name(method)]
+        cells = [variant_name(method)]
         if method in found:
             row = found[method]
             total = training_seconds(row)
@@ -164,8 +225,7 @@ def figure3_table(findings: Findings) -> ReportTable:
             continue
         cells = [f"{env_name(env)}, Max Len {max_len}"]
         for metric, (_, digits) in METRIC_HEADINGS.items():
-            cell = findings.difference(purified, raw, metric)
-            cells.append(f"{cell.value:+.{digits}f} [{cell.low:.{digits}f}, {cell.high:.{digits}f}]")
+            cells.append(with_interval(findings.difference(purified, raw, metric), digits))
         rows.append([*cells, *(_change(purified, raw, metric) for metric in ("length", "ad"))])
     header = ("purified minus raw", *(heading for heading, _ in METRIC_HEADINGS.values()))
     said = list(sentences.figure3_said(findings))
@@ -198,15 +258,28 @@ def figure6_table(findings: Findings, env: str) -> ReportTable:
     return ReportTable(env_name(env), (*header, "training, s"), rows, said=said)
 
 
+def ruler_table(findings: Findings, events: Sequence[int] = (5, 20, 100)) -> ReportTable:
+    """Return the squared error over that of exact inference by the number of diffusion steps, each kind where tastes cluster."""
+    kinds = findings.studies.get("ruler", {}).get("steps", {}).get("clusters", {})
+    steps = list(next(iter(kinds.values()))["ddpm"][str(events[0])]["over_exact"]) if kinds else []
+    rows = [
+        [f"{kind}, {n} events", *(f"{at['over_exact'][s]:.3f}" for s in steps)]
+        for kind, samplers in kinds.items()
+        for n in events
+        if (at := samplers["ddpm"].get(str(n)))
+    ]
+    said = ["1 is exact; one truth of the ruler (clusters), its first seed, no interval; `rescaled` schedule."]
+    return ReportTable("Error against exact inference", ["S =", *steps], rows, said=said)
+
+
 def pareto_table(findings: Findings, env: str) -> ReportTable:
-    """Return the metrics over lambda, where only scores decide the slate and where the goal splits it."""
+    """Return the metrics over lambda, where only scores decide the slate."""
     rows, shown = [], []
-    for plan, label in (("pareto_penalty", "penalty"), ("pareto_quota", "quota")):
-        for row in findings.results.get(plan, []):
-            if row["env"] == env:
-                weight = row["values"]["agent.fairness_weight"]
-                rows.append([f"{label}, λ = {weight:g}", *_metric_cells(row)])
-                shown.append(row)
+    for row in findings.results.get("pareto_penalty", []):
+        if row["env"] == env:
+            weight = row["values"]["agent.fairness_weight"]
+            rows.append([f"penalty, λ = {weight:g}", *_metric_cells(row)])
+            shown.append(row)
     header = ("slate, weight of fairness", *(heading for heading, _ in METRIC_HEADINGS.values()), "p")
     said = list(sentences.grid_said(shown, [row[0] for row in rows]))
     return ReportTable(env_name(env), header, rows, said=said)
@@ -216,11 +289,12 @@ def curves_table(findings: Findings, env: str) -> ReportTable:
     """Return the numbers behind Figure 7."""
     rows: list[list[str]] = []
     for row in findings.results.get("fig7", []):
-        facts = findings.curve_facts(row) if row["env"] == env else {}
-        if "length" in facts:
-            length, ad = facts["length"], facts["ad"]
+        if row["env"] != env:
+            continue
+        length, ad = (mean_facts(findings.curve_facts(row, metric)) for metric in ("length", "ad"))
+        if length and ad:
             digits = [length[k] for k in ("late_level", "seed_spread", "roughness", "largest_fall", "settled")]
-            label = method_name(row["method"])
+            label = variant_name(row["method"])
             rows.append([label, *("" if math.isnan(v) else f"{v:.2f}" for v in digits), f"{ad['late_level']:.3f}"])
     header = ("method", "late Len", "seed spread", "roughness", "largest fall", "settled after", "late AD")
     return ReportTable(env_name(env), header, rows, said=list(sentences.curves_said(findings, env)))
@@ -232,48 +306,20 @@ def closed_form_table(findings: Findings, most: int = 8) -> ReportTable:
     shown = [pair for i, pair in enumerate(errors) if i < most or pair[1] > CLOSED_FORM_BOUND]
     rows = [
         [where, f"{error:.3f}", "OFF by more than 0.3" if error > CLOSED_FORM_BOUND else "agrees"]
-        for where, error in shown
+        for where, error, _ in shown
     ]
     said = list(sentences.closed_form_said(findings, CLOSED_FORM_BOUND))
     return ReportTable("", ("row", "abs(E[Len] - Len), steps", ""), rows, said=said)
 
 
-def claims_table(judgements: Sequence[Judgement]) -> ReportTable:
-    """Return the ledger."""
-    rows = []
-    for j in judgements:
-        rule = j.claim.rule
-        threshold = f"{rule.relation} {rule.threshold:g}"
-        number = decisive_number(j) if j.measured else "-"
-        verdict = f"**{j.verdict}**" + (f": {j.why}" if j.verdict == OPEN else "")
-        if j.artefact:
-            found = worst(j.control_measured, j.claim.control.relation) if j.claim.control else None
-            value = f" ({found.where}: {found.cell.value:.3g})" if found else ""
-            verdict += f"; ARTEFACT of the measurement: {j.claim.control_text}{value}"
-        if j.claim.note:
-            verdict += f". {j.claim.note}"
-        rows.append([j.claim.section, f"“{j.claim.quote}”", j.claim.reads, threshold, number, verdict])
-    header = ("section", "claim", "measured", "threshold", "ours", "verdict")
-    counts = Counter(j.verdict for j in judgements)
-    said = f"Of {len(judgements)} claims {counts[HOLDS]} hold, {counts[FAILS]} do not, {counts[OPEN]} cannot be decided here."
-    return ReportTable("", header, rows, prose=True, said=[said])
-
-
-def decisive_number(judgement: Judgement) -> str:
-    """Return the number of a claim that is furthest to the wrong side, with its interval, and of how many it is."""
-    if not judgement.measured:
-        return judgement.why
-    found = worst(judgement.measured, judgement.claim.rule.relation)
-    cell = found.cell
-    interval = f" [{cell.low:.3g}, {cell.high:.3g}]" if cell.half > 0 else ""
-    of = f"; the worst of {len(judgement.measured)}" if len(judgement.measured) > 1 else ""
-    return f"{cell.value:.3g}{interval} ({found.where}{of})"
+def _cells(row: Row, headings: Mapping[str, tuple[str, int]]) -> list[str]:
+    """Return some metrics of a row, empty where a run kept none of them."""
+    result = row["result"]
+    return [ours(Cell.of(result[name]), digits) if name in result else "" for name, (_, digits) in headings.items()]
 
 
 def _metric_cells(row: Row) -> list[str]:
-    result = row["result"]
-    cells = [ours(Cell.of(result[metric]), digits) for metric, (_, digits) in METRIC_HEADINGS.items()]
-    return [*cells, ours(Cell.of(result["broken"]), 3)]
+    return _cells(row, METRIC_HEADINGS | {"broken": ("p", 3)})
 
 
 def _change(row: Row, base: Row, metric: str) -> str:

@@ -13,7 +13,7 @@ import subprocess
 
 import pytest
 
-from experiments.report.claims import judge, load_claims
+from experiments.report.claims import judge_all, load_claims
 from experiments.report.plan import CLAIMS, plans_folder
 from experiments.report.reproduce import write_report
 
@@ -114,7 +114,7 @@ def test_the_page_reads_well_offline_at_both_widths(findings, tmp_path):
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is on PATH, and DSRM_BROWSER names none")
     folder = tmp_path / "report"
     folder.mkdir()
-    judgements = [judge(claim, findings) for claim in load_claims(plans_folder() / CLAIMS)]
+    judgements = judge_all(load_claims(plans_folder() / CLAIMS), findings)
     report = write_report(findings, judgements, folder, command="make reproduce")
     with opened(path, tmp_path / "profile") as tab:
         for domain in ("Page", "Runtime", "Log", "Network"):

@@ -3,6 +3,7 @@
 import base64
 import copy
 import html.parser
+import io
 import re
 
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from dsrm_jax.errors import InputError
 from experiments.report import paper, tables
-from experiments.report.claims import judge, load_claims
+from experiments.report.claims import judge_all, load_claims
 from experiments.report.page import page
 from experiments.report.plan import CLAIMS, plans_folder
 from experiments.report.reproduce import write_report
@@ -46,7 +47,7 @@ class Structure(html.parser.HTMLParser):
 def written(findings, tmp_path_factory):
     """Write the whole report of the made-up results; return its folder."""
     folder = tmp_path_factory.mktemp("report")
-    judgements = [judge(claim, findings) for claim in load_claims(plans_folder() / CLAIMS)]
+    judgements = judge_all(load_claims(plans_folder() / CLAIMS), findings)
     write_report(findings, judgements, folder, command="make reproduce ENV=all BUDGET=tiny")
     return folder
 
@@ -72,12 +73,13 @@ def test_the_page_is_one_valid_file_with_all_pictures_inside(written):
     assert not re.search(r"url\(|@import", text)
     pictures = sorted(written.glob("*.png"))
     assert len(structure.images) == len(pictures) >= 7
-    contents = [base64.b64decode(i["src"].removeprefix("data:image/png;base64,")) for i in structure.images]
-    assert sorted(contents) == sorted(p.read_bytes() for p in pictures)
-    assert all(i["alt"] for i in structure.images)
-    for picture in pictures:
-        with Image.open(picture) as image:
-            image.verify()
+    shapes = []
+    for image in structure.images:
+        assert image["alt"]
+        with Image.open(io.BytesIO(base64.b64decode(image["src"].removeprefix("data:image/webp;base64,")))) as shown:
+            shapes.append(shown.width / shown.height)
+    drawn = [Image.open(picture).size for picture in pictures]
+    assert sorted(shapes) == pytest.approx(sorted(width / height for width, height in drawn), rel=0.02)
     assert sum(p.stat().st_size for p in written.iterdir()) < 5 << 20
 
 
@@ -92,20 +94,44 @@ def test_the_numbers_are_the_results(written, findings):
     text = (written / "report.md").read_text(encoding="utf-8")
     for env, max_len in findings.cells():
         block = text[text.index(f"**{paper.env_name(env)}, Max Len {max_len};") :]
-        for method in ("td3", "dsrm_hrl", "quota_greedy"):
+        for method in ("bcq", "dsrm_hrl", "quota_greedy"):
             result = findings.row(env, max_len, method)["result"]
-            rows = [line for line in block.splitlines() if line.startswith(f"| {tables.method_name(method)} |")][:2]
+            starts = f"| {tables.variant_name(method)} |"
+            rows = [line for line in block.splitlines() if line.startswith(starts)][:2]
             cells, more = ([cell.strip() for cell in row.strip("|").split("|")] for row in rows)
             assert (cells[1].startswith("**")) == (method == "dsrm_hrl")  # the best of those that learn
             cells = [cell.strip("*") for cell in cells]
-            assert cells[1] == f"{result['length']['mean']:.2f} ± 0.10"
-            assert cells[3] == f"{result['reward']['mean']:.3f} ± 0.005"
-            assert more[-1] == f"{result['closed_form']:.2f}"
+            for place, (metric, digits) in {1: ("length", 2), 3: ("reward", 3)}.items():
+                mean, half = result[metric]["mean"], (result[metric]["high"] - result[metric]["low"]) / 2
+                assert cells[place] == f"{mean:.{digits}f} ± {half:.{digits}f}"
+            assert more[3].startswith(f"{result['gini']['mean']:.3f}")
             assert (cells[2] == "") == (method == "quota_greedy")
     assert "| 26.60 ± 0.82 |" in text
-    assert "* its Len is beyond that of the seven baselines, in every cell: **holds**; " in text
     assert "98,765" in text
     assert "| DSRM-HRL | 40.0 | 50.0 | 2.50 |" in text
+
+
+def test_the_first_page_is_ten_sentences_a_picture_and_a_table(written):
+    text = (written / "report.md").read_text(encoding="utf-8")
+    first = text[: text.index("\n## ")]
+    assert len(re.findall(r"^\d+\. .*\.$", first, re.M)) == 10
+    assert first.count("![") == 1
+    assert len({line.count("|") for line in first.splitlines() if line.startswith("|")}) == 1  # one table, not split
+    assert "nan" not in first
+    assert text[: text.index("\n## Appendix")].count("\n") <= 300
+    assert (written / "report.html").stat().st_size < 400_000
+
+
+def test_every_claim_stands_with_its_verdict_before_and_now(written):
+    text = (written / "report.md").read_text(encoding="utf-8")
+    block = text[text.index("\n## Claims") : text.index("\n## Appendix")]
+    rows = [line for line in block.splitlines() if line.startswith("| ")][2:]
+    claims = load_claims(plans_folder() / CLAIMS)
+    assert len(rows) == len(claims)
+    for row, claim in zip(rows, claims, strict=True):
+        cells = [cell.strip() for cell in row.strip("|").split(" | ")]
+        assert cells[2] == (claim.before or "new")
+        assert cells[3].startswith("**")
 
 
 def test_csvs_hold_the_unrounded_numbers(written, findings):
@@ -138,7 +164,7 @@ def test_text_that_looks_like_markup_stays_text(tmp_path):
     structure = parse(text)
     assert "script" not in structure.tags
     assert "i" not in structure.tags
-    assert "<td>a|b</td>" in text
+    assert "<td>a|b" in text
 
 
 def test_wide_tables_scroll_in_a_box_of_their_own(tmp_path):

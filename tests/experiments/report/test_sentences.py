@@ -2,16 +2,20 @@
 
 import pytest
 
-from experiments.report import paper, sentences, tables
-from experiments.report.claims import judge, load_claims
-from experiments.report.findings import Cell
+from experiments.report import ledger, paper, sentences, tables
+from experiments.report.claims import judge_all, load_claims
+from experiments.report.intervals import Cell
 from experiments.report.plan import CLAIMS, plans_folder
 
 
 def every_table(findings):
     env, max_len = "kuairec", 30
     methods = (*paper.METHODS, *paper.YARDSTICKS)
-    yield tables.claims_table([judge(claim, findings) for claim in load_claims(plans_folder() / CLAIMS)])
+    judgements = judge_all(load_claims(plans_folder() / CLAIMS), findings)
+    yield ledger.verdicts_table(judgements)
+    yield ledger.claims_table(judgements, findings.studies["noise"]["passes"])
+    yield from (tables.ladder_table(findings), tables.waterfall_table(findings), tables.heads_table(findings))
+    yield tables.ruler_table(findings)
     yield from (tables.table1(findings), tables.table4(findings), tables.figure2_table(findings))
     yield tables.methods_table(findings, env, max_len, methods, "table2")
     yield tables.methods_table(findings, env, max_len, paper.ABLATIONS, "table3")
