@@ -99,22 +99,36 @@ def _rows(path: Path) -> list[dict]:
 def write_table() -> None:
     """Write the table of all classes that were run; a class that was not keeps the row that the file has."""
     head = ["class", "trials", *WORDS.values()]
-    rows = {}
+    rows, more = {}, dict[str, str]()
     if TABLE.exists():
-        cells = [line.strip("| \n").split(" | ") for line in TABLE.read_text().splitlines() if line.startswith("| ")]
+        lines = TABLE.read_text().partition("\n## ")[0].splitlines()
+        cells = [line.strip("| \n").split(" | ") for line in lines if line.startswith("| ")]
         rows = {row[0]: row for row in cells[1:] if len(row) == len(head) and not row[0].startswith("-")}
+        more = {line[2:].partition(" = ")[0]: line for line in lines if line.startswith("* ")}
     for path in sorted(folder().glob("*.jsonl")):
         found, counts = _rows(path), Counter[str]()
         for row in found:
             counts[row["kind"]] += row.get("trials", 1)
+        more |= {path.stem: f"* {path.stem} = {said}"} if (said := _said(path.stem, found)) else {}
         rows[path.stem] = [path.stem, f"{sum(counts.values()):,}", *(f"{counts[kind]:,}" for kind in WORDS)]
     lines = [_line(head), _line(["---"] * len(head)), *(_line(rows[name]) for name in sorted(rows))]
+    lines += ["", *(more[name] for name in sorted(more))] if more else []
     TABLE.write_text(
         "# Reliability\n\nTrials of `make campaign` (tests/reliability/), each seeded by its number; how each ended.\n\n"
         + "\n".join(lines)
         + "\n"
         + _notes()
     )
+
+
+def _said(name: str, rows: list[dict]) -> str:
+    """Return what the record says beside counts: where kills hit, what a long run measured."""
+    if name.startswith("long runs: an hour"):
+        return rows[-1]["detail"] if rows else ""
+    if not name.startswith("kills: ") or not all("trials" in row for row in rows):
+        return ""
+    hits = Counter(hit for row in rows for hit in row["detail"].split(", ") if hit and row["kind"] in GOOD)
+    return ", ".join(f"{hit} {count}" for hit, count in hits.most_common())
 
 
 def _line(cells: list[str]) -> str:

@@ -1,16 +1,20 @@
 """Files that were damaged after they were written: the same result, the checkpoint before with a notice, or one sentence."""
 
+import contextlib
 import json
 import logging
 import random
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from dsrm_jax.config import Config, TrainingConfig
 from dsrm_jax.config.serialise import config_fingerprint
@@ -239,6 +243,45 @@ def data_trial(number: int) -> Outcome:
     return Outcome("exact" if found.digest == log().digest else "recovered", f"{what}: another digest")
 
 
+@contextlib.contextmanager
+def keeping_programs(place: Path) -> Iterator[None]:
+    """Let JAX keep compiled programs in a folder, as `xla.use_compilation_cache` does."""
+    settings = {"jax_compilation_cache_dir": str(place), "jax_persistent_cache_min_compile_time_secs": 0.0}
+    before = {name: jax.config.values[name] for name in settings}
+
+    def use(values: dict[str, object]) -> None:
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+    use(settings)
+    try:
+        yield
+    finally:
+        use(before)
+
+
+def program(x: jax.Array) -> jax.Array:
+    return jnp.tanh(x @ x.T).sum(0) + jnp.sort(x[:, 0])
+
+
+def program_trial(number: int) -> Outcome:
+    """Damage a compiled program that JAX keeps: it is compiled again with a warning, and computes the same."""
+    place = folder() / "programs"
+    shutil.rmtree(place, ignore_errors=True)
+    x = np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32)
+    with keeping_programs(place), warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        want = np.asarray(jax.jit(lambda x: program(x))(x))
+        (path,) = [path for path in place.iterdir() if path.stat().st_size > 2000]
+        what = damage(path, random.Random(number), folder() / "absent")
+        found = np.asarray(jax.jit(lambda x: program(x))(x))
+    if not np.array_equal(found, want):
+        return Outcome("silent", f"{what}: another result")
+    warned = any("compilation cache" in str(each.message) for each in heard)
+    return Outcome("recovered" if warned else "exact", what)
+
+
 def test_samples_of_damage():
     for trial, count in ((run_trial, 40), (kept_trial, 15), (cache_trial, 40), (data_trial, 20)):
         sample(trial, count)
@@ -257,6 +300,11 @@ def test_damaged_stages():
 @pytest.mark.slow
 def test_damaged_caches():
     whole("damage: caches of logs", cache_trial, 5000)
+
+
+@pytest.mark.slow
+def test_damaged_programs():
+    whole("damage: compiled programs that JAX keeps", program_trial, 200)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Files of policies from strangers: damaged, forged and hostile ones are refused in a sentence, and no process dies of one."""
 
+import hashlib
 import io
 import json
 import os
@@ -114,6 +115,15 @@ def test_the_file_itself_answers():
     assert load_policy(path, warm_up=False, sha256=digest).meta["method"] == "toy"
     with pytest.raises(InputError, match="is another file than was asked for"):
         load_policy(path, sha256="0" * 64)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_the_one_whose_digest_was_asked_for(monkeypatch):
+    path, later = folder() / "asked.dsrm", folder() / "later.dsrm"
+    path.write_bytes(packed({}))
+    later.write_bytes(packed({}, {"method": "another"}))
+    digest, real = sha256_of(path), hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *given: (real(*given), later.replace(path))[0])
+    assert load_policy(path, warm_up=False, sha256=digest).meta["method"] == "toy"
 
 
 def test_a_process_that_was_forked_is_told_to_load_the_policy_itself():

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dsrm_jax.cli import pipeline
 from dsrm_jax.cli.main import main
 from dsrm_jax.config import Config
 from dsrm_jax.runs import checkpoint, run_directory
 from tests.reliability.campaign import Outcome, folder, sample, whole
-from tests.reliability.runs import judged, reference, server, train
+from tests.reliability.runs import facts, judged, reference, server, train
 from tests.reliability.server import Command, Ended, _status
 from tests.reliability.test_disks import FINGERPRINT, ended_well, session, state
 
@@ -139,6 +140,47 @@ def trial(number: int, signals: tuple[int, ...], kills: int) -> Outcome:
         shutil.rmtree(own, ignore_errors=True)
         return Outcome(outcome.kind, ", ".join(hits), len(hits))
     return outcome
+
+
+def test_other_devices_are_said(tmp_path, monkeypatch):
+    run = run_directory.create(tmp_path, Config())
+    monkeypatch.setattr(pipeline, "_devices", lambda config: "one cpu device")
+    assert pipeline.other_devices(run, Config()) == ""  # nothing is known yet
+    run_directory.write_summary(run, {"devices": "one cpu device"})
+    assert pipeline.other_devices(run, Config()) == ""
+    run_directory.write_summary(run, {"devices": "4 cpu devices"})
+    assert "it was begun on 4 cpu devices, and goes on on one cpu device" in pipeline.other_devices(run, Config())
+
+
+def elsewhere(number: int) -> Outcome:
+    """Kill a run on two devices and go on on another number of them: it says so, and its numbers agree to rounding."""
+    rng = random.Random(number)
+    out = folder() / f"elsewhere-{number}"
+    shutil.rmtree(out, ignore_errors=True)
+    command = server().start(*train(out), JAX_NUM_CPU_DEVICES="2")
+    _await(command, out, "step", rng)
+    command.send(signal.SIGKILL)
+    command.wait(SECONDS)
+    before, devices = _steps(out), str((1, 4)[number % 2])
+    ended = server().run("resume", out, JAX_NUM_CPU_DEVICES=devices, seconds=SECONDS * 2)
+    if ended.status != 0 or "Traceback" in ended.said:
+        return Outcome("traceback" if ended.status != 2 else "refused", f"{ended.status}: {ended.said[-250:]}")
+    if "it was begun on 2 cpu devices" not in ended.said:
+        return Outcome("silent", "nothing was said of other devices")
+    want, have = (facts(path)["metrics"] for path in (reference(), out))
+    near = all(
+        np.allclose(row[name], other[name], rtol=1e-3, atol=1e-4)
+        for row, other in zip(want, have, strict=True)
+        for name in ("reward", "broken", "worker_loss")
+    )
+    shutil.rmtree(out)
+    detail = f"killed after {before} saves on 2 devices, finished on {devices}"
+    return Outcome("recovered", detail) if near else Outcome("silent", f"{detail}: other numbers")
+
+
+@pytest.mark.slow
+def test_other_devices():
+    whole("kills: resumed on another number of devices", elsewhere, 6)
 
 
 def _steps(out: Path) -> int:

@@ -1,5 +1,7 @@
 """Logs as nobody expects them: one user, one item, clicks that never change, ids beyond every number; refused, or read whole."""
 
+import json
+import math
 import random
 import shutil
 
@@ -112,10 +114,19 @@ def training(number: int) -> Outcome:
         return Outcome("hang", name)
     last = ended.said.strip().splitlines()[-1] if ended.said.strip() else ""
     if ended.status == 0 and "Traceback" not in ended.said:
-        return Outcome("exact", name)
+        result = json.loads((out / "summary.json").read_text())["results"]
+        bad = [
+            f"{method} {n}" for method, row in result.items() for n in ("length", "reward", "ad") if not _number(row[n])
+        ]
+        return Outcome("silent", f"{name}: {bad}") if bad else Outcome("exact", name)
     if ended.status == 2 and last.startswith(SENTENCE):
         return Outcome("silent", f"{name}: left {out}") if out.exists() else Outcome("refused", f"{name}: {last}")
     return Outcome("traceback", f"{name}: {ended.status}: {ended.said[-300:]}")
+
+
+def _number(measured: dict) -> bool:
+    """Return whether a measure has a mean that is a number."""
+    return isinstance(measured["mean"], (int, float)) and math.isfinite(measured["mean"])
 
 
 @pytest.mark.slow

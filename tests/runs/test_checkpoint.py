@@ -496,6 +496,23 @@ def test_a_path_that_the_locale_cannot_say_is_no_damage(tmp_path):
     assert not folder.exists()
 
 
+def test_a_step_that_is_removed_while_it_is_read_is_not_damaged_and_the_next_is_read(tmp_path, monkeypatch, caplog):
+    """As `export` meets it of a run that goes on training."""
+    checkpoint.save(tmp_path, 8, small(8), PRINT, keep=1)
+    real = checkpoint._read_arrays
+
+    def late(path, manifest):
+        monkeypatch.setattr(checkpoint, "_read_arrays", real)
+        checkpoint.save(tmp_path, 16, small(16), PRINT, keep=1)
+        return real(path, manifest)
+
+    monkeypatch.setattr(checkpoint, "_read_arrays", late)
+    step, state = checkpoint.restore(tmp_path, small(0), PRINT)
+    assert step == 16
+    assert_same(state, small(16))
+    assert not caplog.records
+
+
 def test_going_back_to_a_step_leaves_it_the_newest(tmp_path):
     for step in (8, 16, 24):
         checkpoint.save(tmp_path, step, small(step), PRINT)

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +16,9 @@ from dsrm_jax.cli.commands import Command
 from dsrm_jax.config import Config
 from dsrm_jax.errors import InputError
 from dsrm_jax.runs.lock import held
+from dsrm_jax.runs.memory import MOST, Memory, once
 from dsrm_jax.sweep import pool
-from dsrm_jax.sweep.plan import Plan
+from dsrm_jax.sweep.plan import Plan, expand
 
 # Behaves as the group's max_len says: 1 fails, 2 dies the first time, 3 dies always, others finish.
 WORKER = """
@@ -92,6 +95,41 @@ def test_a_point_that_always_kills_or_fails_is_reported_and_stops_no_other(tmp_p
     assert any("FAILED: no such thing" in line for line in lines)
     assert any("worker died; left out" in line for line in lines)
     assert "[4/4]" in lines[-1]
+
+
+def test_a_worker_is_replaced_after_its_life_and_nothing_is_lost(tmp_path, calls, monkeypatch):
+    started, start = [], pool._Pool._start
+    monkeypatch.setattr(pool, "LIFE", 2)
+    monkeypatch.setattr(pool._Pool, "_start", lambda self, worker: started.append(start(self, worker)) or started[-1])
+    found, _ = sweep(tmp_path, [10, 20, 30, 40, 50], workers=1)
+    assert found == [10, 20, 30, 40, 50]
+    assert calls() == [10, 20, 30, 40, 50]
+    assert [process.wait(60) for process in started] == [0, 0, 0]
+
+
+def test_a_process_remembers_the_last_few_of_each_kind():
+    memory: Memory = {}
+    made = []
+    for key in [("log", 0), ("world", 0), *(("log", i) for i in range(1, MOST)), ("log", 0), ("log", MOST)]:
+        assert once(memory, key, lambda key=key: made.append(key) or key) == key
+    kept = [("log", i) for i in (*range(2, MOST), 0, MOST)]
+    assert list(memory) == [("world", 0), *kept]
+    assert made.count(("log", 0)) == 1
+
+
+def test_results_of_two_logs_are_never_one_table():
+    """The file was changed while the sweep was away; points that ask for other data may have other data."""
+    first, second = expand(Plan(Config(), {"environment.max_len": (10, 20)}))
+    other = replace(second, config=replace(second.config, data=replace(second.config.data, seed=5)))
+
+    def results(*digests):
+        return [{"name": p.name, "data_digest": d} for p, d in zip((first, second), digests, strict=True)]
+
+    pool.check_one_log([first, second], results("a", "a"), Path("out"))
+    pool.check_one_log([first, second], results("a", ""), Path("out"))  # of an earlier version, which wrote none
+    pool.check_one_log([first, other], results("a", "b"), Path("out"))
+    with pytest.raises(InputError, match=rf"out holds results of two logs, {first.name} of one and {second.name} of"):
+        pool.check_one_log([first, second], results("a", "b"), Path("out"))
 
 
 def test_infinities_and_nan_come_back_as_numbers(tmp_path, calls):

@@ -24,7 +24,7 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.tables import data_table, results_table
 from dsrm_jax.evaluation.verdicts import verdicts, warnings
 from dsrm_jax.files import digest, sha256_of, write_text
-from dsrm_jax.parallel.devices import described
+from dsrm_jax.parallel.devices import described, platform
 from dsrm_jax.parallel.processes import check_joined, everywhere, first, is_first, require_same
 from dsrm_jax.parallel.processes import console as default_console
 from dsrm_jax.parallel.sharding import from_first
@@ -312,13 +312,29 @@ def _stage_one(run: RunDirectory, config: Config, say: Say, share: Share | None)
         found = restore(run, config, worlds.train, log.num_items, log.digest)
         if found is not None:
             say(f"continuing from step {found[0]:,}")
+            if moved := first("devices", lambda: other_devices(run, config)):
+                say(moved)
             return found[1], from_first(worlds), facts
     prepared = everywhere("stage one", lambda: prepare(config, say, share=share))
     require_same("data of stage one", prepared.facts["data_digest"])
-    first("facts", lambda: write_summary(run, {"method": config.agent.method, **prepared.facts}))
+    begun = {"method": config.agent.method, "devices": _devices(config), **prepared.facts}
+    first("facts", lambda: write_summary(run, begun))
     worlds, perception = from_first((prepared.worlds, prepared.perception))
     state = start(config, worlds.train, perception, mesh=run_mesh(config))
     return Saved(state, perception), worlds, prepared.facts
+
+
+def other_devices(run: RunDirectory, config: Config) -> str:
+    """Return a sentence where a run was begun on other devices than it goes on on, else an empty text."""
+    then, now = (read_summary(run) if run.summary.exists() else {}).get("devices"), _devices(config)
+    if then in (None, now):
+        return ""
+    return f"it was begun on {then}, and goes on on {now}: sums are taken in another order, and last digits may differ"
+
+
+def _devices(config: Config) -> str:
+    mesh = run_mesh(config)
+    return f"one {platform()} device" if mesh is None else described(mesh)
 
 
 def _measure(run: RunDirectory, config: Config, saved: Saved, worlds: Worlds, facts: Json, console: Console) -> Json:

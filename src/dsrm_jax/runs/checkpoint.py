@@ -125,12 +125,16 @@ def restore(folder: str | os.PathLike[str], like: State, fingerprint: str) -> tu
             leaves = _check_meaning(found[step], manifest, like, fingerprint)
             stored = _read_arrays(found[step], manifest)
         except DamagedError as error:
+            if not found[step].exists():  # the process that trains has saved others and removed it
+                continue
             problems.append(f"{found[step].name}: {error}")
             _log.warning("checkpoint %s is damaged (%s); trying the one before it", found[step], error)
             continue
         if problems:
             _log.warning("continuing from step %d, the newest good checkpoint in %s", step, folder)
         return step, _decode(like, leaves, stored)
+    if set(_folders(folder)) - set(found):  # saved meanwhile
+        return restore(folder, like, fingerprint)
     if problems:
         raise InputError(f"no checkpoint in {folder} is usable ({'; '.join(problems)}): start again in another folder")
     return None

@@ -159,7 +159,7 @@ def prepare(config: Config, say: Say = print, memory: Memory | None = None, shar
         return make() if share is None else share(stage_one_name(config, log), stage_one_like(config, log), make)
 
     frozen = once(memory, ("stage one", *key), obtain)
-    memory.setdefault(of_log, LogModels(frozen.perception.encoder, frozen.posterior, frozen.facts))
+    once(memory, of_log, lambda: LogModels(frozen.perception.encoder, frozen.posterior, frozen.facts))
     held_out = frozen.posterior.of(worlds.test_users)
     with phase("probing held-out users", kind_of(config)):
         probes = _probe(config, frozen.perception, worlds.test.starts, held_out, memory)

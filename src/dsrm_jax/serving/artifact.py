@@ -27,7 +27,7 @@ from jax import export as jax_export
 from jaxtyping import Int
 
 from dsrm_jax.errors import InputError
-from dsrm_jax.files import read_json_object, sealed, sha256_of, unseal, write_bytes
+from dsrm_jax.files import read_json_object, sealed, unseal, write_bytes
 from dsrm_jax.types import Json
 
 FORMAT = 4
@@ -71,6 +71,14 @@ def write_artifact(
     write_bytes(path, content.getvalue())
 
 
+def _asked_for(file: io.BufferedReader, sha256: str, path: Path) -> io.BufferedReader:
+    """Return an open file whose SHA-256 is what was asked for, at its start; raises `InputError` where it is not."""
+    if sha256 and hashlib.file_digest(file, "sha256").hexdigest() != sha256.lower():
+        raise InputError(f"{path} is another file than was asked for: its SHA-256 is not {sha256:.64}")
+    file.seek(0)
+    return file
+
+
 def read_artifact(path: str | os.PathLike[str], *, sha256: str = "") -> Artifact:
     """Read and check a file; `sha256`, where it is given, is that of the whole file.
 
@@ -79,9 +87,8 @@ def read_artifact(path: str | os.PathLike[str], *, sha256: str = "") -> Artifact
     """
     path = Path(path)
     try:
-        if sha256 and sha256_of(path) != sha256.lower():
-            raise InputError(f"{path} is another file than was asked for: its SHA-256 is not {sha256:.64}")
-        with zipfile.ZipFile(path) as archive:
+        # opened once: another file may take its name meanwhile
+        with open(path, "rb") as file, zipfile.ZipFile(_asked_for(file, sha256, path)) as archive:
             meta = _meta(path, _member(archive, META))
             contents = {name: _member(archive, name) for name in (PROGRAM, ITEMS, CATALOGUE)}
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}

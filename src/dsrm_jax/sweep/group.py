@@ -187,6 +187,7 @@ def _write(
         "method": config.agent.method,
         "max_len": config.environment.max_len,
         "source": facts["source"],
+        "data_digest": facts["data_digest"],
         "diverged": any(nonfinite(row) for row in rows),
         "timing": timing,
         "result": summary_of(config, sessions),

@@ -21,6 +21,7 @@ from dsrm_jax.types import Json, Say
 
 STAGE_ONE = "stage-one"  # folder in that of the sweep, while it runs: what its workers share (`runs.handover`)
 ATTEMPTS = 2  # a group that kills its worker this often is reported and left
+LIFE = 64  # groups of one worker, which grows by 0.15 MB with each that it compiles: then another takes its place
 
 
 def run_plans(plans: Sequence[Plan], folder: Path, *, workers: int, say: Say) -> list[list[Json]]:
@@ -68,7 +69,26 @@ def run_points(points: Sequence[Point], folder: Path, *, validate: bool, workers
             _Pool(folder, groups, workers or cores(), say).run()
             _forget_stage_one(folder)
     paths = [folder / point.name / "result.json" for point in points]
-    return [from_json_value(load_sealed(path)) for path in paths if path.exists()]
+    results = [from_json_value(load_sealed(path)) for path in paths if path.exists()]
+    check_one_log(points, results, folder)
+    return results
+
+
+def check_one_log(points: Sequence[Point], results: Sequence[Json], folder: Path) -> None:
+    """Refuse results of points that ask for the same data and did not get the same: a file changed while the sweep was away."""
+    configs = {point.name: point.config for point in points}
+    logs: dict[str, dict[str, str]] = {}
+    for result in results:
+        config = configs[result["name"]]
+        asked = repr((config.data, config.synthetic))
+        logs.setdefault(asked, {}).setdefault(result.get("data_digest", ""), result["name"])
+    for found in logs.values():
+        names = [name for digest, name in found.items() if digest]  # earlier versions wrote none
+        if len(names) > 1:
+            raise InputError(
+                f"{folder} holds results of two logs, {names[0]} of one and {names[1]} of another: the data changed between. "
+                "Remove the older ones and run the sweep again, or choose another --out"
+            )
 
 
 def _forget_stage_one(folder: Path) -> None:
@@ -154,13 +174,21 @@ class _Pool:
             return self.queue.popleft() if worker % 2 == 0 else self.queue.pop()
 
     def _serve(self, worker: int) -> None:
-        process = None
+        process, asked = None, 0
         while (index := self._next(worker)) is not None:
             process = process or self._start(worker)
             answer = self._ask(process, index)
-            if answer is None:
+            asked += 1
+            if answer is not None and asked % LIFE == 0:
+                self._let_go(process)
+            if answer is None or asked % LIFE == 0:
                 process = None
             self._record(index, answer)
+        self._let_go(process)
+
+    @staticmethod
+    def _let_go(process: subprocess.Popen[str] | None) -> None:
+        """End a worker that has answered all it was asked."""
         if process is not None and process.stdin is not None:
             process.stdin.close()
             process.wait()
