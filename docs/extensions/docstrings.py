@@ -162,9 +162,8 @@ def write_pages(app: Sphinx) -> None:
         entries = "\n".join(modules(room))
         wanted[f"{room}.md"] = f"# `dsrm_jax.{room}`\n\n{about}\n\n```{{toctree}}\n:maxdepth: 1\n\n{entries}\n```\n"
         for name in modules(room):
-            wanted[f"{name}.md"] = (
-                f"# `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n   :show-inheritance:\n```\n"
-            )
+            directive = f".. automodule:: {name}\n   :members:\n   :ignore-module-all:\n   :show-inheritance:"
+            wanted[f"{name}.md"] = f"# `{name}`\n\n```{{eval-rst}}\n{directive}\n```\n"
     for path in folder.glob("*.md"):
         if path.name not in wanted:
             path.unlink()
