@@ -22,7 +22,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 # The packages that pyproject.toml allows are tested at both ends, each on a Python of its own, by a short selection that enters
 # every room; the tests in full run on .constraints.txt, whose files .lock.txt names.
 VERSIONS = tests/parallel/test_xla.py tests/data/test_own.py tests/simulator/test_environment.py tests/purify/test_diffusion.py \
-  tests/agents/test_returns.py tests/training/test_loop.py tests/evaluation/test_sessions.py tests/config tests/runs/test_checkpoint.py \
+  tests/agents/test_returns.py tests/training/test_loop.py tests/evaluation/test_sessions.py tests/config tests/runs/test_checkpoint*.py \
   tests/runs/test_run.py tests/serving tests/sweep/test_programs.py tests/cli/test_cli.py
 # Two processes, each file's tests in one of them: what a file's tests share is made once.
 TWO = -n 2 --dist loadfile

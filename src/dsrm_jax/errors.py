@@ -18,3 +18,9 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> InputError:
     near = get_close_matches(name, choices, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return InputError(f"unknown {kind} {name!r}: {hint}valid names are {', '.join(choices)}")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, 200 characters at most; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

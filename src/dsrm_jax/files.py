@@ -28,10 +28,7 @@ def load_toml(path: str | os.PathLike[str]) -> Json:
     """
     try:
         return tomllib.loads(_read(path, "is not UTF-8 text ({where}): save it as UTF-8"))
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # a number of thousands of digits is the former, deep nesting the latter
+    except (ValueError, RecursionError) as error:  # thousands of digits are the former, deep nesting the latter
         raise InputError(f"{path} is not valid TOML: {error}") from error
 
 

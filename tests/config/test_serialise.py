@@ -16,9 +16,22 @@ from hypothesis import strategies as st
 from dsrm_jax import files
 from dsrm_jax.config import Config, serialise
 from dsrm_jax.errors import InputError
-from dsrm_jax.settings import Range
+from dsrm_jax.settings import Range, is_settings
 
-RANGES = serialise.ranges(Config())
+
+def ranges(config, prefix=""):
+    """Return the range of every number of a configuration by its dotted name."""
+    found = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if is_settings(value):
+            found |= ranges(value, f"{prefix}{f.name}.")
+        elif "range" in f.metadata:
+            found[f"{prefix}{f.name}"] = f.metadata["range"]
+    return found
+
+
+RANGES = ranges(Config())
 
 
 def strategy(hint) -> st.SearchStrategy:

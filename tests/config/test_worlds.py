@@ -12,7 +12,7 @@ import dsrm_jax as dj
 from dsrm_jax.cli.options import parse
 from dsrm_jax.config import Config, EnvironmentConfig, WorldConfig
 from dsrm_jax.config.serialise import from_json, merge, to_json, validate
-from dsrm_jax.config.worlds import with_world
+from dsrm_jax.config.worlds import TUNED, with_world
 from dsrm_jax.errors import InputError
 from dsrm_jax.runs.pieces import environment_of, mechanisms_of
 from dsrm_jax.simulator.presets import MECHANISMS, PRESETS
@@ -57,6 +57,21 @@ def test_what_is_said_beside_a_name_wins_and_another_name_leaves_nothing_of_the_
     other = merge(config, {"world": {"name": "her4if"}}, "here")
     assert other == with_world(Config(), "her4if")
     assert merge(other, {"world": {"name": ""}}, "here") == Config()
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_what_is_tuned_for_a_mechanism_is_set_by_its_world_and_leaves_with_it(name):
+    """Where a goal pays late, managers look further than by default; other worlds keep the defaults."""
+    tuned = TUNED[name]
+    config = with_world(Config(), name)
+    assert name in config.world.mechanisms
+    assert {key: getattr(config.agent, key) for key in tuned} == dict(tuned)
+    assert config.agent.manager_discount > Config().agent.manager_discount
+    for other in ("mood", ""):
+        left = with_world(config, other).agent
+        assert all(getattr(left, key) == getattr(Config().agent, key) for key in tuned)
+    said = merge(Config(), {"world": {"name": name}, "agent": {"manager_discount": 0.5}}, "here").agent
+    assert said == dataclasses.replace(config.agent, manager_discount=0.5), "what is said beside a name wins"
 
 
 def test_a_flags_world_goes_before_the_files_fields(tmp_path):

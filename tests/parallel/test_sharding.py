@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -28,8 +27,7 @@ from dsrm_jax.parallel.processes import (
 )
 from dsrm_jax.parallel.sharding import make_mesh, mesh_shape
 from dsrm_jax.runs.placement import place_frozen, placement_of_results
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.parallel.processes import ROOT, environment
 
 counts = st.integers(1, 40)
 
@@ -259,14 +257,6 @@ with joined(others):
 """
 
 
-def environment(devices):
-    """Return a process's environment in which JAX sees that many devices; compiling is what costs there, not running."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    told = {"PYTHONPATH": str(ROOT / "src"), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    # the command line, called by another test of this process, may have set how many
-    return {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"} | told
-
-
 def launch(folder, *, devices=1, processes=1, steps=24):
     """Run PROGRAM and return what process 0 said."""
     port = free_port()
@@ -346,87 +336,6 @@ def test_one_device_eight_devices_and_two_processes_train_the_same(tmp_path):
     assert launch(again, processes=2, steps=16)["from"] == 8  # what two processes saved, in two
     assert launch(again, steps=24)["from"] == 16  # and in one
     assert_agree(again, one)
-
-
-# What the devices of a mesh say to each other while they draw slates, and in one gradient step.
-TALK_OF_DEVICES = """
-import json, os
-
-from dsrm_jax.parallel.xla import set_flags
-
-set_flags(os.environ)
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec as P
-
-from dsrm_jax.agents.minibatches import mean_gradient
-from dsrm_jax.agents.slates import FactoredScores, sample_slate, slate_log_prob
-from dsrm_jax.config import AgentConfig, Config, TrainingConfig
-from dsrm_jax.parallel.mesh_axes import user_devices
-from dsrm_jax.runs.run import run_mesh
-from dsrm_jax.parallel.sharding import USERS, make_mesh
-
-for method, shape in (("td3", {"seeds": 1, "users": 8}), ("bcq", {"seeds": 3, "users": 1})):
-    config = Config(agent=AgentConfig(method=method), training=TrainingConfig(num_users=64, seeds=(1, 2, 3)))
-    assert dict(run_mesh(config).shape) == shape  # a method that replays makes its whole update on every device
-
-rng = np.random.default_rng(0)
-scores = jnp.asarray(rng.normal(size=(16, 40)), jnp.float32)
-popular, quota = jnp.arange(40) < 9, jnp.full(16, 2, jnp.int32)
-query, vectors = (jnp.asarray(rng.normal(size=(n, 3)), jnp.float32) for n in (16, 40))
-inputs, targets = (jnp.asarray(rng.normal(size=(512, n)), jnp.float32) for n in (3, 5))
-params = {name: jnp.asarray(rng.normal(size=(3, 5)), jnp.float32) for name in ("a", "b")}
-
-
-def slates(scores, quota):
-    slate, _ = sample_slate(jax.random.key(0), scores, popular, quota, slate_size=4)
-    return slate, jax.grad(lambda s: slate_log_prob(s, slate, popular, quota).sum())(scores)
-
-
-def large(query, quota):
-    scores = FactoredScores(query, vectors)
-    arguments = jax.random.key(0), scores, popular, quota
-    return sample_slate(*arguments, slate_size=4, block_size=8)
-
-
-def loss(params, samples):
-    inputs, targets = samples
-    error = jnp.mean((jnp.tanh(inputs @ params["a"]) + inputs @ params["b"] - targets) ** 2)
-    return error, {"error": error}
-
-
-def gradient(params, samples):
-    return mean_gradient(loss, params, samples)
-
-
-alone = (jax.jit(slates)(scores, quota), jax.jit(large)(query, quota), jax.jit(gradient)(params, (inputs, targets)))
-assert user_devices() == 1
-mesh = make_mesh(1, 16)
-split = [jax.device_put(x, NamedSharding(mesh, P(USERS))) for x in (scores, query, quota, inputs, targets)]
-scores, query, quota, *samples = split
-with jax.set_mesh(mesh):
-    assert user_devices() == 8
-    draw = jax.jit(slates).lower(scores, quota).compile()
-    blocks = jax.jit(large).lower(query, quota).compile()
-    step = jax.jit(gradient).lower(params, tuple(samples)).compile()
-together = draw(scores, quota), blocks(query, quota), step(params, tuple(samples))
-for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
-    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-kinds = ("all-reduce(", "all-gather(", "all-to-all(", "collective-permute(", "reduce-scatter(")
-count = {name: sum(p.as_text().count(k) for k in kinds) for name, p in (("draw", draw), ("blocks", blocks), ("step", step))}
-print(json.dumps(count))
-"""
-
-
-@pytest.mark.timeout(120)
-def test_devices_draw_slates_without_a_word_and_meet_once_in_a_gradient_step():
-    """What devices say to each other costs more than the sums: indexed by row, every slot of every slate was gathered first."""
-    talk = subprocess.run(
-        [sys.executable, "-c", TALK_OF_DEVICES], env=environment(devices=8), capture_output=True, text=True, timeout=100
-    )
-    assert talk.returncode == 0, talk.stderr[-3000:]
-    assert json.loads(talk.stdout) == {"draw": 0, "blocks": 0, "step": 1}
 
 
 def test_a_program_on_one_device_is_compiled_as_ever():

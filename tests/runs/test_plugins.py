@@ -227,7 +227,7 @@ def test_own_pieces_train_and_are_evaluated_beside_the_yardsticks(trained):
         assert "closed_form" not in result
 
 
-def test_a_resumed_run_and_a_second_evaluation_are_the_same_bit_for_bit(trained):
+def test_a_resumed_run_and_a_second_evaluation_are_the_same_bit_for_bit_and_renew_the_card(trained):
     run, config, summary = trained
     again = run.path.with_name("again")
     shutil.copytree(run.path, again)
@@ -237,8 +237,13 @@ def test_a_resumed_run_and_a_second_evaluation_are_the_same_bit_for_bit(trained)
     assert same == config
     assert bits(again / "checkpoints") == bits(run.checkpoints)
     assert result["results"] == summary["results"]
+    resumed.card.write_text("of an earlier version")
     evaluated = pipeline.evaluate(resumed, same, console=QUIET)
     assert evaluated["results"] == summary["results"]
+    card = resumed.card.read_text()
+    assert card.startswith("# my_lab:")
+    assert f"{evaluated['results'][config.agent.method]['length']['mean']:.2f}" in card
+    assert "`environment.leave` 'my_lab:bored'" in card
 
 
 def test_points_of_a_sweep_train_them_as_one_program(lab):
@@ -252,11 +257,16 @@ def test_points_of_a_sweep_train_them_as_one_program(lab):
         assert len(read_metrics(folder / "sweep" / result["name"] / "metrics.jsonl")) == 2
 
 
-def test_an_exported_policy_recommends_from_the_own_catalogue(trained):
+@pytest.fixture(scope="module")
+def policy(trained):
+    """The second seed's, exported and loaded."""
     run, config, _ = trained
-    path = run.path / "policy.dsrm"
-    pipeline.export(run, config, path, 4, console=QUIET)
-    policy = load_policy(path)
+    pipeline.export(run, config, run.path / "policy.dsrm", 4, console=QUIET)
+    return load_policy(run.path / "policy.dsrm")
+
+
+def test_an_exported_policy_recommends_from_the_own_catalogue(trained, policy):
+    run, _, _ = trained
     found = policy.recommend({"old": [(10, True), (20, False)], "new": []}, k=4)
     assert found.item.shape == (2, 4)
     assert np.all(found.item % 10 == 0)
@@ -265,20 +275,9 @@ def test_an_exported_policy_recommends_from_the_own_catalogue(trained):
     assert policy.meta["card"] == run.card.read_text()
 
 
-def test_evaluating_renews_the_card(trained):
-    run, config, _ = trained
-    run.card.write_text("of an earlier version")
-    result = pipeline.evaluate(run, config, console=QUIET)
-    text = run.card.read_text()
-    assert text.startswith("# my_lab:")
-    assert f"{result['results'][config.agent.method]['length']['mean']:.2f}" in text
-    assert "`environment.leave` 'my_lab:bored'" in text
-
-
-def test_a_run_recommends_from_the_shell_with_its_own_logs_columns(trained, tmp_path):
+def test_a_run_recommends_from_the_shell_with_its_own_logs_columns(trained, policy, tmp_path):
     """No export is needed; what it answers is what its export answers."""
-    run, config, _ = trained
-    pipeline.export(run, config, tmp_path / "policy.dsrm", 4, console=QUIET)
+    run, _, _ = trained
     (tmp_path / "log.csv").write_text("user_id,item_id,click\n7,10,1\n8,20,0\n7,30,0\n")
     wanted = {
         "policy": str(run.path),
@@ -293,7 +292,7 @@ def test_a_run_recommends_from_the_shell_with_its_own_logs_columns(trained, tmp_
     numbers = recommend(wanted | absent | {"exclude": "seen", "scores": False, "click_from": None}, lambda text: None)
     assert (numbers["users"], numbers["unknown_events"]) == (2, 0)
     lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
-    expected = load_policy(tmp_path / "policy.dsrm").recommend({7: [(10, True), (30, False)], 8: [(20, False)]}, k=4)
+    expected = policy.recommend({7: [(10, True), (30, False)], 8: [(20, False)]}, k=4)
     assert {line["user_id"]: line["item_ids"] for line in lines} == {user: expected[user] for user in (7, 8)}
 
 

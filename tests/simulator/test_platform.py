@@ -1,11 +1,6 @@
 """The platform's budget against a loop in NumPy: exact counts over all users, one price, whoever leaves and whoever comes."""
 
-import os
-import subprocess
-import sys
-import textwrap
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -91,37 +86,3 @@ def test_a_manager_is_charged_the_price_it_was_shown():
     np.testing.assert_allclose(fair, -rollout.price * rollout.popular_share, rtol=1e-6)
     with pytest.raises(InputError, match="no platform has a price"):
         slate_fairness(start_counts(40), replace(rollout, price=None), kind="platform")
-
-
-def test_counts_are_exact_however_the_users_are_spread_over_devices():
-    """On four devices of one process, users split over them, contexts and prices are those of one device bit for bit."""
-    program = textwrap.dedent("""
-        import jax, numpy as np
-        from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-        from tests.simulator.test_platform import B, ENVIRONMENT, K, PLATFORM, remembering_world
-        from dsrm_jax.training.rollout import reset_users
-        world = remembering_world([PLATFORM])
-        def run(env, keys):
-            def step(env, key):
-                slate = jax.vmap(lambda k: jax.random.permutation(k, 40)[:K])(jax.random.split(key, B))
-                seen, env, *_ = jax.vmap(ENVIRONMENT.step_auto_reset, in_axes=(0, 0, 0, None))(
-                    jax.random.split(key, B), env, slate, world)
-                seen, env = ENVIRONMENT.couple(seen, env)
-                return env, seen.context
-            return jax.lax.scan(step, env, keys)[1]
-        _, env = reset_users(jax.random.key(0), ENVIRONMENT, world, num_users=B)
-        keys = jax.random.split(jax.random.key(1), 12)
-        mesh = Mesh(np.array(jax.devices()), ("users",))
-        spread = jax.device_put(env, NamedSharding(mesh, P("users")))
-        assert len(spread.user.devices()) == 4
-        np.testing.assert_array_equal(jax.jit(run)(env, keys), jax.jit(run)(spread, keys))
-        print("equal")
-    """)
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-    root = Path(__file__).parents[2]
-    alone = {
-        name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"
-    }  # it wins over the flag
-    environ = alone | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{root}:{root / 'src'}"}
-    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=300)
-    assert done.stdout.strip() == "equal", done.stderr

@@ -105,9 +105,8 @@ def check_json(path: str) -> None:
         InputError: its folder is absent or not writable, or it is a folder itself.
     """
     file = Path(os.path.realpath(path))
-    if not path or (
-        file.exists() and not file.is_file() and not file.is_dir()
-    ):  # a pipe or device takes what it is given
+    is_pipe = file.exists() and not file.is_file() and not file.is_dir()  # or a device: it takes what it is given
+    if not path or is_pipe:
         return
     if not file.parent.is_dir():
         raise InputError(f"--json {path}: there is no folder {file.parent}; make it first")

@@ -16,7 +16,7 @@ from dsrm_jax.progress import phase, phases
 from dsrm_jax.runs.run_directory import open_run
 from dsrm_jax.serving.load import ExportedPolicy, load_policy
 from dsrm_jax.serving.log_histories import LogFile
-from dsrm_jax.serving.recommend_log import Told, check_out, recommend_log
+from dsrm_jax.serving.recommend_log import Recommended, check_out, recommend_log
 from dsrm_jax.types import Json, Say
 
 COLUMNS = ("user_column", "item_column", "click_column", "time_column", "time_format", "click_from")
@@ -95,7 +95,7 @@ def log_file(policy: ExportedPolicy, wanted: Json) -> LogFile:
     return LogFile(Path(wanted["log"]), **(own | given))
 
 
-def in_words(told: Told, numbers: Json, wanted: Json) -> Iterator[str]:
+def in_words(told: Recommended, numbers: Json, wanted: Json) -> Iterator[str]:
     """Say what was recommended, to whom, and what was not."""
     left_out = {"seen": "items that a user has seen are left out", "nothing": "items already seen may return"}
     rule = left_out.get(wanted["exclude"], f"items of {wanted['exclude']} are left out, items already seen may return")

@@ -11,7 +11,7 @@ from dsrm_jax.config.worlds import with_world
 from dsrm_jax.errors import InputError, unknown_name
 from dsrm_jax.files import digest, kind_of
 from dsrm_jax.plugins import is_plugin
-from dsrm_jax.settings import Range, Settings, check, is_settings
+from dsrm_jax.settings import Settings, check, is_settings
 from dsrm_jax.types import Json
 
 C = TypeVar("C", bound=Settings)
@@ -25,10 +25,7 @@ FREE_FIELDS = frozenset(
     {
         "data.cache",
         "data.path",
-        "training.steps",
-        "training.checkpoint_minutes",
-        "training.keep_checkpoints",
-        "training.tensorboard",
+        *(f"training.{x}" for x in ("steps", "checkpoint_minutes", "keep_checkpoints", "tensorboard")),
     }
 )
 MAY_BE_EMPTY = frozenset({"world.mechanisms"})
@@ -136,18 +133,6 @@ def _check_ranges(config: Settings, where: str, separator: str) -> None:
     check(type(config), where, **{name: value for name, value in values.items() if name not in sections})
     for name, section in sections.items():
         _check_ranges(section, f"{where}{separator}{name}", ".")
-
-
-def ranges(config: Settings, prefix: str = "") -> dict[str, Range]:
-    """Return the range of every number of a configuration by its dotted name."""
-    found: dict[str, Range] = {}
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if is_settings(value):
-            found |= ranges(value, f"{prefix}{f.name}.")
-        elif "range" in f.metadata:
-            found[f"{prefix}{f.name}"] = f.metadata["range"]
-    return found
 
 
 def to_json(config: Settings) -> Json:

@@ -36,6 +36,7 @@ HEADER_SECONDS = 90.0  # until a server has said what it sends
 SLOW_SECONDS, SLOW_BYTES = 60.0, 60_000  # a minute that brings less is given up
 MAX_ATTEMPTS = 20
 MOST_BYTES = 1 << 30  # of any archive; the largest has 432 MB
+BROKEN = (http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
 
 
 @dataclass(frozen=True)
@@ -252,13 +253,7 @@ def _attempt(url: str, part: Path, report: Callable[[int, int | None], None]) ->
         return None if error.code == 416 and done else f"HTTP {error.code} {error.reason}"
     except urllib.error.URLError as error:
         return str(error.reason)
-    except (
-        http.client.HTTPException,
-        TimeoutError,
-        ConnectionError,
-        ssl.SSLError,
-        ValueError,
-    ) as error:  # a bad address, too
+    except (*BROKEN, ValueError) as error:  # the latter: a bad address
         return f"{type(error).__name__}: {error}"
     return None if total is None or done == total else f"connection closed after {done} of {total} bytes"
 

@@ -42,9 +42,8 @@ class Truth:
     # multiple of it
     log_popularity: np.ndarray
     popularity_lift: float  # mean logit lift per unit of `log_popularity`
-    interests: np.ndarray | None = (
-        None  # `(U, M, F)` float32, of which `user_factors` is the mean over M; None: there is but one
-    )
+    # `(U, M, F)` float32, of which `user_factors` is the mean over M; None: there is but one
+    interests: np.ndarray | None = None
     link: str = "logistic"  # from a logit to a chance, see `SyntheticConfig.link`
 
 

@@ -11,7 +11,7 @@ import polars as pl
 from dsrm_jax.data.csv_layout import Layout, header, layout
 from dsrm_jax.data.csv_text import LOST, line_of, read_texts, scan
 from dsrm_jax.data.log_files import is_parquet, plain
-from dsrm_jax.errors import InputError
+from dsrm_jax.errors import InputError, first_line
 
 # a Polars that does not know a column's type (as 1.30 does not know UUIDs) panics
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
@@ -179,7 +179,7 @@ def _read_parquet(path: Path, file: Path, columns: Mapping[str, type[pl.DataType
         frame = raw.select(pl.col(name).cast(kind, strict=False) for name, kind in columns.items())
         texts = {name: raw[name].cast(pl.String) for name in columns if frame[name].null_count()}
     except UNREADABLE as error:
-        raise InputError(f"{path}: not a readable table ({_first_line(error)})") from error
+        raise InputError(f"{path}: not a readable table ({first_line(error)})") from error
     for name, values in texts.items():
         _require_kind(path, values, frame[name], columns[name])
     return frame
@@ -199,8 +199,4 @@ def _kind(kind: type[pl.DataType]) -> str:
 
 
 def _no_parquet(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: not a readable Parquet file ({_first_line(error)}); fetch it again, or update Polars")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return InputError(f"{path}: not a readable Parquet file ({first_line(error)}); fetch it again, or update Polars")

@@ -15,10 +15,7 @@ from dsrm_jax.errors import InputError
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 ORDER = "order"
-FIRST, LAST = (
-    631_152_000,
-    4_102_444_800,
-)  # seconds: a number between 1990 and 2100 in some unit is taken for a time in it
+FIRST, LAST = 631_152_000, 4_102_444_800  # seconds; numbers between 1990 and 2100 in a unit are taken for times in it
 BATCH = 1 << 18  # texts taken apart together
 CLOCK = (
     r"(?:[T ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?(?: *([AaPp])\.?[Mm]\.?)?)?"
@@ -42,7 +39,7 @@ USUAL = {  # Polars reads these ten times faster, where all rows have the length
 }
 ZONE = r"(?:[Zz]|UTC|GMT|:\d{2}[^-]*[+-]\d{2}(?::?\d{2})?)$"
 EXPECTED = (
-    "a number or a date and time such as 2020-07-05 12:30:00 (data.time_format names other forms, such as '%d/%m/%y')"
+    "a number, or a date and time such as 2020-07-05 12:30:00 (data.time_format names others, such as '%d/%m/%y')"
 )
 
 

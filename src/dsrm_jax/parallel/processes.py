@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from dsrm_jax.errors import InputError
+from dsrm_jax.errors import InputError, first_line
 from dsrm_jax.files import from_json_value, json_value
 from dsrm_jax.progress import QUIET
 
@@ -268,7 +268,7 @@ def _join(processes: Processes) -> None:
             shutdown_timeout_seconds=LEAVE_SECONDS,
         )
     except Exception as error:  # JAX raises what its cluster modules raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         if processes.distributed:
             raise InputError(
                 f"--distributed found no cluster to join ({reason}): start it by srun, mpirun or on a TPU pod, or give "

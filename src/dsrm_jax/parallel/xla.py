@@ -21,9 +21,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 FLAGS = ("--xla_cpu_enable_concurrency_optimized_scheduler=false", "--xla_cpu_experimental_ynn_fusion_type=")
-SHORT_PROGRAMS = (
-    "--xla_backend_optimization_level=1",
-)  # LLVM's: a third less compiling, training as fast (27 s and 19 s for DSRM-HRL; 2.0 s for 5 updates of 3 seeds with both)
+# LLVM's: a third less compiling, training as fast (27 s and 19 s for DSRM-HRL; 2.0 s for 5 updates of 3 seeds with both)
+SHORT_PROGRAMS = ("--xla_backend_optimization_level=1",)
 AFFECTED = ("0.10.", "0.11.")  # by the faults above
 KNOWING = ("0.9.", *AFFECTED, "0.12.")  # all flags here; XLA stops at an unknown one
 ACCELERATORS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm7-plugin", "libtpu")

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsrm_jax.errors import InputError
+from dsrm_jax.errors import InputError, first_line
 from dsrm_jax.files import digest, sha256_of, sync_folder, write_text
 from dsrm_jax.parallel.processes import load_arrays, save_arrays
 from dsrm_jax.runs.logging import undisturbed
@@ -93,7 +93,7 @@ def save(folder: str | os.PathLike[str], step: int, state: PyTree, fingerprint: 
     except Exception as error:  # Orbax and TensorStore raise bare Exceptions
         shutil.rmtree(temporary, ignore_errors=True)
         raise InputError(
-            f"cannot save step {step} in {folder}: {_first_line(error)}; "
+            f"cannot save step {step} in {folder}: {first_line(error)}; "
             "check the disk's free space and permissions (earlier checkpoints are untouched)"
         ) from error
     _retain(folder, step, keep)
@@ -294,7 +294,7 @@ def _read_arrays(path: Path, manifest: Json) -> list[np.ndarray]:
             with _quiet():
                 arrays = load_arrays(path / _ARRAYS, arrays)
         except Exception as error:  # TensorStore raises bare Exceptions
-            raise DamagedError(f"Orbax cannot read it: {_first_line(error)}") from error
+            raise DamagedError(f"Orbax cannot read it: {first_line(error)}") from error
     stored = [np.asarray(arrays.get(f"{i:05d}", empty)) for i, empty in enumerate(stored)]
     for leaf, array in zip(leaves, stored, strict=True):
         same_type = (str(array.dtype), list(array.shape)) == (leaf.stored_dtype, leaf.stored_shape)
@@ -334,7 +334,7 @@ def _read_manifest(path: Path, step: int) -> Json:
     except FileNotFoundError as error:
         raise DamagedError(f"{MANIFEST} is missing") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DamagedError(f"{MANIFEST} cannot be read: {_first_line(error)}") from error
+        raise DamagedError(f"{MANIFEST} cannot be read: {first_line(error)}") from error
     if not intact:
         raise DamagedError(f"{MANIFEST} has another checksum than when it was saved")
     if body["format"] != FORMAT:
@@ -379,11 +379,6 @@ def _clean(folder: Path) -> None:
 
 def _sha256(array: np.ndarray) -> str:
     return hashlib.sha256(array.tobytes()).hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 @contextlib.contextmanager

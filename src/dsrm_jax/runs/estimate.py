@@ -5,6 +5,7 @@ compiled programs reach. What they refuse could not work; what they let pass may
 """
 
 import dataclasses
+import operator
 import os
 from collections.abc import Iterator
 
@@ -13,7 +14,8 @@ from dsrm_jax.config.serialise import fields
 from dsrm_jax.data.synthetic_calibration import KUAIRAND, KUAIREC
 from dsrm_jax.errors import InputError
 from dsrm_jax.parallel.xla import has_accelerator
-from dsrm_jax.runs.pieces import purifier_settings
+from dsrm_jax.purify.kinds import PURIFIERS
+from dsrm_jax.runs.pieces import purifier_of, purifier_settings
 
 LARGEST_COUNT = 2**30  # steps and tempers are int32, in units of 1/K, and some are added up
 BYTES_OF_ROW = 4 + 4 + 1 + 8 + 4  # user, item, click, time, feedback
@@ -24,7 +26,6 @@ MOST_DAYS = 14
 CORE = 5e9  # multiplications a second
 ACCELERATOR = 1e13
 STEP = 1e7  # multiplications that a step of a loop takes beside those of its products, a millisecond on two cores
-DIFFUSING = ("paper", "guided", "conditional")
 LARGEST_ACCELERATOR = 256 << 30  # bytes
 
 Estimates = Iterator[tuple[str, float]]
@@ -71,38 +72,23 @@ def arrays(config: Config) -> Estimates:
     """Yield `(fields, bytes)` of the largest arrays, each at its least."""
     env, training, evaluation = config.environment, config.training, config.evaluation
     users, items, rows = _sizes(config)
-    seeds, lanes, steps, state = (
-        len(training.seeds),
-        training.num_users,
-        training.rollout_length,
-        config.encoder.dim + 1,
-    )
-    event = BYTES_OF_EVENT
+    seeds, lanes, steps = len(training.seeds), training.num_users, training.rollout_length
+    state, event = config.encoder.dim + 1, BYTES_OF_EVENT
     yield "synthetic.history_scale", rows * BYTES_OF_ROW
     yield "training.num_users x environment.history_length x seeds", lanes * env.history_length * seeds * event
-    yield (
-        "evaluation.num_users x environment.history_length x seeds",
-        evaluation.num_users * env.history_length * seeds * event,
-    )
-    yield (
-        "training.num_users x training.rollout_length x encoder.dim x seeds",
-        lanes * steps * seeds * 4 * (state + env.slate_size),
-    )
+    held_out = evaluation.num_users * env.history_length * seeds * event
+    yield "evaluation.num_users x environment.history_length x seeds", held_out
+    rollout = lanes * steps * seeds * 4 * (state + env.slate_size)
+    yield "training.num_users x training.rollout_length x encoder.dim x seeds", rollout
     yield "training.num_users x environment.slate_size x seeds", lanes * seeds * 4 * env.slate_size
     shown = evaluation.num_sessions / evaluation.num_users * (env.step_cap or env.max_len)
     yield "evaluation.num_sessions x steps of a session x seeds", (evaluation.num_sessions * 20 + shown * 8) * seeds
     yield "training.chunk_updates", min(training.chunk_updates, training.steps / steps) * seeds * 40
     world = config.world
-    remembered = {
-        "fatigue.slots": world.fatigue.slots,
-        "no_repeats.slots": world.no_repeats.slots,
-        "boredom.kept": world.boredom.kept,
-        "sardine.kept": world.sardine.kept,
-        "quit.window": world.quit.window,
-        "platform.window": world.platform.window / lanes,
-    }
-    for name, slots in remembered.items():
+    for name in ("fatigue.slots", "no_repeats.slots", "boredom.kept", "sardine.kept", "quit.window"):
+        slots = operator.attrgetter(name)(world)
         yield f"world.{name} x training.num_users x seeds", slots * lanes * seeds * 4
+    yield "world.platform.window x training.num_users x seeds", world.platform.window * seeds * 4
     yield "environment.response_dim", (users + items) * env.response_dim * 4 * ADAM
     yield "encoder.dim", items * state * 4 * ADAM + state**2 * 4 * ADAM + users * state * 4
     for section, width, batch in (
@@ -136,7 +122,8 @@ def loops(config: Config) -> Estimates:
     network = purifier.hidden**2 + 2 * purifier.hidden * state
     levels = purifier.sampling_steps or purifier.diffusion_steps
     guided = levels * (network + purifier.guidance_steps * env.history_length * state)
-    acting = items * state + env.history_length * state + guided * (purifier_settings(config).kind in DIFFUSING)
+    diffuses = purifier_settings(config).kind in PURIFIERS and purifier_of(config).process is not None
+    acting = items * state + env.history_length * state + guided * diffuses
     updates = training.steps / training.rollout_length
     yield "encoder.embedding_epochs", config.encoder.embedding_epochs * rows * state * LEARNING
     yield "environment.response_epochs", env.response_epochs * rows * env.response_dim * LEARNING
@@ -145,14 +132,10 @@ def loops(config: Config) -> Estimates:
     stage_one = purifier.iterations * (purifier.batch_size * network * LEARNING * seeds + STEP)
     yield "purifier.iterations x purifier.batch_size x seeds", stage_one
     views = config.denoiser.iterations * config.denoiser.batch_size * env.history_length
-    yield (
-        "denoiser.iterations x denoiser.batch_size x seeds",
-        views * state * LEARNING * seeds + config.denoiser.iterations * STEP,
-    )
-    yield (
-        "training.steps x training.num_users x purifier.guidance_steps",
-        training.steps * (lanes * seeds * acting + STEP),
-    )
+    denoising = views * state * LEARNING * seeds + config.denoiser.iterations * STEP
+    yield "denoiser.iterations x denoiser.batch_size x seeds", denoising
+    stage_two = training.steps * (lanes * seeds * acting + STEP)
+    yield "training.steps x training.num_users x purifier.guidance_steps", stage_two
     length = (env.step_cap or env.max_len) / (2 + env.ad_penalty)
     yield "evaluation.num_sessions x steps of a session x seeds", evaluation.num_sessions * length * seeds * acting
     learning = (width**2 + width * state) * LEARNING * seeds

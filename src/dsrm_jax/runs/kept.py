@@ -70,15 +70,8 @@ def shared_between(config: Config, folder: Path, meanwhile: Callable[[], object]
 def can_be_kept(config: Config) -> bool:
     """Return whether Stage I of a configuration depends on nothing but the log's rows, the settings and this package."""
     env = config.environment
-    named = (
-        config.data.env,
-        config.purifier.kind,
-        config.agent.method,
-        env.response,
-        env.train_response,
-        env.reward,
-        env.leave,
-    )
+    of_world = env.response, env.train_response, env.reward, env.leave
+    named = config.data.env, config.purifier.kind, config.agent.method, *of_world
     return config.data.cache and not any(map(is_plugin, named))
 
 

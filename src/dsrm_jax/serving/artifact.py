@@ -26,7 +26,7 @@ import numpy as np
 from jax import export as jax_export
 from jaxtyping import Int
 
-from dsrm_jax.errors import InputError
+from dsrm_jax.errors import InputError, first_line
 from dsrm_jax.files import read_json_object, sealed, unseal, write_bytes
 from dsrm_jax.types import Json
 
@@ -102,7 +102,7 @@ def read_artifact(path: str | os.PathLike[str], *, sha256: str = "") -> Artifact
     except InputError:
         raise
     except Exception as error:  # zip, NumPy, flatbuffers and MLIR raise whatever they meet
-        raise InputError(f"{path} is no exported policy, or damaged ({_line(error)}): export it again") from error
+        raise InputError(f"{path} is no exported policy, or damaged ({first_line(error)}): export it again") from error
     return Artifact(meta, program, item_ids, catalogue)
 
 
@@ -119,7 +119,9 @@ def check_program(
     try:
         problem = _problem(artifact, shapes, batch)
     except Exception as error:  # MLIR's parser raises whatever it meets
-        raise InputError(f"{path} holds a program that cannot be read ({_line(error)}): export it again") from error
+        raise InputError(
+            f"{path} holds a program that cannot be read ({first_line(error)}): export it again"
+        ) from error
     if problem:
         raise InputError(
             f"{path} holds a program that {problem}: it is not loaded; export the policy again from its run"
@@ -148,11 +150,6 @@ def _problem(artifact: Artifact, shapes: tuple[jax.ShapeDtypeStruct, ...], batch
         f"holds arrays of more than {LARGEST_TENSOR >> 30} GiB": max(sizes, default=0) > LARGEST_TENSOR,
     }
     return next((text for text, there in problems.items() if there), "")
-
-
-def _line(error: BaseException) -> str:
-    """Return the first line of an error."""
-    return (str(error).splitlines() or [""])[0][:120] or type(error).__name__
 
 
 def _meta(path: Path, content: bytes) -> Json:

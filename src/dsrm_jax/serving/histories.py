@@ -26,12 +26,10 @@ class Packed:
     item: Int[np.ndarray, "B H"]  # int32 vocabulary indices, 0 where there is no event
     click: Bool[np.ndarray, "B H"]
     length: Int[np.ndarray, "B"]  # int32, events held
-    seen: list[
-        Int[np.ndarray, "..."]
-    ]  # of each user, the vocabulary indices of all known events, also those before the last H
-    unknown: Counter[Hashable] = field(
-        default_factory=Counter
-    )  # how many events name each item that the policy does not know
+    # of each user, the vocabulary indices of all known events, also those before the last H
+    seen: list[Int[np.ndarray, "..."]]
+    # how many events name each item that the policy does not know
+    unknown: Counter[Hashable] = field(default_factory=Counter)
 
 
 def pack(histories: Sequence[Sequence[Event]], item_ids: np.ndarray, *, history_length: int) -> Packed:

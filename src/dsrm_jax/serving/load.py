@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from dsrm_jax.errors import InputError
+from dsrm_jax.errors import InputError, first_line
 from dsrm_jax.parallel.devices import platform
 from dsrm_jax.serving.artifact import MOST_SECONDS, check_program, read_artifact
 from dsrm_jax.serving.histories import Event, Histories, check_histories, pack, positions_of
@@ -313,5 +313,5 @@ def _within(seconds: float, work: Callable[[], None], path: str | os.PathLike[st
     if thread.is_alive():
         raise InputError(f"{path} has not answered its first question after {seconds:.0f} s, and is given up")
     if failed:
-        reason = (str(failed[0]).splitlines() or [""])[0][:200]
+        reason = first_line(failed[0])
         raise InputError(f"{path} holds a program that cannot be run here ({reason}): export it again") from failed[0]

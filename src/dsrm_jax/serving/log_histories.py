@@ -28,7 +28,7 @@ PART = 1 << 20  # rows of a part, about
 MOST_NAMED = 1000  # unknown items counted one by one
 
 T = TypeVar("T")
-Report = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
 """`(phase, done, total)`, in rows."""
 
 
@@ -75,7 +75,7 @@ class Block:
 
 
 def blocks(
-    log: LogFile, item_ids: np.ndarray, *, users: Path | None, size: int, found: Found, report: Report
+    log: LogFile, item_ids: np.ndarray, *, users: Path | None, size: int, found: Found, report: Progress
 ) -> Iterator[Block]:
     """Yield the histories of a log's users, or of those in a list, at most `size` at a time; each user once.
 

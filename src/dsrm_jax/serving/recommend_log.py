@@ -14,13 +14,13 @@ import polars as pl
 from dsrm_jax.errors import InputError
 from dsrm_jax.files import sync_folder
 from dsrm_jax.serving.load import ExportedPolicy
-from dsrm_jax.serving.log_histories import Block, Found, LogFile, Report, blocks, listed, texts_of
+from dsrm_jax.serving.log_histories import Block, Found, LogFile, Progress, blocks, listed, texts_of
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
 @dataclass
-class Told:
+class Recommended:
     """What was recommended to whom."""
 
     found: Found
@@ -39,8 +39,8 @@ def recommend_log(
     exclude: str | Path | None = "seen",
     allowed: Path | None = None,
     scores: bool = False,
-    report: Report = lambda phase, done, total: None,
-) -> Told:
+    report: Progress = lambda phase, done, total: None,
+) -> Recommended:
     """Recommend k items to each user of a log, or of a list.
 
     Args:
@@ -61,7 +61,7 @@ def recommend_log(
     check_out(out)
     items = exclude if exclude is None or isinstance(exclude, str) else _items(exclude, log.item_column, policy)
     barred = policy.barred(items, None if allowed is None else _items(allowed, log.item_column, policy), k)
-    told, lists = Told(Found()), out.suffix.lower() == ".jsonl"
+    told, lists = Recommended(Found()), out.suffix.lower() == ".jsonl"
     cut = partial(blocks, users=users, size=policy.block, found=told.found, report=report)
     with written(out) as write:
         for block in cut(log, policy.item_ids):

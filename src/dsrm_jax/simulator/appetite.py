@@ -5,12 +5,10 @@ Both are this library's own; sizes are those under which a planner was measured 
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
 
 from dsrm_jax.settings import check
 from dsrm_jax.simulator.mechanism import Mechanism
 from dsrm_jax.simulator.settings import AppealConfig, MoodConfig
-from dsrm_jax.simulator.world import World
 
 
 def make_appeal(
@@ -18,10 +16,7 @@ def make_appeal(
 ) -> Mechanism:
     """Build appeal: click logits are offset + gamma_u on popular items, gamma_u ~ N(mean, spread), and offset on others.
 
-    The keywords are fields of `AppealConfig`; they may be traced. There is nothing to remember.
-
-    Raises:
-        InputError: a value out of range.
+    The keywords are fields of `AppealConfig` (`InputError` out of range); they may be traced. There is nothing to remember.
     """
     check(AppealConfig, "appeal", **locals())
     return Mechanism(
@@ -44,19 +39,11 @@ def make_mood(*, spread: float = MoodConfig.spread, memory: float = MoodConfig.m
     """
     check(MoodConfig, "mood", **locals())
 
-    def step(
-        key: jax.Array,
-        mood: Float[Array, ""],
-        trait: tuple[()],
-        slate: Int[Array, "K"],
-        clicks: Bool[Array, "K"],
-        world: World,
-    ) -> Float[Array, ""]:
-        return memory * mood + jnp.sqrt(1 - jnp.square(memory)) * spread * jax.random.normal(key)
-
     return Mechanism(
         "mood",
         start=lambda key, trait, world: spread * jax.random.normal(key),
-        step=step,
+        step=lambda key, mood, trait, slate, clicks, world: (
+            memory * mood + jnp.sqrt(1 - jnp.square(memory)) * spread * jax.random.normal(key)
+        ),
         feel=lambda mood, trait, items, world: jnp.where(world.is_popular[items], mood, 0.0),
     )

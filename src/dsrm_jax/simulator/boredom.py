@@ -28,9 +28,7 @@ class Boredom:
     """What one user was shown too much of."""
 
     item: Int[Array, "R"]  # `(R,)` int32 catalogue positions of the latest clicks, newest last
-    age: Int[
-        Array, "R"
-    ]  # `(R,)` int32, steps since each of them, 0 for the latest slate's; `window` and above: forgotten
+    age: Int[Array, "R"]  # `(R,)` int32, steps since each, 0 for the latest slate's; `window` and above: forgotten
     count: Int[Array, "C"]  # `(C,)` int32, of each topic the clicks that are remembered
     bored: Bool[Array, "C"]  # `(C,)` bool
     timeout: Int[Array, "C"]  # `(C,)` int32 in [1, timeout], steps that boredom still lasts; `timeout` where not bored
@@ -131,18 +129,14 @@ def make_boredom(
         boring = jnp.any(boredom.bored & (categories_of(world)[items] | (kind == "churn")), axis=-1)
         return -loss * boring.astype(jnp.float32)
 
-    def step(
-        key: jax.Array, boredom: Boredom, trait: PyTree, slate: Int[Array, "K"], clicks: Bool[Array, "K"], world: World
-    ) -> Boredom:
-        topics = categories_of(world)
-        return bore(boredom, slate, clicks, topics, threshold=threshold, window=window, timeout=timeout)
-
     return Mechanism(
         "boredom",
         start=lambda key, trait, world: start_boredom(
             num_topics=categories_of(world).shape[1], window=window, kept=kept, timeout=timeout
         ),
-        step=step,
+        step=lambda key, boredom, trait, slate, clicks, world: bore(
+            boredom, slate, clicks, categories_of(world), threshold=threshold, window=window, timeout=timeout
+        ),
         feel=feel,
         observe=lambda boredom: jnp.minimum(1.0, boredom.count / threshold),
     )

@@ -181,6 +181,12 @@ def make_environment(
     def observe(state: EnvState) -> Observation:
         return _observe(state, mechanisms)
 
+    def felt(state: EnvState, items: Int[Array, "N"], world: World, correlation: float = 0.0) -> Float[Array, "N"]:
+        pairs = world.response, state.user, items, state.history
+        told = slate_probability(*pairs, correlation_weight=correlation, double_sigmoid=double_sigmoid)
+        logit = click_logit(*pairs) if plain else None
+        return remembering.felt(told, mechanisms, state.memory, state.user, items, world, logit=logit)
+
     def reset(key: jax.Array, world: World) -> tuple[Observation, EnvState]:
         check_world(world, slate_size=slate_size)
         row_key, memory_key = jax.random.split(key) if mechanisms else (key, key)
@@ -213,16 +219,7 @@ def make_environment(
         check_world(world, slate_size=slate_size)
         chex.assert_shape(slate, (slate_size,))
         click_key, memory_key, return_key = jax.random.split(key, 3) if mechanisms else (key, key, key)
-        probability = slate_probability(
-            world.response,
-            state.user,
-            slate,
-            state.history,
-            correlation_weight=slate_correlation,
-            double_sigmoid=double_sigmoid,
-        )
-        logit = click_logit(world.response, state.user, slate, state.history) if plain else None
-        probability = remembering.felt(probability, mechanisms, state.memory, state.user, slate, world, logit=logit)
+        probability = felt(state, slate, world, slate_correlation)
         if has_position_bias:
             probability *= position_bias ** jnp.arange(slate_size, dtype=jnp.float32)
         clicks = jax.random.uniform(click_key, (slate_size,)) < probability
@@ -242,8 +239,8 @@ def make_environment(
                 terminated |= spent
             memory = remembering.advance(memory_key, mechanisms, memory, state.user, slate, clicks, world)
             terminated |= remembering.any_leaves(mechanisms, memory)
-        state = EnvState(
-            user=state.user,
+        state = replace(
+            state,
             history=append(state.history, world.item[slate], clicks),
             unlogged=jnp.minimum(state.unlogged + slate_size, history_length),
             temper=temper,
@@ -253,8 +250,6 @@ def make_environment(
             broken=state.broken + broken.astype(jnp.int32),
             total=None if state.total is None else state.total + earned,
             memory=memory,
-            visits=state.visits,
-            before=state.before,
         )
         if comes_back:
             state, back = return_of(return_key, comes_back, rule, state, terminated, world)
@@ -275,11 +270,6 @@ def make_environment(
         observation, state = jax.tree.map(lambda new, old: jnp.where(info["ended"], new, old), begun, (final, state))
         return observation, state, reward, terminated, truncated, info | {"final_observation": final}
 
-    def chance(state: EnvState, items: Int[Array, "N"], world: World) -> Float[Array, "N"]:
-        told = slate_probability(world.response, state.user, items, state.history, double_sigmoid=double_sigmoid)
-        logit = click_logit(world.response, state.user, items, state.history) if plain else None
-        return remembering.felt(told, mechanisms, state.memory, state.user, items, world, logit=logit)
-
     def couple(observation: Observation, state: EnvState) -> tuple[Observation, EnvState]:
         assert state.memory is not None
         state = replace(state, memory=remembering.couple(mechanisms, state.memory))
@@ -290,7 +280,7 @@ def make_environment(
         step=step,
         step_auto_reset=step_auto_reset,
         action_space=lambda world: Slates(world.num_items, slate_size),
-        chance=chance,
+        chance=felt,
         observation_space=lambda world: observation_space(history_length, max_steps, _num_seen(reset, world)),
         slate_size=slate_size,
         max_steps=max_steps,

@@ -75,8 +75,8 @@ def make_fatigue(
 ) -> Mechanism:
     """Build fatigue: click odds are divided by 1 + `item` times `item_counts` + `category` times `category_counts`.
 
-    The keywords are fields of `FatigueConfig`; all but the slots may be traced. A policy is shown each category's count over the
-    number of items of a slate that never changes, (1 - decay) times the count.
+    The keywords are fields of `FatigueConfig`; all but the slots may be traced. A policy is shown each category's count over
+    the number of items of a slate that never changes, (1 - decay) times the count.
 
     Raises:
         InputError: a value out of range, or the world's items have no categories.
@@ -102,11 +102,9 @@ def make_no_repeats(*, slots: int = NoRepeatsConfig.slots, loss: float = NoRepea
     """Build the rule that nothing is clicked twice: an item among the last `slots` shown in the session loses `loss` from its
     logit.
 
-    With slots for all of a session's items nothing can be repeated in it. The keywords are fields of `NoRepeatsConfig`. A policy
-    is shown the share of slots that held an item not shown before, of those filled so far.
-
-    Raises:
-        InputError: a value out of range.
+    With slots for all of a session's items nothing can be repeated in it. The keywords are fields of `NoRepeatsConfig`
+    (`InputError` out of range). A policy is shown the share of slots that held an item not shown before, of those filled so
+    far.
     """
     check(NoRepeatsConfig, "no_repeats", **locals())
     forgotten = partial(show, categories=None, decay=1.0)

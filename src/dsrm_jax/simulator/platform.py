@@ -12,7 +12,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from dsrm_jax.settings import check
 from dsrm_jax.simulator.mechanism import Mechanism
@@ -26,9 +26,7 @@ class Platform:
 
     popular: Int[Array, "..."]  # popular items of the slate that was not counted yet
     slots: Int[Array, "..."]  # items of it; 0 where there is none
-    window: Int[
-        Array, "... W 2"
-    ]  # popular items and items shown to all users at each of the last W steps, oldest first
+    window: Int[Array, "... W 2"]  # popular items and items shown to all users in the last W steps, oldest first
     price: Float[Array, "..."]  # of a popular share of 1
 
 
@@ -50,27 +48,13 @@ def make_platform(
 
     p of the n items shown to the users still there are popular; B K items would be shown to B users, so that what a few who are
     left get moves the price little. A policy is shown the window's share and the price; `fairness="platform"` charges a manager
-    with it. The keywords are fields of `PlatformConfig`; all but the window may be traced.
-
-    Raises:
-        InputError: a value out of range.
+    with it. The keywords are fields of `PlatformConfig` (`InputError` out of range); all but the window may be traced.
     """
     check(PlatformConfig, "platform", **locals())
 
     def start(key: jax.Array, trait: tuple[()], world: World) -> Platform:
         nothing = jnp.zeros((), jnp.int32)
         return Platform(nothing, nothing, jnp.zeros((window, 2), jnp.int32), jnp.asarray(price, jnp.float32))
-
-    def step(
-        key: jax.Array,
-        memory: Platform,
-        trait: tuple[()],
-        slate: Int[Array, "K"],
-        clicks: Bool[Array, "K"],
-        world: World,
-    ) -> Platform:
-        popular = jnp.sum(world.is_popular[slate], dtype=jnp.int32)
-        return replace(memory, popular=popular, slots=jnp.full((), slate.shape[0], jnp.int32))
 
     def couple(memory: Platform) -> Platform:
         popular, slots, most = jnp.sum(memory.popular), jnp.sum(memory.slots), jnp.max(memory.slots)
@@ -87,7 +71,11 @@ def make_platform(
     return Mechanism(
         "platform",
         start=start,
-        step=step,
+        step=lambda key, memory, trait, slate, clicks, world: replace(
+            memory,
+            popular=jnp.sum(world.is_popular[slate], dtype=jnp.int32),
+            slots=jnp.full((), slate.shape[0], jnp.int32),
+        ),
         observe=lambda memory: jnp.stack([window_share(memory, empty=target), memory.price]),
         couple=couple,
         price=lambda memory: memory.price,

@@ -3,7 +3,6 @@
 Shapes: K slate size, N items that the window holds, C categories.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
@@ -11,8 +10,6 @@ from jaxtyping import Array, Bool, Float, Int
 from dsrm_jax.settings import check
 from dsrm_jax.simulator.mechanism import Mechanism, categories_of
 from dsrm_jax.simulator.settings import CategoryQuitConfig
-from dsrm_jax.simulator.world import World
-from dsrm_jax.types import PyTree
 
 
 @struct.dataclass
@@ -74,15 +71,12 @@ def make_category_quit(
     """
     check(CategoryQuitConfig, "quit", **locals())
 
-    def step(
-        key: jax.Array, recent: Recent, trait: PyTree, slate: Int[Array, "K"], clicks: Bool[Array, "K"], world: World
-    ) -> Recent:
-        return show(recent, slate, categories_of(world), threshold=threshold, slice_fault=slice_fault)
-
     return Mechanism(
         "quit",
         start=lambda key, trait, world: start_recent(num_categories=categories_of(world).shape[1], window=window),
-        step=step,
+        step=lambda key, recent, trait, slate, clicks, world: show(
+            recent, slate, categories_of(world), threshold=threshold, slice_fault=slice_fault
+        ),
         leaves=lambda recent: recent.left,
         observe=lambda recent: recent.count / (threshold + 1),
     )

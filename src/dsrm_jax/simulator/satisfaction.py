@@ -1,13 +1,14 @@
 """Long-term satisfaction: what was shown lately wears users out, each beyond a tolerance of their own.
 
-RecSim's long-term satisfaction (Ie et al. 2019, arXiv 1909.04847; google-research/recsim, environments/long_term_satisfaction.py)
-with popular items in the place of clickbait: net exposure is a leaky average of the popular share shown. There it lowers
-engagement linearly, which has a corner solution (never show what wears out); here it does so only beyond a user's tolerance.
+RecSim's long-term satisfaction (Ie et al. 2019, arXiv 1909.04847; google-research/recsim,
+environments/long_term_satisfaction.py) with popular items in the place of clickbait: net exposure is a leaky average of the
+popular share shown. There it lowers engagement linearly, which has a corner solution (never show what wears out); here it does
+so only beyond a user's tolerance.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from dsrm_jax.settings import check
 from dsrm_jax.simulator.mechanism import Mechanism
@@ -32,31 +33,20 @@ def make_satisfaction(
 ) -> Mechanism:
     """Build satisfaction: every click logit loses slope max(0, n - tau_u), n the net popular exposure before the slate.
 
-    Tolerances tau_u are uniform between the two bounds. The keywords are fields of `SatisfactionConfig`; they may be traced. The
-    platform is shown n.
-
-    Raises:
-        InputError: a value out of range.
+    Tolerances tau_u are uniform between the two bounds. The keywords are fields of `SatisfactionConfig` (`InputError` out of
+    range); they may be traced. The platform is shown n.
     """
     check(SatisfactionConfig, "satisfaction", **locals())
 
     def feel(exposure: Float[Array, ""], tolerance: Float[Array, ""], items: jax.Array, world: World) -> jax.Array:
         return jnp.broadcast_to(-slope * jnp.maximum(0.0, exposure - tolerance), items.shape)
 
-    def step(
-        key: jax.Array,
-        exposure: Float[Array, ""],
-        tolerance: Float[Array, ""],
-        slate: Int[Array, "K"],
-        clicks: Bool[Array, "K"],
-        world: World,
-    ) -> Float[Array, ""]:
-        return exposure_after(exposure, slate, world, memory=memory)
-
     return Mechanism(
         "satisfaction",
         start=lambda key, tolerance, world: jnp.asarray(start, jnp.float32),
-        step=step,
+        step=lambda key, exposure, tolerance, slate, clicks, world: exposure_after(
+            exposure, slate, world, memory=memory
+        ),
         feel=feel,
         traits=lambda key, world: jax.random.uniform(
             key, (world.num_users,), minval=lowest_tolerance, maxval=highest_tolerance

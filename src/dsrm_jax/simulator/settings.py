@@ -232,13 +232,8 @@ class CategoryQuitConfig:
 
 
 @configuration
-class SardineConfig(BoredomConfig):
+class SardineConfig(InfluenceConfig, BoredomConfig):
     """SARDINE's users, whose own vector boredom and clicks move."""
-
-    omega: float = number(default=0.95, within=SHARE)
-    """Share of their own vector that users keep at each slate with a click."""
-    scalar_mean: bool = False
-    """The public code's fault: clicks draw every component alike, towards the mean over all entries of the clicked vectors."""
 
 
 @configuration
@@ -246,20 +241,9 @@ class WorldConfig:
     """What gives sessions memory. A named world sets fields here and in environment; what is given beside it wins."""
 
     name: Literal[
-        "",
-        "paper",
-        "kuaisim",
-        "her4if",
-        "satisfaction",
-        "mood",
-        "platform",
-        "tolerance",
-        "retention",
-        "easyrl4rec",
-        "sardine-topk-bored",
-        "sardine-topk-boredinf",
-        "sardine-topk-uncertain",
-    ] = ""
+        "", "paper", "kuaisim", "her4if", "satisfaction", "mood", "platform", "tolerance", "retention", "easyrl4rec",
+        "sardine-topk-bored", "sardine-topk-boredinf", "sardine-topk-uncertain",
+    ] = ""  # fmt: skip
     """Named world, which sets fields here and in environment; empty: these fields alone."""
     mechanisms: tuple[str, ...] = ()
     """Mechanisms in force: names of the sections below, or module:function, which is called without arguments."""

@@ -36,9 +36,6 @@ def make_tolerance(
     """
     check(ToleranceConfig, "tolerance", **locals())
 
-    def start(key: jax.Array, centre: Float[Array, ""], world: World) -> Float[Array, ""]:
-        return jnp.mean((jax.random.uniform(key, (choices,)) < centre).astype(jnp.float32))
-
     def cost(
         memory: Float[Array, ""], centre: Float[Array, ""], slate: Int[Array, "K"], world: World
     ) -> Int[Array, ""]:
@@ -47,7 +44,7 @@ def make_tolerance(
 
     return Mechanism(
         "tolerance",
-        start=start,
+        start=lambda key, centre, world: jnp.mean((jax.random.uniform(key, (choices,)) < centre).astype(jnp.float32)),
         step=lambda key, memory, centre, slate, clicks, world: memory,
         cost=cost,
         traits=lambda key, world: jnp.clip(mean + spread * jax.random.normal(key, (world.num_users,)), 0.0, 1.0),
