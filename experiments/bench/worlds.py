@@ -117,7 +117,7 @@ def _prepared(config: Config, response: Response, users: int, items: int, source
     perception = _perception(config, Embeddings(vectors, _normal(rng, items)), world.starts)
     everyone = np.arange(users, dtype=np.int32)
     worlds = Worlds(train=world, test=world, train_users=everyone, test_users=everyone, report={})
-    return Prepared(worlds, perception, {"source": source})
+    return Prepared(worlds, perception, {"source": source, "data_digest": "made up"})
 
 
 def _perception(config: Config, embeddings: Embeddings, starts: SessionStarts) -> Perception:
