@@ -117,7 +117,7 @@ def test_the_site_says_its_version():
 def test_notebooks_ran():
     for name in ("library", "steps", "own_pieces"):
         text = (SITE / "tutorials" / f"{name}.html").read_text()
-        assert text.count('class="cell_output') >= 3, f"{name}: make docs runs it"
+        assert text.count('class="cell_output') >= 2, f"{name}: make docs runs it"
     assert "S =  50" in html.unescape((SITE / "tutorials" / "steps.html").read_text())
 
 
