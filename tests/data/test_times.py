@@ -125,10 +125,10 @@ def test_stored_dates_keep_their_moment():
     [
         (
             ["2020-02-29", "2020-02-30"],
-            "row 2, column 'time': '2020-02-30' is not allowed; expected a number or a date and time",
+            "row 2, column 'time': '2020-02-30' is not allowed; expected a number, or a date and time",
         ),
-        (["2020-07-05 25:00"], "expected a number or a date"),
-        (["2020-07-05 13:00 PM"], "expected a number or a date"),
+        (["2020-07-05 25:00"], "expected a number, or a date"),
+        (["2020-07-05 13:00 PM"], "expected a number, or a date"),
         (["05/07/20"], r"data\.time_format"),
         (["2020-07-05", "20-07-05"], "row 2, column 'time': '20-07-05' is not allowed"),
         (["soon"], "'soon' is not allowed"),
