@@ -243,24 +243,6 @@ def hung_up(number: int) -> Outcome:
     return Outcome("exact", left) if outcome.kind == "exact" else Outcome("silent", f"{left}: {outcome}")
 
 
-def _steps(out: Path) -> int:
-    """Return how often a run was saved: before its first step, and after each update of four steps; the last few are kept."""
-    return max((int(path.name[5:]) // 4 + 1 for path in out.glob("checkpoints/step_*")), default=0)
-
-
-def _where(ended: Ended, out: Path, before: int) -> str:
-    """Return what a command was at when it ended, by what it left and had said."""
-    if any(out.glob("checkpoints/.saving-*")):
-        return "in a save" if _steps(out) else "in the first save"
-    if "trained in" in ended.said:
-        return "evaluating"
-    if _steps(out) > max(before, 1):
-        return "training"
-    if "Stage II: " in ended.said:
-        return "compiling"
-    return ("restoring" if before else "in Stage I") if "data: " in ended.said else "starting"
-
-
 def _go_on(out: Path, more: tuple[str, ...], environ: dict[str, str]) -> Command:
     if (out / "config.json").exists():
         return server().start("resume", str(out), **environ)

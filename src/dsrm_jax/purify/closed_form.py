@@ -47,9 +47,8 @@ from dsrm_jax.types import PyTree
 CLASSES = (
     2  # covariances that components share: one cannot have heavy tails, four are no better on any truth of the ruler
 )
-LINES = (
-    2  # steps to the top of a line before a history is expanded; with one, sessions' states are .02 off, with two .01
-)
+# steps to the top of a line before a history is expanded; with one, sessions' states are .02 off, with two .01
+LINES = 2
 # of the prior's fit: a prior is a product of the log, as the encoder is, and the same for all seeds
 PRIOR_KEY = 17
 
