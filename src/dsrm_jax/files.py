@@ -205,6 +205,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         if path.exists() and not path.is_file():
             path.write_bytes(content)
             return
+        clear_orphans(path.parent, path.name)
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
@@ -219,6 +220,24 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def clear_orphans(folder: str | os.PathLike[str], name: str = "") -> None:
+    """Remove what killed writes left in a folder, of one file or of all: `.NAME.PID.tmp` of processes that are no more.
+
+    Processes of other machines are not seen: a lock must keep them apart, as `runs.lock` does. Off POSIX nothing is removed.
+    """
+    if os.name != "posix":  # there, signal 0 would end the process
+        return
+    for path in Path(folder).glob(".*.tmp"):
+        found = re.fullmatch(r"\.(.+)\.([1-9]\d*)\.tmp", path.name)
+        if found is None or found[1] != (name or found[1]):
+            continue
+        with contextlib.suppress(OSError, OverflowError):  # no process has such a number, or it is another user's
+            try:
+                os.kill(int(found[2]), 0)
+            except ProcessLookupError:
+                path.unlink()
 
 
 def sync_folder(path: str | os.PathLike[str]) -> None:

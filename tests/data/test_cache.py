@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -190,6 +191,16 @@ def test_a_write_that_fails_leaves_the_old_cache_and_no_litter(tmp_path, monkeyp
         write_log(path, make_log(seed=1), "key")
     assert os.listdir(tmp_path) == ["a.npz"]
     assert_same(read_log(path, "key"), make_log())
+
+
+def test_what_a_killed_write_left_goes_after_a_day(tmp_path):
+    path = tmp_path / "a[1].npz"
+    old, new, another = (tmp_path / f".{name}.0f.tmp" for name in ("a[1].npz", "a[1].npz.x", "a1.npz"))
+    for left, age in ((old, 90_000), (new, 80_000), (another, 90_000)):
+        left.touch()
+        os.utime(left, (time.time() - age,) * 2)
+    write_log(path, make_log(), "key")
+    assert sorted(tmp_path.iterdir()) == sorted([path, new, another])
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning_only(tmp_path, source):

@@ -34,12 +34,12 @@ def test_a_sample_of_kills_loses_nothing_that_was_reported_as_saved():
 
 
 @pytest.mark.slow
-def test_saves_that_are_killed():
+def test_killed_saves():
     whole("kills: of the saves of a run alone", saves_trial, 500)
 
 
 @pytest.mark.slow
-def test_kills():
+def test_sigkills():
     whole("kills: SIGKILL, of a run", killed, 35)
 
 
@@ -64,8 +64,9 @@ class Told(list[int]):
 def saving(argv: list[str]) -> None:
     """Do what a run does with files, and nothing else."""
     run = run_directory.create(argv[0], Config())
-    found = checkpoint.restore(run.checkpoints, state(0), FINGERPRINT)
-    session(run, 0 if found is None else found[0], Told())
+    with run_directory.locked(run):
+        found = checkpoint.restore(run.checkpoints, state(0), FINGERPRINT)
+        session(run, 0 if found is None else found[0], Told())
     print("finished")
 
 

@@ -183,6 +183,33 @@ def test_a_second_process_cannot_train_in_the_same_folder(tmp_path):
         pass
 
 
+def test_what_killed_writes_left_goes_with_the_next_lock_and_what_others_write_stays(tmp_path):
+    run = run_directory.create(tmp_path, Config())
+    writes = (
+        "import os, sys; from dsrm_jax.files import write_text; "
+        "os.fsync = lambda _: (print('writes', flush=True), sys.stdin.read()); write_text(sys.argv[1], 'half')"
+    )
+    command = [sys.executable, "-c", writes, str(run.summary)]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"writes\n"
+    left = tmp_path / f".summary.json.{child.pid}.tmp"
+    others = [
+        tmp_path / name for name in (".tmp", ".notes.tmp", f"summary.json.{child.pid}.tmp", ".a.0.tmp", ".a.-1.tmp")
+    ]
+    for path in others:
+        path.touch()
+    with run_directory.locked(run):
+        assert left.read_text() == "half"  # its process lives
+    child.kill()
+    child.communicate()
+    with run_directory.locked(run):
+        assert not left.exists()
+    assert all(path.exists() for path in others)
+    left.touch()
+    run_directory.write_summary(run, {})  # the next write of the same file does it, too
+    assert not left.exists()
+
+
 def test_a_run_under_way_keeps_its_settings(tmp_path):
     """A second command with other steps is refused before it writes."""
     config = Config()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -192,8 +193,8 @@ threading.Event().wait(60)
 """
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_or_a_termination_of_the_command_kills_the_workers(tmp_path, monkeypatch, sent):
+def waiting(monkeypatch):
+    """Start workers that never answer, and return them as they come."""
     started = []
 
     def start(self, worker):
@@ -203,12 +204,35 @@ def test_an_interrupt_or_a_termination_of_the_command_kills_the_workers(tmp_path
         started.append(process)
         return process
 
+    monkeypatch.setattr(pool._Pool, "_start", start)
+    return started
+
+
+def test_a_worker_that_never_answers_is_told_of_and_may_be_killed(tmp_path, monkeypatch):
+    started, lines = waiting(monkeypatch), []
+    monkeypatch.setattr(pool, "SILENT", 0.0)
+
+    def obey(line):
+        lines.append(line)
+        if found := re.search(r"no answer for 0 min; if it hangs, kill process (\d+) and", line):
+            os.kill(int(found[1]), signal.SIGKILL)
+
+    assert pool.run_plans([Plan(Config(), {})], tmp_path / "sweep", workers=1, say=obey) == [[]]
+    assert ["no answer" in line for line in lines[1:]] == [True, False, True, False]
+    assert "its worker died; once more" in lines[2]
+    assert "its worker died; left out" in lines[4]
+    assert [process.wait(30) for process in started] == [-signal.SIGKILL] * 2
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_or_a_termination_of_the_command_kills_the_workers(tmp_path, monkeypatch, sent):
+    started = waiting(monkeypatch)
+
     def signal_when_started():
         while not (tmp_path / "sweep" / "pid").exists():
             threading.Event().wait(0.02)
         os.kill(os.getpid(), sent)
 
-    monkeypatch.setattr(pool._Pool, "_start", start)
     threading.Thread(target=signal_when_started, daemon=True).start()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # parallel test processes ignore it
     monkeypatch.setattr(cli, "commands", lambda: {"x": Command("about", lambda _: sweep(tmp_path, [10], workers=1))})

@@ -1,8 +1,11 @@
 """A parsed log on disk as plain columns: uncompressed `.npz`, checked by CRC on each read, no pickle."""
 
+import contextlib
+import glob
 import hashlib
 import json
 import os
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +18,7 @@ from dsrm_jax.files import digest, read_arrays
 from dsrm_jax.types import Json
 
 FORMAT = 2
+A_DAY = 86_400.0  # seconds; a write that was silent for so long was killed
 META = "meta"
 ROW_COLUMNS: dict[str, type] = {
     "user": np.int32,
@@ -81,6 +85,10 @@ def write_log(path: Path, log: InteractionLog, key: str) -> None:
     meta["columns"] = sorted(arrays)
     arrays[META] = np.array(json.dumps(meta))
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > A_DAY:
+                left.unlink()
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as stream:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dsrm_jax.errors import InputError
+from dsrm_jax.files import clear_orphans
 
 
 class BusyError(InputError):
@@ -16,7 +17,8 @@ class BusyError(InputError):
 def held(path: Path, *, busy: str, advice: str = "choose another folder") -> Iterator[OSError | None]:
     """Hold an advisory lock on a file, made where it is absent and removed at the end, while the block runs.
 
-    It yields None, or why the file system gives no locks; the block runs all the same. Off POSIX nothing is locked.
+    What killed processes were writing in its folder is removed first (`files.clear_orphans`). It yields None, or why the file
+    system gives no locks; the block runs all the same. Off POSIX nothing is locked.
 
     Raises:
         BusyError: `busy`, since another process holds the lock.
@@ -42,6 +44,8 @@ def held(path: Path, *, busy: str, advice: str = "choose another folder") -> Ite
                 without = error
             if without is None and not _is_at(path, file.fileno()):
                 continue  # who held it before has removed it meanwhile: that lock keeps nobody out
+            if without is None:
+                clear_orphans(path.parent)
             try:
                 yield without
             finally:

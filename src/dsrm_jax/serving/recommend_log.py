@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from dsrm_jax.errors import InputError
-from dsrm_jax.files import sync_folder
+from dsrm_jax.files import clear_orphans, sync_folder
 from dsrm_jax.serving.load import ExportedPolicy
 from dsrm_jax.serving.log_histories import Block, Found, LogFile, Progress, blocks, listed, texts_of
 
@@ -142,6 +142,7 @@ def written(out: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
         InputError: the disk is full or the folder cannot be written; the old file is untouched.
     """
     temporary, kind = out.with_name(f".{out.name}.{os.getpid()}.tmp"), out.suffix.lower()
+    clear_orphans(out.absolute().parent, out.name)
     with tempfile.TemporaryDirectory(prefix="dsrm-jax-") as folder:
         count = 0
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from dsrm_jax.types import Json, Say
 STAGE_ONE = "stage-one"  # folder in that of the sweep, while it runs: what its workers share (`runs.handover`)
 ATTEMPTS = 2  # a group that kills its worker this often is reported and left
 LIFE = 64  # groups of one worker, which grows by 0.15 MB with each that it compiles: then another takes its place
+SILENT = 3600.0  # seconds of one group after which it is said, if that is also ten times as long as any group before it
 
 
 def run_plans(plans: Sequence[Plan], folder: Path, *, workers: int, say: Say) -> list[list[Json]]:
@@ -145,6 +147,8 @@ class _Pool:
         self.finished = 0
         self.shown: Report = Silent()
         self.processes: dict[int, subprocess.Popen[str]] = {}
+        self.asked: dict[int, tuple[int, float]] = {}  # of each worker: group, since when
+        self.longest = 0.0
         self.stopped = False
 
     def run(self) -> None:
@@ -160,11 +164,25 @@ class _Pool:
             for thread in threads:
                 while thread.is_alive():
                     thread.join(0.5)
+                    self._watch()
         except BaseException:
             self.stopped = True
             for process in list(self.processes.values()):
                 process.kill()
             raise
+
+    def _watch(self) -> None:
+        """Say, once, which worker has been silent for long: nobody else could tell one that computes for ever."""
+        with self.lock:
+            for worker, (index, since) in list(self.asked.items()):
+                seconds = time.monotonic() - since
+                if seconds > max(SILENT, 10 * self.longest):
+                    self.asked.pop(worker, None)
+                    pid = self.processes[worker].pid
+                    text = (
+                        f"no answer for {seconds / 60:.0f} min; if it hangs, kill process {pid} and it is tried again"
+                    )
+                    self._say(index, text, counts=False)
 
     def _next(self, worker: int) -> int | None:
         """Take from one end or the other, so that neighbours in the queue meet the same worker."""
@@ -177,7 +195,10 @@ class _Pool:
         process, asked = None, 0
         while (index := self._next(worker)) is not None:
             process = process or self._start(worker)
+            self.asked[worker] = index, (since := time.monotonic())
             answer = self._ask(process, index)
+            self.asked.pop(worker, None)
+            self.longest = max(self.longest, time.monotonic() - since if answer else 0.0)
             asked += 1
             if answer is not None and asked % LIFE == 0:
                 self._let_go(process)
