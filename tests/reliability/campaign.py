@@ -123,7 +123,7 @@ def write_table() -> None:
 
 def _said(name: str, rows: list[dict]) -> str:
     """Return what the record says beside counts: where kills hit, what a long run measured."""
-    if name.startswith("long runs: an hour"):
+    if name.startswith("long runs: ") and len(rows) == 1:
         return rows[-1]["detail"] if rows else ""
     if not name.startswith("kills: ") or not all("trials" in row for row in rows):
         return ""

@@ -1,9 +1,11 @@
 """Hours of serving and sweeping: every answer is the right one, and memory, files and threads do not grow."""
 
+import contextlib
 import gc
 import json
 import os
 import random
+import re
 import shutil
 import threading
 import time
@@ -14,9 +16,12 @@ import pytest
 from scipy.stats import linregress, t
 
 from dsrm_jax.serving.load import ExportedPolicy, load_policy
-from tests.reliability.campaign import Outcome, folder, whole
+from dsrm_jax.sweep import pool
+from dsrm_jax.sweep.plan import expand, load_plan
+from tests.reliability.campaign import Outcome, folder, is_whole, whole
 from tests.reliability.policies import K, expected, packed
 from tests.reliability.runs import TINY, reference, server
+from tests.reliability.test_sweeps import workers
 
 pytestmark = [pytest.mark.timeout(0)]
 THREADS, USERS = 4, 250
@@ -90,9 +95,9 @@ def in_words(rows: list[dict[str, float]]) -> str:
     return f"{rows[-1]['hours'] * 60:.0f} min, an hour brings {', '.join(found)}; {memory}"
 
 
-def settled(name: str, rows: list[dict[str, float]], done: str) -> None:
-    """Write the row of an hour into the table."""
-    found = grows(rows)
+def settled(name: str, rows: list[dict[str, float]], done: str, grown: str = "") -> None:
+    """Write the row of a long run into the table; `grown`: what else grew."""
+    found = grown or grows(rows)
     outcome = Outcome("silent", f"{done}; {found}") if found else Outcome("exact", f"{done}; {in_words(rows)}")
     whole(f"long runs: {name}", lambda _: outcome, 1)
 
@@ -191,47 +196,54 @@ def test_serving_does_not_grow():
     )
 
 
-SHARE = 0.2  # of the hour that a sweep computes in
+WORKERS = 4  # one after the other
+LIFE = int(os.environ.get("DSRM_LIFE", pool.LIFE if is_whole() else 2))  # groups of each
+BOUND = 0.02  # of what the first one took at most: what a later one may take more, and no more however many come
 
 
 def sweeping(argv: list[str]) -> None:
-    """Train and evaluate the groups of a small grid in this process, as a worker does, again and again, and write what grew."""
-    from dsrm_jax.runs.memory import Memory
-    from dsrm_jax.sweep.group import run_group
-    from dsrm_jax.sweep.plan import expand, group, load_plan
+    """Run a sweep whose groups compile a program each, and write what this process and its workers take, once a second."""
+    place = Path(argv[0])
+    pool.LIFE = LIFE
+    threading.Thread(target=watching, args=(place,), daemon=True).start()
+    pool.run_points(expand(load_plan(place / "plan.toml")), place / "sweep", validate=False, workers=1, say=print)
 
-    place, minutes = Path(argv[0]), float(argv[1])
-    groups = group(expand(load_plan(place / "plan.toml")))
-    memory: Memory = {}
+
+def watching(place: Path) -> None:
     begun = time.monotonic()
     with (place / "rows").open("w") as kept:
-        for turn in range(1 << 30):
-            started = time.monotonic()
-            if started - begun > minutes * 60 and turn >= BLOCKS:
-                return
-            worked = time.process_time()
-            for members in groups:
-                run_group(members, place / "sweep", memory, lambda text: None, validate=False)
-            row = measured() | {"hours": (time.monotonic() - begun) / 3600, "groups": (turn + 1) * len(groups)}
+        while True:
+            row = measured() | {"hours": (time.monotonic() - begun) / 3600, "workers": peaks(workers(place / "sweep"))}
             kept.write(json.dumps(row) + "\n")
             kept.flush()
-            rest = (time.process_time() - worked) / SHARE - (time.monotonic() - started)
-            time.sleep(max(0.0, min(rest, begun + minutes * 60 - time.monotonic())))
+            time.sleep(1)
 
 
-def write_plan(place: Path) -> None:
-    grid = '[grid]\n"environment.max_len" = [4, 5]\n"agent.learning_rate" = [1e-3, 3e-3]\n[data]'
-    (place / "plan.toml").write_text('budget = "tiny"\n' + TINY.read_text().replace("[data]", grid))
+def peaks(pids: list[int]) -> dict[int, float]:
+    """Return the most resident memory that processes had, in MB."""
+    found = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            said = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+            found |= {pid: int(said[1]) / 1e3} if said else {}
+    return found
 
 
 @pytest.mark.slow
-def test_sweeping_does_not_grow():
-    """Two programs take turns, so that each turn compiles both: a worker keeps the last one alone."""
+def test_a_sweep_of_replaced_workers_does_not_grow():
     place = folder() / "sweeping"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    write_plan(place)
-    ended = server().run(place, MINUTES, call="tests.reliability.test_long:sweeping", seconds=MINUTES * 60 + 1800)
+    bounds = [0.3 + i / 10_000 for i in range(LIFE * WORKERS)]  # a constant of the program: each compiles anew
+    grid = f'[grid]\n"environment.ad_bound" = {bounds}\n[data]'
+    (place / "plan.toml").write_text('budget = "tiny"\n' + TINY.read_text().replace("[data]", grid))
+    environ = {"XDG_CACHE_HOME": str(place / "cache"), "DSRM_LIFE": str(LIFE)}
+    ended = server().run(place, call="tests.reliability.test_long:sweeping", seconds=90 * len(bounds), **environ)
     assert ended.status == 0, ended.said[-500:]
+    assert len(list((place / "sweep").glob("*/result.json"))) == len(bounds), ended.said[-500:]
     rows = [json.loads(line) for line in (place / "rows").read_text().splitlines()]
-    settled("an hour of sweeping", rows, f"{rows[-1]['groups']} groups by one worker")
+    most = {pid: peak for row in rows for pid, peak in row["workers"].items()}  # the last of each
+    taken = list(most.values())
+    said = f"{len(bounds)} groups, {LIFE} of each worker, which took at most {', '.join(f'{x:.0f}' for x in taken)} MB"
+    assert len(taken) == WORKERS, said
+    settled("sweeping, workers replaced", rows, said, "" if max(taken) < (1 + BOUND) * taken[0] else "workers grew")
