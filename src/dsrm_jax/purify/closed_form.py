@@ -173,17 +173,13 @@ def known(params: PriorParams, evidence: Evidence, *, scale: Scalar, exposure_sc
     likelihood = likelihood_of(evidence, params.whitening, params.exposure, scale=scale, exposure_scale=exposure_scale)
     size = likelihood.chosen.shape[-1]
     covariance, _ = inverse(likelihood.curvature + jnp.eye(size))
-    # of the state's own coordinates, before and after the history is read
-    before, after = (own_variance(params.whitening, x) for x in (jnp.eye(size), covariance))
-
-    def gradient(mean: States, variance: States) -> States:
-        return mean_gradient(likelihood, mean, mean_click(likelihood, mean, variance)[0]) - mean
-
+    after = own_variance(params.whitening, covariance)  # once the history is read
     mean = jnp.zeros_like(likelihood.chosen)
-    slope = gradient(mean, jnp.broadcast_to(before, mean.shape))
+    slope = mean_gradient(likelihood, mean, likelihood.chance)
     for _ in range(LINES):
         step = jnp.einsum("...de,...e->...d", covariance, slope)
-        further = gradient(mean + step, after)
+        there = mean + step
+        further = mean_gradient(likelihood, there, mean_click(likelihood, there, after)[0]) - there
         rise, left = (jnp.sum(step * x, axis=-1, keepdims=True) for x in (slope, further))
         length = rise / jnp.maximum(rise - left, 1e-6 + 0.5 * rise)  # at most twice the step
         mean, slope = mean + length * step, slope + length * (further - slope)

@@ -69,6 +69,7 @@ class Likelihood:
     bias: Float[Array, "... H"]  # the click logit that an average user gives the item
     click: Float[Array, "... H"]  # 0 or 1
     weight: Float[Array, "... H"]  # guidance scale where there is an event, else 0
+    chance: Float[Array, "... H"]  # of each click, averaged over the prior
     exposure: Exposure  # what the log's choices tell
     # sum of the vectors of the items that the log chose, times the exposure's scale and their independent share
     chosen: States
@@ -95,14 +96,12 @@ def likelihood_of(
     count = share * count
     # Mean of sigmoid' over a normal logit, MacKay 1992: exact at variance 0, within a few per cent else. Of the logit's variance
     # the coordinates' own do; the curvature decides how fast the mode is reached, and not where it is.
-    variance = jnp.square(vectors) @ jnp.sum(jnp.square(factor), axis=1)
-    spread = jnp.sqrt(1.0 + jnp.pi / 8.0 * variance)
-    probability = jax.nn.sigmoid((bias + vectors @ whitening.mean) / spread)
-    slope = weight * probability * (1.0 - probability) / spread
+    chance, shrink = _mean_click(vectors, bias, whitening.mean, jnp.sum(jnp.square(factor), axis=1))
+    slope = weight * chance * (1.0 - chance) * shrink
     curvature = jnp.einsum("...hd,...he->...de", slope[..., None] * vectors, vectors)
     curvature = factor.T @ (curvature + count[..., None, None] * exposure.precision) @ factor
     click = jnp.asarray(evidence.click, jnp.float32)
-    return Likelihood(whitening, vectors, bias, click, weight, exposure, chosen, count, curvature)
+    return Likelihood(whitening, vectors, bias, click, weight, chance, exposure, chosen, count, curvature)
 
 
 @struct.dataclass
@@ -143,9 +142,18 @@ def mean_click(
     likelihood: Likelihood, mean: States, variance: Float[Array, "... D"]
 ) -> tuple[Float[Array, "... H"], Float[Array, "... H"]]:
     """Return the chance of each click averaged over a guess, and what its logit is multiplied by; arguments as `quadratic`."""
-    vectors = likelihood.vectors
-    logit = jnp.einsum("...hd,...d->...h", vectors, likelihood.whitening.invert(mean)) + likelihood.bias
-    shrink = jax.lax.rsqrt(1.0 + jnp.pi / 8.0 * jnp.einsum("...hd,...d->...h", jnp.square(vectors), variance))
+    return _mean_click(likelihood.vectors, likelihood.bias, likelihood.whitening.invert(mean), variance)
+
+
+def _mean_click(
+    vectors: Float[Array, "... H D"], bias: Float[Array, "... H"], mean: States, variance: Float[Array, "... D"]
+) -> tuple[Float[Array, "... H"], Float[Array, "... H"]]:
+    """Return what `mean_click` does, of a guess in the state's own coordinates.
+
+    Sums and not products: one pass over the events makes both, and their squares are nowhere written.
+    """
+    logit = jnp.sum(vectors * mean[..., None, :], axis=-1) + bias
+    shrink = jax.lax.rsqrt(1.0 + jnp.pi / 8.0 * jnp.sum(jnp.square(vectors) * variance[..., None, :], axis=-1))
     return jax.nn.sigmoid(logit * shrink), shrink
 
 
