@@ -64,7 +64,7 @@ napoleon_use_ivar = True
 add_module_names = False
 default_role = None
 toc_object_entries = False
-viewcode_follow_imported_members = True
+viewcode_follow_imported_members = False  # sources lead back to the one page that has their anchors, their module's
 
 # the look: nothing is asked of another host
 html_theme = "furo"

@@ -17,21 +17,7 @@ PAGE = ROOT / "docs" / "ARCHITECTURE.md"
 TOP = "top level"
 TOP_MODULES = {"errors", "files", "settings", "types", "plugins", "progress"}
 FRONT = {"", "__main__"}  # the front door names everything, and is imported by nothing
-ROOMS = (
-    TOP,
-    "parallel",
-    "data",
-    "simulator",
-    "purify",
-    "agents",
-    "training",
-    "evaluation",
-    "config",
-    "runs",
-    "serving",
-    "sweep",
-    "cli",
-)
+ROOMS = (TOP, *re.findall(r"^\| `(\w+)/` \|", PAGE.read_text(), flags=re.MULTILINE))  # in the order of the page's table
 DRAWN = re.compile(r"(<!-- picture -->\n)(.*?)(<!-- end of picture -->)", flags=re.DOTALL)
 
 MOST_ANY = 40  # the design says fewer than 60

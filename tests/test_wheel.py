@@ -13,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MOST_LINES = 28_300  # the rebuilt house had 20,000; then came worlds with memory, mixtures, logs as they are, recommend, refusals
+# another jaxlib may not know the flags, and XLA stops at an unknown one
+OUTSIDE = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "XLA_FLAGS"}}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -47,6 +49,11 @@ def test_the_release_carries_its_version_and_passes_the_indexs_check(wheel: Path
     check = [python, "-m", "twine", "check", "--strict", wheel, sdist]
     done = subprocess.run(check, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", sdist], check=True)
+    say = [python, "-c", "import dsrm_jax; print(dsrm_jax.__version__, dsrm_jax.__file__)"]
+    said = subprocess.run(say, cwd=tmp_path, env=OUTSIDE, capture_output=True, text=True, check=True).stdout.split()
+    assert said[0] == version[1]
+    assert str(tmp_path) in said[1]
 
 
 def test_the_wheel_holds_the_library_and_nothing_else(wheel: Path):
@@ -74,20 +81,18 @@ def test_the_library_example_runs_from_the_wheel_alone(wheel: Path, which: str, 
     assert done.returncode == 0, done.stderr
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     (tmp_path / "example.py").write_text(block)
-    inherited = {"PYTHONPATH", "XLA_FLAGS"}  # another jaxlib may not know the flags, and XLA stops at an unknown one
-    environ = {name: value for name, value in os.environ.items() if name not in inherited}
-    done = subprocess.run([clean, "example.py"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=900)
+    done = subprocess.run([clean, "example.py"], cwd=tmp_path, env=OUTSIDE, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     where = subprocess.run(
         [clean, "-c", "import dsrm_jax; print(dsrm_jax.__file__)"],
         cwd=tmp_path,
-        env=environ,
+        env=OUTSIDE,
         capture_output=True,
         text=True,
     )
     assert str(tmp_path) in where.stdout
     with pytest.raises(subprocess.CalledProcessError):
-        subprocess.run([clean, "-c", "import experiments"], cwd=tmp_path, env=environ, check=True, capture_output=True)
+        subprocess.run([clean, "-c", "import experiments"], cwd=tmp_path, env=OUTSIDE, check=True, capture_output=True)
 
 
 def find_python(oldest: int, newest: int) -> str | None:

@@ -21,20 +21,9 @@ from sphinx.application import Sphinx
 
 import dsrm_jax
 
+HOUSE = Path(__file__).parents[1] / "ARCHITECTURE.md"
 # what a reader may import; the command line's own modules are described by their commands
-ROOMS = (
-    "data",
-    "simulator",
-    "purify",
-    "agents",
-    "training",
-    "evaluation",
-    "config",
-    "runs",
-    "serving",
-    "sweep",
-    "parallel",
-)
+ROOMS = [room for room in re.findall(r"^\| `(\w+)/` \|", HOUSE.read_text(), flags=re.MULTILINE) if room != "cli"]
 SPAN = re.compile(r"(^ *\$\$.+?\$\$$|``.+?``|`[^`]+`|\$[^$\n]+\$)", flags=re.DOTALL | re.MULTILINE)
 SECTIONS = {"Args:", "Attributes:", "Returns:", "Raises:"}
 PAGES = "api/rooms"

@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsrm_jax.evaluation.verdicts import verdicts, warnings
+from dsrm_jax.evaluation.verdicts import held_out_states, verdicts, warnings
 
 steps = st.floats(1, 50)
 
@@ -94,6 +94,18 @@ def test_each_worry_is_said_with_its_number():
         assert number in text
     facts["choice"] = {"chosen": "guided"}  # whose later clicks spoke for it
     assert len(warnings(facts, table(sessions=300))) == len(few)
+
+
+def test_the_check_on_held_out_states_says_which_way_they_moved():
+    def said(*recovery, **facts):
+        return held_out_states({"probes": {"change": [3.8] * len(recovery), "recovery": [*recovery]}} | facts)
+
+    assert "nearer to it than the observed state, by 25% of the squared distance" in said(0.2, 0.3)
+    assert "further from it than the observed state, by 82% of the squared distance" in said(-0.8, -0.84)
+    assert "as far from it as the observed state (" in said(0.0)
+    assert said(-0.82).endswith("moves a state by 3.8 of its lengths)")
+    assert said(-0.82, choice={}).endswith("; the choice above goes by clicks, not by this distance")
+    assert said(0.82, choice={}).endswith("of its lengths)")
 
 
 def test_a_ranking_no_better_than_popularity_is_a_worry():

@@ -99,6 +99,21 @@ def warnings(facts: Json, results: Mapping[str, Json]) -> list[str]:
     return said
 
 
+def held_out_states(facts: Json) -> str:
+    """Say whether purifying brought held-out users' states nearer to what the rest of their logs tells, or further from it.
+
+    Args:
+        facts: of the summary: `probes` (`purification.probe_perception`, a list per seed each), and `choice` where one was made.
+    """
+    moved, nearer = (sum(facts["probes"][name]) / len(facts["probes"][name]) for name in ("change", "recovery"))
+    way = "nearer to" if nearer > 0 else "further from"
+    apart = f"{way} it than the observed state, by {abs(nearer):.0%} of the squared distance"
+    apart = apart if abs(nearer) >= 0.005 else "as far from it as the observed state"
+    said = f"held-out users, each beside an estimate from the rest of their log: the purified state is {apart}"
+    but = "; the choice above goes by clicks, not by this distance" if "choice" in facts and nearer <= -0.005 else ""
+    return f"{said} (purifying moves a state by {moved:.1f} of its lengths){but}"
+
+
 def _against_raw(method: str, first: Json, results: Mapping[str, Json], gap: Json) -> str:
     rival = results[RAW]["length"]["mean"]
     lengths = f"{first['length']['mean']:.1f} against {rival:.1f} steps, {_interval(gap)}"

@@ -18,6 +18,7 @@ from dsrm_jax.data.log import InteractionLog
 from dsrm_jax.data.statistics import describe
 from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.purification import probe_perception
+from dsrm_jax.evaluation.verdicts import held_out_states
 from dsrm_jax.files import digest
 from dsrm_jax.progress import phase
 from dsrm_jax.purify import stage_one
@@ -169,10 +170,7 @@ def prepare(config: Config, say: Say = print, memory: Memory | None = None, shar
             "encoder.learning_rate or guidance_scale"
         )
     facts = facts | frozen.facts | {"probes": {name: x.tolist() for name, x in probes.items()}}
-    say(
-        f"on held-out users it moves the state by {np.mean(probes['change']):.0%} and takes away "
-        f"{np.mean(probes['recovery']):.0%} of its squared distance to what the rest of their log tells"
-    )
+    say(held_out_states(facts))
     return Prepared(worlds, frozen.perception, facts, frozen.posterior)
 
 
