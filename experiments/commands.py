@@ -214,6 +214,7 @@ def _worlds(argv: list[str]) -> None:
         seeds: tuple[int, ...] = (11, 15, 19),
         methods: tuple[str, ...] = ("dsrm_hrl", "flat"),
         state: str = "gaussian",
+        search: str = "",
         out: str = "runs/worlds-learners",
         tiny: bool = False,
     ) -> Json:
@@ -226,6 +227,7 @@ def _worlds(argv: list[str]) -> None:
             seeds: With --learners: of the data; three training seeds of each.
             methods: With --learners: what is trained.
             state: With --learners: purifier.kind of the state that all act on.
+            search: With --learners: instead, what methods earn in the training simulator by a setting, manager_discount=0.8,0.9.
             out: With --learners: folder of finished cells, one of each data set in it; they are not measured again.
             tiny: With --learners: a toy size, to try the command.
             seed: Of the data.
@@ -235,7 +237,7 @@ def _worlds(argv: list[str]) -> None:
         """
         learning = {"seeds": seeds, "methods": methods, "state": state, "tiny": tiny}
         rules = {"seed": seed, "users": users, "sessions": sessions}
-        asked = {"names": world, "json": json, "out": out, "learners": learners}
+        asked = {"names": world, "json": json, "out": out, "learners": learners, "search": search}
         return {"env": env, **asked, "rules": rules, "learning": learning}
 
     wanted = parse_arguments(arguments, argv, "worlds", ABOUT["worlds"])
@@ -248,9 +250,14 @@ def _worlds(argv: list[str]) -> None:
         from experiments.worlds.learners import LEARNT
         from experiments.worlds.learners_table import learners_table
         from experiments.worlds.report import report
+        from experiments.worlds.search import search, setting_of
 
         use_compilation_cache()
         folder, names = Path(wanted["out"]), names or LEARNT
+        if wanted["search"]:
+            field, values = setting_of(wanted["search"])
+            search(env=env, worlds=names, field=field, values=values, json=json_file, say=say, **wanted["learning"])
+            return
         learnt = report(folder, env=env, worlds=names, json=json_file, say=say, **wanted["learning"])
         Console().print(learners_table(learnt))
         return

@@ -70,19 +70,22 @@ class Cell:
         return float(2 * law.sf(away / error))
 
 
-def hierarchical(values: Nested, resampled: Nested | None = None, *, confidence: float = CONFIDENCE) -> Cell:
+def hierarchical(
+    values: Nested, resampled: Nested | None = None, *, confidence: float = CONFIDENCE, same_users: bool = False
+) -> Cell:
     """Return the mean over data seeds with the wider of the two intervals.
 
     Args:
         values: of each data seed, of each training seed, the number.
         resampled: the same, `(B,)` each, with users drawn anew; None: users tell no spread.
         confidence: level, in (0, 1).
+        same_users: whether the training seeds of a data seed met the same users (`nested_draws`).
     """
     means = np.array([np.mean(of_seed) for of_seed in values])
     mean, upper = float(means.mean()), (1 + confidence) / 2
     if not np.isfinite(mean):
         return Cell(mean, mean, mean, len(means))
-    drawn = nested_draws(values if resampled is None else resampled)
+    drawn = nested_draws(values if resampled is None else resampled, same_users=same_users)
     low, high = (float(x) for x in np.quantile(drawn, [1 - upper, upper]))
     if len(means) > 1:
         half = float(stats.t.ppf(upper, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means)))
@@ -90,10 +93,13 @@ def hierarchical(values: Nested, resampled: Nested | None = None, *, confidence:
     return Cell(mean, low, high, len(means))
 
 
-def nested_draws(values: Nested, *, draws: int = DRAWS, seed: int = 0) -> Float[np.ndarray, "B"]:
+def nested_draws(
+    values: Nested, *, draws: int = DRAWS, seed: int = 0, same_users: bool = False
+) -> Float[np.ndarray, "B"]:
     """Return `(B,)` means of data seeds drawn with replacement, and of training seeds drawn within each.
 
-    Each drawn training seed has users of its own: its `(B,)` numbers are read from a place of its own on.
+    Each drawn training seed has users of its own: its `(B,)` numbers are read from a place of its own on. Where all training
+    seeds of a data seed met the `same_users`, and their numbers are of the same draws of them, a drawn data seed has one place.
     """
     generator = np.random.default_rng(seed)
     total = np.zeros(draws)
@@ -103,9 +109,10 @@ def nested_draws(values: Nested, *, draws: int = DRAWS, seed: int = 0) -> Float[
         for number, of_seed in enumerate(values):
             chosen = np.flatnonzero(which == number)
             table = np.stack([np.broadcast_to(np.asarray(x, np.float64), (draws,)) for x in of_seed])
-            for _ in of_seed:
-                one, place = generator.integers(len(of_seed), size=len(chosen)), generator.integers(draws)
-                of_draw[chosen] += table[one, (chosen + place) % draws] / len(of_seed)
+            picked = [(generator.integers(len(of_seed), size=len(chosen)), generator.integers(draws)) for _ in of_seed]
+            for one, place in picked:
+                from_place = chosen + (picked[0][1] if same_users else place)
+                of_draw[chosen] += table[one, from_place % draws] / len(of_seed)
         total += of_draw
     return total / len(values)
 

@@ -11,20 +11,17 @@ import numpy as np
 from jaxtyping import Float, Int
 from rich.console import Group, RenderableType
 from rich.text import Text
-from scipy import stats
 
 from dsrm_jax.agents.dsrm_hrl import DSRM_HRL
 from dsrm_jax.agents.methods import METHODS
 from dsrm_jax.evaluation.wide_table import WideTable
 from dsrm_jax.types import Json
+from experiments.report.intervals import CONFIDENCE, Nested, hierarchical, nested_draws, resampled_sums
 from experiments.worlds.goal_controls import CONTROLS
-from experiments.worlds.learners import LEARNT, TRAINING_SEEDS, Cell
+from experiments.worlds.learners import BALANCED, IN_BUDGET, LEARNT, SLATE_SIZE, TRAINING_SEEDS, Cell
 
-CONFIDENCE = 0.95
-DRAWS = 2_000  # of the bootstrap
-SLATE_SIZE = 6
 POINTS = 25  # of a learning curve
-LEARNERS = (*METHODS, *(f"{DSRM_HRL.name} {name}" for name in CONTROLS))
+LEARNERS = (*METHODS, *(f"{DSRM_HRL.name} {name}" for name in CONTROLS), *(f"{name} {IN_BUDGET}" for name in BALANCED))
 OTHERS = ("half", "constant", "aware", "aware, reading", "myopic")  # rules on the same state
 
 # of each data seed `(S, N)`; rules have S = 1
@@ -78,28 +75,25 @@ def _best(earned: Sequence[np.ndarray]) -> int:
 def interval(values: PerSeed, below: PerSeed | None = None) -> Json:
     """Return the mean of all data seeds, or the ratio of two means, and an interval around it.
 
-    The wider of the hierarchical bootstrap's (data seeds, training seeds within them, sessions within those, the same for all
-    training seeds and for both parts of a ratio) and, of a mean, of Student's t over the data seeds' means, since a bootstrap of
-    three is too narrow.
+    A mean's is `hierarchical`'s, where all training seeds of a data seed meet the same sessions; a ratio's is the nested
+    bootstrap's, with the same draws for both parts.
     """
-    rng = np.random.default_rng(0)
-    parts = [values] if below is None else [values, below]
-    drawn = []
-    for _ in range(DRAWS):
-        sums = np.zeros(len(parts))
-        for seed in rng.integers(len(values), size=len(values)):
-            who = rng.integers(values[seed].shape[1], size=values[seed].shape[1])
-            for i, part in enumerate(parts):
-                trained = rng.integers(len(part[seed]), size=len(part[seed]))
-                sums[i] += np.mean([part[seed][k, who].mean() for k in trained])
-        drawn.append(sums[0] / (len(values) if below is None else sums[1]))
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    means = [np.array([x.mean() for x in part]) for part in parts]
-    mean = float(means[0].mean() / (1 if below is None else means[1].mean()))
-    if below is None and len(values) > 1:
-        half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * means[0].std(ddof=1) / np.sqrt(len(values))
-        low, high = min(low, mean - half), max(high, mean + half)
-    return {"mean": mean, "low": float(low), "high": float(high), "by_seed": means[0].tolist()}
+    numbers = [x.mean(axis=1).tolist() for x in values]
+    mean = float(np.mean([np.mean(x) for x in numbers]))
+    by_seed = [float(np.mean(x)) for x in numbers]
+    if below is None:
+        found = hierarchical(numbers, _resampled(values), confidence=CONFIDENCE, same_users=True)
+        return {"mean": mean, "low": found.low, "high": found.high, "by_seed": by_seed}
+    parts = values, [np.broadcast_to(x, own.shape) for x, own in zip(below, values, strict=True)]
+    drawn = [nested_draws(_resampled(part), same_users=True) for part in parts]
+    low, high = np.quantile(drawn[0] / drawn[1], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    ratio = mean / np.mean([x.mean() for x in below])
+    return {"mean": float(ratio), "low": float(low), "high": float(high), "by_seed": by_seed}
+
+
+def _resampled(values: PerSeed) -> Nested:
+    """Return means of sessions drawn with replacement, the same for all training seeds of a data seed."""
+    return [[row / x.shape[1] for row in resampled_sums(x, place)] for place, x in enumerate(values)]
 
 
 def goal_use(counts: Int[np.ndarray, "S T N"]) -> Json:

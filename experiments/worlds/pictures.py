@@ -14,8 +14,8 @@ from jaxtyping import Int
 from dsrm_jax.agents.methods import METHODS
 from dsrm_jax.cli.pictures import FLAW, GREY, OTHER, look_of, write_picture
 from dsrm_jax.simulator.settings import MoodConfig, PlatformConfig, RetentionConfig, SatisfactionConfig, ToleranceConfig
-from experiments.worlds.learners import LEARNT
-from experiments.worlds.learners_table import SLATE_SIZE, Held, Point
+from experiments.worlds.learners import LEARNT, SLATE_SIZE
+from experiments.worlds.learners_table import Held, Point
 from experiments.worlds.small_worlds import SMALL, Shown, total
 
 if TYPE_CHECKING:

@@ -47,6 +47,17 @@ def test_the_nested_bootstrap_has_the_variance_of_its_three_levels():
     assert found == pytest.approx(expected, rel=0.05)
 
 
+def test_users_whom_all_training_seeds_met_count_once_however_many_were_trained():
+    """What users add to the variance of a drawn mean is not divided by the number of training seeds."""
+    rng = np.random.default_rng(5)
+    sessions = [rng.normal(0.0, 4.0, USERS) for _ in range(DATA)]
+    drawn = [[resampled_sums(x[None], place)[0] / USERS] * TRAINED for place, x in enumerate(sessions)]
+    means = np.array([x.mean() for x in sessions])
+    users = np.mean([np.var(of_seed[0]) for of_seed in drawn])
+    found = np.mean([nested_draws(drawn, seed=seed, same_users=True).var() for seed in range(20)])
+    assert found == pytest.approx(means.var() / DATA + users / DATA, rel=0.05)
+
+
 def test_the_wider_interval_covers_the_truth_and_a_bootstrap_of_three_alone_does_not():
     rng = np.random.default_rng(0)
     trials, alone, both = 400, 0, 0

@@ -5,16 +5,18 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
 
 from dsrm_jax.agents.dsrm_hrl import make_dsrm_hrl
 from dsrm_jax.agents.methods import AgentConfig
+from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.sessions import run_sessions
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.satisfaction import make_satisfaction
 from dsrm_jax.simulator.settings import ToleranceConfig
-from experiments.worlds import learners, report, small_worlds, state_rules
+from experiments.worlds import learners, report, search, small_worlds, state_rules
 from experiments.worlds.goal_controls import CONTROLS, controlled
 from experiments.worlds.learners_table import goal_use, interval
 from experiments.worlds.paired import play_paired
@@ -72,6 +74,53 @@ def test_an_interval_is_as_wide_as_data_seeds_differ():
     np.testing.assert_allclose([found["mean"], found["high"] - found["mean"]], [np.mean(means), half])
     ratio = interval(values, [2 * x[:1] + 2 * (x.mean() - x[:1].mean()) for x in values])
     np.testing.assert_allclose([ratio[name] for name in ("mean", "low", "high")], 0.5, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("manager_discount=0.8,high", "expected field=value,value"),
+        ("manager_discount", "expected field=value,value"),
+        ("discount=0.8,0.9", "manager_discount"),
+        ("hidden=32,64", "setting to search"),
+    ],
+)
+def test_a_search_of_what_is_no_setting_is_refused_before_any_work(asked, said):
+    with pytest.raises(InputError, match=said):
+        searched(asked)
+
+
+def searched(asked):
+    field, values = search.setting_of(asked)
+    tiny = {
+        "env": "kuairand",
+        "worlds": ["mood"],
+        "seeds": [101],
+        "methods": ["flat"],
+        "state": "gaussian",
+        "tiny": True,
+    }
+    return search.search(**tiny, field=field, values=values, json="", say=print)
+
+
+def test_a_budget_is_held_by_the_price_at_which_half_is_popular():
+    """The dearer, the fewer: one slot of 1,000 slates for each 1/600 of the price, and three of six at .3."""
+
+    def play(price):
+        shown = 3000 + round(600 * (0.3 - float(price)))
+        counts = np.full((2, 1000), -1, np.int8)
+        counts[0] = np.arange(1000) < shown % 1000
+        counts[0] += shown // 1000
+        return SimpleNamespace(counts=counts)
+
+    np.testing.assert_allclose(learners.balancing_price(play), 0.3, atol=4 / 2**9)
+
+
+def test_sessions_start_at_the_price_that_is_said():
+    setting = learners.Setting("kuairand", "platform", 0, "gaussian", learners.TINY, {}, print)
+    for price in (-0.25, 0.0):
+        platform = next(m for m in setting.at_price(jnp.float32(price)).mechanisms if m.name == "platform")
+        assert platform.start(jax.random.key(0), (), None).price == price
 
 
 def test_how_a_goal_is_used():
