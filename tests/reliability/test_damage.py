@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from dsrm_jax.cli import pipeline
 from dsrm_jax.config import Config, TrainingConfig
 from dsrm_jax.config.serialise import config_fingerprint
 from dsrm_jax.data.cache import read_log, write_log
@@ -332,7 +333,14 @@ def command_trial(number: int) -> Outcome:
     }.get(command, (command, copy))
     before = sorted(path.name for path in copy.iterdir())
     ended = server().run(*words, seconds=300)
-    notices = ("trying the one before it", "rows up to step", "UNFINISHED", "was changed", "other versions")
+    notices = (
+        "trying the one before it",
+        "rows up to step",
+        "UNFINISHED",
+        "was changed",
+        "other versions",
+        "is gone, and what",
+    )
     if command in ("resume", "evaluate"):
         outcome = judged(copy, ended, unread=("metrics",) if command == "evaluate" else (), notices=notices)
     elif ended.status == 0 and "Traceback" not in ended.said:
@@ -373,6 +381,15 @@ def _same_answer(copy: Path, command: str, said: str, notices: tuple[str, ...]) 
 @pytest.mark.slow
 def test_damage_seen_by_commands():
     whole("damage: seen by resume, evaluate, export, recommend", command_trial, 80)
+
+
+def test_a_summary_that_is_gone_is_missed(tmp_path):
+    run, said = run_directory.create(tmp_path, Config()), []
+    assert pipeline.earlier(run, said.append) == {}
+    assert "summary.json is gone, and what it said of Stage I with it" in said.pop()
+    run_directory.write_summary(run, {"devices": "one"})
+    assert pipeline.earlier(run, said.append) == {"devices": "one"}
+    assert said == []
 
 
 def test_an_older_summary_has_no_digest_and_is_read(tmp_path):

@@ -326,10 +326,18 @@ def _stage_one(run: RunDirectory, config: Config, say: Say, share: Share | None)
 
 def other_devices(run: RunDirectory, config: Config) -> str:
     """Return a sentence where a run was begun on other devices than it goes on on, else an empty text."""
-    then, now = (read_summary(run) if run.summary.exists() else {}).get("devices"), _devices(config)
+    then, now = earlier(run, lambda _: None).get("devices"), _devices(config)
     if then in (None, now):
         return ""
     return f"it was begun on {then}, and goes on on {now}: sums are taken in another order, and last digits may differ"
+
+
+def earlier(run: RunDirectory, say: Say) -> Json:
+    """Return a run's summary as it stands: Stage I's facts are there already, where this process skipped it."""
+    if run.summary.exists():
+        return read_summary(run)
+    say(f"{run.summary} is gone, and what it said of Stage I with it: it is written again without")
+    return {}
 
 
 def _devices(config: Config) -> str:
@@ -347,8 +355,7 @@ def _measure(run: RunDirectory, config: Config, saved: Saved, worlds: Worlds, fa
         max_len=config.environment.max_len,
         num_seeds=len(config.training.seeds),
     )
-    # Stage I's facts are in the summary already, where this process skipped it
-    summary = (read_summary(run) if run.summary.exists() else {}) | facts
+    summary = earlier(run, _speaker(console)) | facts
     said = {"verdicts": verdicts(results), "warnings": warnings(summary, results)}
     console.print(*said["verdicts"], "", sep="\n", highlight=False, markup=False)
     console.print(table)
