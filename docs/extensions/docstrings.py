@@ -65,7 +65,25 @@ def _span(span: str) -> str:
     code = " ".join(span.strip("`").split())
     if code in dsrm_jax.__all__ and code != "__version__":
         return f":py:obj:`~dsrm_jax.{code}`"
+    if code in pages():
+        return f":py:obj:`{code} <{pages()[code]}>`"
     return f"``{code}``"
+
+
+@cache
+def pages() -> dict[str, str]:
+    """Return the functions and classes of the rooms that have a page, by their name, and by their module's and their name.
+
+    Names that are of two things are left out, and names of one lower-case word, which may be an argument's.
+    """
+    found: dict[str, set[str]] = {}
+    for name in (name for room in ROOMS for name in modules(room)):
+        path = Path(dsrm_jax.__file__).parent.joinpath(*name.split(".")[1:]).with_suffix(".py")
+        for node in ast.parse(path.read_text()).body if path.is_file() else []:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name[0] != "_" and ast.get_docstring(node):
+                for said in (node.name, f"{name.split('.')[-1]}.{node.name}"):
+                    found.setdefault(said, set()).add(f"{name}.{node.name}")
+    return {said: min(named) for said, named in found.items() if len(named) == 1 and not re.fullmatch("[a-z]+", said)}
 
 
 def _escape(text: str) -> str:

@@ -122,7 +122,7 @@ def reverse(found: dict) -> str:
     path = found["path"]
     steps = len(path) - 1
     ways = scaled([[level[user] for level in path] for user in range(len(path[0]))], (24, 40, 396, 270))
-    parts = [text(12, 20, f"{len(ways)} users through the {steps} levels of the reverse process")]
+    parts = [text(12, 20, f"{len(ways)} users through the {steps} levels of Eq. (3), purifier guided")]
     for way in ways:
         parts += [line(way, stroke=POPULAR, opacity=0.7), *(dot(*p, 1.3, fill=POPULAR) for p in way[1:-1])]
         parts += [dot(*way[0], 3, fill=TAIL), dot(*way[-1], 4, fill=POPULAR)]

@@ -95,6 +95,10 @@ def test_docstrings_become_what_sphinx_reads(site_modules):
     assert to_rst(["`make_train`s of `x`, 2*3 and $a^2$; s_ is one."]) == [
         ":py:obj:`~dsrm_jax.make_train`\\ s of ``x``, 2\\*3 and :math:`a^2`; s\\_ is one."
     ]
+    assert to_rst(["Fields of `PurifierConfig`, see `slates.sample_slate` or `state`."]) == [
+        "Fields of :py:obj:`PurifierConfig <dsrm_jax.purify.settings.PurifierConfig>`, see "
+        ":py:obj:`slates.sample_slate <dsrm_jax.agents.slates.sample_slate>` or ``state``."
+    ]
     assert to_rst(["Of these:", "* one", "* two"]) == ["Of these:", "", "* one", "* two"]
     told = fields(dsrm_jax.View)
     assert told["time"][1].endswith("steps already taken in the session")

@@ -43,11 +43,13 @@ class Learning(NamedTuple):
 
     target: str = "draw"  # the cleaner state: `draw` or `mode` of the user's posterior
     labelled: bool = False  # batches are `rce.LabelledBatch`: histories with the clicks that followed, no cleaner state
-    iterations: int = PurifierConfig.iterations
-    batch_size: int = PurifierConfig.batch_size
+    iterations: int = PurifierConfig.iterations  # gradient steps
+    batch_size: int = PurifierConfig.batch_size  # histories a step
     learning_rate: Scalar = PurifierConfig.learning_rate  # Adam's first; it decays to 0 by a cosine
-    ema: Scalar = PurifierConfig.ema  # not read where `labelled`
-    mask_rate: Scalar = MASK_RATE
+    ema: Scalar = (
+        PurifierConfig.ema
+    )  # decay of the parameters' moving average, which is kept; not read where `labelled`
+    mask_rate: Scalar = MASK_RATE  # mean share of a history's events that the condition does not show, in [0, .5]
     ramp: int = 0  # gradient steps over which `LabelledBatch.progress` rises from 0 to 1
 
 
