@@ -11,9 +11,9 @@ sys.path[:0] = [str(HERE / "extensions"), str(ROOT / "src"), str(ROOT)]
 import numbers_of_results  # noqa: E402
 
 from dsrm_jax import __version__  # noqa: E402
-from dsrm_jax.parallel.xla import SHORT_PROGRAMS, set_flags  # noqa: E402
+from dsrm_jax.parallel.xla import set_flags  # noqa: E402
 
-set_flags(os.environ, SHORT_PROGRAMS)  # notebooks' kernels inherit what JAX needs on CPUs
+set_flags(os.environ)  # notebooks' kernels inherit what JAX needs on CPUs
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
 

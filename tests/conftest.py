@@ -13,10 +13,12 @@ QUICK = (
     "--xla_cpu_use_fusion_emitters=false",
     "--xla_cpu_parallel_codegen_split_count=1",
 )
-KNOWING = ("0.9.", "0.10.")  # later versions have no older emitters
-
-quick = version("jaxlib").startswith(KNOWING) and os.environ.get("DSRM_FLAGS") != "users"
-set_flags(os.environ, QUICK if quick else SHORT_PROGRAMS)
+knows = version("jaxlib").startswith(
+    SHORT_PROGRAMS["xla_cpu_use_fusion_emitters=false"]
+)  # later ones have no older emitters
+if knows and os.environ.get("DSRM_FLAGS") != "users":
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICK]).strip()
+set_flags(os.environ)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # Modules and traces are objects by the million that live on. Python's collector, left alone, walks all of them again and again:

@@ -11,7 +11,7 @@ import pytest
 
 import dsrm_jax
 from dsrm_jax.parallel import xla
-from dsrm_jax.parallel.xla import FLAGS, SHORT_PROGRAMS, remove_oldest, set_flags, use_cores
+from dsrm_jax.parallel.xla import FLAGS, LONG, SHORT_PROGRAMS, options, remove_oldest, set_flags, use_cores
 
 CODE = """
 import os
@@ -21,6 +21,8 @@ from dsrm_jax.cli import main as cli
 cli.prepare_process()
 print(os.environ["XLA_FLAGS"])
 """
+
+LEVEL, EMITTERS = (f"--{flag}" for flag in SHORT_PROGRAMS)
 
 
 @pytest.fixture
@@ -33,21 +35,19 @@ def test_flags_are_appended_and_a_users_own_choice_stays(jaxlib):
     jaxlib("0.10.2")
     environ = {"XLA_FLAGS": "--mine=1 " + FLAGS[0].replace("false", "true")}
     set_flags(environ)
-    assert environ["XLA_FLAGS"] == "--mine=1 " + FLAGS[0].replace("false", "true") + " " + FLAGS[1]
+    assert environ["XLA_FLAGS"] == " ".join(["--mine=1", FLAGS[0].replace("false", "true"), FLAGS[1], LEVEL, EMITTERS])
     before = dict(environ)
     set_flags(environ)
     assert environ == before
-    set_flags(environ, SHORT_PROGRAMS)
-    assert environ["XLA_FLAGS"] == " ".join([before["XLA_FLAGS"], *SHORT_PROGRAMS])
 
 
 @pytest.mark.parametrize(
     ("number", "expected"),
     [
-        ("0.9.2", SHORT_PROGRAMS),
-        ("0.10.2", (*FLAGS, *SHORT_PROGRAMS)),
-        ("0.11.0", (*FLAGS, *SHORT_PROGRAMS)),
-        ("0.12.0.1", SHORT_PROGRAMS),
+        ("0.9.2", (LEVEL, EMITTERS)),
+        ("0.10.2", (*FLAGS, LEVEL, EMITTERS)),
+        ("0.11.0", (*FLAGS, LEVEL)),
+        ("0.12.0.1", (LEVEL,)),
         ("0.13.0", ()),  # XLA stops at a flag that it does not know
         ("", ()),
     ],
@@ -55,8 +55,9 @@ def test_flags_are_appended_and_a_users_own_choice_stays(jaxlib):
 def test_each_version_gets_the_flags_that_it_knows_and_needs(jaxlib, number: str, expected: tuple[str, ...]):
     jaxlib(number)
     environ = {}
-    set_flags(environ, SHORT_PROGRAMS)
+    set_flags(environ)
     assert environ.get("XLA_FLAGS", "").split() == list(expected)
+    assert set(options(LONG)) == {flag[2:].split("=")[0] for flag in expected if flag not in FLAGS}
 
 
 @pytest.mark.parametrize(

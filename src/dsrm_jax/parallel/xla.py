@@ -21,10 +21,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 FLAGS = ("--xla_cpu_enable_concurrency_optimized_scheduler=false", "--xla_cpu_experimental_ynn_fusion_type=")
-# LLVM's: a third less compiling, training as fast (27 s and 19 s for DSRM-HRL; 2.0 s for 5 updates of 3 seeds with both)
-SHORT_PROGRAMS = ("--xla_backend_optimization_level=1",)
 AFFECTED = ("0.10.", "0.11.")  # by the faults above
-KNOWING = ("0.9.", *AFFECTED, "0.12.")  # all flags here; XLA stops at an unknown one
+# LLVM's optimiser and XLA's older emitters compile in half the time (DSRM-HRL, 3 seeds: 11 s and 19 s), and what they make is
+# slower by 5 % at most; by the versions that know them, for XLA stops at an unknown flag
+SHORT_PROGRAMS = {
+    "xla_backend_optimization_level=1": ("0.9.", *AFFECTED, "0.12."),
+    "xla_cpu_use_fusion_emitters=false": ("0.9.", "0.10."),
+}
+# of compiling one program, over the flags: one that runs for minutes, and one that runs once for a moment
+Options = dict[str, str | bool]
+LONG: Options = {"xla_backend_optimization_level": "3", "xla_cpu_use_fusion_emitters": True}
+MOMENTARY: Options = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": False}
 ACCELERATORS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm7-plugin", "libtpu")
 MOST_BYTES = 1 << 30  # of compiled programs kept; a run of `train` adds about 5 MB
 MOST_CORES = 4  # measured on two; each device's share of 64 users should stay worth a program of its own
@@ -44,14 +51,23 @@ def use_cores(environ: MutableMapping[str, str]) -> None:
         environ["JAX_NUM_CPU_DEVICES"] = str(min(cores, MOST_CORES))
 
 
-def set_flags(environ: MutableMapping[str, str], more: tuple[str, ...] = ()) -> None:
+def set_flags(environ: MutableMapping[str, str]) -> None:
     """Append to XLA_FLAGS of `os.environ`, before JAX starts, what the installed jaxlib needs; a flag that is set stays as it is.
 
-    `more` are flags wanted besides, such as `SHORT_PROGRAMS` in a process that compiles much and runs little.
+    These are `FLAGS`, and `SHORT_PROGRAMS`: every command compiles dozens of programs that run for seconds.
     """
-    wanted = (*(FLAGS if _installed(AFFECTED) else ()), *(more if _installed(KNOWING) else ()))
+    short = (f"--{flag}" for flag, versions in SHORT_PROGRAMS.items() if _installed(versions))
+    wanted = (*(FLAGS if _installed(AFFECTED) else ()), *short)
     if missing := _missing(environ, wanted):
         environ["XLA_FLAGS"] = " ".join([environ.get("XLA_FLAGS", ""), *missing]).strip()
+
+
+def options(wanted: Options) -> Options:
+    """Return of `LONG` or `MOMENTARY` what the installed jaxlib knows, for `compiler_options` of `jax.jit`; none off a CPU."""
+    import jax
+
+    known = {flag.split("=")[0] for flag, versions in SHORT_PROGRAMS.items() if _installed(versions)}
+    return {name: value for name, value in wanted.items() if name in known and jax.default_backend() == "cpu"}
 
 
 def has_accelerator() -> bool:

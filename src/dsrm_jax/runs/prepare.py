@@ -20,6 +20,7 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.purification import probe_perception
 from dsrm_jax.evaluation.verdicts import held_out_states
 from dsrm_jax.files import digest
+from dsrm_jax.parallel.xla import MOMENTARY, options
 from dsrm_jax.progress import phase
 from dsrm_jax.purify import stage_one
 from dsrm_jax.purify.choice import choose, in_words, leave_out, starts_of_users
@@ -190,7 +191,7 @@ def _probe(
     def make() -> Callable[..., dict[str, Array]]:
         # the identity has no parameters that could tell the number of seeds
         axes = (None, seed_axes(perception), None, None)
-        return jax.jit(jax.vmap(of_seed, in_axes=axes, axis_size=seeds))
+        return jax.jit(jax.vmap(of_seed, in_axes=axes, axis_size=seeds), compiler_options=options(MOMENTARY))
 
     read = (shared.encoder, purifier_settings(shared), shared.denoiser, windows.length, windows.least)
     run = once(memory, ("probe", *read, seeds), make)

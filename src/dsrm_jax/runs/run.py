@@ -23,6 +23,7 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.parallel.devices import alone_on_cpu
 from dsrm_jax.parallel.processes import everywhere, exchange, first, is_first
 from dsrm_jax.parallel.sharding import all_finite, fetch, from_first, make_mesh, mesh_of, place, using
+from dsrm_jax.parallel.xla import LONG, MOMENTARY, options
 from dsrm_jax.progress import phase, steps
 from dsrm_jax.purify.perception import SEED_AXES, Perception
 from dsrm_jax.runs import checkpoint
@@ -42,6 +43,8 @@ from dsrm_jax.runs.run_directory import RunDirectory
 from dsrm_jax.simulator.world import World
 from dsrm_jax.training.loop import Metrics, TrainState
 from dsrm_jax.types import Json, PyTree
+
+MANY_UPDATES = 1_000  # that are worth compiling for longer
 
 _log = logging.getLogger("dsrm_jax")
 
@@ -85,7 +88,8 @@ def start(config: Config, world: World, perception: Perception, *, mesh: Mesh | 
     """
     init = jax.vmap(trainer_of(config).init, in_axes=(0, None, SEED_AXES))
     with phase("making networks", config.agent.method):
-        state = jax.block_until_ready(jax.jit(init)(seed_keys(config, 0), world, perception))
+        program = jax.jit(init, compiler_options=options(MOMENTARY))
+        state = jax.block_until_ready(program(seed_keys(config, 0), world, perception))
     return state if mesh is None else place(from_first(fetch(state)), state_shardings(mesh))
 
 
@@ -141,8 +145,9 @@ def compile_chunk(config: Config, state: TrainState, world: World, perception: P
 
     mapped = jax.vmap(chunk, in_axes=(0, None, SEED_AXES))
     placement = placement_of_results(state)
+    told = options(LONG) if num_updates(config) >= MANY_UPDATES else {}
     with using(mesh_of(state.step)):
-        return jax.jit(mapped, donate_argnums=0, **placement).lower(state, world, perception).compile()
+        return jax.jit(mapped, donate_argnums=0, **placement).lower(state, world, perception).compile(told)
 
 
 def train(run: RunDirectory, config: Config, saved: Saved, world: World, data: str) -> tuple[TrainState, Json]:

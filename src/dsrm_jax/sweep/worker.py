@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TextIO
 
 from dsrm_jax.errors import InputError
-from dsrm_jax.parallel.xla import SHORT_PROGRAMS, set_flags
+from dsrm_jax.parallel.xla import set_flags
 from dsrm_jax.types import Json
 
 
 def main(argv: list[str]) -> None:
     """Serve groups of the sweep in `argv[0]` on core number `argv[1]` (-1: any) until standard input ends."""
     pin(int(argv[1]))
-    set_flags(os.environ, SHORT_PROGRAMS)
+    set_flags(os.environ)
     with answers() as out:
         from dsrm_jax.parallel.xla import use_compilation_cache
         from dsrm_jax.runs.memory import Memory
