@@ -196,14 +196,14 @@ def _choose(study: Study, grid: Grid, mine: Group, others: Group, key: jax.Array
         return rows
     for name, number in (("myopic", 0.0), ("aware", 0.0), ("priced", dear)):
         rule = Rule(name, number)
-        price = balancing(partial(_lean_at, study, play, rule, key))
+        price = _balancing(partial(_lean_at, study, play, rule, key))
         rows[f"{name}, in budget"] = rule._replace(price=price)
     # by how much a price of 1 lowers a constant's return: its slates times the popular share beyond one half
     lean_others, lean_mine = (
         earned - np.stack([value(g.users, c, 1.0) for c in counts])
         for earned, g in ((by_others, others), (by_mine, mine))
     )
-    price = balancing(lambda price: float(np.mean(_of_each(lean_others, by_others - price * lean_others))))
+    price = _balancing(lambda price: float(np.mean(_of_each(lean_others, by_others - price * lean_others))))
     return rows | {"per_user, in budget": _own_constant(by_mine, by_mine - price * lean_mine)}
 
 
@@ -229,10 +229,10 @@ def _lean(study: Study, played: Played) -> float:
     return float(np.sum(played.popular) / (study.effects.slate_size * np.sum(played.length)) - 0.5)
 
 
-def balancing(lean: Callable[[float], float], *, halvings: int = 14) -> float:
+def _balancing(lean: Callable[[float], float]) -> float:
     """Return the price under which the platform's popular share is one half, as near as rules that round can come to it."""
     low, high = -LARGEST_PRICE, LARGEST_PRICE
-    for _ in range(halvings):
+    for _ in range(14):
         price = (low + high) / 2
         low, high = (price, high) if lean(price) > 0 else (low, price)
     return (low + high) / 2

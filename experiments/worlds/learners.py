@@ -19,7 +19,6 @@ import numpy as np
 from jaxtyping import Array
 
 from dsrm_jax.agents.dsrm_hrl import DSRM_HRL
-from dsrm_jax.agents.flat import FLAT
 from dsrm_jax.agents.methods import METHODS
 from dsrm_jax.config import Config
 from dsrm_jax.config.worlds import with_world
@@ -38,14 +37,14 @@ from dsrm_jax.types import PyTree, Say
 from experiments.worlds import bounds, planning, rules, state_rules
 from experiments.worlds.goal_controls import CONTROLS, controlled
 from experiments.worlds.paired import Recorded, play_paired
+from experiments.worlds.running import Running, play_running
 from experiments.worlds.state_rules import by_state
 from experiments.worlds.studies import study_of
 
 LEARNT = ("mood", "satisfaction", "retention", "platform", "tolerance")
 TRAINING_SEEDS = (11, 15, 19)
 SLATE_SIZE = 6
-BALANCED = (DSRM_HRL.name, FLAT.name)  # who are charged the platform's price, and can be held to its budget by it
-IN_BUDGET = "in budget"
+RUNNING = "running"  # of a cell: the policies on a platform whose users come as others leave
 CHECKED = 300  # points of a learning curve that are kept at most
 
 
@@ -128,28 +127,15 @@ class Setting:
         """The first training seed's, for rules."""
         return of_seed(self.prepared.perception, 0)
 
-    def at_price(self, price: Array) -> Environment:
-        """Return the simulator where the platform's price starts elsewhere."""
-        world = self.config.world
-        return environment_of(
-            replace(self.config, world=replace(world, platform=replace(world.platform, price=price)))  # type: ignore[arg-type]
-        )
-
-    def player(self, act_of: Callable[[PyTree], Act]) -> Callable[..., Recorded]:
-        """Return what plays the rule that `act_of` makes of its arguments, one program for all of them: `(key, arguments)`.
-
-        Two keywords beside these: the world, where it is not the held-out one, and the platform's price as sessions start.
-        """
+    def player(self, act_of: Callable[[PyTree], Act]) -> Callable[[jax.Array, PyTree], Recorded]:
+        """Return what plays the rule that `act_of` makes of its arguments, one program for all of them."""
+        environment, sessions = self.environment, self.budget.sessions
 
         @jax.jit
-        def program(key: jax.Array, one: PyTree, world: World, price: Array | None) -> Recorded:
-            environment = self.environment if price is None else self.at_price(price)
-            return play_paired(key, act_of(one), environment, world, num_sessions=self.budget.sessions)
+        def program(key: jax.Array, one: PyTree, world: World) -> Recorded:
+            return play_paired(key, act_of(one), environment, world, num_sessions=sessions)
 
-        def play(key: jax.Array, one: PyTree, *, world: World | None = None, price: Array | None = None) -> Recorded:
-            return jax.device_get(program(key, one, self.test if world is None else world, price))
-
-        return play
+        return lambda key, one: jax.device_get(program(key, one, self.test))
 
 
 def run_learners(
@@ -285,40 +271,29 @@ def _learner(setting: Setting, method: str, say: Say) -> dict[str, dict[str, np.
     )
     named = [method, *(f"{method} {name}" for name in CONTROLS if method == DSRM_HRL.name)]
 
-    def act_of(one: tuple[Array, PyTree, Perception, World]) -> Act:
-        index, policy, mine, world = one
+    def act_of(one: tuple[Array, PyTree, Perception]) -> Act:
+        index, policy, mine = one
         acting = agent if len(named) == 1 else controlled(index, config.agent, slate_size=environment.slate_size)
-        return agent_rule(acting, policy, perceive, world, mine)
+        return agent_rule(acting, policy, perceive, setting.test, mine)
 
-    play, each, train_world = setting.player(act_of), range(len(TRAINING_SEEDS)), setting.prepared.worlds.train
+    def one(index: int, seed: int) -> tuple[Array, PyTree, Perception]:
+        return jnp.int32(index), jax.tree.map(lambda x: x[seed], policies), of_seed(perception, seed)
 
-    def played(index: int, seed: int, price: Array | None = None, *, chooses: bool = False) -> Recorded:
-        policy = jax.tree.map(lambda x: x[seed], policies)
-        key, world = (setting.choose_key, train_world) if chooses else (setting.play_key, setting.test)
-        one = jnp.int32(index), policy, of_seed(perception, seed), world
-        return play(key, one, world=world, price=price)
-
-    found = {name: _numbers("", [played(index, seed) for seed in each]) for index, name in enumerate(named)}
-    if setting.study.budget and method in BALANCED:
-        prices = [balancing_price(partial(played, 0, seed, chooses=True)) for seed in each]
-        records = [played(0, seed, price) for seed, price in enumerate(prices)]
-        found[f"{method} {IN_BUDGET}"] = _numbers("", records) | {"price": np.array(prices)}
+    play, each = setting.player(act_of), range(len(TRAINING_SEEDS))
+    found = {
+        name: _numbers("", [play(setting.play_key, one(index, seed)) for seed in each])
+        for index, name in enumerate(named)
+    }
+    if setting.study.budget:
+        run = jax.jit(lambda one, world: play_running(setting.play_key, act_of(one), environment, world))
+        records = [jax.device_get(run(one(0, seed), setting.test)) for seed in each]
+        found[f"{method} {RUNNING}"] = {name: np.stack([getattr(x, name) for x in records]) for name in Running._fields}
     curve = np.asarray(curve)
     every = max(curve.shape[1] // CHECKED, 1)
     kept = curve[:, : curve.shape[1] // every * every].reshape(len(curve), -1, every).mean(axis=2)
     spent = np.array(updates * budget.num_users * length)
     found[method] |= {"curve": kept, "steps": spent, "seconds": np.array(seconds)}
     return {name: found[name] for name in reversed(found)}  # the method's own last: where it is kept, all is
-
-
-def balancing_price(play: Callable[[Array], Recorded]) -> Array:
-    """Return the price, as sessions start, at which half of what is shown is popular: where the platform's control would rest."""
-
-    def lean(price: float) -> float:
-        counts = play(jnp.float32(price)).counts
-        return float(counts[counts >= 0].mean()) / SLATE_SIZE - 0.5
-
-    return jnp.float32(bounds.balancing(lean, halvings=8))
 
 
 def _numbers(prefix: str, records: Sequence[Recorded]) -> dict[str, np.ndarray]:

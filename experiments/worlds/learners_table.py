@@ -18,10 +18,11 @@ from dsrm_jax.evaluation.wide_table import WideTable
 from dsrm_jax.types import Json
 from experiments.report.intervals import CONFIDENCE, Nested, hierarchical, nested_draws, resampled_sums
 from experiments.worlds.goal_controls import CONTROLS
-from experiments.worlds.learners import BALANCED, IN_BUDGET, LEARNT, SLATE_SIZE, TRAINING_SEEDS, Cell
+from experiments.worlds.learners import LEARNT, RUNNING, SLATE_SIZE, TRAINING_SEEDS, Cell
+from experiments.worlds.running import Running
 
 POINTS = 25  # of a learning curve
-LEARNERS = (*METHODS, *(f"{DSRM_HRL.name} {name}" for name in CONTROLS), *(f"{name} {IN_BUDGET}" for name in BALANCED))
+LEARNERS = (*METHODS, *(f"{DSRM_HRL.name} {name}" for name in CONTROLS))
 OTHERS = ("half", "constant", "aware", "aware, reading", "myopic")  # rules on the same state
 
 # of each data seed `(S, N)`; rules have S = 1
@@ -136,7 +137,8 @@ def held_in(folder: Path, world: str, *, state: str, seeds: Sequence[int]) -> li
     """Return the data seeds of which a folder holds rules and bound, with all that it holds of them."""
     held = []
     for seed in seeds:
-        files = {name: Cell(world, seed, name, state).file(folder) for name in ("rules", "bound", *LEARNERS)}
+        names = "rules", "bound", *LEARNERS, *(f"{method} {RUNNING}" for method in METHODS)
+        files = {name: Cell(world, seed, name, state).file(folder) for name in names}
         cells = {name: dict(np.load(file)) for name, file in files.items() if file.exists()}
         if "rules" in cells and "bound" in cells:
             held.append(Held(seed, cells))
@@ -166,12 +168,32 @@ def _of_world(held: Sequence[Held]) -> Json:
             gone = [one.returned(DSRM_HRL.name) - one.returned(control) for one in having if control in one.cells]
             if gone:
                 found["control"][name] = interval(gone)
-        if "flat" in learners:
-            both = [one for one in having if "flat" in one.cells]
-            found["less"][DSRM_HRL.name]["flat"] = interval(
-                [one.returned(DSRM_HRL.name) - one.returned("flat") for one in both]
-            )
-    return found
+        for name in [name for name in METHODS if name in learners and name != DSRM_HRL.name]:
+            both = [one for one in having if name in one.cells]
+            gap = [one.returned(DSRM_HRL.name) - one.returned(name) for one in both]
+            found["less"][DSRM_HRL.name] |= {name: interval(gap)} if gap else {}
+    running = {name: [one for one in held if f"{name} {RUNNING}" in one.cells] for name in learners}
+    running = {name: having for name, having in running.items() if having}
+    return found | ({"running": {name: _running(having, name) for name, having in running.items()}} if running else {})
+
+
+def _running(held: Sequence[Held], name: str) -> Json:
+    """Return how balanced a platform is that runs, its second half, when its price has had time to settle.
+
+    `platform_ad` is of all slates of that half together, `steps_ad` the mean over its steps.
+    """
+    cells = [one.cells[f"{name} {RUNNING}"] for one in held]
+    share, price, ended, returned = (np.stack([cell[key] for cell in cells]) for key in Running._fields)
+    late = slice(share.shape[-1] // 2, None)
+    whole = np.abs(2 * share[..., late].mean(axis=-1) - 1)
+    return {
+        "data_seeds": [one.seed for one in held],
+        "platform_ad": float(whole.mean()),
+        "largest_platform_ad": float(whole.max()),
+        "steps_ad": float(np.abs(2 * share[..., late] - 1).mean()),
+        "price": price[..., late].mean(axis=-1).tolist(),
+        "return": float(np.mean(returned[..., late].sum(axis=-1) / ended[..., late].sum(axis=-1))),
+    }
 
 
 def _row(held: Sequence[Held], row: str) -> Json:
@@ -230,8 +252,12 @@ def learners_table(result: Json) -> RenderableType:
         parts += [table]
         said = [f"planned less the best constant, preferences known: {cell(found['room'])}"]
         said += [f"DSRM-HRL less itself with goals {name}: {cell(x)}" for name, x in found["control"].items()]
-        if "flat" in found["less"].get(DSRM_HRL.name, {}):
-            said += [f"DSRM-HRL less FLAT: {cell(found['less'][DSRM_HRL.name]['flat'])}"]
+        for name, gap in found["less"].get(DSRM_HRL.name, {}).items():
+            if name in METHODS:
+                said += [f"DSRM-HRL less {METHODS[name].label}: {cell(gap)} ({len(gap['by_seed'])} data seeds)"]
+        for name, ran in found.get("running", {}).items():
+            numbers = f"AD {ran['platform_ad']:.3f}, of steps {ran['steps_ad']:.3f}, R_cum {ran['return']:.2f}"
+            said += [f"{name} on a platform that runs: {numbers}"]
         if DSRM_HRL.name in found["less"] and "aware, reading" in found["less"][DSRM_HRL.name]:
             said += [f"DSRM-HRL less aware, reading: {cell(found['less'][DSRM_HRL.name]['aware, reading'])}"]
         seeds = ", ".join(map(str, found["data_seeds"]))

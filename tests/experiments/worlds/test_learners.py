@@ -14,12 +14,14 @@ from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.sessions import run_sessions
 from dsrm_jax.purify.view import Catalogue, View
 from dsrm_jax.simulator.environment import make_environment
+from dsrm_jax.simulator.platform import make_platform
 from dsrm_jax.simulator.satisfaction import make_satisfaction
 from dsrm_jax.simulator.settings import ToleranceConfig
 from experiments.worlds import learners, report, search, small_worlds, state_rules
 from experiments.worlds.goal_controls import CONTROLS, controlled
 from experiments.worlds.learners_table import goal_use, interval
 from experiments.worlds.paired import play_paired
+from experiments.worlds.running import play_running
 from tests.simulator.worlds import NUM_ITEMS, remembering_world
 
 K, N = 4, 30
@@ -103,24 +105,21 @@ def searched(asked):
     return search.search(**tiny, field=field, values=values, json="", say=print)
 
 
-def test_a_budget_is_held_by_the_price_at_which_half_is_popular():
-    """The dearer, the fewer: one slot of 1,000 slates for each 1/600 of the price, and three of six at .3."""
+def test_a_running_platform_goes_on_with_its_price_whoever_leaves():
+    """Nothing but popular items: the price rises by a tenth of one half a step; sessions are as many as have ended."""
+    environment = make_environment(slate_size=K, max_len=5, history_length=6, mechanisms=[make_platform(gain=0.1)])
+    world = remembering_world(environment.mechanisms)
+    popular = jnp.argsort(~world.is_popular)[:K]
+    assert bool(world.is_popular[popular].all())
 
-    def play(price):
-        shown = 3000 + round(600 * (0.3 - float(price)))
-        counts = np.full((2, 1000), -1, np.int8)
-        counts[0] = np.arange(1000) < shown % 1000
-        counts[0] += shown // 1000
-        return SimpleNamespace(counts=counts)
+    def act(key, env, observation):
+        return jnp.broadcast_to(popular, (N, K)), ()
 
-    np.testing.assert_allclose(learners.balancing_price(play), 0.3, atol=4 / 2**9)
-
-
-def test_sessions_start_at_the_price_that_is_said():
-    setting = learners.Setting("kuairand", "platform", 0, "gaussian", learners.TINY, {}, print)
-    for price in (-0.25, 0.0):
-        platform = next(m for m in setting.at_price(jnp.float32(price)).mechanisms if m.name == "platform")
-        assert platform.start(jax.random.key(0), (), None).price == price
+    found = jax.jit(lambda: play_running(jax.random.key(0), act, environment, world, num_users=N, num_steps=20))()
+    np.testing.assert_array_equal(found.share, 1.0)
+    np.testing.assert_allclose(found.price, 0.05 * np.arange(20), atol=1e-5)
+    assert found.ended.sum() >= 3 * N
+    assert 0 < found.returned.sum() <= 20 * N
 
 
 def test_how_a_goal_is_used():
