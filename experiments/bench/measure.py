@@ -1,6 +1,7 @@
 """`dsrm-jax bench`: run a named size, print the table, return the numbers."""
 
 import contextlib
+import dataclasses
 import os
 import platform
 import resource
@@ -17,7 +18,8 @@ from dsrm_jax.parallel.sharding import using
 from dsrm_jax.types import Json
 from experiments.bench.floor import compile_products, median_seconds
 from experiments.bench.parts import Part
-from experiments.bench.products import matrix_products, operations
+from experiments.bench.products import matrix_products, operations, random_bits, work_of
+from experiments.bench.roofline import BITS, BYTES, OPERATIONS, Machine, bytes_of, limit_of, measure_machine
 from experiments.bench.sizes import SIZES
 from experiments.bench.table import print_report
 from experiments.bench.work import make_work
@@ -35,9 +37,8 @@ def run(size: str, *, repeats: int = 5, console: Console | None = None) -> Json:
 
     Returns:
         Plain numbers: `machine`, `shape` (`work.Work`), `source` of the data, `stage_one` (seconds of each stage before the
-        loop), `parts` (by name: `milliseconds` of one update's worth, `floor_milliseconds` of its matrix products alone, their
-        `ratio`, `gigaflops_per_second`, `user_steps_per_second`, `compile_seconds`), `budget` (`work.budget_numbers`) and
-        `peak_memory_gb`.
+        loop), `most` (what the machine does in a second, `roofline.Machine`), `parts` (by name, as `measure_part`), `budget`
+        (`work.budget_numbers`) and `peak_memory_gb`.
 
     Raises:
         InputError: an unknown size, or repeats below 1.
@@ -55,9 +56,9 @@ def run(size: str, *, repeats: int = 5, console: Console | None = None) -> Json:
     with without_compilation_cache():
         work = make_work(chosen, chosen.prepare(chosen.config, say))
         user_steps = work.shape["users"] * work.shape["steps_per_update"]
-        parts = {}
+        parts, most = {}, measure_machine(repeats=repeats)
         for part in work.parts:
-            parts[part.name] = measure_part(part, user_steps=user_steps, repeats=repeats)
+            parts[part.name] = measure_part(part, most, user_steps=user_steps, repeats=repeats)
             say(f"{part.name}: {parts[part.name]['milliseconds']:.1f} ms an update")
         budget = work.budget()
     numbers = {
@@ -67,6 +68,7 @@ def run(size: str, *, repeats: int = 5, console: Console | None = None) -> Json:
         "shape": work.shape,
         "source": work.facts["source"],
         "stage_one": {name[:-8]: value for name, value in work.facts.items() if name.endswith("_seconds")},
+        "most": dataclasses.asdict(most),
         "parts": parts,
         "budget": budget,
         "peak_memory_gb": peak_memory_bytes() / 1e9,
@@ -75,34 +77,53 @@ def run(size: str, *, repeats: int = 5, console: Console | None = None) -> Json:
     return numbers
 
 
-def measure_part(part: Part, *, user_steps: int, repeats: int) -> dict[str, float]:
-    """Compile a part cold, time it on its mesh, and its matrix products alone on one device, over whose cores XLA splits them.
+def measure_part(part: Part, most: Machine, *, user_steps: int, repeats: int) -> Json:
+    """Measure a part beside what the machine needs for it at least, and beside its matrix products alone.
 
     Args:
         part: what to time.
+        most: what the machine does.
         user_steps: of one update.
         repeats: timings, at least 1.
 
     Returns:
-        What `run` documents under `parts`; `ratio` and `floor_milliseconds` are 0 for a part without matrix products.
+        `milliseconds` of one update's worth; `limit`, the least that the machine could take (`roofline.limit_of`), and
+        `of_limit`, how many times that it is; `work`, what was counted; `floor_milliseconds` of the part's matrix products
+        alone, in its own shapes, and the `ratio` to it, both 0 where there are none; `gigaflops_per_second`,
+        `user_steps_per_second`, `compile_seconds`.
+    """
+    compile_seconds, seconds, floor = time_part(part, repeats=repeats)
+    counts = work_of(part.function, *part.args)
+    written = bytes_of(jax.eval_shape(part.function, *part.args))
+    whole = {OPERATIONS: operations(counts), BYTES: written, BITS: random_bits(counts)}
+    work = {name: amount / part.updates for name, amount in whole.items()}
+    limit = limit_of(work, most)
+    return {
+        "milliseconds": 1e3 * seconds,
+        "limit": limit,
+        "of_limit": 1e3 * seconds / limit["milliseconds"],
+        "work": work,
+        "floor_milliseconds": 1e3 * floor,
+        "ratio": seconds / floor if floor else 0.0,
+        "gigaflops_per_second": work[OPERATIONS] / seconds / 1e9,
+        "user_steps_per_second": user_steps / seconds,
+        "compile_seconds": compile_seconds,
+    }
+
+
+def time_part(part: Part, *, repeats: int) -> tuple[float, float, float]:
+    """Compile a part cold, time it on its mesh, and its matrix products alone on one device, over whose cores XLA splits them.
+
+    Returned are the seconds of compiling, of one update's worth and of its products, 0 where there are none.
     """
     started = time.perf_counter()
     with using(part.mesh):
         program = jax.jit(part.function).lower(*part.args).compile()
     compile_seconds = time.perf_counter() - started
     seconds = median_seconds(lambda: jax.block_until_ready(program(*part.args)), repeats=repeats)
-    products = matrix_products(part.function, *part.args)
+    products = matrix_products(work_of(part.function, *part.args))
     floor = median_seconds(compile_products(products), repeats=repeats) if products else 0.0
-    executed = operations(products) / part.updates
-    seconds, floor = seconds / part.updates, floor / part.updates
-    return {
-        "milliseconds": 1e3 * seconds,
-        "floor_milliseconds": 1e3 * floor,
-        "ratio": seconds / floor if floor else 0.0,
-        "gigaflops_per_second": executed / seconds / 1e9,
-        "user_steps_per_second": user_steps / seconds,
-        "compile_seconds": compile_seconds,
-    }
+    return compile_seconds, seconds / part.updates, floor / part.updates
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from dsrm_jax.runs.pieces import environment_of, perceive_of, trainer_of
 from dsrm_jax.simulator.world import World
 from dsrm_jax.training.rollout import reset_users
 from dsrm_jax.types import Json, PyTree
-from experiments.bench.measure import measure_part
+from experiments.bench.measure import time_part
 from experiments.bench.parts import Part, along_users, on_every_device
 from experiments.bench.table import print_scaling
 from experiments.bench.worlds import factor_world
@@ -101,8 +101,7 @@ def purify_seconds(config: Config, *, users: int, repeats: int) -> tuple[float, 
     def states(*args: PyTree) -> jax.Array:
         return perceive(*args).state
 
-    found = measure_part(Part("perceive", states, arguments, mesh=mesh), user_steps=users, repeats=repeats)
-    return found["milliseconds"] / 1e3, found["floor_milliseconds"] / 1e3
+    return time_part(Part("perceive", states, arguments, mesh=mesh), repeats=repeats)[1:]
 
 
 def memory_by_items(config: Config, items: Sequence[int]) -> Json:

@@ -8,33 +8,37 @@ from dsrm_jax.types import Json
 
 def print_report(numbers: Json, console: Console) -> None:
     """Print the numbers of `run` as a table with a few lines around it."""
-    shape, budget, machine = numbers["shape"], numbers["budget"], numbers["machine"]
+    shape, budget, machine, most = (numbers[name] for name in ("shape", "budget", "machine", "most"))
     title = (
         f"{numbers['size']}: {shape['users']} users, slate {shape['slate_size']}, {shape['items']:,} items, "
         f"S = {shape['diffusion_steps']}, {shape['steps_per_update']} steps an update"
     )
-    table = Table(title=title, title_justify="left")
-    table.add_column("part")
-    for heading in ("ms / update", "floor ms", "ratio", "GFLOP/s", "user-steps/s", "compile s"):
+    table = Table(title=title, title_justify="left", box=None)
+    table.add_column("part", no_wrap=True)
+    for heading in ("ms", "limit ms", "times it", "binds", "floor ms", "steps/s", "compiling"):
         table.add_column(heading, justify="right")
     for name, part in numbers["parts"].items():
-        floor = (f"{part['floor_milliseconds']:.2f}", f"{part['ratio']:.1f}") if part["ratio"] else ("-", "-")
         table.add_row(
             name,
             f"{part['milliseconds']:.2f}",
-            *floor,
-            f"{part['gigaflops_per_second']:.0f}",
+            f"{part['limit']['milliseconds']:.2f}",
+            f"{part['of_limit']:.1f}",
+            part["limit"]["binds"],
+            f"{part['floor_milliseconds']:.2f}" if part["ratio"] else "-",
             f"{part['user_steps_per_second']:,.0f}",
-            f"{part['compile_seconds']:.1f}",
+            f"{part['compile_seconds']:.1f} s",
         )
     console.print(table)
     how = f"extrapolated from {budget['updates_run']} updates" if budget["extrapolated"] else "all of it run"
     lines = [
         f"whole budget of {budget['steps']:,} steps: {budget['seconds']:.0f} s, {budget['compile_seconds']:.0f} s of them "
         f"compiling ({how}): {budget['user_steps_per_second']:,.0f} user-steps/s",
+        f"the loop takes {numbers['parts']['loop']['of_limit']:.1f} times what the machine needs for its arithmetic, results and "
+        f"random bits at their best: {most['operations'] / 1e9:.0f} GFLOP/s, {most['bytes'] / 1e9:.1f} GB/s of "
+        f"memory, {most['random_bits'] / 8e9:.1f} GB/s of random bits, measured in this run",
         f"peak memory {numbers['peak_memory_gb']:.2f} GB; {machine['cores']} cores, {', '.join(machine['devices'])}, "
         f"jax {machine['jax']}; medians of {numbers['repeats']}; floor: the part's matrix products alone, "
-        "of while loops one iteration; a ratio is below 1 where XLA hoists or drops products",
+        "in its own shapes",
     ]
     if numbers["stage_one"]:
         stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in numbers["stage_one"].items())

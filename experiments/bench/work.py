@@ -42,7 +42,8 @@ def make_work(size: Size, prepared: Prepared | RankingData) -> Work:
     config, world = size.config, prepared.worlds.train
     purifier = jax.tree.map(lambda x: x[0], prepared.perception.purifier)
     return Work(
-        parts=make_parts(config, world, replace(prepared.perception, purifier=purifier)),
+        # it purifies whatever was chosen: of a branch on that the cheaper side would be counted
+        parts=make_parts(config, world, replace(prepared.perception, purifier=purifier, purifies=None)),
         shape={
             "users": config.training.num_users,
             "steps_per_update": config.training.rollout_length,

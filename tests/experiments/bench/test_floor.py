@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench.floor import repeat
-from experiments.bench.products import matrix_products
+from experiments.bench.products import matrix_products, work_of
 
 
 def test_the_floor_counts_matrix_products_inside_scans():
@@ -17,7 +17,7 @@ def test_the_floor_counts_matrix_products_inside_scans():
 
         return jax.lax.scan(step, x, length=7)[0]
 
-    products = matrix_products(program, jnp.zeros((3, 5)), jnp.zeros((5, 5)))
+    products = matrix_products(work_of(program, jnp.zeros((3, 5)), jnp.zeros((5, 5))))
     assert sum(count for count in products.values()) == 7
     assert {p.operations for p in products} == {2 * 3 * 5 * 5}
 
@@ -30,11 +30,11 @@ def test_a_counted_product_is_run_again_as_it_was():
         mixed = jax.lax.dot(x.astype(jnp.bfloat16), w, preferred_element_type=jnp.float32)
         return full, x @ w, mixed
 
-    products = matrix_products(program, jnp.zeros((3, 5)), jnp.zeros((5, 5)))
+    products = matrix_products(work_of(program, jnp.zeros((3, 5)), jnp.zeros((5, 5))))
     assert len(products) == 3
     for product in products:
         operands = (jnp.zeros(*of) for of in zip((product.left, product.right), product.dtypes, strict=True))
-        again = matrix_products(lambda x, w, product=product: repeat(product, 4, x, w), *operands)
+        again = matrix_products(work_of(lambda x, w, product=product: repeat(product, 4, x, w), *operands))
         assert again == Counter({product: 4})
 
 
@@ -53,7 +53,7 @@ def test_a_branch_that_the_program_settles_counts_where_it_is_taken():
         taken = jnp.asarray(renew) & (jnp.arange(6) < 5)
         return jax.lax.scan(lambda x, _: (inner(x, w, taken), None), x, length=3)[0]
 
-    products = matrix_products(program, jnp.zeros((3, 5)), jnp.zeros((5, 5)))
+    products = matrix_products(work_of(program, jnp.zeros((3, 5)), jnp.zeros((5, 5))))
     assert list(products.values()) == [3 * 2]
 
 
@@ -61,5 +61,5 @@ def test_of_a_branch_that_the_data_settle_the_cheapest_counts():
     def program(x, w):
         return jax.lax.cond(x[0, 0] > 0, lambda x: x @ w @ w, lambda x: x @ w, x)
 
-    products = matrix_products(program, jnp.zeros((3, 5)), jnp.zeros((5, 5)))
+    products = matrix_products(work_of(program, jnp.zeros((3, 5)), jnp.zeros((5, 5))))
     assert list(products.values()) == [1]
