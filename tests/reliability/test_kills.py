@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -153,17 +154,24 @@ def test_other_devices_are_said(tmp_path, monkeypatch):
     assert "it was begun on 4 cpu devices, and goes on on one cpu device" in pipeline.other_devices(run, Config())
 
 
+def on_devices(argv: list[str]) -> None:
+    """Run a command on so many devices of a CPU: JAX, which the server has imported, read the environment then."""
+    jax.config.update("jax_num_cpu_devices", int(argv[0]))
+    main(argv[1:])
+
+
 def elsewhere(number: int) -> Outcome:
     """Kill a run on two devices and go on on another number of them: it says so, and its numbers agree to rounding."""
     rng = random.Random(number)
     out = folder() / f"elsewhere-{number}"
     shutil.rmtree(out, ignore_errors=True)
-    command = server().start(*train(out), JAX_NUM_CPU_DEVICES="2")
+    call = f"{__name__}:on_devices"
+    command = server().start(2, *train(out), call=call)
     _await(command, out, "step", rng)
     command.send(signal.SIGKILL)
     command.wait(SECONDS)
-    before, devices = _steps(out), str((1, 4)[number % 2])
-    ended = server().run("resume", out, JAX_NUM_CPU_DEVICES=devices, seconds=SECONDS * 2)
+    before, devices = _steps(out), (1, 4)[number % 2]
+    ended = server().run(devices, "resume", out, call=call, seconds=SECONDS * 2)
     if ended.status != 0 or "Traceback" in ended.said:
         return Outcome("traceback" if ended.status != 2 else "refused", f"{ended.status}: {ended.said[-250:]}")
     if "it was begun on 2 cpu devices" not in ended.said:
@@ -214,15 +222,17 @@ def in_terminal(argv: list[str]) -> None:
         ready, _, _ = select.select([terminal], [], [], 0.01)
         with contextlib.suppress(OSError):
             seen += os.read(terminal, 1 << 16) if ready else b""
-        if (_steps(out) > 1 if seconds < 1 else b"data: " in seen) and _later(pid, seconds):
+        if _steps(out) > 1 if seconds < 1 else b"data: " in seen:
+            time.sleep(seconds)
+            if os.waitpid(pid, os.WNOHANG) != (0, 0):
+                break
             os.close(terminal)
             sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) % 256)
     print("it ended before")
 
 
-def _later(pid: int, seconds: float) -> bool:
-    time.sleep(seconds)
-    return True
+def _hang_up(out: Path, seconds: float) -> Ended:
+    return server().run(out, seconds, *train(out), call=f"{__name__}:in_terminal", seconds=SECONDS)
 
 
 def hung_up(number: int) -> Outcome:
@@ -231,7 +241,9 @@ def hung_up(number: int) -> Outcome:
     out = folder() / f"hung-{number}"
     shutil.rmtree(out, ignore_errors=True)
     seconds = rng.uniform(0, 0.5) if number % 2 else rng.uniform(1, 8)
-    ended = server().run(out, seconds, *train(out), call=f"{__name__}:in_terminal", seconds=SECONDS)
+    while "it ended before" in (ended := _hang_up(out, seconds)).said:
+        shutil.rmtree(out)
+        seconds /= 2
     if ended.status != 128 + signal.SIGHUP:
         kind = "hang" if ended.status is None else "silent"
         return Outcome(kind, f"status {ended.status}: {ended.said[-200:]}")
