@@ -20,6 +20,11 @@ def test_rescaled_and_cosine_drown_the_signal_for_every_length(name, steps):
     assert float(make_schedule(name, steps).alpha_bar[-1]) < 1e-4
 
 
+@pytest.mark.parametrize("name", ["rescaled", "cosine"])
+def test_a_single_level_drowns_the_signal_as_far_as_betas_go(name):
+    assert float(make_schedule(name, 1).alpha_bar[0]) == pytest.approx(1e-3)
+
+
 def test_rescaled_is_ddpm_at_a_thousand_levels():
     rescaled, linear = make_schedule("rescaled", 1000), make_schedule("linear", 1000)
     np.testing.assert_array_equal(rescaled.beta, linear.beta)

@@ -49,7 +49,7 @@ def make_schedule(name: ScheduleName, diffusion_steps: int, *, sampling_steps: i
     Args:
         name: `linear` is DDPM's beta from 1e-4 to 2e-2 whatever S is, so that short chains keep most of the signal (alpha_bar_S
             is .817 at S = 20 and .006 at S = 500); `rescaled` multiplies it by 1000 / S, clipped at .999, which drowns the
-            signal for every S > 1; `cosine` is Nichol and Dhariwal's.
+            signal for every S; `cosine` is Nichol and Dhariwal's.
         diffusion_steps: number of levels S, at least 1.
         sampling_steps: levels M that a shorter reverse process visits, `sampling_levels`; 0 or more than S: all. A step then
             leads over several levels at once, and beta is the variance added between two visited ones.
@@ -66,8 +66,10 @@ def make_schedule(name: ScheduleName, diffusion_steps: int, *, sampling_steps: i
         kept = np.cos((share + 0.008) / 1.008 * np.pi / 2) ** 2
         beta = np.minimum(1 - kept[1:] / kept[:-1], 0.999)
     else:
-        scale = 1000 / diffusion_steps if name == "rescaled" else 1.0
-        beta = np.minimum(scale * np.linspace(1e-4, 2e-2, diffusion_steps), 0.999)
+        betas = np.linspace(1e-4, 2e-2, diffusion_steps)
+        if name == "rescaled":  # a single level is the last one
+            betas = 1000 / diffusion_steps * (betas if diffusion_steps > 1 else np.array([2e-2]))
+        beta = np.minimum(betas, 0.999)
     alpha_bar = np.cumprod(1 - beta)
     # Level 1 by its own beta: 1 - (1 - beta) is not beta, even in float64.
     drowned = np.concatenate([beta[:1], 1 - alpha_bar[1:]])
