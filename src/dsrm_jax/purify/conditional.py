@@ -45,6 +45,7 @@ from dsrm_jax.purify.schedule import Schedule, at_level
 from dsrm_jax.purify.settings import PurifierConfig
 from dsrm_jax.types import PyTree
 
+PAIR_KEY = 18  # of the pairs that the networks of all seeds learn from
 VISITED = 5  # levels; a mean is the same to 1 % with one of them, as with a hundred
 Added = Callable[[States, States, LevelFeatures], States]
 """`(noised, aim, level) -> what the network adds to the aim`."""
@@ -83,10 +84,11 @@ def make_conditional(
         return ConditionalParams(told, network, jnp.zeros(len(KNOTS)), jnp.ones((len(SHARES), len(KNOTS))))
 
     def fit(key: Key[Array, ""], log: LogOfUsers) -> tuple[ConditionalParams, Array]:
-        init_key, pair_key, learn_key = jax.random.split(key, 3)
+        init_key, learn_key = jax.random.split(key)
         fitted = fit_prior(log, components=components, classes=classes)
         told = params_of(fitted, log.posterior.exposure, slack * item_slack(log))
-        pairs = make_pairs(pair_key, log, told, fitted)
+        # as the prior, pairs are a product of the log: seeds differ in their networks, and in what these see of the pairs when
+        pairs = make_pairs(jax.random.key(PAIR_KEY), log, told, fitted)
         denoiser, network = fresh(init_key, pairs.clean.shape[-1])
         network, losses = learn(learn_key, denoiser, network, pairs, learning)
         return ConditionalParams(told, network, fit_gate(denoiser, network, pairs), fit_spread(pairs)), losses
