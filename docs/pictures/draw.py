@@ -91,7 +91,7 @@ def purify(found: dict) -> str:
     """Draw users' states before and after, beside the state that predicts their true clicks best; and what each earns."""
     plane, best = found["plane"], found["best"]
     observed, purified, oracle = scaled([plane[k] for k in ("observed", "purified", "oracle")], (20, 44, 400, 270))
-    parts = [text(12, 20, "Twelve held-out users, before and after the purifier guided")]
+    parts = [text(12, 20, "Twelve held-out users, before and after purification")]
     for a, b, c in zip(observed, purified, oracle, strict=True):
         parts += [line([b, c], stroke=PALE), line([a, b], stroke=POPULAR)]
     parts += [dot(*c, 4, fill="#ffffff", stroke=DARK) for c in oracle]

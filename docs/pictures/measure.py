@@ -26,13 +26,16 @@ def fit() -> tuple:
     log = dj.load_log("kuairec", history_scale=0.3)
     worlds = dj.make_worlds(jax.random.key(0), log)
     environment = dj.make("paper")
-    encoder, purifier = dj.make_encoder(), dj.make_purifier(kind="guided", diffusion_steps=LEVELS)
+    encoder, purifier = dj.make_encoder(), dj.make_purifier()
     rows = {"starts": worlds.train.starts, "users": worlds.train_users}
     perception = dj.fit_perception(jax.random.key(1), log, encoder, purifier, **rows)
     agent = dj.make_dsrm_hrl()
     train = dj.make_train(environment, agent, encoder, purifier, num_users=64, rollout_length=16, num_updates=4)
     policy, _ = jax.jit(train)(jax.random.key(2), worlds.train, perception)
-    return worlds.test, environment, encoder, purifier, perception, agent, policy
+    # `guided` moves by Eq. (3) level by level; the default knows its mean in closed form
+    guided = dj.make_purifier(kind="guided", diffusion_steps=LEVELS)
+    guidance = guided, dj.fit_perception(jax.random.key(1), log, encoder, guided, **rows)
+    return guidance, worlds.test, environment, encoder, purifier, perception, agent, policy
 
 
 def session(key: jax.Array, world, environment, encoder, purifier, perception, agent, policy) -> dict:
@@ -64,8 +67,8 @@ def session(key: jax.Array, world, environment, encoder, purifier, perception, a
     return sorted(played, key=lambda found: np.mean(found["clicks"]))[4]
 
 
-def states(key: jax.Array, world, environment, encoder, purifier, perception) -> dict:
-    """Return states of held-out users who arrive, level by level, too, and the true chances of what each ranks first."""
+def states(key: jax.Array, guidance, world, environment, encoder, purifier, perception) -> dict:
+    """Return states of held-out users who arrive, `guided`'s level by level, and the true chances of what each ranks first."""
     arrivals = jax.random.split(key, 200)
     observation, env = jax.vmap(environment.reset, in_axes=(0, None))(arrivals, world)
     embeddings = perception.encoder.embeddings
@@ -73,7 +76,9 @@ def states(key: jax.Array, world, environment, encoder, purifier, perception) ->
     observed = encoder.encode(perception.encoder, evidence.summary)
     true = chances(environment, env, world)
     vectors, bias = embeddings.vectors[world.item], embeddings.bias[world.item]
-    purified, path = level_by_level(lambda: purifier.purify(perception.purifier, None, observed, evidence))
+    purified = purifier.purify(perception.purifier, None, observed, evidence)
+    guided, fitted = guidance
+    path = level_by_level(lambda: guided.purify(fitted.purifier, None, observed, evidence))
     # the state whose predicted clicks are nearest to the true ones, by least squares of logits
     logits = jnp.log(jnp.clip(true, 1e-4, 1 - 1e-4) / (1 - jnp.clip(true, 1e-4, 1 - 1e-4)))
     oracle = jnp.linalg.lstsq(vectors, (logits - bias).T)[0].T
@@ -93,8 +98,8 @@ def states(key: jax.Array, world, environment, encoder, purifier, perception) ->
     }
 
 
-def level_by_level(purify) -> tuple[jax.Array, list]:
-    """Run a purifier whose reverse process stops at every level; return its states, and the noised ones on the way."""
+def level_by_level(purify) -> list:
+    """Run a purifier whose reverse process stops at every level; return the noised states on the way."""
     path: list = []
 
     def stopping(predict, schedule, noised, features, *, start, noise, memory, sampler):
@@ -115,18 +120,15 @@ def level_by_level(purify) -> tuple[jax.Array, list]:
 
     whole, diffusion_model.reverse = diffusion_model.reverse, stopping
     try:
-        return purify(), path
+        purify()
     finally:
         diffusion_model.reverse = whole
+    return path
 
 
 def main() -> None:
-    world, *pieces = fit()
-    environment, encoder, purifier, perception = pieces[:4]
-    found = {
-        "session": session(jax.random.key(7), world, *pieces),
-        "states": states(jax.random.key(4), world, environment, encoder, purifier, perception),
-    }
+    guidance, *pieces = fit()
+    found = {"session": session(jax.random.key(7), *pieces), "states": states(jax.random.key(4), guidance, *pieces[:5])}
     rounded = json.loads(json.dumps(found), parse_float=lambda x: round(float(x), 4))
     Path(__file__).with_name("pictures.json").write_text(json.dumps(rounded) + "\n")
 
