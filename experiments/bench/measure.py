@@ -7,6 +7,7 @@ import platform
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import jax
@@ -18,7 +19,7 @@ from dsrm_jax.parallel.sharding import using
 from dsrm_jax.types import Json
 from experiments.bench.floor import compile_products, median_seconds
 from experiments.bench.parts import Part
-from experiments.bench.products import matrix_products, operations, random_bits, work_of
+from experiments.bench.products import Done, matrix_products, operations, random_bits, work_of
 from experiments.bench.roofline import BITS, BYTES, OPERATIONS, Machine, bytes_of, limit_of, measure_machine
 from experiments.bench.sizes import SIZES
 from experiments.bench.table import print_report
@@ -92,8 +93,8 @@ def measure_part(part: Part, most: Machine, *, user_steps: int, repeats: int) ->
         alone, in its own shapes, and the `ratio` to it, both 0 where there are none; `gigaflops_per_second`,
         `user_steps_per_second`, `compile_seconds`.
     """
-    compile_seconds, seconds, floor = time_part(part, repeats=repeats)
     counts = work_of(part.function, *part.args)
+    compile_seconds, seconds, floor = time_part(part, counts, repeats=repeats)
     written = bytes_of(jax.eval_shape(part.function, *part.args))
     whole = {OPERATIONS: operations(counts), BYTES: written, BITS: random_bits(counts)}
     work = {name: amount / part.updates for name, amount in whole.items()}
@@ -111,17 +112,18 @@ def measure_part(part: Part, most: Machine, *, user_steps: int, repeats: int) ->
     }
 
 
-def time_part(part: Part, *, repeats: int) -> tuple[float, float, float]:
+def time_part(part: Part, counts: Counter[Done], *, repeats: int) -> tuple[float, float, float]:
     """Compile a part cold, time it on its mesh, and its matrix products alone on one device, over whose cores XLA splits them.
 
-    Returned are the seconds of compiling, of one update's worth and of its products, 0 where there are none.
+    `counts` are of `work_of`. Returned are the seconds of compiling, of one update's worth and of its products, 0 where there
+    are none.
     """
     started = time.perf_counter()
     with using(part.mesh):
         program = jax.jit(part.function).lower(*part.args).compile()
     compile_seconds = time.perf_counter() - started
     seconds = median_seconds(lambda: jax.block_until_ready(program(*part.args)), repeats=repeats)
-    products = matrix_products(work_of(part.function, *part.args))
+    products = matrix_products(counts)
     floor = median_seconds(compile_products(products), repeats=repeats) if products else 0.0
     return compile_seconds, seconds / part.updates, floor / part.updates
 

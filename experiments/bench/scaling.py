@@ -19,6 +19,7 @@ from dsrm_jax.training.rollout import reset_users
 from dsrm_jax.types import Json, PyTree
 from experiments.bench.measure import time_part
 from experiments.bench.parts import Part, along_users, on_every_device
+from experiments.bench.products import work_of
 from experiments.bench.table import print_scaling
 from experiments.bench.worlds import factor_world
 
@@ -101,7 +102,8 @@ def purify_seconds(config: Config, *, users: int, repeats: int) -> tuple[float, 
     def states(*args: PyTree) -> jax.Array:
         return perceive(*args).state
 
-    return time_part(Part("perceive", states, arguments, mesh=mesh), repeats=repeats)[1:]
+    part = Part("perceive", states, arguments, mesh=mesh)
+    return time_part(part, work_of(states, *arguments), repeats=repeats)[1:]
 
 
 def memory_by_items(config: Config, items: Sequence[int]) -> Json:

@@ -52,9 +52,7 @@ def _verdicts(judgements: Sequence[Judgement]) -> str:
 
 def _purifier(findings: Findings) -> str:
     parts = list(_gaps(findings, PURIFIED, f"{PURIFIED}+gaussian"))
-    if not parts:
-        return ""
-    return f"Greedy slates by the purifier instead of a Gaussian posterior in closed form change Len by {'; '.join(parts)}."
+    return _said("Greedy slates by the purifier instead of a Gaussian posterior in closed form change Len by", parts)
 
 
 def _heads(findings: Findings) -> str:
@@ -64,11 +62,7 @@ def _heads(findings: Findings) -> str:
         if gaps:
             beyond, least = sum(gap.low > 0 for gap in gaps), min(gaps, key=lambda gap: gap.value)
             parts.append(f"{beyond} of {len(gaps)} on {env_name(env)} (the nearest by {with_interval(least, 2)})")
-    return (
-        f"Given its own head, half and half, baselines that DSRM-HRL is still beyond are {'; '.join(parts)}."
-        if parts
-        else ""
-    )
+    return _said("Given its own head, half and half, baselines that DSRM-HRL is still beyond are", parts)
 
 
 def _penalty(findings: Findings) -> str:
@@ -80,9 +74,7 @@ def _penalty(findings: Findings) -> str:
             gap = _gap(findings, env, PENALTY, best)
             if gap is not None:
                 parts.append(f"{with_interval(gap, 2)} on {env_name(env)} ({variant_name(best)})")
-    if not parts:
-        return ""
-    return f"With Eq. (6) as printed, the penalty alone, its Len less the best baseline's is {'; '.join(parts)}."
+    return _said("With Eq. (6) as printed, the penalty alone, its Len less the best baseline's is", parts)
 
 
 def _equity(findings: Findings) -> str:
@@ -98,7 +90,7 @@ def _equity(findings: Findings) -> str:
                 else ""
             )
             parts.append(f"AD {ad:.3f}, item Gini {gini:.2f}, {coverage:.0%} of items shown{worst} on {env_name(env)}")
-    return f"Equity between groups is not equity between items: {'; '.join(parts)}." if parts else ""
+    return _said("Equity between groups is not equity between items:", parts)
 
 
 def _real(findings: Findings) -> str:
@@ -119,11 +111,12 @@ def _living(findings: Findings) -> str:
     if "worlds_learners" not in findings.studies:
         return ""
     parts = [f"{m.where.partition(',')[0]} {with_interval(m.cell, 2)}" for m in living(findings, against="constant")]
-    return (
-        f"In worlds with memory DSRM-HRL earns beyond the best constant share of popular items: {'; '.join(parts)}."
-        if parts
-        else ""
-    )
+    return _said("In worlds with memory DSRM-HRL earns beyond the best constant share of popular items:", parts)
+
+
+def _said(what: str, parts: Sequence[str]) -> str:
+    """Return one sentence of all parts, empty where there is none."""
+    return f"{what} {'; '.join(parts)}." if parts else ""
 
 
 def _gaps(findings: Findings, method: str, other: str) -> Iterator[str]:

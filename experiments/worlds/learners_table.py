@@ -80,8 +80,8 @@ def interval(values: PerSeed, below: PerSeed | None = None) -> Json:
     bootstrap's, with the same draws for both parts.
     """
     numbers = [x.mean(axis=1).tolist() for x in values]
-    mean = float(np.mean([np.mean(x) for x in numbers]))
     by_seed = [float(np.mean(x)) for x in numbers]
+    mean = float(np.mean(by_seed))
     if below is None:
         found = hierarchical(numbers, _resampled(values), confidence=CONFIDENCE, same_users=True)
         return {"mean": mean, "low": found.low, "high": found.high, "by_seed": by_seed}

@@ -15,10 +15,8 @@ from dsrm_jax.simulator.environment import Environment
 from dsrm_jax.simulator.world import World
 from dsrm_jax.training.rollout import Act, Step, play
 
-USERS, STEPS = (
-    256,
-    480,
-)  # a step moves a price by a tenth of the share's error; that of sessions by .16 for a price of 1
+# a step moves a price by a tenth of the share's error; that of sessions by .16 for a price of 1
+USERS, STEPS = 256, 480
 
 
 class Running(NamedTuple):

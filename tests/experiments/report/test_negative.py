@@ -9,13 +9,14 @@ import pytest
 
 from dsrm_jax.agents.dsrm_hrl import make_dsrm_hrl
 from dsrm_jax.purify.purifier import identity_purifier
-from dsrm_jax.purify.view import Catalogue, View
+from dsrm_jax.purify.view import View
 from experiments.report import pieces
 from experiments.report.claims import HOLDS, judge_all, load_claims
 from experiments.report.findings import Findings, read_results
 from experiments.report.negative import about, own_name, spoilt
 from experiments.report.plan import CLAIMS, plans_folder
 from experiments.report.variants import variant
+from tests.experiments.catalogues import drawn_catalogue
 
 # what rows would earn, R_each and share of slates off balance, were purifier and manager what they are said to be
 EARNED = {
@@ -67,13 +68,8 @@ def test_nobodys_state_is_no_state_and_shuffled_states_are_anothers(monkeypatch)
 
 def test_goals_drawn_at_random_unbalance_slates_and_no_manager_never_does():
     rng = np.random.default_rng(0)
-    users, items, dim = 200, 30, 4
-    catalogue = Catalogue(
-        jnp.asarray(rng.normal(size=(items, dim)), jnp.float32),
-        jnp.asarray(rng.normal(size=items), jnp.float32),
-        jnp.zeros(items),
-        jnp.arange(items) < 15,
-    )
+    users, dim = 200, 4
+    catalogue = drawn_catalogue(rng, dim=dim)
     state = jnp.asarray(rng.normal(size=(users, dim)), jnp.float32)
     view = View(state, state, jnp.zeros(users, jnp.int32))
 

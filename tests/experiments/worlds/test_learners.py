@@ -12,7 +12,7 @@ from dsrm_jax.agents.dsrm_hrl import make_dsrm_hrl
 from dsrm_jax.agents.methods import AgentConfig
 from dsrm_jax.errors import InputError
 from dsrm_jax.evaluation.sessions import run_sessions
-from dsrm_jax.purify.view import Catalogue, View
+from dsrm_jax.purify.view import View
 from dsrm_jax.simulator.environment import make_environment
 from dsrm_jax.simulator.platform import make_platform
 from dsrm_jax.simulator.satisfaction import make_satisfaction
@@ -22,6 +22,7 @@ from experiments.worlds.goal_controls import CONTROLS, controlled
 from experiments.worlds.learners_table import goal_use, interval
 from experiments.worlds.paired import play_paired
 from experiments.worlds.running import play_running
+from tests.experiments.catalogues import drawn_catalogue
 from tests.simulator.worlds import NUM_ITEMS, remembering_world
 
 K, N = 4, 30
@@ -135,14 +136,8 @@ def test_how_a_goal_is_used():
 
 def test_controls_change_whom_a_goal_is_for_and_nothing_else():
     rng = np.random.default_rng(1)
-    users, items, dim = 12, 30, 3
-    catalogue = Catalogue(
-        jnp.asarray(rng.normal(size=(items, dim)), jnp.float32),
-        jnp.asarray(rng.normal(size=items), jnp.float32),
-        jnp.zeros(items),
-        jnp.arange(items) < 15,
-        context_size=2,
-    )
+    users, dim = 12, 3
+    catalogue = drawn_catalogue(rng, dim=dim, context_size=2)
     state = jnp.asarray(rng.normal(size=(users, dim)), jnp.float32)
     view = View(
         state, state, jnp.zeros(users, jnp.int32), context=jnp.asarray(rng.normal(size=(users, 2)), jnp.float32)
